@@ -1,0 +1,75 @@
+# `make demo` and `make test` do all the set-up there is; the rest is for developers.
+# Both make $(VENV) once and come back to it: a stamp inside says what is installed, and a change of
+# pyproject.toml makes the stamp stale. pip is brought to 25.1 first, which knows dependency groups.
+# Where PyPI's torch with CUDA is too much: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+
+PYTHON ?= python3
+VENV ?= .venv
+DATA ?= ../shared/data
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+SAMPLE := src/cellscribe/bundled/pbmc3k_sample.h5ad
+
+.PHONY: help demo test lint bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    set up $(VENV), embed the bundled cells, leave vectors, report and map in demo/"
+	@echo "make test    set up $(VENV) for development and run the tests"
+	@echo "make lint    ruff, formatting and types"
+	@echo "make bench   measure on the real cells in DATA ($(DATA)) and render README's tables"
+	@echo "make clean   remove what make made, $(VENV) included"
+	@echo "Another interpreter (3.11 or newer): make demo PYTHON=python3.12"
+
+demo: $(VENV)/.stamp-demo
+	@mkdir -p demo
+	$(BIN)/cellscribe embed $(SAMPLE) -o demo/embeddings.npy \
+	  --report demo/report.html --map demo/umap.png --color-by cell_type --overwrite
+	@echo
+	@echo "vectors  demo/embeddings.npy   one row a cell, in the order of the file"
+	@echo "report   demo/report.html      open it in a browser"
+	@echo "map      demo/umap.png         coloured by cell type"
+	@echo "Your own cells: $(BIN)/cellscribe embed YOUR.h5ad -o OUT.npy"
+
+test: $(VENV)/.stamp-dev
+	$(BIN)/python -m pytest -m "not gpu and not slow"
+
+lint: $(VENV)/.stamp-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.stamp-dev
+	$(BIN)/cellscribe bench tokenize --data $(DATA)
+	$(BIN)/cellscribe bench embed --data $(DATA)
+	$(BIN)/cellscribe bench memory --data $(DATA)
+	$(BIN)/python scripts/render_tables.py
+
+clean:
+	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	@if [ -e "$(VENV)/.stamp-pip" ]; then echo "rm -rf $(VENV)"; rm -rf "$(VENV)"; fi
+
+# Every check before the first download, each with one line that says how to go on.
+$(VENV)/.stamp-pip:
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo "$(PYTHON) not found: install Python 3.11 or newer, or name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "cellscribe needs Python 3.11 or newer, $(PYTHON) is $$("$(PYTHON)" -V 2>&1); name another: make PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) comes without venv and pip; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@"$(PYTHON)" -m venv "$(VENV)"
+	@$(PIP) install -qq "pip>=25.1"
+	@touch $@
+
+$(VENV)/.stamp-demo: pyproject.toml $(VENV)/.stamp-pip
+	@echo "Installing cellscribe into $(VENV) (the first time takes a minute or more: torch is large)"
+	@$(PIP) install -qq --editable ".[report]"
+	@touch $@
+
+# One environment for tests and types: what mypy sees must not depend on which target ran first.
+$(VENV)/.stamp-dev: pyproject.toml $(VENV)/.stamp-pip
+	@echo "Installing cellscribe and its development tools into $(VENV)"
+	@$(PIP) install -qq --editable ".[report,bench]" --group test --group lint
+	@touch $@ $(VENV)/.stamp-demo

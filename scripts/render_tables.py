@@ -1,0 +1,187 @@
+"""Render README's tables from benchmarks/results/*.json, between markers that name a benchmark.
+
+    <!-- bench:embed -->
+    (everything here is rendered)
+    <!-- /bench:embed -->
+
+A benchmark has a function in `TABLES`; results of any other one carry their own ``"table"``:
+``{"columns": [...], "rows": [[...], ...]}``. With ``--check`` nothing is written, and a README that
+differs from what would be rendered is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cellscribe.bench.record import read_results
+from cellscribe.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+MARKED = re.compile(r"(<!-- bench:([\w-]+) -->\n)(.*?)(<!-- /bench:\2 -->)", re.DOTALL)
+Result = dict[str, Any]
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Markdown; the first column is text, the others are set to the right."""
+    rule = [":--", *["--:"] * (len(columns) - 1)]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in [columns, rule, *rows])
+
+
+def number(value: float) -> str:
+    """Three figures, thousands grouped."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def tokenize_table(results: list[Result]) -> str:
+    return table(
+        [
+            "tokenise, file to file",
+            "genes a cell",
+            "cellscribe",
+            "NumPy loop to a Hugging Face dataset",
+            "ratio",
+        ],
+        [
+            [
+                f"{r['settings']['cells']:,} cells",
+                f"{r['genes_per_cell']['p50']:,.0f}",
+                f"{number(r['cells_per_second']['cellscribe'])} cells/s",
+                f"{number(r['cells_per_second']['peer'])} cells/s",
+                f"{r['ratio_of_medians']:.1f}×",
+            ]
+            for r in results
+        ],
+    )
+
+
+def embed_table(results: list[Result]) -> str:
+    columns = [
+        "embed",
+        "tokens a cell",
+        "cellscribe",
+        "`transformers`, float32",
+        "ratio",
+        "lowest cosine",
+        "share of peak",
+    ]
+    return table(
+        columns,
+        [
+            [
+                f"{r['settings']['model']}, {r['machine'].get('gpu', 'CPU')}",
+                f"{r['tokens_per_cell']['p50']:,.0f}",
+                f"{number(r['cells_per_second']['cellscribe'])} cells/s",
+                f"{number(r['cells_per_second']['peer'])} cells/s",
+                f"{r['ratio_of_medians']:.1f}×",
+                f"{r['lowest_cosine']:.5f}",
+                f"{r['share_of_peak']['cellscribe']:.0%}",
+            ]
+            for r in results
+        ],
+    )
+
+
+def memory_table(results: list[Result]) -> str:
+    columns = ["embed, memory", "counts of the file", "peak", "growth over the run", "cells/s"]
+    return table(
+        columns,
+        [
+            [
+                f"{r['settings']['cells']:,} cells, {r['settings']['model']}",
+                f"{r['counts_in_memory_mb'] / 1e3:.1f} GB",
+                f"{r['peak_mb'] / 1e3:.2f} GB",
+                f"{r['growth_mb'] / 1e3:.2f} GB",
+                number(r["cells_per_second"]),
+            ]
+            for r in results
+        ],
+    )
+
+
+def own_table(results: list[Result]) -> str:
+    return "\n\n".join(table(r["table"]["columns"], r["table"]["rows"]) for r in results)
+
+
+TABLES: dict[str, Callable[[list[Result]], str]] = {
+    "tokenize": tokenize_table,
+    "embed": embed_table,
+    "memory": memory_table,
+}
+
+
+def provenance(result: Result) -> str:
+    """One line: on what, when, at which commit."""
+    machine, commit = result["machine"], result["commit"]
+    processor = machine["cpu"]["model"]
+    if "avx512_bf16" in machine["cpu"]["features"]:
+        processor += " with AVX512-BF16"
+    where = f"{machine['cores']} cores of {processor}, {machine['memory_gb']:.0f} GB"
+    if "gpu" in machine:
+        where = f"{machine['gpu']}, {where}"
+    state = (
+        f"commit {commit['hash'][:7]}{' with changes' if commit['dirty'] else ''}"
+        if commit["hash"]
+        else "no commit"
+    )
+    return f"{where}; torch {machine['packages']['torch']}; {result['date']}; {state}"
+
+
+def render(readme: str, results_folder: Path) -> str:
+    """Fill every marked stretch of a text.
+
+    Raises
+    ------
+    InputError
+        A marker names a benchmark that has no results, or a marker is not closed.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        name = match[2]
+        results = read_results(results_folder, name)
+        if not results:
+            raise InputError(
+                f"README names bench:{name}, which has no result; measure it or remove the markers"
+            )
+        lines = dict.fromkeys(provenance(r) for r in results)
+        text = TABLES.get(name, own_table)(results)
+        return f"{match[1]}\n{text}\n\nMeasured on {'; and on '.join(lines)}.\n\n{match[4]}"
+
+    opened, closed = (len(re.findall(mark, readme)) for mark in ("<!-- bench:", "<!-- /bench:"))
+    rendered, filled = MARKED.subn(fill, readme)
+    if not opened == closed == filled:
+        raise InputError("README has a bench marker that is not closed by its own name")
+    return rendered
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Render README's tables from benchmarks/results.")
+    parser.add_argument(
+        "--check", action="store_true", help="fail where README is stale; write nothing"
+    )
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    options = parser.parse_args(arguments)
+    before = options.readme.read_text(encoding="utf-8")
+    try:
+        after = render(before, options.results)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if after == before:
+        return 0
+    if options.check:
+        print(
+            f"{options.readme.name} is stale: run python scripts/render_tables.py", file=sys.stderr
+        )
+        return 1
+    options.readme.write_text(after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

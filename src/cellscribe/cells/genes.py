@@ -1,0 +1,346 @@
+"""Gene identifiers of a file -> tokens of a vocabulary.
+
+Ensembl ids, symbols and older names are recognised, mixed or not, in ``var_names`` or in any var
+column: the values decide, not the column's name. An Ensembl id is exact, so a column of them is
+preferred where it knows about as many genes as the best one; rows that it leaves open are looked up
+in the others. What an identifier means is told by ``symbols.py``.
+
+Letters: ``G`` columns of the file, ``U`` distinct identifiers in one column of ``var``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellscribe.cells.symbols import (
+    REPEAT,
+    Kind,
+    as_text,
+    bare_name,
+    human_genes,
+    recognise,
+    resolve,
+    table,
+)
+from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["GeneMap", "human_genes", "map_genes", "resolve"]
+
+VAR_NAMES = "var_names"
+"""Key that stands for the names of the file's columns."""
+MIN_KNOWN = 0.10
+"""Least share of known genes, of the file's human columns or of a smaller vocabulary."""
+MIN_BESIDE_OTHERS = 0.01
+"""Known columns per column of another species, at least: below it the file is not a human one."""
+NEAR_TIE = 0.95
+"""A column with Ensembl ids is taken if it knows this share of the best column's genes."""
+SAMPLE = 1_000
+"""Values looked at before a column of ``var`` is read whole."""
+
+_TITLE_CASE = re.compile(r"(?:mt-)?[A-Z][a-z0-9]*[a-z][a-z0-9.-]*")
+_SPECIES = {"ENSMUSG": "mouse", "ENSRNOG": "rat", "ENSDARG": "zebrafish"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneMap:
+    """Which column of a file is which token.
+
+    Attributes
+    ----------
+    token
+        ``[G]`` int32: token of each column of the file, -1 where the vocabulary has no such gene.
+    key
+        Where the identifiers were found: ``"var_names"`` or a var column's name.
+    n_genes
+        Columns of the file.
+    n_known
+        Columns with a token.
+    n_tokens
+        Distinct tokens hit.
+    n_ensembl, n_symbol, n_alias
+        How the known columns were recognised; previous symbols count as aliases.
+    n_duplicates
+        Columns that share a token with an earlier one; their counts are to be summed.
+    n_other_species
+        Columns left out because they are another species'.
+    unknown_examples
+        Up to five identifiers without a token.
+    n_other_features
+        Columns left out because ``feature_types`` says that they are not gene expression.
+    """
+
+    token: npt.NDArray[np.int32]
+    key: str
+    n_genes: int
+    n_known: int
+    n_tokens: int
+    n_ensembl: int
+    n_symbol: int
+    n_alias: int
+    n_duplicates: int
+    n_other_species: int
+    unknown_examples: tuple[str, ...]
+    n_other_features: int = 0
+
+    def summary(self) -> str:
+        """One or two plain sentences for the terminal and the report."""
+        ways = {
+            "by Ensembl id": self.n_ensembl,
+            "by symbol": self.n_symbol,
+            "by an older name": self.n_alias,
+        }
+        how = ", ".join(f"{n:,} {way}" for way, n in ways.items() if n)
+        text = (
+            f"{self.n_known:,} of {self.n_genes:,} genes are known ({how}; read from {self.key})."
+        )
+        notes = {
+            "repeat an earlier gene and are summed with it": self.n_duplicates,
+            "belong to another species and are left out": self.n_other_species,
+            "are not gene expression and are left out": self.n_other_features,
+        }
+        notes = {note: n for note, n in notes.items() if n}
+        if not notes:
+            return text
+        return f"{text} Columns that {', '.join(f'{note}: {n:,}' for note, n in notes.items())}."
+
+
+class _Lookup:
+    """Identifier -> token of one vocabulary."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.token_of = vocabulary.token_of
+        # a vocabulary made with an older Ensembl release knows symbols that the table has not
+        self.own: dict[str, int] = {}
+        for token in range(vocabulary.n_special, len(vocabulary)):
+            symbol = vocabulary.symbols[token]
+            self.own[symbol] = -1 if symbol in self.own else token
+        self.own.pop("", None)
+
+    def __call__(self, name: str) -> tuple[Kind, int]:
+        """Return how `name` is recognised and its token; a gene outside the vocabulary has -1."""
+        kind, genes = recognise(name)
+        if kind != Kind.ENSEMBL and name not in table().genes:
+            own = self.own.get(bare_name(name), -1)
+            if own >= 0:
+                return Kind.SYMBOL, own
+        for gene in genes:
+            if gene in self.token_of:
+                return kind, self.token_of[gene]
+        if kind == Kind.ENSEMBL:
+            # a retired id says nothing: leave the row to the file's symbols
+            return (kind if any(gene in table().symbol_of for gene in genes) else Kind.NOTHING), -1
+        token = self.own.get(name, -1)
+        if token < 0 and (repeat := REPEAT.fullmatch(bare_name(name))):
+            token = self.own.get(repeat[1], -1)
+        return (Kind.SYMBOL if token >= 0 else kind), token
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One column of ``var``, read."""
+
+    key: str
+    names: npt.NDArray[np.object_]  # [G]
+    kind: npt.NDArray[np.int8]  # [G]
+    token: npt.NDArray[np.int32]  # [G]
+
+    @property
+    def n_tokens(self) -> int:
+        return len(np.unique(self.token[self.token >= 0]))
+
+    @property
+    def is_ensembl(self) -> bool:
+        known = self.kind[self.token >= 0]
+        return bool(known.size) and float(np.mean(known == Kind.ENSEMBL)) > 0.5
+
+
+def _read_column(key: str, values: Any, look_up: _Lookup) -> _Column:
+    """Look up every distinct value of a column once."""
+    import pandas as pd
+
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        codes, distinct = values.cat.codes.to_numpy(), values.cat.categories
+    else:
+        codes, distinct = pd.factorize(values.to_numpy(dtype=object))
+    names_U = np.array([*map(as_text, distinct), ""], dtype=object)  # missing values have code -1
+    found = [look_up(name) for name in names_U]
+    kind_U = np.array([kind for kind, _ in found], dtype=np.int8)
+    token_U = np.array([token for _, token in found], dtype=np.int32)
+    return _Column(key, names_U[codes], kind_U[codes], token_U[codes])
+
+
+def _candidates(var: pd.DataFrame, gene_key: str | None, name: str) -> dict[str, pd.Series]:
+    """Return the columns to look at, ``var_names`` first."""
+    import pandas as pd
+
+    var_names = pd.Series(var.index.to_numpy(dtype=object))
+    columns: dict[str, pd.Series] = {}
+    for place, key in enumerate(var.columns):
+        columns.setdefault(str(key), var.iloc[:, place])
+    if gene_key is not None:
+        if gene_key in columns:
+            return {gene_key: columns[gene_key]}
+        if gene_key in (VAR_NAMES, var.index.name):
+            return {VAR_NAMES: var_names}
+        there = ", ".join([VAR_NAMES, *columns])
+        raise InputError(f"{name}: no var column {gene_key!r} (--gene-key); there are {there}")
+    text = {}
+    for key, column in columns.items():
+        values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
+        if not pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+            text[key] = column
+    return {VAR_NAMES: var_names} | text
+
+
+def _read_columns(candidates: dict[str, pd.Series], look_up: _Lookup) -> list[_Column]:
+    """Read the columns that a sample shows to be gene identifiers; the one to trust comes first."""
+    n_genes = len(next(iter(candidates.values())))
+    rows = np.unique(np.linspace(0, n_genes - 1, min(n_genes, SAMPLE)).astype(np.int64))
+    scores = {
+        key: _read_column(key, values.iloc[rows], look_up).n_tokens
+        for key, values in candidates.items()
+    }
+    enough = max(scores.values()) / 2
+    columns = [
+        _read_column(key, values, look_up)
+        for key, values in candidates.items()
+        if scores[key] >= enough
+    ]
+    near = NEAR_TIE * max(column.n_tokens for column in columns)
+    return sorted(
+        columns,
+        key=lambda column: (
+            column.n_tokens < near,
+            not column.is_ensembl,
+            column.key != VAR_NAMES,
+            -column.n_tokens,
+        ),
+    )
+
+
+def _not_genes(var: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Mark antibodies, guides and peaks of 10x: an antibody may bear a gene's name."""
+    for key in ("feature_types", "feature_type"):
+        if key in var.columns:
+            types = np.array([as_text(value) for value in var[key]], dtype=object)
+            if (types == "Gene Expression").any():
+                return np.asarray(types != "Gene Expression", dtype=np.bool_)
+    return np.zeros(len(var), dtype=np.bool_)
+
+
+def _first(names: Iterable[str], n: int) -> tuple[str, ...]:
+    """Return the first `n` distinct names, shortened for a message."""
+    found: dict[str, None] = {}
+    for name in names:
+        if name:
+            found[name if len(name) <= 40 else name[:37] + "..."] = None
+        if len(found) == n:
+            break
+    return tuple(found)
+
+
+def _check(
+    column: _Column, human: npt.NDArray[np.bool_], vocabulary: Vocabulary, name: str, tried: str
+) -> None:
+    """Refuse another species' genes, and files of which too little is known.
+
+    `human` marks the gene columns that no prefix or id gives to another species.
+    """
+    other = column.kind == Kind.OTHER_SPECIES
+    n_known, n_human, n_other = int((column.token >= 0).sum()), int(human.sum()), int(other.sum())
+    few = n_known == 0 or n_known < MIN_KNOWN * min(n_human, vocabulary.n_genes)
+    genes = range(vocabulary.n_special, min(vocabulary.n_special + 3, len(vocabulary)))
+    expected = ", ".join(
+        f"{vocabulary.ids[t]} ({s})" if (s := vocabulary.symbols[t]) else vocabulary.ids[t]
+        for t in genes
+    )
+    title = [n for n in column.names[human] if _TITLE_CASE.fullmatch(n) and "orf" not in n]
+    n_named = sum(1 for n in column.names[human] if n)
+    foreign = ", ".join(_first(column.names[other], 3))
+    if 2 * len(title) > n_named:
+        species, foreign = "mouse", ", ".join(_first(title, 3))
+    elif (few and 2 * n_other > len(other)) or n_known < MIN_BESIDE_OTHERS * n_other:
+        start = foreign[:7].upper()
+        is_mouse = start.startswith(("MM", "GRCM"))
+        species = "mouse" if is_mouse else _SPECIES.get(start, "another species")
+    elif few:
+        found = ", ".join(_first(column.names[human], 3)) or "only empty names"
+        raise InputError(
+            f"{name}: {n_known:,} of {n_human:,} genes are known to the model, too few (found "
+            f"{found} in {column.key}; expected human genes such as {expected}; looked at {tried})"
+            "; name the column with Ensembl ids or symbols with --gene-key"
+        )
+    else:
+        return
+    raise InputError(
+        f"{name}: the genes look like {species} (found {foreign} in {column.key}; expected human "
+        f"genes such as {expected}); map them to their human orthologues first and name "
+        "that column with --gene-key"
+    )
+
+
+def map_genes(
+    var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None = None, name: str = "input"
+) -> GeneMap:
+    """Find the gene identifiers of a file and give each of its columns a token.
+
+    Parameters
+    ----------
+    var
+        ``G`` rows: the file's gene table.
+    vocabulary
+        Genes that have tokens, by Ensembl id.
+    gene_key
+        Look only here: a column of `var`, or ``"var_names"``.
+    name
+        What to call the file in messages.
+
+    Raises
+    ------
+    InputError
+        `gene_key` is not there; the file is of another species; it has fewer than 10 % of the
+        genes that it could have in common with the vocabulary.
+    """
+    if not len(var):
+        raise InputError(f"{name}: no genes; the file has no columns")
+    candidates = _candidates(var, gene_key, name)
+    best, *rest = _read_columns(candidates, _Lookup(vocabulary))
+    other_features = _not_genes(var)
+    token, kind = best.token.copy(), best.kind.copy()
+    for column in rest:
+        # a human Ensembl id or another species is an answer; a symbol may mend anything else
+        open_rows = (token < 0) & (kind != Kind.ENSEMBL) & (kind != Kind.OTHER_SPECIES)
+        open_rows &= (column.token >= 0) & ((kind == Kind.NOTHING) | (column.kind == Kind.ENSEMBL))
+        token[open_rows], kind[open_rows] = column.token[open_rows], column.kind[open_rows]
+    token[other_features] = -1
+    other = (kind == Kind.OTHER_SPECIES) & ~other_features
+    human = ~other & ~other_features
+    _check(
+        _Column(best.key, best.names, kind, token), human, vocabulary, name, ", ".join(candidates)
+    )
+    known = token >= 0
+    n_tokens = len(np.unique(token[known]))
+    return GeneMap(
+        token=token,
+        key=best.key,
+        n_genes=len(var),
+        n_known=int(known.sum()),
+        n_tokens=n_tokens,
+        n_ensembl=int((kind[known] == Kind.ENSEMBL).sum()),
+        n_symbol=int((kind[known] == Kind.SYMBOL).sum()),
+        n_alias=int((kind[known] == Kind.ALIAS).sum()),
+        n_duplicates=int(known.sum()) - n_tokens,
+        n_other_species=int(other.sum()),
+        unknown_examples=_first(best.names[human & ~known], 5),
+        n_other_features=int(other_features.sum()),
+    )

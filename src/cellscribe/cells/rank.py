@@ -1,0 +1,220 @@
+"""Rank-value encoding: a cell's counts become its genes in descending order of scaled expression.
+
+The contract (sc-FM / Geneformer): counts per 10,000 over the gene's median, zeros dropped, sorted
+descending, cut to the context. The per-cell factor cannot change an order, so both kernels sort
+``count / median`` alone. A sort key is that float64 with its lowest 16 bits (a relative 1e-11)
+replaced by the inverted token: one integer sort then breaks ties by ascending token, and CPU, GPU,
+block size and file format give the same tokens to the last one.
+
+Letters: ``B`` cells, ``G`` columns of the file, ``V`` tokens, ``N`` tokens of all cells together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+    from scipy.sparse import csr_matrix
+
+TOKEN_BITS = 0xFFFF
+NO_KEY = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedCells:
+    """Tokens of ``B`` cells, packed, and what they were made of."""
+
+    tokens: npt.NDArray[np.uint16]
+    """``[N]`` tokens of all cells, one cell after the other, highest rank first."""
+    offsets: npt.NDArray[np.int64]
+    """``[B + 1]``: cell i is ``tokens[offsets[i] : offsets[i + 1]]``."""
+    umis: npt.NDArray[np.int64]
+    """``[B]`` counts of the cell over all columns of the file."""
+    umis_known: npt.NDArray[np.int64]
+    """``[B]`` of these, counts on genes that the vocabulary knows."""
+    genes: npt.NDArray[np.int32]
+    """``[B]`` columns with a count."""
+    genes_known: npt.NDArray[np.int32]
+    """``[B]`` distinct tokens with a count, before the cut to the context."""
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """``[B]`` tokens a cell."""
+        return np.diff(self.offsets)
+
+
+def rank_cells(
+    counts: csr_matrix,
+    token_of_column: npt.NDArray[np.int32],
+    medians: npt.NDArray[np.float64],
+    context: int,
+) -> RankedCells:
+    """Rank the genes of each cell on the CPU.
+
+    Parameters
+    ----------
+    counts
+        ``[B, G]`` raw counts.
+    token_of_column
+        ``[G]`` token of each column, -1 where unknown. Columns that share a token are summed.
+    medians
+        ``[V]`` median by token.
+    context
+        Most genes kept a cell.
+    """
+    n_cells = counts.shape[0]
+    indptr = counts.indptr.astype(np.int64, copy=False)
+    keys = np.empty(len(counts.data), dtype=np.int64)
+    ends = np.empty(n_cells, dtype=np.int64)
+    umis, umis_known = np.zeros((2, n_cells), dtype=np.int64)
+    genes = np.zeros(n_cells, dtype=np.int32)
+    known = token_of_column[token_of_column >= 0]
+    _fill_keys(
+        indptr,
+        counts.indices.astype(np.int32, copy=False),
+        counts.data.astype(np.float64, copy=False),
+        token_of_column,
+        medians,
+        len(np.unique(known)) < len(known) or not counts.has_canonical_format,
+        keys,
+        ends,
+        umis,
+        umis_known,
+        genes,
+    )
+    starts = indptr[:-1]
+    # NumPy's own sort has AVX-512 and AVX2 kernels; numba's does not.
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        keys[start:end].sort()
+    genes_known = ends - starts
+    lengths = np.minimum(genes_known, context)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    tokens = np.empty(offsets[-1], dtype=np.uint16)
+    _unpack_keys(keys, starts, offsets, tokens)
+    return RankedCells(
+        tokens=tokens,
+        offsets=offsets,
+        umis=umis,
+        umis_known=umis_known,
+        genes=genes,
+        genes_known=genes_known.astype(np.int32),
+    )
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _fill_keys(
+    indptr, indices, data, token_of_column, medians, sum_first, keys, ends, umis, umis_known, genes
+):  # type: ignore[no-untyped-def]
+    total_of_token = np.zeros(len(medians) if sum_first else 0, dtype=np.float64)
+    touched = np.empty(len(medians) if sum_first else 0, dtype=np.int64)
+    value = np.empty(1, dtype=np.float64)
+    bits = value.view(np.int64)
+    for cell in range(len(indptr) - 1):
+        end = indptr[cell]
+        n_touched = 0
+        total = 0.0
+        total_known = 0.0
+        for place in range(indptr[cell], indptr[cell + 1]):
+            count = data[place]
+            if count == 0.0:
+                continue
+            total += count
+            genes[cell] += 1
+            token = token_of_column[indices[place]]
+            if token < 0:
+                continue
+            total_known += count
+            if sum_first:
+                if total_of_token[token] == 0.0:
+                    touched[n_touched] = token
+                    n_touched += 1
+                total_of_token[token] += count
+            else:
+                value[0] = count / medians[token]
+                # Inverted, so that ascending keys are descending values, then ascending tokens.
+                keys[end] = ~((bits[0] & ~TOKEN_BITS) | (TOKEN_BITS - token))
+                end += 1
+        for i in range(n_touched):
+            token = touched[i]
+            value[0] = total_of_token[token] / medians[token]
+            keys[end] = ~((bits[0] & ~TOKEN_BITS) | (TOKEN_BITS - token))
+            end += 1
+            total_of_token[token] = 0.0
+        ends[cell] = end
+        umis[cell] = np.int64(total)
+        umis_known[cell] = np.int64(total_known)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _unpack_keys(keys, starts, offsets, tokens):  # type: ignore[no-untyped-def]
+    for cell in range(len(starts)):
+        shift = starts[cell] - offsets[cell]
+        for place in range(offsets[cell], offsets[cell + 1]):
+            tokens[place] = TOKEN_BITS - (~keys[place + shift] & TOKEN_BITS)
+
+
+def rank_cells_torch(
+    indptr: torch.Tensor,
+    indices: torch.Tensor,
+    data: torch.Tensor,
+    token_of_column: torch.Tensor,
+    medians: torch.Tensor,
+    context: int,
+    longest: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rank the genes of each cell on whatever device the tensors are on.
+
+    Same contract and same tokens as `rank_cells`; nothing here waits for the device.
+
+    Parameters
+    ----------
+    indptr, indices, data
+        ``[B + 1]``, ``[nnz]``, ``[nnz]``: raw counts in CSR form.
+    token_of_column
+        ``[G]`` int64, -1 where unknown. Columns that share a token are summed.
+    medians
+        ``[V]`` float64.
+    context
+        Most genes kept a cell.
+    longest
+        Non-zeros of the fullest cell, known on the host: ``max(diff(indptr))``.
+
+    Returns
+    -------
+    tokens
+        ``[B, min(context, longest)]`` int64, -1 behind a cell's last gene.
+    lengths
+        ``[B]`` int64.
+    """
+    import torch
+
+    n_cells, n_tokens = len(indptr) - 1, len(medians)
+    place = torch.arange(len(data), device=data.device)
+    row = torch.searchsorted(indptr[1:].contiguous(), place, right=True)
+    token = token_of_column[indices.long()]
+    count = torch.where(token >= 0, data.double(), 0.0)
+    token = token.clamp(min=0)
+    # Sum columns that share a token: sort by (cell, token), add up each run at its first place.
+    slot, order = torch.sort(row * n_tokens + token, stable=True)
+    first = torch.ones_like(slot, dtype=torch.bool)
+    first[1:] = slot[1:] != slot[:-1]
+    run = torch.cumsum(first, 0) - 1
+    total = torch.zeros(len(slot), dtype=torch.float64, device=data.device)
+    total.index_add_(0, run, count[order])
+    total = torch.where(first, total[run], 0.0)
+    token, row = slot % n_tokens, slot.div(n_tokens, rounding_mode="floor")
+    value = total / medians[token]
+    key = ~((value.view(torch.int64) & ~TOKEN_BITS) | (TOKEN_BITS - token))
+    key = torch.where(total > 0, key, NO_KEY)
+    # Sorting by (cell, token) kept each cell's places together, so place - indptr[row] is a column.
+    padded = torch.full((n_cells, max(longest, 1)), NO_KEY, dtype=torch.int64, device=data.device)
+    padded[row, place - indptr[row]] = key
+    best = torch.sort(padded, dim=1).values[:, :context]
+    tokens = torch.where(best != NO_KEY, TOKEN_BITS - (~best & TOKEN_BITS), -1)
+    return tokens, (best != NO_KEY).sum(1)

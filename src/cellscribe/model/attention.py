@@ -1,0 +1,119 @@
+"""Attention, one function per layout of a batch, with one signature.
+
+``padded`` takes ``[B, L, H, K]`` and hides what lies behind each cell's end; ``packed`` takes the
+tokens of all cells one after the other, ``[N, H, K]``, and never touches padding at all. Both are full
+attention within a cell: the order of genes is in the position vectors, not in a mask.
+
+Letters: ``B`` cells, ``L`` tokens of the longest, ``N`` tokens of all, ``H`` heads, ``K`` head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+
+from cellscribe.model import attention_cpu
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Where each cell of a batch lies: its lengths, kept on the host, so nothing waits for a GPU."""
+
+    lengths: tuple[int, ...]
+    device: torch.device
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest cell."""
+        return max(self.lengths, default=0)
+
+    @cached_property
+    def lengths_B(self) -> torch.Tensor:
+        """``[B]`` int64 lengths on the device."""
+        return torch.tensor(self.lengths, dtype=torch.int64).to(self.device, non_blocking=True)
+
+    @cached_property
+    def offsets_host(self) -> torch.Tensor:
+        """``[B + 1]`` int64 on the host: packed cell i is rows ``offsets[i] : offsets[i + 1]``."""
+        return F.pad(torch.cumsum(torch.tensor(self.lengths, dtype=torch.int64), 0), (1, 0))
+
+    @cached_property
+    def offsets(self) -> torch.Tensor:
+        """``[B + 1]`` int32 offsets on the device."""
+        return self.offsets_host.int().to(self.device, non_blocking=True)
+
+    def positions(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Place of each token in its cell, for padded ``[B, L]`` or packed ``[N]`` tokens."""
+        place = torch.arange(tokens.shape[-1], device=tokens.device)
+        if tokens.ndim == 2:
+            return place.expand_as(tokens)
+        starts = self.offsets[:-1].long()
+        return place - starts.repeat_interleave(self.lengths_B, output_size=len(tokens))
+
+    @cached_property
+    def key_mask_B11L(self) -> torch.Tensor | None:
+        """True where a padded place holds a token; None where no cell is padded."""
+        if min(self.lengths, default=0) == self.longest:
+            return None
+        place_L = torch.arange(self.longest, device=self.device)
+        return (place_L < self.lengths_B[:, None])[:, None, None, :]
+
+
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Cells, float], torch.Tensor]
+
+
+def padded(
+    q_BLHK: torch.Tensor, k_BLHK: torch.Tensor, v_BLHK: torch.Tensor, cells: Cells, dropout: float
+) -> torch.Tensor:
+    """Attention over a padded batch, ``[B, L, H, K]`` in and out; `dropout` acts on the weights."""
+    out_BHLK = F.scaled_dot_product_attention(
+        q_BLHK.transpose(1, 2),
+        k_BLHK.transpose(1, 2),
+        v_BLHK.transpose(1, 2),
+        attn_mask=cells.key_mask_B11L,
+        dropout_p=dropout,
+    )
+    return out_BHLK.transpose(1, 2)
+
+
+def packed(
+    q_NHK: torch.Tensor, k_NHK: torch.Tensor, v_NHK: torch.Tensor, cells: Cells, dropout: float
+) -> torch.Tensor:
+    """Attention over a packed batch, ``[N, H, K]`` in and out; `dropout` acts on the weights.
+
+    On a CPU without gradients this is `attention_cpu`; on a GPU in half precision torch's
+    variable-length kernel; else one product after the other, cell by cell.
+    """
+    plain = dropout == 0.0 and not (torch.is_grad_enabled() and q_NHK.requires_grad)
+    if plain and q_NHK.device.type == "cpu":
+        return attention_cpu.attend(q_NHK, k_NHK, v_NHK, cells.offsets_host)
+    if plain and has_varlen_kernel(q_NHK):
+        from torch.nn.attention.varlen import varlen_attn
+
+        longest = cells.longest
+        out_NHK = varlen_attn(q_NHK, k_NHK, v_NHK, cells.offsets, cells.offsets, longest, longest)
+        assert isinstance(out_NHK, torch.Tensor)
+        return out_NHK
+    parts = []
+    for qkv in zip(
+        *(t.split(list(cells.lengths)) for t in (q_NHK, k_NHK, v_NHK)), strict=True
+    ):
+        q_HLK, k_HLK, v_HLK = (t.transpose(0, 1)[None] for t in qkv)
+        out_1HLK = F.scaled_dot_product_attention(q_HLK, k_HLK, v_HLK, dropout_p=dropout)
+        parts.append(out_1HLK[0].transpose(0, 1))
+    return torch.cat(parts)
+
+
+def has_varlen_kernel(tensor: torch.Tensor) -> bool:
+    """Whether torch's variable-length attention runs on this tensor's device and dtype."""
+    if tensor.device.type != "cuda" or tensor.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    try:
+        import torch.nn.attention.varlen  # noqa: F401  (torch >= 2.10)
+    except ImportError:
+        return False
+    return torch.cuda.get_device_capability(tensor.device) >= (8, 0)

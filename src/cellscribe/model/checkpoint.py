@@ -1,0 +1,240 @@
+"""Checkpoints: a directory of ``config.json``, ``model.safetensors``, ``genes.tsv`` and ``README.md``.
+
+Names and shapes of the weights are those of Hugging Face's ``BertForMaskedLM``, so
+``AutoModelForMaskedLM.from_pretrained(directory)`` reads it as it is. What BERT has no field for stands
+under ``"cellscribe"`` in ``config.json``. Nothing is ever pickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.config import ModelConfig, from_mapping
+from cellscribe.errors import InputError
+from cellscribe.model.encoder import MaskedGeneModel
+
+BLOCK_NAMES = {
+    "attention_out": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+    "ffn_norm": "output.LayerNorm",
+}
+OUTER_NAMES = {
+    "encoder.genes": "bert.embeddings.word_embeddings",
+    "encoder.positions": "bert.embeddings.position_embeddings",
+    "encoder.token_types": "bert.embeddings.token_type_embeddings",
+    "encoder.norm": "bert.embeddings.LayerNorm",
+    "transform": "cls.predictions.transform.dense",
+    "transform_norm": "cls.predictions.transform.LayerNorm",
+}
+OWN_FIELDS = ("context", "norm", "cls_token")
+"""Fields of `ModelConfig` that BERT's configuration does not have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a checkpoint directory holds."""
+
+    name: str
+    config: ModelConfig
+    vocabulary: Vocabulary
+    model: MaskedGeneModel
+    provenance: dict[str, Any]
+    """How the weights came about: data, recipe, time, losses."""
+    hash: str
+    """SHA-256 of the weights file, the first 16 hexadecimal digits."""
+
+
+def to_hugging_face(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename our state to ``BertForMaskedLM``'s; the fused qkv product becomes three."""
+    out = {}
+    for name, tensor in state.items():
+        stem, _, leaf = name.rpartition(".")
+        if name == "bias":
+            out["cls.predictions.bias"] = tensor
+        elif stem.startswith("encoder.blocks."):
+            _, _, layer, part = stem.split(".")
+            prefix = f"bert.encoder.layer.{layer}"
+            if part == "qkv":
+                for kind, third in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                    out[f"{prefix}.attention.self.{kind}.{leaf}"] = third.clone()
+            else:
+                out[f"{prefix}.{BLOCK_NAMES[part]}.{leaf}"] = tensor
+        else:
+            out[f"{OUTER_NAMES[stem]}.{leaf}"] = tensor
+    return out
+
+
+def from_hugging_face(
+    weights: Mapping[str, torch.Tensor], template: Mapping[str, torch.Tensor], where: str
+) -> dict[str, torch.Tensor]:
+    """Rename ``BertForMaskedLM``'s state to ours, checking every name and shape.
+
+    Raises
+    ------
+    InputError
+        A tensor is missing or has another shape than `template` asks for.
+    """
+    state = {}
+    for name, wanted in template.items():
+        parts = []
+        for theirs, piece in to_hugging_face({name: wanted}).items():
+            if theirs not in weights:
+                raise InputError(f"{where}: {theirs} is missing; copy or download the model again")
+            if weights[theirs].shape != piece.shape:
+                raise InputError(
+                    f"{where}: {theirs} has shape {list(weights[theirs].shape)} where config.json "
+                    f"asks for {list(piece.shape)}; weights and config belong to different models"
+                )
+            parts.append(weights[theirs])
+        state[name] = torch.cat(parts).to(wanted.dtype)
+    return state
+
+
+def config_to_json(config: ModelConfig, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Build ``config.json``: BERT's own keys, and ours under ``"cellscribe"``."""
+    fields = dataclasses.asdict(config)
+    own = {key: fields.pop(key) for key in OWN_FIELDS}
+    return {
+        "model_type": "bert",
+        "architectures": ["BertForMaskedLM"] if config.norm == "post" else [],
+        "dtype": "float32",
+        **fields,
+        "cellscribe": {"format": 1, **own, "provenance": dict(provenance)},
+    }
+
+
+def config_from_json(text: str, where: str) -> tuple[ModelConfig, dict[str, Any]]:
+    """Read ``config.json`` back; keys of BERT that we do not use are passed over."""
+    try:
+        data = json.loads(text)
+        own = data["cellscribe"]
+        provenance = own["provenance"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{where}: not a cellscribe model's config.json") from None
+    known = {f.name for f in dataclasses.fields(ModelConfig)}
+    fields = {key: value for key, value in {**data, **own}.items() if key in known}
+    return from_mapping(ModelConfig, fields, where), provenance
+
+
+def save_checkpoint(
+    directory: Path,
+    model: MaskedGeneModel,
+    vocabulary: Vocabulary,
+    provenance: Mapping[str, Any],
+    *,
+    readme: str = "",
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a checkpoint directory; it appears whole or not at all.
+
+    Raises
+    ------
+    InputError
+        The directory exists already, or vocabulary and model differ in size.
+    """
+    directory = Path(directory)
+    if directory.exists():
+        raise InputError(f"{directory} exists already; name another directory or remove it")
+    if len(vocabulary) != model.config.vocab_size:
+        raise InputError(
+            f"the gene table has {len(vocabulary):,} tokens, the model {model.config.vocab_size:,}"
+        )
+    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        weights = to_hugging_face(model.state_dict())
+        save_file(
+            {name: tensor.to(dtype).contiguous() for name, tensor in weights.items()},
+            partial / "model.safetensors",
+            metadata={"format": "pt"},
+        )
+        config = config_to_json(model.config, provenance)
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        vocabulary.write(partial / "genes.tsv")
+        (partial / "README.md").write_text(readme)
+        partial.rename(directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def bundled_models() -> list[str]:
+    """Names of the models that come with the package."""
+    folder = resources.files("cellscribe") / "bundled"
+    return sorted(f.name for f in folder.iterdir() if (f / "config.json").is_file())
+
+
+def find_checkpoint(name: str | Path) -> Path:
+    """Directory of a model: a path, or the name of a bundled one.
+
+    Raises
+    ------
+    InputError
+        There is neither a directory nor a bundled model of that name.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return path
+    if str(name) in bundled_models():
+        return Path(str(resources.files("cellscribe") / "bundled" / str(name)))
+    raise InputError(
+        f"no model {str(name)!r}: give a checkpoint directory or a bundled model "
+        f"({', '.join(bundled_models()) or 'none here'})"
+    )
+
+
+def load_checkpoint(name: str | Path) -> Checkpoint:
+    """Read a checkpoint directory or a bundled model, on the CPU in float32.
+
+    Raises
+    ------
+    InputError
+        Unknown name; config, gene table or weights missing, damaged or not of one model.
+    """
+    directory = find_checkpoint(name)
+    try:
+        text = (directory / "config.json").read_text(encoding="utf-8")
+    except (FileNotFoundError, UnicodeDecodeError):
+        raise InputError(f"{directory}: no readable config.json; not a model directory") from None
+    config, provenance = config_from_json(text, str(directory / "config.json"))
+    vocabulary = Vocabulary.read(directory / "genes.tsv")
+    if len(vocabulary) != config.vocab_size:
+        raise InputError(
+            f"{directory}: genes.tsv has {len(vocabulary):,} tokens, config.json says "
+            f"{config.vocab_size:,}; they belong to different models"
+        )
+    path = directory / "model.safetensors"
+    try:
+        weights = load_file(path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; copy the whole model folder") from None
+    except SafetensorError as error:
+        raise InputError(f"{path}: damaged ({error}); copy or download the model again") from None
+    with torch.device("meta"):
+        model = MaskedGeneModel(config)
+    state = from_hugging_face(weights, model.state_dict(), str(path))
+    model.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
+    return Checkpoint(
+        name=directory.name,
+        config=config,
+        vocabulary=vocabulary,
+        model=model.eval(),
+        provenance=provenance,
+        hash=digest,
+    )

@@ -1,0 +1,10 @@
+"""Figures and the self-contained HTML report.
+
+matplotlib and umap-learn (the `report` extra) are imported only when something is drawn.
+"""
+
+from cellscribe.report.figures import write_map
+from cellscribe.report.layout import umap_coordinates
+from cellscribe.report.page import EmbeddingReport, write_report
+
+__all__ = ["EmbeddingReport", "umap_coordinates", "write_map", "write_report"]

@@ -1,0 +1,121 @@
+"""README's figures are those of benchmarks/results, and of nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from cellscribe.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+MACHINE = {
+    "cpu": {"model": "Some CPU", "features": ["avx512_bf16"]},
+    "cores": 2,
+    "memory_gb": 24.7,
+    "packages": {"torch": "2.9"},
+}
+COMMON = {
+    "date": "2026-01-02",
+    "commit": {"hash": "0123456789", "dirty": False},
+    "machine": MACHINE,
+}
+
+
+def load_script() -> ModuleType:
+    path = ROOT / "scripts" / "render_tables.py"
+    spec = importlib.util.spec_from_file_location("render_tables", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+script = load_script()
+
+
+def result(folder: Path, name: str, bench: str, **figures: object) -> None:
+    (folder / f"{name}.json").write_text(
+        json.dumps({"bench": bench, "name": name, **COMMON, **figures})
+    )
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    rates = {"cells_per_second": {"cellscribe": 31234.5, "peer": 1500}, "ratio_of_medians": 20.82}
+    result(
+        *(tmp_path, "tokenize", "tokenize"),
+        settings={"cells": 12_000},
+        genes_per_cell={"p50": 1_050},
+        **rates,
+    )
+    result(
+        *(tmp_path, "embed-x-cpu", "embed"),
+        settings={"model": "x"},
+        tokens_per_cell={"p50": 900},
+        lowest_cosine=0.99991,
+        share_of_peak={"cellscribe": 0.41, "peer": 0.2},
+        **rates,
+    )
+    result(
+        *(tmp_path, "memory-x", "memory"),
+        settings={"cells": 1_000_000, "model": "x"},
+        counts_in_memory_mb=8_123,
+        peak_mb=1_234,
+        growth_mb=11,
+        cells_per_second=1_999.6,
+    )
+    result(tmp_path, "probe", "quality", table={"columns": ["task", "F1"], "rows": [["a", 0.5]]})
+    return tmp_path
+
+
+def test_every_table_holds_the_figures_of_its_result(results: Path) -> None:
+    text = "\n".join(
+        f"before {name}\n<!-- bench:{name} -->\nold\n<!-- /bench:{name} -->\nafter"
+        for name in ("tokenize", "embed", "memory", "quality")
+    )
+    rendered = script.render(text, results)
+    for figure in ("12,000 cells", "31,234 cells/s", "20.8×", "0.99991", "41%", "1,000,000 cells"):
+        assert figure in rendered
+    for figure in ("8.1 GB", "1.23 GB", "0.01 GB", "| 2,000 |", "| a | 0.5 |"):
+        assert figure in rendered
+    assert "2 cores of Some CPU with AVX512-BF16, 25 GB; torch 2.9; 2026-01-02; commit 0123456" in (
+        rendered
+    )
+    assert "old" not in rendered
+    assert rendered.count("before") == rendered.count("after") == 4
+    assert script.render(rendered, results) == rendered
+
+
+def test_check_fails_on_a_stale_readme_and_leaves_it(results: Path) -> None:
+    readme = results / "README.md"
+    stale = "<!-- bench:quality -->\n<!-- /bench:quality -->\n"
+    readme.write_text(stale)
+    arguments = ["--readme", str(readme), "--results", str(results)]
+    assert script.main([*arguments, "--check"]) == 1
+    assert readme.read_text() == stale
+    assert script.main(arguments) == 0
+    assert script.main([*arguments, "--check"]) == 0
+    result(results, "probe", "quality", table={"columns": ["task", "F1"], "rows": [["a", 0.6]]})
+    assert script.main([*arguments, "--check"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- bench:none -->\n<!-- /bench:none -->", "no result"),
+        ("<!-- bench:quality -->\n", "not closed"),
+        ("<!-- bench:quality -->\n<!-- /bench:embed -->", "not closed"),
+    ],
+)
+def test_markers_that_lead_nowhere(results: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        script.render(text, results)
+
+
+def test_the_readme_is_not_stale() -> None:
+    assert script.main(["--check"]) == 0

@@ -1,0 +1,25 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real cells beside the checkout; the test is skipped where it is missing."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("needs the real cells of ../shared/data, which are not here")
+    return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_genes() -> Path:
+    """Folder of published gene tables beside the checkout."""
+    if not (SHARED / "genes").is_dir():
+        pytest.skip("needs the gene tables of ../shared/genes, which are not here")
+    return SHARED / "genes"

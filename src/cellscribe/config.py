@@ -96,7 +96,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 def preset_names() -> list[str]:
     """Names of the bundled presets."""
     folder = resources.files("cellscribe") / "presets"
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
 
 
 def load_preset(name: str) -> ModelConfig:
@@ -111,3 +113,29 @@ def load_preset(name: str) -> ModelConfig:
         raise InputError(f"no preset {name!r}; there are {', '.join(preset_names())}")
     with resources.as_file(resources.files("cellscribe") / "presets" / f"{name}.toml") as path:
         return from_mapping(ModelConfig, read_toml(path).get("model", {}), f"preset {name}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions:
+    """How `cellscribe embed` works."""
+
+    model: str = "mini"
+    """A bundled model's name or a checkpoint directory."""
+    layer: str | None = None
+    """Where the raw counts are: X (default), raw, or a layer's name."""
+    gene_key: str | None = None
+    """Column of var with Ensembl ids or symbols; found by its values if not given."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    precision: Precision = "auto"
+    """Of matrix products; auto takes bf16 where the hardware has it."""
+    dtype: OutputDtype = "float32"
+    """Of the vectors that are written."""
+    threads: int | None = None
+    """CPU workers; all usable cores if not given."""
+    key_added: str = "X_cellscribe"
+    """Name of the vectors in obsm of an .h5ad or .zarr."""
+    resume: bool = False
+    """Go on with an interrupted run, where there is one."""
+    overwrite: bool = False
+    """Replace an output that exists."""

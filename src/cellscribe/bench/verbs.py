@@ -284,14 +284,14 @@ def _cosines(
 
 
 def _config(checkpoint: Path) -> ModelConfig:
-    from cellscribe.model.checkpoint import config_from_json
+    from cellscribe.model.header import config_from_json
 
     path = checkpoint / "config.json"
     return config_from_json(path.read_text(encoding="utf-8"), str(path))[0]
 
 
 def _gene_table(model: str) -> tuple[Vocabulary, int, bool]:
-    from cellscribe.model.checkpoint import find_checkpoint
+    from cellscribe.model.header import find_checkpoint
 
     checkpoint = find_checkpoint(model)
     config = _config(checkpoint)
@@ -300,8 +300,9 @@ def _gene_table(model: str) -> tuple[Vocabulary, int, bool]:
 
 def _checkpoint(model: str, target: Path) -> tuple[Path, bool]:
     """Directory of a model and whether its weights are random; a preset's are made in `target`."""
-    from cellscribe.model.checkpoint import find_checkpoint, save_checkpoint
+    from cellscribe.model.checkpoint import save_checkpoint
     from cellscribe.model.encoder import MaskedGeneModel, initialise
+    from cellscribe.model.header import find_checkpoint
 
     if model not in preset_names() or Path(model).is_dir():
         return find_checkpoint(model), False

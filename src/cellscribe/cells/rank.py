@@ -11,6 +11,7 @@ Letters: ``B`` cells, ``G`` columns of the file, ``V`` tokens, ``N`` tokens of a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 TOKEN_BITS = 0xFFFF
 NO_KEY = np.iinfo(np.int64).max
+PER_CELL = ("umis", "umis_known", "genes", "genes_known")
+"""Fields of `RankedCells` with one value a cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,25 @@ class RankedCells:
     def lengths(self) -> npt.NDArray[np.int64]:
         """``[B]`` tokens a cell."""
         return np.diff(self.offsets)
+
+    def slice(self, start: int, stop: int) -> RankedCells:
+        """Cells `start` to `stop`, sharing memory."""
+        first, last = self.offsets[start], self.offsets[stop]
+        return RankedCells(
+            tokens=self.tokens[first:last],
+            offsets=self.offsets[start : stop + 1] - first,
+            **{name: getattr(self, name)[start:stop] for name in PER_CELL},
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[RankedCells]) -> RankedCells:
+        """Cells of all parts, in order."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        return cls(
+            tokens=np.concatenate([part.tokens for part in parts]),
+            offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in PER_CELL},
+        )
 
 
 def rank_cells(

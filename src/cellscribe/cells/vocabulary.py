@@ -76,7 +76,9 @@ class Vocabulary:
         for token, (name, symbol, median) in enumerate(
             zip(self.ids, self.symbols, self.medians, strict=True)
         ):
-            rows.append(f"{token}\t{name}\t{symbol}\t{'' if np.isnan(median) else repr(float(median))}")
+            rows.append(
+                f"{token}\t{name}\t{symbol}\t{'' if np.isnan(median) else repr(float(median))}"
+            )
         return "\n".join(rows) + "\n"
 
     @cached_property
@@ -113,9 +115,13 @@ class Vocabulary:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
-            raise InputError(f"{path}: the gene table is missing; copy the whole model folder") from None
+            raise InputError(
+                f"{path}: the gene table is missing; copy the whole model folder"
+            ) from None
         except UnicodeDecodeError:
-            raise InputError(f"{path}: not a text file; a gene table is tab-separated UTF-8") from None
+            raise InputError(
+                f"{path}: not a text file; a gene table is tab-separated UTF-8"
+            ) from None
         if not lines or tuple(lines[0].split("\t")) != COLUMNS:
             raise InputError(f"{path}: the first line must be {' '.join(COLUMNS)}, tab-separated")
         ids, symbols, medians = [], [], []
@@ -130,7 +136,9 @@ class Vocabulary:
             try:
                 medians.append(float(fields[3]) if fields[3] else np.nan)
             except ValueError:
-                raise InputError(f"{path}, line {place + 2}: {fields[3]!r} is not a median") from None
+                raise InputError(
+                    f"{path}, line {place + 2}: {fields[3]!r} is not a median"
+                ) from None
         n_special = next((i for i, name in enumerate(ids) if name[:1] not in "[<"), len(ids))
         return cls(
             ids=tuple(ids),

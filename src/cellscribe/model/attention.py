@@ -99,9 +99,7 @@ def packed(
         assert isinstance(out_NHK, torch.Tensor)
         return out_NHK
     parts = []
-    for qkv in zip(
-        *(t.split(list(cells.lengths)) for t in (q_NHK, k_NHK, v_NHK)), strict=True
-    ):
+    for qkv in zip(*(t.split(list(cells.lengths)) for t in (q_NHK, k_NHK, v_NHK)), strict=True):
         q_HLK, k_HLK, v_HLK = (t.transpose(0, 1)[None] for t in qkv)
         out_1HLK = F.scaled_dot_product_attention(q_HLK, k_HLK, v_HLK, dropout_p=dropout)
         parts.append(out_1HLK[0].transpose(0, 1))
@@ -113,7 +111,7 @@ def has_varlen_kernel(tensor: torch.Tensor) -> bool:
     if tensor.device.type != "cuda" or tensor.dtype not in (torch.bfloat16, torch.float16):
         return False
     try:
-        import torch.nn.attention.varlen  # noqa: F401  (torch >= 2.10)
+        import torch.nn.attention.varlen
     except ImportError:
         return False
     return torch.cuda.get_device_capability(tensor.device) >= (8, 0)

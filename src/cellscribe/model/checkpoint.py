@@ -1,20 +1,17 @@
 """Checkpoints: a directory of ``config.json``, ``model.safetensors``, ``genes.tsv`` and ``README.md``.
 
 Names and shapes of the weights are those of Hugging Face's ``BertForMaskedLM``, so
-``AutoModelForMaskedLM.from_pretrained(directory)`` reads it as it is. What BERT has no field for stands
-under ``"cellscribe"`` in ``config.json``. Nothing is ever pickled.
+``AutoModelForMaskedLM.from_pretrained(directory)`` reads it as it is. Nothing is ever pickled.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from cellscribe.cells.vocabulary import Vocabulary
-from cellscribe.config import ModelConfig, from_mapping
+from cellscribe.config import ModelConfig
 from cellscribe.errors import InputError
 from cellscribe.model.encoder import MaskedGeneModel
+from cellscribe.model.header import config_to_json, read_header
 
 BLOCK_NAMES = {
     "attention_out": "attention.output.dense",
@@ -42,8 +40,6 @@ OUTER_NAMES = {
     "transform": "cls.predictions.transform.dense",
     "transform_norm": "cls.predictions.transform.LayerNorm",
 }
-OWN_FIELDS = ("context", "norm", "cls_token")
-"""Fields of `ModelConfig` that BERT's configuration does not have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,32 +102,6 @@ def from_hugging_face(
     return state
 
 
-def config_to_json(config: ModelConfig, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Build ``config.json``: BERT's own keys, and ours under ``"cellscribe"``."""
-    fields = dataclasses.asdict(config)
-    own = {key: fields.pop(key) for key in OWN_FIELDS}
-    return {
-        "model_type": "bert",
-        "architectures": ["BertForMaskedLM"] if config.norm == "post" else [],
-        "dtype": "float32",
-        **fields,
-        "cellscribe": {"format": 1, **own, "provenance": dict(provenance)},
-    }
-
-
-def config_from_json(text: str, where: str) -> tuple[ModelConfig, dict[str, Any]]:
-    """Read ``config.json`` back; keys of BERT that we do not use are passed over."""
-    try:
-        data = json.loads(text)
-        own = data["cellscribe"]
-        provenance = own["provenance"]
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{where}: not a cellscribe model's config.json") from None
-    known = {f.name for f in dataclasses.fields(ModelConfig)}
-    fields = {key: value for key, value in {**data, **own}.items() if key in known}
-    return from_mapping(ModelConfig, fields, where), provenance
-
-
 def save_checkpoint(
     directory: Path,
     model: MaskedGeneModel,
@@ -164,6 +134,8 @@ def save_checkpoint(
             partial / "model.safetensors",
             metadata={"format": "pt"},
         )
+        # safetensors makes it readable by its owner alone.
+        (partial / "model.safetensors").chmod(0o644)
         config = config_to_json(model.config, provenance)
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         vocabulary.write(partial / "genes.tsv")
@@ -171,31 +143,6 @@ def save_checkpoint(
         partial.rename(directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def bundled_models() -> list[str]:
-    """Names of the models that come with the package."""
-    folder = resources.files("cellscribe") / "bundled"
-    return sorted(f.name for f in folder.iterdir() if (f / "config.json").is_file())
-
-
-def find_checkpoint(name: str | Path) -> Path:
-    """Directory of a model: a path, or the name of a bundled one.
-
-    Raises
-    ------
-    InputError
-        There is neither a directory nor a bundled model of that name.
-    """
-    path = Path(name)
-    if path.is_dir():
-        return path
-    if str(name) in bundled_models():
-        return Path(str(resources.files("cellscribe") / "bundled" / str(name)))
-    raise InputError(
-        f"no model {str(name)!r}: give a checkpoint directory or a bundled model "
-        f"({', '.join(bundled_models()) or 'none here'})"
-    )
 
 
 def load_checkpoint(name: str | Path) -> Checkpoint:
@@ -206,19 +153,8 @@ def load_checkpoint(name: str | Path) -> Checkpoint:
     InputError
         Unknown name; config, gene table or weights missing, damaged or not of one model.
     """
-    directory = find_checkpoint(name)
-    try:
-        text = (directory / "config.json").read_text(encoding="utf-8")
-    except (FileNotFoundError, UnicodeDecodeError):
-        raise InputError(f"{directory}: no readable config.json; not a model directory") from None
-    config, provenance = config_from_json(text, str(directory / "config.json"))
-    vocabulary = Vocabulary.read(directory / "genes.tsv")
-    if len(vocabulary) != config.vocab_size:
-        raise InputError(
-            f"{directory}: genes.tsv has {len(vocabulary):,} tokens, config.json says "
-            f"{config.vocab_size:,}; they belong to different models"
-        )
-    path = directory / "model.safetensors"
+    header = read_header(name)
+    path = header.directory / "model.safetensors"
     try:
         weights = load_file(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
@@ -227,14 +163,14 @@ def load_checkpoint(name: str | Path) -> Checkpoint:
     except SafetensorError as error:
         raise InputError(f"{path}: damaged ({error}); copy or download the model again") from None
     with torch.device("meta"):
-        model = MaskedGeneModel(config)
+        model = MaskedGeneModel(header.config)
     state = from_hugging_face(weights, model.state_dict(), str(path))
     model.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
     return Checkpoint(
-        name=directory.name,
-        config=config,
-        vocabulary=vocabulary,
+        name=header.name,
+        config=header.config,
+        vocabulary=header.vocabulary,
         model=model.eval(),
-        provenance=provenance,
+        provenance=header.provenance,
         hash=digest,
     )

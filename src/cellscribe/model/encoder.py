@@ -14,6 +14,8 @@ Letters: ``B`` cells, ``L`` tokens, ``N`` packed tokens, ``D`` width, ``H`` head
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -122,19 +124,26 @@ class Encoder(nn.Module):
             ``[B, L, D]`` or ``[N, D]``, float32: the last hidden layer. Padded places hold numbers
             without meaning.
         """
-        return self.hidden_states(tokens, cells, positions)[-1]
+        for hidden in self._states(tokens, cells, positions):  # noqa: B007  (the last one counts)
+            pass
+        return hidden
 
     def hidden_states(
         self, tokens: torch.Tensor, cells: Cells, positions: torch.Tensor | None = None
     ) -> list[torch.Tensor]:
         """Embedding output and every block's output, as Hugging Face's ``hidden_states``."""
+        return list(self._states(tokens, cells, positions))
+
+    def _states(
+        self, tokens: torch.Tensor, cells: Cells, positions: torch.Tensor | None
+    ) -> Iterator[torch.Tensor]:
         attend: Attend = padded if tokens.ndim == 2 else packed
-        states = [self.embed(tokens, cells.positions(tokens) if positions is None else positions)]
-        for block in self.blocks:
-            states.append(block(states[-1], cells, attend))
-        if self.config.norm == "pre":
-            states[-1] = self.norm(states[-1])
-        return states
+        x = self.embed(tokens, cells.positions(tokens) if positions is None else positions)
+        yield x
+        for place, block in enumerate(self.blocks, start=1):
+            x = block(x, cells, attend)
+            last = place == len(self.blocks)
+            yield self.norm(x) if last and self.config.norm == "pre" else x
 
 
 class MaskedGeneModel(nn.Module):

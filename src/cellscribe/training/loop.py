@@ -3,8 +3,8 @@
 The cells are packed tokens in memory. Each step takes the next cells of the epoch's shuffle, keeps at
 most `tokens_per_cell` of their genes (a random subset, each with its true rank: cells are seen
 about four times as often for the same work, and never twice alike), masks, and steps AdamW. Every
-step leaves a line in ``metrics.jsonl``; the newest state lies in ``state.safetensors`` and
-``state.json``, from which a killed run goes on with the very same next step.
+step leaves a line in ``metrics.jsonl``; the newest state lies in ``state.safetensors``, from which a
+killed run goes on with the very same next step.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from cellscribe.model.attention import Cells
 from cellscribe.model.encoder import MaskedGeneModel, initialise, set_compute_dtype
 from cellscribe.training.masking import MaskingConfig, cell_generator, mask_cell
 from cellscribe.training.objective import masked_gene_loss
+from cellscribe.training.start import start_from_cells
+
+STATE = "state.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,8 @@ class TrainConfig:
     """Largest gradient norm."""
     bf16: bool = False
     """Matrix products in bf16; parameters, residual stream and norms stay float32."""
+    start_from_cells: bool = False
+    """Start from what can be counted in the training cells, see `start`."""
     seed: int = 0
     """Of weights, shuffles, masks and dropout."""
     validate_every: int = 500
@@ -175,8 +180,8 @@ def train(
     *,
     device: torch.device | None = None,
     say: Callable[[str], None] = print,
-) -> float:
-    """Train `model` in place; returns the hours that this run took, earlier parts included.
+) -> tuple[float, dict[str, float]]:
+    """Train `model` in place.
 
     Parameters
     ----------
@@ -188,21 +193,34 @@ def train(
         Gene table and recipe.
     run
         Folder for ``metrics.jsonl`` and the state; a state found there is gone on from.
+
+    Returns
+    -------
+    hours
+        What the steps took, earlier parts of a resumed run included.
+    losses
+        Last validation losses by name.
     """
     device = device or torch.device("cpu")
     run.mkdir(parents=True, exist_ok=True)
     initialise(model, config.seed)
+    if config.start_from_cells and not (run / STATE).exists():
+        start_from_cells(model, cells, config.seed)
     model.to(device).train()
     set_compute_dtype(model, torch.bfloat16 if config.bf16 else torch.float32)
     optimizer = make_optimizer(model, config)
     rows = np.flatnonzero(cells.lengths)
     per_epoch = len(rows) // config.batch_cells
     first, seconds = load_state(run, model, optimizer)
+    losses = {}
+    keep_lines(run / "metrics.jsonl", first)
     with (run / "metrics.jsonl").open("a") as metrics:
         for step in range(first, config.steps):
             began = time.perf_counter()
             epoch, place = divmod(step, per_epoch)
-            order = np.random.Generator(np.random.Philox(key=[config.seed, epoch])).permutation(rows)
+            order = np.random.Generator(np.random.Philox(key=[config.seed, epoch])).permutation(
+                rows
+            )
             some = order[place * config.batch_cells : (place + 1) * config.batch_cells]
             whole = step >= config.steps - config.full_length_steps
             limit = 1 << 30 if whole else config.tokens_per_cell
@@ -224,13 +242,28 @@ def train(
                 "seconds": seconds,
             }
             if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
-                for name, held_out in validation.items():
-                    line[f"loss_{name}"] = validate(model, held_out, vocabulary, config, device)
+                losses = {
+                    name: validate(model, held_out, vocabulary, config, device)
+                    for name, held_out in validation.items()
+                }
+                line |= {f"loss_{name}": value for name, value in losses.items()}
                 save_state(run, model, optimizer, step + 1, seconds)
                 say(json.dumps(line))
             metrics.write(json.dumps(line) + "\n")
             metrics.flush()
-    return seconds / 3600
+    if not losses:
+        losses = {
+            name: validate(model, held_out, vocabulary, config, device)
+            for name, held_out in validation.items()
+        }
+    return seconds / 3600, losses
+
+
+def keep_lines(metrics: Path, steps: int) -> None:
+    """Drop what a killed run logged behind its last saved step: those steps are taken again."""
+    if metrics.exists():
+        lines = metrics.read_text().splitlines(keepends=True)
+        metrics.write_text("".join(lines[:steps]))
 
 
 def save_state(
@@ -244,9 +277,9 @@ def save_state(
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
-    partial = run / "state.safetensors.partial"
+    partial = run / f"{STATE}.partial"
     save_file(tensors, partial, metadata={"step": str(step), "seconds": str(seconds)})
-    os.replace(partial, run / "state.safetensors")
+    os.replace(partial, run / STATE)
 
 
 def load_state(
@@ -255,7 +288,7 @@ def load_state(
     """Load what `save_state` left, if anything; returns next step and seconds spent so far."""
     from safetensors import safe_open
 
-    path = run / "state.safetensors"
+    path = run / STATE
     if not path.exists():
         return 0, 0.0
     with safe_open(path, framework="pt") as header:

@@ -1,0 +1,54 @@
+"""Single cells to vectors.
+
+``embed`` for an AnnData or a file, ``load`` for a model to keep, ``embed_file`` from file to file,
+``tokenize``, ``info``; ``sample`` gives a few hundred real cells to try them on. Everything is imported
+when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cellscribe.api import embed, embed_file, info, sample, tokenize
+    from cellscribe.config import EmbedOptions
+    from cellscribe.errors import InputError
+    from cellscribe.inference.embedder import Embedder, load
+
+__all__ = [
+    "EmbedOptions",
+    "Embedder",
+    "InputError",
+    "embed",
+    "embed_file",
+    "info",
+    "load",
+    "sample",
+    "tokenize",
+]
+
+_HOMES = {
+    "EmbedOptions": "cellscribe.config",
+    "Embedder": "cellscribe.inference.embedder",
+    "InputError": "cellscribe.errors",
+    "embed": "cellscribe.api",
+    "embed_file": "cellscribe.api",
+    "info": "cellscribe.api",
+    "load": "cellscribe.inference.embedder",
+    "sample": "cellscribe.api",
+    "tokenize": "cellscribe.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("cellscribe")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cellscribe' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

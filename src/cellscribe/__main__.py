@@ -1,0 +1,5 @@
+"""``python -m cellscribe``."""
+
+from cellscribe.cli import main
+
+main()

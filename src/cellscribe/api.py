@@ -1,0 +1,258 @@
+"""What one does with cellscribe, one function a verb. Command line and Python call the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellscribe.cells.counts import Counts, open_counts
+from cellscribe.cells.tokenize import Tokenized, tokenize_file
+from cellscribe.config import EmbedOptions, OutputDtype, Precision, load_preset, preset_names
+from cellscribe.errors import InputError
+from cellscribe.inference.embed import POOLING, Embedded, embed_counts
+from cellscribe.model.header import bundled_models, read_header
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+Progress = Callable[[int, int], None]
+
+
+def embed(
+    source: str | Path | AnnData,
+    *,
+    model: str | Path = "mini",
+    key_added: str = "X_cellscribe",
+    copy: bool = False,
+    layer: str | None = None,
+    gene_key: str | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+    dtype: OutputDtype = "float32",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> AnnData | npt.NDArray[np.floating] | None:
+    """Embed the cells of an AnnData in place, or those of a file into an array.
+
+    Parameters
+    ----------
+    source
+        AnnData, in memory or backed, or a file of any known format. Raw counts.
+    model, device, precision, threads
+        As for `load`.
+    key_added
+        The vectors go to ``obsm[key_added]``, what they are to ``uns["cellscribe"][key_added]``.
+    copy
+        Leave an AnnData as it is and return a changed copy.
+    layer
+        Where the raw counts are: ``"X"`` (default), ``"raw"``, or a layer's name.
+    gene_key
+        Column of ``var`` with Ensembl ids or symbols; found by its values if not given.
+    dtype
+        Of the vectors.
+    progress
+        Told (cells done, cells in all).
+
+    Returns
+    -------
+    AnnData, numpy.ndarray or None
+        None for an AnnData; the copy with `copy`; ``[n_cells, D]`` for a file.
+
+    Raises
+    ------
+    InputError
+        Bad input, in one line with its mend.
+    """
+    from cellscribe.inference.embedder import load
+
+    embedder = load(model, device=device, precision=precision, threads=threads)
+    words: dict[str, Any] = {"layer": layer, "gene_key": gene_key, "dtype": dtype}
+    vectors = embedder.embed(source, **words, progress=progress)
+    if isinstance(source, str | Path):
+        return vectors
+    adata = source.copy() if copy else source
+    adata.obsm[key_added] = vectors
+    about = dict(adata.uns.get("cellscribe", {}))
+    about[key_added] = {
+        "model": embedder.checkpoint.name,
+        "model_hash": embedder.checkpoint.hash,
+        "vocabulary_hash": embedder.checkpoint.vocabulary.hash,
+        "pooling": POOLING,
+        "precision": embedder.precision,
+        "device": embedder.device.type,
+        "layer": layer or "X",
+    }
+    adata.uns["cellscribe"] = about
+    return adata if copy else None
+
+
+def embed_file(
+    source: str | Path | AnnData | Counts,
+    out: str | Path,
+    options: EmbedOptions | None = None,
+    *,
+    report: str | Path | None = None,
+    map_png: str | Path | None = None,
+    color_by: str | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Embedded:
+    """Embed every cell of `source` into the file `out`, by blocks, resumable.
+
+    Parameters
+    ----------
+    source
+        As for `embed`.
+    out
+        ``.npy``, ``.h5ad``, ``.zarr`` or ``.parquet``.
+    options
+        Model, precision, whether to resume or overwrite.
+    report
+        Also write a self-contained HTML page here.
+    map_png
+        Also draw the map (UMAP of the vectors) here.
+    color_by
+        Column of obs that colours the map.
+    progress
+        Told (cells done, cells in all).
+    say
+        Told, a line each, what a user should know while it happens; stderr if not given.
+
+    Raises
+    ------
+    InputError
+        Bad input or options, a full disk.
+    """
+    options = options or EmbedOptions()
+    report, map_png = (None if path is None else Path(path) for path in (report, map_png))
+    drawn = [path for path in (report, map_png) if path is not None]
+    words = {} if say is None else {"say": say}
+    with open_counts(source, layer=options.layer, **words) as counts:
+        if drawn:
+            from cellscribe.report.embedding import check_wishes, draw
+
+            check_wishes(counts, color_by, drawn)
+        result = embed_counts(counts, Path(out), options, progress=progress)
+        if drawn:
+            draw(
+                result,
+                counts,
+                context=result.provenance["context"],
+                color_by=color_by,
+                report=report,
+                map_png=map_png,
+            )
+    return result
+
+
+def tokenize(
+    source: str | Path | AnnData,
+    out: str | Path,
+    *,
+    model: str | Path = "mini",
+    layer: str | None = None,
+    gene_key: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Tokenized:
+    """Write the tokens of every cell to a Parquet file, with a model's gene table and context.
+
+    Parameters
+    ----------
+    source, layer, gene_key
+        As for `embed`.
+    out
+        The ``.parquet`` file.
+    model
+        A bundled model's name or a checkpoint directory.
+    overwrite
+        Replace `out` if it exists.
+    progress
+        Told (cells done, cells in all).
+
+    Raises
+    ------
+    InputError
+        Bad input, in one line with its mend.
+    """
+    header = read_header(model)
+    return tokenize_file(
+        source,
+        out,
+        vocabulary=header.vocabulary,
+        context=header.config.context,
+        cls_token=header.config.cls_token,
+        layer=layer,
+        gene_key=gene_key,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def info(model: str | Path = "mini") -> dict[str, Any]:
+    """Size, cost, vocabulary, context and provenance of a model or a preset.
+
+    Raises
+    ------
+    InputError
+        There is no model or preset of that name, or the model is damaged.
+    """
+    import torch
+
+    from cellscribe.model.checkpoint import load_checkpoint
+    from cellscribe.model.encoder import MaskedGeneModel, count_parameters, flops_per_cell
+
+    facts: dict[str, Any]
+    if (
+        str(model) in preset_names()
+        and not Path(model).is_dir()
+        and str(model) not in bundled_models()
+    ):
+        config = load_preset(str(model))
+        with torch.device("meta"):
+            parameters = count_parameters(MaskedGeneModel(config))
+        facts = {"name": str(model), "weights": "none: a preset, to be trained"}
+        rest: dict[str, Any] = {}
+    else:
+        try:
+            checkpoint = load_checkpoint(model)
+        except InputError as error:
+            if str(model) in bundled_models() or Path(model).is_dir():
+                raise
+            raise InputError(f"{error}, or a preset ({', '.join(preset_names())})") from None
+        config = checkpoint.config
+        parameters = count_parameters(checkpoint.model)
+        facts = {"name": checkpoint.name, "weights": f"hash {checkpoint.hash}"}
+        rest = {"gene table": f"hash {checkpoint.vocabulary.hash}", **checkpoint.provenance}
+    length = config.context + config.cls_token
+    facts |= {
+        "parameters": f"{parameters:,}",
+        "shape": f"{config.num_hidden_layers} layers, {config.hidden_size} wide, "
+        f"{config.num_attention_heads} heads, FFN {config.intermediate_size}",
+        "vector": f"{config.hidden_size} values a cell",
+        "vocabulary": f"{config.vocab_size:,} tokens",
+        "context": f"{config.context:,} genes",
+        "work": f"{flops_per_cell(config, length) / 1e9:.2f} GFLOP for a cell of {config.context:,} "
+        f"genes, {flops_per_cell(config, length // 2) / 1e9:.2f} for one of {config.context // 2:,}",
+    }
+    return facts | rest
+
+
+def sample() -> AnnData:
+    """700 labelled cells of 10x PBMC 3k, raw counts.
+
+    Returns
+    -------
+    AnnData
+        ``X`` ``[700, 14167]`` CSR uint16, ``obs["cell_type"]``; source and licence (CC BY 4.0) in
+        ``uns["source"]`` and the package's NOTICE.
+    """
+    import anndata
+
+    with resources.as_file(resources.files("cellscribe") / "bundled/pbmc3k_sample.h5ad") as path:
+        return anndata.read_h5ad(path)

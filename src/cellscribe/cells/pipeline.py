@@ -1,0 +1,112 @@
+"""From an opened file to ranked cells, block by block, with reading, ranking and use side by side.
+
+One thread reads (HDF5 and zlib let go of Python's lock), a few rank, and the caller works on what is
+ready. At most a handful of blocks exist at a time, so memory does not grow with the file.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from cellscribe.cells.counts import Counts
+from cellscribe.cells.genes import GeneMap
+from cellscribe.cells.rank import RankedCells, rank_cells
+from cellscribe.cells.vocabulary import Vocabulary
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+BLOCK = 1_024
+"""Cells read, ranked and embedded as one; also the grain of a resumed run."""
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def ranked_blocks(
+    counts: Counts, genes: GeneMap, vocabulary: Vocabulary, context: int, *, start: int = 0
+) -> Iterator[RankedCells]:
+    """Ranked cells from row `start` on, `BLOCK` at a time.
+
+    Raises
+    ------
+    InputError
+        From `Counts.blocks`.
+    """
+
+    def rank(block: Any) -> RankedCells:
+        return rank_cells(block, genes.token, vocabulary.medians, context)
+
+    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="rank") as pool:
+        blocks = read_ahead(counts.blocks(BLOCK, start), depth=1)
+        yield from ordered_map(pool, rank, blocks, ahead=usable_cores())
+
+
+def read_ahead(items: Iterable[T], *, depth: int) -> Iterator[T]:
+    """Produce `items` in a thread of their own, at most `depth` waiting; errors come through."""
+    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(entry: tuple[bool, Any]) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put(entry, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def produce() -> None:
+        try:
+            for item in items:
+                if not put((True, item)):
+                    return
+            put((False, None))
+        except BaseException as error:
+            put((False, error))
+
+    thread = threading.Thread(target=produce, name="read", daemon=True)
+    thread.start()
+    try:
+        while True:
+            is_item, item = ready.get()
+            if is_item:
+                yield item
+            elif item is None:
+                return
+            else:
+                raise item
+    finally:
+        # Nobody may close the file under the thread that reads it.
+        stop.set()
+        thread.join()
+
+
+def ordered_map(
+    pool: Executor, function: Callable[[T], R], items: Iterable[T], *, ahead: int
+) -> Iterator[R]:
+    """Apply `function` in the pool, results in order, at most `ahead` unfinished or unread."""
+    waiting: deque[Future[R]] = deque()
+    items = iter(items)
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+        if hasattr(items, "close"):
+            items.close()

@@ -1,0 +1,237 @@
+"""One embedding run: opened counts in, a finished file out, resumable in between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellscribe.cells.counts import Counts
+from cellscribe.cells.genes import GeneMap, map_genes
+from cellscribe.config import EmbedOptions
+from cellscribe.errors import InputError
+from cellscribe.inference.outputs import check_form, finish, sidecar
+from cellscribe.inference.partial import Partial, fingerprint
+from cellscribe.model.header import read_header
+from cellscribe.writing import OutputError, check_target
+
+POOLING = "mean of the last hidden layer over a cell's genes; zeros for a cell without a known gene"
+MOST_SHOWN = 10_000
+"""Cells that a map shows; of more, a random sample."""
+LOW_COVERAGE = 0.8
+FEW_GENES = 200
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with what was done and how to go on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """What `embed_counts` made."""
+
+    n_cells: int
+    width: int
+    seconds: float
+    """Of this run, loading of model and file not counted."""
+    cells_per_second: float
+    """Of the cells embedded in this run."""
+    provenance: dict[str, Any]
+    genes: GeneMap
+    warnings: list[str]
+    cells: npt.NDArray[Any]
+    """``[n_cells]`` of `partial.CELL`."""
+    shown: npt.NDArray[np.int64]
+    """Rows of `vectors`: all, or a sample of `MOST_SHOWN`."""
+    vectors: npt.NDArray[Any]
+    """``[n_shown, D]``."""
+
+
+def embed_counts(
+    counts: Counts,
+    out: Path,
+    options: EmbedOptions,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Embedded:
+    """Embed every cell of opened counts into a file.
+
+    Parameters
+    ----------
+    counts
+        From `open_counts`.
+    out
+        ``.npy``, ``.h5ad``, ``.zarr`` or ``.parquet``; it appears under this name when it is whole.
+        Until then the work lies in ``OUT.partial``.
+    options
+        Model, precision and all the rest.
+    progress
+        Told (cells done, cells in all).
+
+    Raises
+    ------
+    InputError
+        Bad input or options.
+    OutputError
+        The disk is full; what is done is kept and `options.resume` goes on.
+    Interrupted
+        Ctrl-C; likewise.
+    """
+    check_form(out)
+    check_target(out, counts.path, overwrite=options.overwrite or options.resume)
+    if out.suffix in (".npy", ".parquet"):
+        check_target(sidecar(out), counts.path, overwrite=options.overwrite or options.resume)
+    header = read_header(options.model)
+    genes = map_genes(counts.var, header.vocabulary, gene_key=options.gene_key, name=counts.name)
+    # torch takes its time to import: all that can be refused without it is behind us.
+    from cellscribe.inference.embedder import load
+
+    embedder = load(
+        options.model,
+        device=options.device,
+        precision=options.precision,
+        threads=options.threads,
+    )
+    identity = {
+        "input": fingerprint(counts),
+        "model": embedder.checkpoint.hash,
+        "gene_table": header.vocabulary.hash,
+        "layer": counts.layer,
+        "gene_key": genes.key,
+        "precision": embedder.precision,
+        "device": embedder.device.type,
+        "dtype": options.dtype,
+    }
+    partial = Partial(
+        out,
+        (counts.n_cells, embedder.width),
+        options.dtype,
+        identity,
+        resume=options.resume,
+        overwrite=options.overwrite,
+    )
+    began, first = time.perf_counter(), partial.done
+    try:
+        if partial.done < counts.n_cells:
+            blocks = embedder.blocks(counts, genes, start=partial.done, progress=progress)
+            for block in blocks:
+                partial.append(block.vectors, block.cells)
+        seconds = time.perf_counter() - began
+        cells = np.array(partial.cells())
+        if not cells["tokens"].any():
+            raise InputError(f"{counts.name}: no cell has a count on a gene that the model knows")
+        shown = sample_rows(counts.n_cells, MOST_SHOWN)
+        result = Embedded(
+            n_cells=counts.n_cells,
+            width=embedder.width,
+            seconds=seconds,
+            cells_per_second=(counts.n_cells - first) / max(seconds, 1e-9),
+            provenance=_provenance(counts, embedder, genes, cells, options),
+            genes=genes,
+            warnings=find_warnings(cells, embedder.checkpoint.config.context),
+            cells=cells,
+            shown=shown,
+            vectors=np.array(partial.vectors()[shown]),
+        )
+        finish(out, partial, counts, result.provenance, options.key_added)
+        return result
+    except OutputError:
+        partial.close()
+        raise
+    except InputError:
+        # The input will not get better by going on.
+        if partial.fresh:
+            partial.discard()
+        raise
+    except KeyboardInterrupt:
+        if not partial.done:
+            partial.discard()
+            raise
+        raise Interrupted(
+            f"interrupted with {partial.done:,} of {counts.n_cells:,} cells done; "
+            "the same command with --resume goes on from there"
+        ) from None
+
+
+def sample_rows(n_cells: int, most: int) -> npt.NDArray[np.int64]:
+    """All rows, or an ascending random sample, always the same."""
+    if n_cells <= most:
+        return np.arange(n_cells)
+    return np.sort(np.random.default_rng(0).choice(n_cells, most, replace=False))
+
+
+def find_warnings(cells: npt.NDArray[Any], context: int) -> list[str]:
+    """What a user should know about these cells before trusting the vectors.
+
+    Parameters
+    ----------
+    cells
+        ``[n_cells]`` of `partial.CELL`.
+    context
+        Most genes that the model reads.
+    """
+    found = []
+    n_empty = int((cells["tokens"] == 0).sum())
+    if n_empty:
+        rows = np.flatnonzero(cells["tokens"] == 0)
+        examples = ", ".join(map(str, rows[:5])) + (", …" if n_empty > 5 else "")
+        found.append(
+            f"{n_empty:,} of {len(cells):,} cells have no count on a gene that the model knows; "
+            f"their vectors are zero (rows {examples}, counted from 0)."
+        )
+    total, known = int(cells["umis"].sum()), int(cells["umis_known"].sum())
+    if known < LOW_COVERAGE * total:
+        found.append(
+            f"Only {known / total:.0%} of the UMIs lie on genes that the model knows; "
+            "check the gene identifiers (--gene-key)."
+        )
+    median = float(np.median(cells["genes"]))
+    if median < FEW_GENES:
+        found.append(
+            f"Shallow cells: a median of {median:.0f} genes. Vectors of cells with fewer than "
+            f"{FEW_GENES} genes are dominated by chance."
+        )
+    cut = int((cells["genes_known"] > context).sum())
+    if 2 * cut > len(cells):
+        found.append(
+            f"{cut / len(cells):.0%} of the cells have more known genes than the {context:,} that "
+            "the model reads; it sees their highest ranks."
+        )
+    return found
+
+
+def _provenance(
+    counts: Counts,
+    embedder: Any,
+    genes: GeneMap,
+    cells: npt.NDArray[Any],
+    options: EmbedOptions,
+) -> dict[str, Any]:
+    config = embedder.checkpoint.config
+    umis = int(cells["umis"].sum())
+    return {
+        "cellscribe": metadata.version("cellscribe"),
+        "model": embedder.checkpoint.name,
+        "model_hash": embedder.checkpoint.hash,
+        "vocabulary_hash": embedder.checkpoint.vocabulary.hash,
+        "pooling": POOLING,
+        "context": config.context,
+        "precision": embedder.precision,
+        "device": embedder.device.type,
+        "dtype": options.dtype,
+        "source": Path(counts.name).name,
+        "layer": counts.layer,
+        "gene_key": genes.key,
+        "n_cells": counts.n_cells,
+        "n_empty_cells": int((cells["tokens"] == 0).sum()),
+        "n_genes": genes.n_genes,
+        "n_genes_known": genes.n_known,
+        "umis": umis,
+        "umis_known": int(cells["umis_known"].sum()),
+    }

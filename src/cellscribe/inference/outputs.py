@@ -1,0 +1,202 @@
+"""Finished vectors -> the file that was asked for, written by blocks and put in place whole.
+
+- ``.npy``: the matrix. ``.parquet``: ``cell_id`` and ``embedding`` (fixed-size list). What the
+  vectors are stands beside them in ``OUT.json``.
+- ``.h5ad``, ``.zarr``: AnnData with the vectors in ``obsm`` and what they are in
+  ``uns["cellscribe"]``. A container of the same form is copied with all it holds; any other input
+  gives ``X``, ``obs`` and ``var``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellscribe.cells.counts import Counts
+from cellscribe.cells.pipeline import BLOCK
+from cellscribe.errors import InputError
+from cellscribe.inference.partial import GO_ON, Partial
+from cellscribe.writing import disk_errors, remove, replace, writing
+
+FORMS = (".npy", ".h5ad", ".zarr", ".parquet")
+CONTAINERS = {".h5ad": "h5ad", ".zarr": "zarr"}
+
+
+def check_form(out: Path) -> None:
+    """Refuse an output that is of no known form."""
+    if out.suffix not in FORMS:
+        raise InputError(f"{out}: end the output's name in one of {', '.join(FORMS)}")
+
+
+def finish(
+    out: Path, partial: Partial, counts: Counts, provenance: Mapping[str, Any], key_added: str
+) -> None:
+    """Write `out` from a complete run and remove the partial folder.
+
+    Raises
+    ------
+    OutputError
+        The disk is full; the run can be resumed.
+    """
+    partial.close()
+    made = partial.folder / f"out{out.suffix}"
+    with disk_errors(out, GO_ON):
+        # Of an attempt that the disk, or a kill, cut short.
+        remove(made)
+        if out.suffix in CONTAINERS:
+            _write_container(made, partial.vectors(), counts, provenance, key_added)
+        else:
+            if out.suffix == ".npy":
+                made = partial.folder / "vectors.npy"
+            else:
+                _write_parquet(made, partial.vectors(), counts)
+            with writing(sidecar(out)) as beside:
+                beside.write_text(json.dumps(dict(provenance), indent=2) + "\n", encoding="utf-8")
+        _settle(made)
+        replace(made, out)
+        remove(partial.folder)
+
+
+def sidecar(out: Path) -> Path:
+    """Path of the JSON beside a ``.npy`` or ``.parquet``."""
+    return out.with_name(f"{out.name}.json")
+
+
+def _settle(path: Path) -> None:
+    """Have a file on the disk before its name is."""
+    if path.is_file():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _write_parquet(path: Path, vectors: npt.NDArray[Any], counts: Counts) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    width = vectors.shape[1]
+    names = counts.obs.index.to_numpy(dtype=object)
+    kind = pa.float16() if vectors.dtype.itemsize == 2 else pa.float32()
+    schema = pa.schema({"cell_id": pa.string(), "embedding": pa.list_(kind, width)})
+    with pq.ParquetWriter(path, schema, use_dictionary=False, write_statistics=False) as writer:
+        for start in range(0, len(vectors), 64 * BLOCK):
+            some = slice(start, start + 64 * BLOCK)
+            flat = pa.array(np.asarray(vectors[some]).ravel(), kind)
+            columns = [
+                pa.array(names[some], pa.string()),
+                pa.FixedSizeListArray.from_arrays(flat, width),
+            ]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+
+
+def _write_container(
+    path: Path,
+    vectors: npt.NDArray[Any],
+    counts: Counts,
+    provenance: Mapping[str, Any],
+    key_added: str,
+) -> None:
+    copied = counts.form == CONTAINERS[path.suffix] and counts.path is not None
+    if copied:
+        assert counts.path is not None
+        (shutil.copytree if Path(counts.path).is_dir() else shutil.copyfile)(counts.path, path)
+    if path.suffix == ".h5ad":
+        import h5py
+
+        with h5py.File(path, "r+" if copied else "w") as root:
+            _fill(root, copied, vectors, counts, provenance, key_added)
+    else:
+        import zarr
+
+        indexed = copied and zarr.open_group(path, mode="r").metadata.consolidated_metadata
+        root = zarr.open_group(path, mode="r+" if copied else "w", use_consolidated=False)
+        _fill(root, copied, vectors, counts, provenance, key_added)
+        if indexed:
+            # The copy's index knows nothing of the vectors, and a reader would believe it.
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Consolidated metadata")
+                zarr.consolidate_metadata(root.store)
+
+
+def _fill(
+    root: Any,
+    copied: bool,
+    vectors: npt.NDArray[Any],
+    counts: Counts,
+    provenance: Mapping[str, Any],
+    key_added: str,
+) -> None:
+    from anndata import AnnData
+    from anndata.io import write_elem
+
+    if not copied:
+        obs, var = _plain(counts.obs), _plain(counts.var)
+        write_elem(root, "/", AnnData(obs=obs, var=var))
+        if "X" in root:
+            del root["X"]
+        _write_rows(root, counts)
+    for group in ("obsm", "uns"):
+        if group not in root:
+            write_elem(root, group, {})
+        elif not hasattr(root[group], "keys"):
+            raise InputError(
+                f"{counts.name} is of an AnnData version before 0.7; write it anew with anndata, "
+                "or name an output that ends in .npy"
+            )
+    obsm = root["obsm"]
+    if key_added in obsm:
+        del obsm[key_added]
+    rows = max(1, min(len(vectors), (1 << 20) // max(1, vectors.shape[1] * vectors.itemsize)))
+    options: dict[str, Any] = {"shape": vectors.shape, "dtype": vectors.dtype}
+    options["chunks"] = (rows, vectors.shape[1])
+    make = (
+        obsm.create_dataset
+        if hasattr(obsm, "create_dataset") and _is_h5(obsm)
+        else obsm.create_array
+    )
+    array = make(key_added, **options)
+    array.attrs["encoding-type"] = "array"
+    array.attrs["encoding-version"] = "0.2.0"
+    for start in range(0, len(vectors), rows):
+        array[start : start + rows] = vectors[start : start + rows]
+    about = root["uns"]
+    if "cellscribe" not in about:
+        write_elem(about, "cellscribe", {})
+    if key_added in about["cellscribe"]:
+        del about["cellscribe"][key_added]
+    write_elem(about["cellscribe"], key_added, dict(provenance))
+
+
+def _is_h5(group: Any) -> bool:
+    return type(group).__module__.startswith("h5py")
+
+
+def _write_rows(root: Any, counts: Counts) -> None:
+    """Append the counts to a new CSR ``X`` block by block."""
+    from anndata.io import sparse_dataset, write_elem
+
+    stored = None
+    for block in counts.blocks(BLOCK):
+        if stored is None:
+            # 64-bit places from the start: anndata cannot widen them later.
+            block.indptr = block.indptr.astype(np.int64)
+            write_elem(root, "X", block)
+            stored = sparse_dataset(root["X"])
+        else:
+            stored.append(block)
+
+
+def _plain(frame: Any) -> Any:
+    """Copy of a frame that anndata can store: repeated names stay, odd columns become text."""
+    frame = frame.copy()
+    for column in frame.columns:
+        if frame[column].dtype == object:
+            frame[column] = frame[column].astype(str)
+    return frame

@@ -1,0 +1,78 @@
+"""Weights that start from the training cells, so that few passes over few cells go further.
+
+What a masked-gene model learns first is how common genes are, and which genes are seen together.
+Both can be counted. A model for millions of cells needs neither and starts from noise.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.sparse import csr_matrix, diags
+
+from cellscribe.cells.rank import RankedCells
+from cellscribe.model.encoder import MaskedGeneModel
+
+SMOOTHING = 100
+"""Cells added to each gene's, so that a gene seen in two cells does not get an axis of its own."""
+LENGTH = 0.04
+"""Root mean square of the gene vectors, twice that of the noise they start from."""
+
+
+def start_from_cells(model: MaskedGeneModel, cells: RankedCells, seed: int) -> None:
+    """Set the head's bias to log frequencies, and add `gene_vectors` to the gene vectors.
+
+    Parameters
+    ----------
+    model
+        Just initialised.
+    cells
+        The training cells.
+    seed
+        Of the randomised singular value decomposition.
+    """
+    sightings = np.bincount(cells.tokens, minlength=model.config.vocab_size).clip(min=1)
+    vectors_VD = gene_vectors(cells, model.config.vocab_size, model.config.hidden_size, seed)
+    with torch.no_grad():
+        model.bias.copy_(torch.from_numpy(np.log(sightings / sightings.sum())))
+        model.encoder.genes.weight += torch.from_numpy(vectors_VD).float()
+
+
+def gene_vectors(
+    cells: RankedCells, vocabulary_size: int, width: int, seed: int
+) -> npt.NDArray[np.float64]:
+    """Place genes that are seen in the same cells near each other.
+
+    Correspondence analysis (Benzecri 1973) of which cell shows which gene, its first, trivial axis
+    left out, smoothed for rare genes.
+
+    Parameters
+    ----------
+    cells
+        ``B`` ranked cells.
+    vocabulary_size
+        ``V``.
+    width
+        ``D``, less than `B`.
+    seed
+        Of the randomised singular value decomposition.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[V, D]``; zeros for tokens that no cell shows.
+    """
+    from sklearn.utils.extmath import randomized_svd
+
+    shape = (len(cells.lengths), vocabulary_size)
+    shown = csr_matrix(
+        (np.ones(len(cells.tokens)), cells.tokens.astype(np.int32), cells.offsets), shape=shape
+    )
+    cells_of_gene = np.asarray(shown.sum(0)).ravel() + SMOOTHING
+    scaled = (
+        diags(1 / np.sqrt(np.maximum(cells.lengths, 1))) @ shown @ diags(1 / np.sqrt(cells_of_gene))
+    )
+    _, values, axes = randomized_svd(scaled, width + 1, n_iter=4, random_state=seed)
+    vectors_VD = axes[1:].T * np.sqrt(values[1:])
+    return vectors_VD * (LENGTH / np.sqrt((vectors_VD**2).mean()))

@@ -1,0 +1,87 @@
+"""Files that appear whole or not at all, and disk errors told in a line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cellscribe.errors import InputError
+
+
+class OutputError(InputError):
+    """The result cannot be written: disk full, no permission."""
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def check_target(out: Path, source: Path | None, *, overwrite: bool) -> None:
+    """Refuse a target that could lose something or cannot be written.
+
+    Raises
+    ------
+    InputError
+        `out` is the input itself, exists without `overwrite`, or its folder is not there or not
+        writable.
+    """
+    if source is not None:
+        here, there = out.resolve(), Path(source).resolve()
+        if here == there or (out.exists() and os.path.samefile(out, there)):
+            raise InputError(f"{out} is the input itself; name another output")
+        if there in here.parents:
+            raise InputError(f"{out} lies inside the input {source}; name another output")
+        if here in there.parents:
+            raise InputError(f"{out} contains the input {source}; name another output")
+    if out.exists() and not overwrite:
+        raise InputError(f"{out} exists already; give --overwrite to replace it, or another name")
+    folder = out.parent
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder} is not writable; write somewhere else")
+
+
+@contextmanager
+def disk_errors(
+    what: Path | str, mend: str = "free some space or write elsewhere"
+) -> Iterator[None]:
+    """Turn the errors of a disk into one line."""
+    try:
+        yield
+    except OSError as error:
+        # HDF5 packs the system's number into its own text.
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "errno = 28" in str(error)
+        reason = "the disk is full" if full else (error.strerror or str(error))
+        raise OutputError(f"{what} cannot be written: {reason}; {mend}") from error
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[Path]:
+    """Give a path beside `out` to write to; at the end it takes `out`'s place, or is removed."""
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    try:
+        with disk_errors(out):
+            yield partial
+            replace(partial, out)
+    finally:
+        remove(partial)
+
+
+def replace(partial: Path, out: Path) -> None:
+    """Put `partial` in `out`'s place; an old folder, which cannot be replaced at once, steps aside."""
+    if out.is_dir() and not out.is_symlink():
+        aside = out.with_name(f".{out.name}.replaced-{os.getpid()}")
+        os.rename(out, aside)
+        os.rename(partial, out)
+        remove(aside)
+    else:
+        os.replace(partial, out)

@@ -5,8 +5,8 @@
 Trains on the files in `TRAINING`; what README's quality table is measured on (`HELD_OUT`) is never
 read for medians or weights, only for two loss curves. The recipe is ``presets/mini.toml``. The run
 lies in ``runs/mini`` (state, metrics); at its end the checkpoint goes to
-``src/cellscribe/bundled/mini`` and the loss curve to ``benchmarks/mini``. On Linux, logits of 100 MB
-make malloc give memory back at every step; ``MALLOC_MMAP_THRESHOLD_=8589934592
+``src/cellscribe/bundled/mini`` and the loss curve to ``benchmarks/mini``. On Linux, logits of 100
+MB make malloc give memory back at every step; ``MALLOC_MMAP_THRESHOLD_=8589934592
 MALLOC_TRIM_THRESHOLD_=8589934592`` in the environment makes a step twice as fast.
 """
 
@@ -31,8 +31,9 @@ from cellscribe.cells.rank import RankedCells, rank_cells
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig, from_mapping, read_toml
 from cellscribe.model.checkpoint import save_checkpoint
-from cellscribe.model.encoder import MaskedGeneModel, count_parameters
+from cellscribe.model.encoder import MaskedGeneModel, count_parameters, initialise
 from cellscribe.training.loop import TrainConfig, train
+from cellscribe.training.start import start_from_cells
 
 TRAINING = (
     "malt_10x_streak",
@@ -67,7 +68,7 @@ def candidates() -> Vocabulary:
 
 
 def read_by_gene(path: Path, genes: Vocabulary) -> tuple[csr_matrix, npt.NDArray[np.float64]]:
-    """Counts with one column a token, ``[B, V]``, and each cell's total over all columns, ``[B]``."""
+    """Counts with one column a token, ``[B, V]``, and cells' totals over all columns, ``[B]``."""
     with open_counts(path) as counts:
         matrix = vstack(list(counts.blocks()), format="csr").astype(np.float64)
         token = map_genes(counts.var, genes, name=counts.name).token
@@ -78,7 +79,10 @@ def read_by_gene(path: Path, genes: Vocabulary) -> tuple[csr_matrix, npt.NDArray
 
 
 def build_vocabulary(data: Path) -> Vocabulary:
-    """Choose the `N_GENES` genes seen in most training cells, with exact medians of non-zero counts per 10,000."""
+    """Choose the `N_GENES` genes seen in most training cells.
+
+    Medians are exact: of a gene's non-zero counts per 10,000 over all training cells.
+    """
     genes = candidates()
     scaled = []
     for name in TRAINING:
@@ -119,14 +123,29 @@ def sample_of(cells: RankedCells, n_cells: int) -> RankedCells:
     return RankedCells.concatenate([cells.slice(row, row + 1) for row in rows])
 
 
+def save_start(
+    config: ModelConfig,
+    cells: RankedCells,
+    recipe: TrainConfig,
+    vocabulary: Vocabulary,
+    target: Path,
+) -> None:
+    """Save the network as training begins, so that what training adds can be measured."""
+    if not target.exists():
+        model = MaskedGeneModel(config)
+        initialise(model, recipe.seed)
+        start_from_cells(model, cells, recipe.seed)
+        save_checkpoint(target, model, vocabulary, {"weights": "counted, not trained"})
+
+
 def card(provenance: dict[str, Any]) -> str:
     """Write the checkpoint's README."""
     lines = [
         "# mini",
         "",
-        "The model that comes with cellscribe: a BERT encoder of genes ranked by expression, trained",
-        "from scratch with cellscribe's own code. It is small on purpose; it shows what the method",
-        "does on a laptop and is not a substitute for a model trained on millions of cells.",
+        "The model that comes with cellscribe: a BERT encoder of genes ranked by expression,",
+        "trained from scratch with cellscribe's own code. It is small on purpose; it shows what",
+        "the method does on a laptop and does not replace a model trained on millions of cells.",
         "",
         *(f"- {key}: {value}" for key, value in provenance.items() if not isinstance(value, list)),
         "",
@@ -164,6 +183,7 @@ def main() -> None:
         for key, name in HELD_OUT.items()
     }
     model = MaskedGeneModel(model_config)
+    save_start(model_config, cells, recipe, vocabulary, options.run / "start")
     hours, last = train(model, cells, validation, vocabulary, recipe, options.run)
     provenance = {
         "cells": f"{len(cells.lengths):,}",

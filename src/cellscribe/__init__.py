@@ -1,8 +1,8 @@
 """Single cells to vectors.
 
 ``embed`` for an AnnData or a file, ``load`` for a model to keep, ``embed_file`` from file to file,
-``tokenize``, ``info``; ``sample`` gives a few hundred real cells to try them on. Everything is imported
-when first used.
+``tokenize``, ``info``; ``sample`` gives a few hundred real cells to try them on. Everything is
+imported when first used.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 Progress = Callable[[int, int], None]
+
+
+def tell(line: str) -> None:
+    """Say something that is not a result."""
+    print(line, file=sys.stderr)
 
 
 def embed(
@@ -131,8 +137,7 @@ def embed_file(
     options = options or EmbedOptions()
     report, map_png = (None if path is None else Path(path) for path in (report, map_png))
     drawn = [path for path in (report, map_png) if path is not None]
-    words = {} if say is None else {"say": say}
-    with open_counts(source, layer=options.layer, **words) as counts:
+    with open_counts(source, layer=options.layer, say=say or tell) as counts:
         if drawn:
             from cellscribe.report.embedding import check_wishes, draw
 
@@ -230,6 +235,7 @@ def info(model: str | Path = "mini") -> dict[str, Any]:
         facts = {"name": checkpoint.name, "weights": f"hash {checkpoint.hash}"}
         rest = {"gene table": f"hash {checkpoint.vocabulary.hash}", **checkpoint.provenance}
     length = config.context + config.cls_token
+    work, work_half = (flops_per_cell(config, n) / 1e9 for n in (length, length // 2))
     facts |= {
         "parameters": f"{parameters:,}",
         "shape": f"{config.num_hidden_layers} layers, {config.hidden_size} wide, "
@@ -237,8 +243,8 @@ def info(model: str | Path = "mini") -> dict[str, Any]:
         "vector": f"{config.hidden_size} values a cell",
         "vocabulary": f"{config.vocab_size:,} tokens",
         "context": f"{config.context:,} genes",
-        "work": f"{flops_per_cell(config, length) / 1e9:.2f} GFLOP for a cell of {config.context:,} "
-        f"genes, {flops_per_cell(config, length // 2) / 1e9:.2f} for one of {config.context // 2:,}",
+        "work": f"{work:.2f} GFLOP for a cell of {config.context:,} genes, "
+        f"{work_half:.2f} for one of {config.context // 2:,}",
     }
     return facts | rest
 

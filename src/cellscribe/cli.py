@@ -238,6 +238,32 @@ def bench_memory(
     print(verbs.bench_memory(data, cells, model, device, scratch, out))
 
 
+@bench.command(name="quality")
+def bench_quality(
+    *,
+    data: Path,
+    model: str = "mini",
+    also: tuple[Path, ...] = (),
+    out: Path = Path("benchmarks/results"),
+) -> None:
+    """Cell types by a linear probe, beside random weights and log-normalised PCA.
+
+    Parameters
+    ----------
+    data
+        Folder of labelled h5ad files that the model never saw.
+    model
+        A bundled model or a checkpoint directory.
+    also
+        Further checkpoint directories to measure beside it.
+    out
+        Folder of results.
+    """
+    from cellscribe.bench.quality import bench_quality as measure
+
+    print(measure(data, model, also, out))
+
+
 def need_peers() -> None:
     """Refuse a comparison whose other side is not installed."""
     from importlib.util import find_spec

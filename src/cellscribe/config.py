@@ -1,8 +1,8 @@
 """Every setting, as frozen keyword-only dataclasses.
 
-The same tree is the command line's flags, the TOML under them, and the header that a checkpoint or a
-result carries. Model fields keep Hugging Face's names, so that a checkpoint's ``config.json`` is read
-by ``transformers`` unchanged.
+The same tree is the command line's flags, the TOML under them, and the header that a checkpoint or
+a result carries. Model fields keep Hugging Face's names, so that a checkpoint's ``config.json`` is
+read by ``transformers`` unchanged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Shape of the encoder. Defaults are sc-FM's geneformer-10M-240530 (NVIDIA sc-FM model card)."""
+    """Shape of the encoder; defaults are geneformer-10M-240530 (NVIDIA sc-FM model card)."""
 
     vocab_size: int = 25_429
     """Tokens: 25,424 genes and 5 special tokens."""

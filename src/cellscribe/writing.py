@@ -77,7 +77,7 @@ def writing(out: Path) -> Iterator[Path]:
 
 
 def replace(partial: Path, out: Path) -> None:
-    """Put `partial` in `out`'s place; an old folder, which cannot be replaced at once, steps aside."""
+    """Put `partial` in `out`'s place; an old folder cannot be replaced at once: it steps aside."""
     if out.is_dir() and not out.is_symlink():
         aside = out.with_name(f".{out.name}.replaced-{os.getpid()}")
         os.rename(out, aside)

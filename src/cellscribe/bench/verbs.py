@@ -53,7 +53,7 @@ def bench_tokenize(
     out
         Folder of results.
     """
-    from cellscribe.cells.tokenize import tokenize_file
+    from cellscribe.api import tokenize
 
     vocabulary, context, cls_token = _gene_table(model)
     with tempfile.TemporaryDirectory() as name:
@@ -63,7 +63,7 @@ def bench_tokenize(
         made_of = real_cells(data, cells, source)
 
         def ours(file: Path, target: Path) -> None:
-            tokenize_file(file, target.with_suffix(".parquet"), model=model)
+            tokenize(file, target.with_suffix(".parquet"), model=model)
 
         def peer(file: Path, target: Path) -> None:
             peers.tokenize_peer(file, target, vocabulary, context=context, cls_token=cls_token)

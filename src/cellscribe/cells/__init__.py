@@ -1,0 +1,1 @@
+"""Files of counts to ranked cells and tokens."""

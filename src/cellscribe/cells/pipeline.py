@@ -1,7 +1,7 @@
 """From an opened file to ranked cells, block by block, with reading, ranking and use side by side.
 
-One thread reads (HDF5 and zlib let go of Python's lock), a few rank, and the caller works on what is
-ready. At most a handful of blocks exist at a time, so memory does not grow with the file.
+One thread reads (HDF5 and zlib let go of Python's lock), a few rank, and the caller works on what
+is ready. At most a handful of blocks exist at a time, so memory does not grow with the file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -35,7 +35,7 @@ def usable_cores() -> int:
 
 def ranked_blocks(
     counts: Counts, genes: GeneMap, vocabulary: Vocabulary, context: int, *, start: int = 0
-) -> Iterator[RankedCells]:
+) -> Generator[RankedCells]:
     """Ranked cells from row `start` on, `BLOCK` at a time.
 
     Raises
@@ -52,7 +52,7 @@ def ranked_blocks(
         yield from ordered_map(pool, rank, blocks, ahead=usable_cores())
 
 
-def read_ahead(items: Iterable[T], *, depth: int) -> Iterator[T]:
+def read_ahead(items: Iterable[T], *, depth: int) -> Generator[T]:
     """Produce `items` in a thread of their own, at most `depth` waiting; errors come through."""
     ready: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
     stop = threading.Event()
@@ -72,7 +72,7 @@ def read_ahead(items: Iterable[T], *, depth: int) -> Iterator[T]:
                 if not put((True, item)):
                     return
             put((False, None))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  (raised again where the items are used)
             put((False, error))
 
     thread = threading.Thread(target=produce, name="read", daemon=True)
@@ -94,7 +94,7 @@ def read_ahead(items: Iterable[T], *, depth: int) -> Iterator[T]:
 
 def ordered_map(
     pool: Executor, function: Callable[[T], R], items: Iterable[T], *, ahead: int
-) -> Iterator[R]:
+) -> Generator[R]:
     """Apply `function` in the pool, results in order, at most `ahead` unfinished or unread."""
     waiting: deque[Future[R]] = deque()
     items = iter(items)

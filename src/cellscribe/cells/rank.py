@@ -129,10 +129,10 @@ def rank_cells(
     )
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _fill_keys(
+@numba.njit(cache=True, nogil=True)
+def _fill_keys(  # type: ignore[no-untyped-def]
     indptr, indices, data, token_of_column, medians, sum_first, keys, ends, umis, umis_known, genes
-):  # type: ignore[no-untyped-def]
+):
     total_of_token = np.zeros(len(medians) if sum_first else 0, dtype=np.float64)
     touched = np.empty(len(medians) if sum_first else 0, dtype=np.int64)
     value = np.empty(1, dtype=np.float64)
@@ -173,7 +173,7 @@ def _fill_keys(
         umis_known[cell] = np.int64(total_known)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _unpack_keys(keys, starts, offsets, tokens):  # type: ignore[no-untyped-def]
     for cell in range(len(starts)):
         shift = starts[cell] - offsets[cell]

@@ -1,8 +1,8 @@
 """A file of counts -> a Parquet file of tokens.
 
 Columns: ``cell_id``, ``input_ids`` (``list<uint16>``, [CLS] first where the model has it) and
-``length``. The file opens with ``datasets.load_dataset("parquet", ...)``; what the tokens mean stands
-in its schema's metadata under ``cellscribe``.
+``length``. The file opens with ``datasets.load_dataset("parquet", ...)``; what the tokens mean
+stands in its schema's metadata under ``cellscribe``.
 """
 
 from __future__ import annotations

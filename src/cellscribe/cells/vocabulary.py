@@ -1,7 +1,7 @@
 """The gene vocabulary: which gene is which token, and each gene's median.
 
-One text file, ``genes.tsv`` (``token  ensembl_id  symbol  median``), special tokens first, is all that
-a tokeniser needs beside the counts. It is plain text so that a diff, a spreadsheet and another
+One text file, ``genes.tsv`` (``token  ensembl_id  symbol  median``), special tokens first, is all
+that a tokeniser needs beside the counts. It is plain text so that a diff, a spreadsheet and another
 program can read it; its content hash travels with every embedding and every corpus.
 """
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from cellscribe.errors import InputError
 
 SPECIAL_TOKENS = ("[CLS]", "[MASK]", "[PAD]", "[SEP]", "[UKW]")
-"""sc-FM's special tokens; their ids are their places, 0-4 (model card, BioNeMo geneformer vocabulary)."""
+"""sc-FM's special tokens; their ids are their places, 0-4 (BioNeMo's geneformer vocabulary)."""
 CLS, MASK, PAD, SEP, UKW = range(5)
 
 COLUMNS = ("token", "ensembl_id", "symbol", "median")
@@ -71,7 +71,7 @@ class Vocabulary:
         return {name: token for token, name in enumerate(self.ids)}
 
     def to_text(self) -> str:
-        """Render the table as ``genes.tsv``; medians keep every bit (shortest round-trip decimal)."""
+        """Render the table as ``genes.tsv``; medians keep every bit."""
         rows = ["\t".join(COLUMNS)]
         for token, (name, symbol, median) in enumerate(
             zip(self.ids, self.symbols, self.medians, strict=True)
@@ -129,7 +129,8 @@ class Vocabulary:
             fields = line.split("\t")
             if len(fields) != len(COLUMNS) or fields[0] != str(place):
                 raise InputError(
-                    f"{path}, line {place + 2}: expected token {place} and {len(COLUMNS)} tab-separated fields"
+                    f"{path}, line {place + 2}: expected token {place} and "
+                    f"{len(COLUMNS)} tab-separated fields"
                 )
             ids.append(fields[1])
             symbols.append(fields[2])

@@ -1,1 +1,1 @@
-
+"""Ranked cells to vectors, and runs from file to file."""

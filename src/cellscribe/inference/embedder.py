@@ -305,10 +305,10 @@ class _Started:
 
 
 class _Workers:
-    """CPU workers of one torch thread each; the caller's own number of threads is left as it was."""
+    """CPU workers of one torch thread each; the caller's number of threads stays as it was."""
 
     def __init__(self, n: int) -> None:
-        # torch keeps the number per thread once it has been asked for, else the workers' would spread.
+        # Once asked for, torch keeps the number per thread; else the workers' would spread.
         self._threads_before = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(
             n, thread_name_prefix="embed", initializer=torch.set_num_threads, initargs=(1,)

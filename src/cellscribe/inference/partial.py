@@ -2,8 +2,8 @@
 
 ``OUT.partial/`` holds ``vectors.npy`` (the finished rows, appended), ``cells.bin`` (what each cell
 held, see `CELL`) and ``state.json`` (what is being made of what, and how many rows are safe). A run
-that is killed at any moment goes on from there, and since blocks always begin at the same rows, with
-the same bytes as if nothing had happened.
+that is killed at any moment goes on from there, and since blocks always begin at the same rows,
+with the same bytes as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CELL = np.dtype(
         ("tokens", "<i4"),
     ]
 )
-"""One cell: UMIs and detected genes, in all and known to the vocabulary; genes that the model read."""
+"""One cell: UMIs and detected genes, in all and known; genes that the model read."""
 GO_ON = "free some space and go on with the same command and --resume"
 
 
@@ -179,7 +179,7 @@ def npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
 
 
 def fingerprint(counts: Counts) -> str:
-    """Tell one input from another without reading it all: sizes of its files, some bytes, its genes."""
+    """Tell inputs apart without reading them whole: sizes of files, some bytes, genes."""
     digest = hashlib.sha256()
     digest.update(f"{counts.n_cells} {counts.n_genes} {counts.layer}".encode())
     digest.update("\n".join(map(str, counts.var.index)).encode())

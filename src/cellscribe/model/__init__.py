@@ -1,1 +1,1 @@
-
+"""The encoder, its attention and its checkpoints."""

@@ -1,10 +1,11 @@
 """Attention, one function per layout of a batch, with one signature.
 
 ``padded`` takes ``[B, L, H, K]`` and hides what lies behind each cell's end; ``packed`` takes the
-tokens of all cells one after the other, ``[N, H, K]``, and never touches padding at all. Both are full
-attention within a cell: the order of genes is in the position vectors, not in a mask.
+tokens of all cells one after the other, ``[N, H, K]``, and never touches padding at all. Both are
+full attention within a cell: the order of genes is in the position vectors, not in a mask.
 
-Letters: ``B`` cells, ``L`` tokens of the longest, ``N`` tokens of all, ``H`` heads, ``K`` head width.
+Letters: ``B`` cells, ``L`` tokens of the longest, ``N`` tokens of all, ``H`` heads, ``K`` head
+width.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +23,7 @@ from cellscribe.model import attention_cpu
 
 @dataclass(frozen=True)
 class Cells:
-    """Where each cell of a batch lies: its lengths, kept on the host, so nothing waits for a GPU."""
+    """Where each cell of a batch lies; lengths stay on the host, so nothing waits for a GPU."""
 
     lengths: tuple[int, ...]
     device: torch.device
@@ -110,8 +112,7 @@ def has_varlen_kernel(tensor: torch.Tensor) -> bool:
     """Whether torch's variable-length attention runs on this tensor's device and dtype."""
     if tensor.device.type != "cuda" or tensor.dtype not in (torch.bfloat16, torch.float16):
         return False
-    try:
-        import torch.nn.attention.varlen
-    except ImportError:
+    # Since torch 2.10.
+    if find_spec("torch.nn.attention.varlen") is None:
         return False
     return torch.cuda.get_device_capability(tensor.device) >= (8, 0)

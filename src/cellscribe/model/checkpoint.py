@@ -1,4 +1,4 @@
-"""Checkpoints: a directory of ``config.json``, ``model.safetensors``, ``genes.tsv`` and ``README.md``.
+"""Checkpoints: directories of ``config.json``, ``model.safetensors``, ``genes.tsv``, ``README.md``.
 
 Names and shapes of the weights are those of Hugging Face's ``BertForMaskedLM``, so
 ``AutoModelForMaskedLM.from_pretrained(directory)`` reads it as it is. Nothing is ever pickled.

@@ -1,12 +1,13 @@
 """The encoder: BERT as published for Geneformer, with the precision of sc-FM.
 
 - gene + learned position (+ token type row 0), LayerNorm, dropout; blocks; masked-gene head tied to
-  the gene vectors. ``norm = "pre"`` is Megatron's variant: norms inside the branches, one at the end,
-  none on the embeddings.
+  the gene vectors. ``norm = "pre"`` is Megatron's variant: norms inside the branches, one at the
+  end, none on the embeddings.
 - parameters, residual stream and LayerNorm in float32; matrix products in `compute_dtype`. There is
   no autocast: `Linear` casts what it multiplies, and nothing else is cast.
 - everything but attention works place by place, so the same modules serve padded ``[B, L]`` and
-  packed ``[N]`` tokens; the caller picks the layout by passing `attention.padded` or `attention.packed`.
+  packed ``[N]`` tokens; the caller picks the layout by passing `attention.padded` or
+  `attention.packed`.
 
 Letters: ``B`` cells, ``L`` tokens, ``N`` packed tokens, ``D`` width, ``H`` heads, ``K`` head width,
 ``F`` feed-forward width, ``V`` vocabulary; ``...`` stands for ``B, L`` or ``N``.

@@ -1,1 +1,1 @@
-
+"""Masked-gene training."""

@@ -1,10 +1,10 @@
 """Masked-gene training on one device, top to bottom.
 
-The cells are packed tokens in memory. Each step takes the next cells of the epoch's shuffle, keeps at
-most `tokens_per_cell` of their genes (a random subset, each with its true rank: cells are seen
+The cells are packed tokens in memory. Each step takes the next cells of the epoch's shuffle, keeps
+at most `tokens_per_cell` of their genes (a random subset, each with its true rank: cells are seen
 about four times as often for the same work, and never twice alike), masks, and steps AdamW. Every
-step leaves a line in ``metrics.jsonl``; the newest state lies in ``state.safetensors``, from which a
-killed run goes on with the very same next step.
+step leaves a line in ``metrics.jsonl``; the newest state lies in ``state.safetensors``, from which
+a killed run goes on with the very same next step.
 """
 
 from __future__ import annotations
@@ -273,7 +273,7 @@ def save_state(
     step: int,
     seconds: float,
 ) -> None:
-    """Save weights and optimiser so that `load_state` goes on from `step`; replaces the last whole."""
+    """Save weights and optimiser, from which `load_state` goes on at `step`."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}

@@ -1,8 +1,8 @@
 """Which genes of a cell are hidden from the model, and how.
 
 Exactly ``round(0.15 n)`` of a cell's ``n`` gene tokens are chosen, at least one and never a special
-token; of these 80 % become [MASK], 10 % a random gene, 10 % stay (sc-FM model card). The draw depends
-on (seed, epoch, cell) alone, so neither batches nor workers nor resumption change a mask.
+token; of these 80 % become [MASK], 10 % a random gene, 10 % stay (sc-FM model card). The draw
+depends on (seed, epoch, cell) alone, so neither batches nor workers nor resumption change a mask.
 """
 
 from __future__ import annotations

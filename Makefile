@@ -43,7 +43,8 @@ lint: $(VENV)/.stamp-dev
 bench: $(VENV)/.stamp-dev
 	$(BIN)/cellscribe bench tokenize --data $(DATA)
 	$(BIN)/cellscribe bench embed --data $(DATA)
-	$(BIN)/cellscribe bench memory --data $(DATA)
+	$(BIN)/cellscribe bench quality --data $(DATA)
+	$(BIN)/cellscribe bench memory --data $(DATA) --context 64
 	$(BIN)/python scripts/render_tables.py
 
 clean:

@@ -87,12 +87,13 @@ def embed_table(results: list[Result]) -> str:
 
 
 def memory_table(results: list[Result]) -> str:
-    columns = ["embed, memory", "counts of the file", "peak", "growth over the run", "cells/s"]
+    columns = ["embed, memory", "genes read", "counts", "peak", "growth over the run", "cells/s"]
     return table(
         columns,
         [
             [
                 f"{r['settings']['cells']:,} cells, {r['settings']['model']}",
+                f"first {r['settings']['context']:,}",
                 f"{r['counts_in_memory_mb'] / 1e3:.1f} GB",
                 f"{r['peak_mb'] / 1e3:.2f} GB",
                 f"{r['growth_mb'] / 1e3:.2f} GB",

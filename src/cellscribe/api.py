@@ -81,7 +81,10 @@ def embed(
     vectors = embedder.embed(source, **words, progress=progress)
     if isinstance(source, str | Path):
         return vectors
-    adata = source.copy() if copy else source
+    adata = source
+    if copy:
+        # A backed one has no copy but in another file.
+        adata = source.to_memory() if source.isbacked else source.copy()
     adata.obsm[key_added] = vectors
     about = dict(adata.uns.get("cellscribe", {}))
     about[key_added] = {
@@ -141,7 +144,7 @@ def embed_file(
         if drawn:
             from cellscribe.report.embedding import check_wishes, draw
 
-            check_wishes(counts, color_by, drawn)
+            check_wishes(counts, color_by, drawn, Path(out))
         result = embed_counts(counts, Path(out), options, progress=progress)
         if drawn:
             draw(

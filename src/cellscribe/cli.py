@@ -213,6 +213,7 @@ def bench_memory(
     cells: int = 1_000_000,
     model: str = "mini",
     device: str = "cpu",
+    context: int | None = None,
     scratch: Path | None = None,
     out: Path = Path("benchmarks/results"),
 ) -> None:
@@ -228,6 +229,8 @@ def bench_memory(
         A preset (random weights), a bundled model or a checkpoint directory.
     device
         auto, cpu or a CUDA device.
+    context
+        Most genes a cell; the model's own number if not given.
     scratch
         Where to put the file; the system's folder for temporary files if not given.
     out
@@ -235,7 +238,7 @@ def bench_memory(
     """
     from cellscribe.bench import verbs
 
-    print(verbs.bench_memory(data, cells, model, device, scratch, out))
+    print(verbs.bench_memory(data, cells, model, device, context, scratch, out))
 
 
 @bench.command(name="quality")

@@ -81,7 +81,11 @@ def replace(partial: Path, out: Path) -> None:
     if out.is_dir() and not out.is_symlink():
         aside = out.with_name(f".{out.name}.replaced-{os.getpid()}")
         os.rename(out, aside)
-        os.rename(partial, out)
+        try:
+            os.rename(partial, out)
+        except BaseException:
+            os.rename(aside, out)
+            raise
         remove(aside)
     else:
         os.replace(partial, out)

@@ -122,15 +122,17 @@ class Vocabulary:
             raise InputError(
                 f"{path}: not a text file; a gene table is tab-separated UTF-8"
             ) from None
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
         if not lines or tuple(lines[0].split("\t")) != COLUMNS:
             raise InputError(f"{path}: the first line must be {' '.join(COLUMNS)}, tab-separated")
         ids, symbols, medians = [], [], []
         for place, line in enumerate(lines[1:]):
             fields = line.split("\t")
-            if len(fields) != len(COLUMNS) or fields[0] != str(place):
+            if len(fields) != len(COLUMNS) or fields[0] != str(place) or not fields[1]:
                 raise InputError(
-                    f"{path}, line {place + 2}: expected token {place} and "
-                    f"{len(COLUMNS)} tab-separated fields"
+                    f"{path}, line {place + 2}: expected token {place}, an id, a symbol and "
+                    "a median, tab-separated"
                 )
             ids.append(fields[1])
             symbols.append(fields[2])

@@ -17,7 +17,7 @@ from cellscribe.cells.genes import GeneMap, map_genes
 from cellscribe.config import EmbedOptions
 from cellscribe.errors import InputError
 from cellscribe.inference.outputs import check_form, finish, sidecar
-from cellscribe.inference.partial import Partial, fingerprint
+from cellscribe.inference.partial import Partial, fingerprint, partial_folder
 from cellscribe.model.header import read_header
 from cellscribe.writing import OutputError, check_target
 
@@ -83,10 +83,12 @@ def embed_counts(
     Interrupted
         Ctrl-C; likewise.
     """
-    check_form(out)
-    check_target(out, counts.path, overwrite=options.overwrite or options.resume)
+    check_form(out, options.key_added)
+    # Who goes on with a run has agreed to what it replaces.
+    replacing = options.overwrite or (options.resume and partial_folder(out).exists())
+    check_target(out, counts.path, overwrite=replacing)
     if out.suffix in (".npy", ".parquet"):
-        check_target(sidecar(out), counts.path, overwrite=options.overwrite or options.resume)
+        check_target(sidecar(out), counts.path, overwrite=replacing)
     header = read_header(options.model)
     genes = map_genes(counts.var, header.vocabulary, gene_key=options.gene_key, name=counts.name)
     # torch takes its time to import: all that can be refused without it is behind us.

@@ -218,9 +218,7 @@ class Embedder:
         if self.device.type == "cuda":
             from cellscribe.inference.gpu import gpu_blocks
 
-            yield from gpu_blocks(
-                self._encoder, self.checkpoint, counts, genes, self.device, start, progress
-            )
+            yield from gpu_blocks(self._encoder, self.checkpoint, counts, genes, start, progress)
             return
         config, vocabulary = self.checkpoint.config, self.checkpoint.vocabulary
         done = start

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+from pandas.api.types import infer_dtype, is_numeric_dtype
 
 from cellscribe.cells.counts import Counts
 from cellscribe.cells.pipeline import BLOCK
@@ -30,10 +32,12 @@ FORMS = (".npy", ".h5ad", ".zarr", ".parquet")
 CONTAINERS = {".h5ad": "h5ad", ".zarr": "zarr"}
 
 
-def check_form(out: Path) -> None:
-    """Refuse an output that is of no known form."""
+def check_form(out: Path, key_added: str) -> None:
+    """Refuse an output that is of no known form, or vectors that could not be found in it."""
     if out.suffix not in FORMS:
         raise InputError(f"{out}: end the output's name in one of {', '.join(FORMS)}")
+    if key_added in ("", ".", "..") or "/" in key_added:
+        raise InputError(f"{key_added!r} cannot name vectors (--key-added); give a plain name")
 
 
 def finish(
@@ -133,18 +137,20 @@ def _fill(
     provenance: Mapping[str, Any],
     key_added: str,
 ) -> None:
-    from anndata import AnnData
-    from anndata.io import write_elem
-
     if not copied:
-        obs, var = _plain(counts.obs), _plain(counts.var)
-        write_elem(root, "/", AnnData(obs=obs, var=var))
+        from anndata import AnnData
+
+        with warnings.catch_warnings():
+            # They are kept as they are.
+            warnings.filterwarnings("ignore", message=".* names are not unique")
+            empty = AnnData(obs=_plain(counts.obs), var=_plain(counts.var))
+        _write(root, "/", empty)
         if "X" in root:
             del root["X"]
         _write_rows(root, counts)
     for group in ("obsm", "uns"):
         if group not in root:
-            write_elem(root, group, {})
+            _write(root, group, {})
         elif not hasattr(root[group], "keys"):
             raise InputError(
                 f"{counts.name} is of an AnnData version before 0.7; write it anew with anndata, "
@@ -167,11 +173,17 @@ def _fill(
     for start in range(0, len(vectors), rows):
         array[start : start + rows] = vectors[start : start + rows]
     about = root["uns"]
-    if "cellscribe" not in about:
-        write_elem(about, "cellscribe", {})
-    if key_added in about["cellscribe"]:
-        del about["cellscribe"][key_added]
-    write_elem(about["cellscribe"], key_added, dict(provenance))
+    if not hasattr(about.get("cellscribe"), "keys"):
+        _write(about, "cellscribe", {})
+    _write(about["cellscribe"], key_added, dict(provenance))
+
+
+def _write(group: Any, key: str, element: Any) -> None:
+    """Write an element as anndata does; zarr without shards, which could not be appended to."""
+    from anndata.io import write_elem
+
+    storage = {} if _is_h5(group) else {"shards": None}
+    write_elem(group, key, element, dataset_kwargs=storage)
 
 
 def _is_h5(group: Any) -> bool:
@@ -180,23 +192,30 @@ def _is_h5(group: Any) -> bool:
 
 def _write_rows(root: Any, counts: Counts) -> None:
     """Append the counts to a new CSR ``X`` block by block."""
-    from anndata.io import sparse_dataset, write_elem
+    from anndata.io import sparse_dataset
 
     stored = None
     for block in counts.blocks(BLOCK):
         if stored is None:
             # 64-bit places from the start: anndata cannot widen them later.
             block.indptr = block.indptr.astype(np.int64)
-            write_elem(root, "X", block)
+            _write(root, "X", block)
             stored = sparse_dataset(root["X"])
         else:
             stored.append(block)
 
 
-def _plain(frame: Any) -> Any:
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
     """Copy of a frame that anndata can store: repeated names stay, odd columns become text."""
-    frame = frame.copy()
-    for column in frame.columns:
-        if frame[column].dtype == object:
-            frame[column] = frame[column].astype(str)
-    return frame
+    columns = {str(name): _storable(frame.iloc[:, at]) for at, name in enumerate(frame.columns)}
+    # A column may have the index's name, which anndata takes for a mistake.
+    index = frame.index.rename(None if frame.index.name in columns else frame.index.name)
+    return pd.DataFrame({name: column.array for name, column in columns.items()}, index=index)
+
+
+def _storable(column: pd.Series) -> pd.Series:
+    kinds = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
+    if is_numeric_dtype(kinds) or infer_dtype(kinds, skipna=False) == "string":
+        return column
+    # As categories, because a missing one stays missing.
+    return column.astype(object).where(column.isna(), column.astype(str)).astype("category")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +22,7 @@ from cellscribe.cells.counts import Counts
 from cellscribe.cells.rank import RankedCells
 from cellscribe.config import OutputDtype
 from cellscribe.errors import InputError
-from cellscribe.writing import OutputError, disk_errors, remove
+from cellscribe.writing import disk_errors, remove
 
 CELL = np.dtype(
     [
@@ -57,7 +58,7 @@ class Partial:
         resume: bool,
         overwrite: bool,
     ) -> None:
-        self.folder = out.with_name(f"{out.name}.partial")
+        self.folder = partial_folder(out)
         self.shape, self.dtype = shape, np.dtype(dtype).newbyteorder("<")
         self.identity = json.loads(json.dumps(identity))
         self.done = 0
@@ -74,13 +75,21 @@ class Partial:
                     f"{self.folder} is left from an interrupted run, or another run is at work; "
                     "give --resume to go on with it or --overwrite to begin anew"
                 )
-        with disk_errors(self.folder):
-            self.folder.mkdir(exist_ok=True)
-            self._vectors = self._open("vectors.npy", len(self._header) + self.done * self._row)
-            self._cells = self._open("cells.bin", self.done * CELL.itemsize)
+        self._files = ExitStack()
+        try:
+            with disk_errors(self.folder):
+                self.folder.mkdir(exist_ok=True)
+                self._vectors = self._open("vectors.npy", len(self._header) + self.done * self._row)
+                self._cells = self._open("cells.bin", self.done * CELL.itemsize)
+                if not self.done:
+                    self._vectors.write(self._header)
+                    self._vectors.flush()
+                self._write_state()
+        except InputError:
+            self._files.close()
             if not self.done:
-                self._vectors.write(self._header)
-            self._write_state()
+                remove(self.folder)
+            raise
 
     @property
     def _row(self) -> int:
@@ -90,10 +99,10 @@ class Partial:
         """Open a file for appending behind its first `size` bytes, which are known to be safe."""
         path = self.folder / name
         if not self.done:
-            return path.open("wb")
+            return self._files.enter_context(path.open("wb"))
         if not path.exists() or path.stat().st_size < size:
             raise InputError(f"{path} is cut short; give --overwrite to begin anew")
-        file = path.open("r+b")
+        file = self._files.enter_context(path.open("r+b"))
         file.truncate(size)
         file.seek(size)
         return file
@@ -117,7 +126,10 @@ class Partial:
 
     def _write_state(self) -> None:
         partial = self.folder / "state.json.new"
-        partial.write_text(json.dumps({"done": self.done, "identity": self.identity}, indent=1))
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump({"done": self.done, "identity": self.identity}, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, self.folder / "state.json")
 
     def append(self, vectors: npt.NDArray[np.float32], cells: RankedCells) -> None:
@@ -156,16 +168,18 @@ class Partial:
 
     def close(self) -> None:
         """Close the files; they stay."""
-        for file in (self._vectors, self._cells):
-            try:
-                file.close()
-            except OSError as error:
-                raise OutputError(f"{self.folder}: {error.strerror}; {GO_ON}") from error
+        with disk_errors(self.folder, GO_ON):
+            self._files.close()
 
     def discard(self) -> None:
         """Remove the folder."""
         self.close()
         remove(self.folder)
+
+
+def partial_folder(out: Path) -> Path:
+    """Where an unfinished run for `out` lies."""
+    return out.with_name(f"{out.name}.partial")
 
 
 def npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:

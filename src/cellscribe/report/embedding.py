@@ -15,6 +15,7 @@ from cellscribe.inference.embed import Embedded
 from cellscribe.report.figures import write_map
 from cellscribe.report.layout import EXTRA, umap_coordinates
 from cellscribe.report.page import RATE, EmbeddingReport, write_report
+from cellscribe.writing import check_target
 
 FACTS: Mapping[str, str] = {
     "model": "Model",
@@ -31,21 +32,24 @@ FACTS: Mapping[str, str] = {
 """Entries of the provenance that the page shows, and what it calls them."""
 
 
-def check_wishes(counts: Counts, color_by: str | None, targets: list[Path]) -> None:
-    """Refuse, before any work, what could not be drawn after it.
+def check_wishes(counts: Counts, color_by: str | None, targets: list[Path], out: Path) -> None:
+    """Refuse, before any work, what could not be drawn after it or would cost a file.
 
     Raises
     ------
     InputError
-        The extra ``report`` is not installed, `color_by` is no column of obs, or the folder of a
-        target is missing.
+        The extra ``report`` is not installed, `color_by` is no column of obs, or a target is the
+        input, the output `out` or each other, or lies in a folder that is missing or not writable.
     """
     for package in ("matplotlib", "umap"):
         if find_spec(package) is None:
             raise InputError(f"report and map need {package}; {EXTRA}")
-    for target in targets:
-        if not target.parent.is_dir():
-            raise InputError(f"{target.parent}: no such folder; make it first")
+    for place, target in enumerate(targets):
+        if target.is_dir():
+            raise InputError(f"{target} is a folder; name a file")
+        check_target(target, counts.path, overwrite=True)
+        if target.resolve() in [path.resolve() for path in (out, *targets[:place])]:
+            raise InputError(f"{target} is named for two outputs; give each its own name")
     if color_by is not None and color_by not in counts.obs.columns:
         there = ", ".join(map(str, counts.obs.columns)) or "none"
         raise InputError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-# `support` is imported by tests of several folders.
-sys.path.insert(0, str(Path(__file__).parent))
+if TYPE_CHECKING:
+    from support.command import Cli, Ran
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -35,3 +36,41 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from support.tiny import save_model
 
     return save_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Products in one thread: where they are small, a second one is only waited for."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Calls the command line in this process."""
+    from support.command import call
+
+    return lambda *words: call(*words, capsys=capsys)
+
+
+@pytest.fixture
+def embed(run: Cli, tiny_model: Path, tmp_path: Path) -> Cli:
+    """``cellscribe embed``, with the tiny model and into ``out.npy`` unless told otherwise."""
+
+    def call(source: Any, *words: Any, out: Any = tmp_path / "out.npy") -> Ran:
+        model = () if "--model" in words else ("--model", tiny_model)
+        return run("embed", source, "-o", out, *model, *words)
+
+    return call
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> Path:
+    """An h5ad of forty cells that the tiny model can read."""
+    from support.command import COUNTS, write
+
+    return write(tmp_path / "cells.h5ad", COUNTS)

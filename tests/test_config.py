@@ -28,7 +28,9 @@ def test_presets() -> None:
         load_preset("maxi")
 
 
-@pytest.mark.parametrize(("name", "published"), [("geneformer-10m", 10.3e6), ("geneformer-106m", 106e6)])
+@pytest.mark.parametrize(
+    ("name", "published"), [("geneformer-10m", 10.3e6), ("geneformer-106m", 106e6)]
+)
 def test_presets_have_the_published_number_of_parameters(name: str, published: float) -> None:
     config = load_preset(name)
     with torch.device("meta"):
@@ -38,7 +40,9 @@ def test_presets_have_the_published_number_of_parameters(name: str, published: f
 
 
 def test_an_unknown_key_is_named() -> None:
-    with pytest.raises(InputError, match="run.toml: unknown key 'hiden_size'; known are vocab_size"):
+    with pytest.raises(
+        InputError, match=r"run\.toml: unknown key 'hiden_size'; known are vocab_size"
+    ):
         from_mapping(ModelConfig, {"hiden_size": 64}, "run.toml")
     with pytest.raises(InputError, match="unknown key 'modle'"):
         from_mapping(EmbedOptions, {"modle": "mini"}, "flags")

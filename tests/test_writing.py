@@ -52,7 +52,10 @@ def test_a_folder_takes_a_folders_place(tmp_path: Path) -> None:
     with writing(out) as partial:
         partial.mkdir()
         (partial / "new").write_text("new")
-    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["out.zarr", "out.zarr/new"]
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == [
+        "out.zarr",
+        "out.zarr/new",
+    ]
 
 
 def test_file_and_folder_take_each_others_place(tmp_path: Path) -> None:
@@ -143,9 +146,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(small_disk: Path) -> None:
     out = small_disk / "out.bin"
     out.write_bytes(b"old")
-    with pytest.raises(OutputError, match=r"out\.bin cannot be written: the disk is full; free"), (
-        writing(out)
-    ) as partial:
+    with (
+        pytest.raises(OutputError, match=r"out\.bin cannot be written: the disk is full; free"),
+        writing(out) as partial,
+    ):
         partial.write_bytes(bytes(2 << 20))
     assert out.read_bytes() == b"old"
     assert os.listdir(small_disk) == ["out.bin"]

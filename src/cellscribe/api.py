@@ -15,7 +15,7 @@ from cellscribe.cells.counts import Counts, open_counts
 from cellscribe.cells.tokenize import Tokenized, tokenize_file
 from cellscribe.config import EmbedOptions, OutputDtype, Precision, load_preset, preset_names
 from cellscribe.errors import InputError
-from cellscribe.inference.embed import POOLING, Embedded, embed_counts
+from cellscribe.inference.embed import POOLING, Embedded, check_output, embed_counts
 from cellscribe.model.header import bundled_models, read_header
 
 if TYPE_CHECKING:
@@ -140,12 +140,15 @@ def embed_file(
     options = options or EmbedOptions()
     report, map_png = (None if path is None else Path(path) for path in (report, map_png))
     drawn = [path for path in (report, map_png) if path is not None]
-    with open_counts(source, layer=options.layer, say=say or tell) as counts:
+    out, say = Path(out), say or tell
+    # A conversion of the input may take long: an output that cannot be is refused before it.
+    check_output(out, Path(source) if isinstance(source, str | Path) else None, options)
+    with open_counts(source, layer=options.layer, say=say) as counts:
         if drawn:
             from cellscribe.report.embedding import check_wishes, draw
 
-            check_wishes(counts, color_by, drawn, Path(out))
-        result = embed_counts(counts, Path(out), options, progress=progress)
+            check_wishes(counts, color_by, drawn, out)
+        result = embed_counts(counts, out, options, progress=progress, say=say)
         if drawn:
             draw(
                 result,

@@ -32,6 +32,8 @@ app = App(
 bench = App(name="bench", help="Measure cellscribe on this machine, side by side with its peers.")
 app.command(bench)
 app.meta.group_parameters = Group("Everywhere", sort_key=9)
+# It does not take this over from `app`, and Ctrl-C would end here without a word.
+app.meta.suppress_keyboard_interrupt = False
 
 
 @app.command
@@ -285,7 +287,7 @@ def tell(line: str) -> None:
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show cells done, cells/s and time left on stderr; gives what is to be told of progress."""
+    """Show cells done, cells/s and time left on a terminal; gives what to tell of progress."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -303,7 +305,11 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
     )
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    bar = Progress(*columns, console=console, transient=True)
     try:
         yield _Follow(bar, what)
     finally:
@@ -340,11 +346,15 @@ def launch(
     config
         TOML file that lies under the flags: a table for each verb, [embed] with model = "mini".
     """
+    app.config = ()
     if config is not None:
         from cellscribe.config import read_toml
 
-        read_toml(config)
-        app.config = Toml(config, must_exist=True, allow_unknown=False, search_parents=False)
+        verbs = [name for name in app if not name.startswith("-")]
+        for table in read_toml(config):
+            if table not in verbs:
+                raise InputError(f"{config}: no verb {table!r}; tables are {', '.join(verbs)}")
+        app.config = (Toml(config, must_exist=True, allow_unknown=False, search_parents=False),)
     app(tokens, exit_on_error=False, print_error=False)
 
 

@@ -55,7 +55,7 @@ def test_read_ahead_hands_on_the_error_behind_the_items(error: Exception) -> Non
     got = []
     with pytest.raises(type(error)) as caught:
         for item in read_ahead(Source(5, error), depth=2):
-            got.append(item)  # noqa: PERF402  (what came before the error counts)
+            got.append(item)
     assert caught.value is error
     assert got == [0, 1, 2, 3, 4]
     assert not readers()
@@ -109,7 +109,7 @@ def test_ordered_map_hands_on_errors_and_closes_its_source() -> None:
     source, got = Source(1_000), []
     with ThreadPoolExecutor(2) as pool, pytest.raises(InputError, match="three"):
         for result in ordered_map(pool, work, iter(source), ahead=2):
-            got.append(result)  # noqa: PERF402
+            got.append(result)
     assert got == [0, 1, 2]
     assert source.closed
     assert source.taken <= 5

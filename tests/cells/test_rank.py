@@ -77,9 +77,7 @@ def problems(draw: st.DrawFn):
     token = st.integers(N_SPECIAL, N_TOKENS - 1) | st.just(-1)
     token_of_column = draw(st.lists(token, min_size=1, max_size=12))
     eighths = draw(
-        st.lists(
-            st.integers(1, 40), min_size=N_TOKENS - N_SPECIAL, max_size=N_TOKENS - N_SPECIAL
-        )
+        st.lists(st.integers(1, 40), min_size=N_TOKENS - N_SPECIAL, max_size=N_TOKENS - N_SPECIAL)
     )
     medians = np.array([np.nan] * N_SPECIAL + [n / 8 for n in eighths])
     dtype = draw(st.sampled_from(DTYPES))

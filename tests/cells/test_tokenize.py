@@ -125,9 +125,7 @@ def test_a_file_of_empty_cells_alone(tmp_path: Path, vocabulary: Vocabulary) -> 
     assert pq.read_table(out)["input_ids"].to_pylist() == [[], [], []]
 
 
-def test_other_suffix_is_refused(
-    tmp_path: Path, adata: ad.AnnData, vocabulary: Vocabulary
-) -> None:
+def test_other_suffix_is_refused(tmp_path: Path, adata: ad.AnnData, vocabulary: Vocabulary) -> None:
     with pytest.raises(InputError, match=r"name it tokens\.parquet"):
         tokenize_file(adata, tmp_path / "tokens.npy", vocabulary=vocabulary, context=CONTEXT)
     assert os.listdir(tmp_path) == []
@@ -156,9 +154,7 @@ def test_the_input_is_never_the_output(
     (tmp_path / "link.parquet").symlink_to(source)
     for out in (source, tmp_path / "link.parquet"):
         with pytest.raises(InputError, match="is the input itself"):
-            tokenize_file(
-                source, out, vocabulary=vocabulary, context=CONTEXT, overwrite=overwrite
-            )
+            tokenize_file(source, out, vocabulary=vocabulary, context=CONTEXT, overwrite=overwrite)
     assert source.read_bytes() == before
 
 
@@ -169,7 +165,7 @@ def test_an_error_in_the_middle_leaves_nothing(
     source = tmp_path / "cells.h5ad"
     adata.write_h5ad(source)
     out = tmp_path / "tokens.parquet"
-    with pytest.raises(InputError, match="missing or infinite values.*cell 80"):
+    with pytest.raises(InputError, match=r"missing or infinite values.*cell 80"):
         tokenize_file(source, out, vocabulary=vocabulary, context=CONTEXT)
     assert os.listdir(tmp_path) == ["cells.h5ad"]
     out.write_text("precious")

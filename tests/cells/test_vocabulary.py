@@ -47,7 +47,9 @@ def test_the_file_gives_back_every_bit(medians: list[float], symbol: str) -> Non
         before.write(Path(folder) / "genes.tsv")
         after = Vocabulary.read(Path(folder) / "genes.tsv")
     assert (after.ids, after.symbols, after.n_special) == (before.ids, before.symbols, 5)
-    np.testing.assert_array_equal(after.medians[5:].view(np.int64), np.array(medians).view(np.int64))
+    np.testing.assert_array_equal(
+        after.medians[5:].view(np.int64), np.array(medians).view(np.int64)
+    )
     assert np.isnan(after.medians[:5]).all()
     assert after.hash == before.hash
 

@@ -23,19 +23,11 @@ from cellscribe.cells import pipeline
 from cellscribe.cells.vocabulary import CLS, Vocabulary
 from cellscribe.config import EmbedOptions
 from cellscribe.errors import InputError
-from cellscribe.inference import outputs
 from cellscribe.inference.embed import Embedded
 from cellscribe.inference.embedder import load
 
 FORMS = (".npy", ".h5ad", ".zarr", ".parquet")
 DENSE = some_counts(60)
-
-
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes few cells many blocks."""
-    for module in (pipeline, outputs):
-        monkeypatch.setattr(module, "BLOCK", 16)
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +125,14 @@ def test_every_format_gives_the_same_bytes_in_every_form(
             kept = made.X.toarray() if sp.issparse(made.X) else made.X
             np.testing.assert_array_equal(kept, DENSE)
     left = {path.name for path in tmp_path.iterdir() if path.name.startswith((".", "out"))}
-    assert left == {"out.npy", "out.npy.json", "out.h5ad", "out.zarr", "out.parquet", *(
-        ["out.parquet.json"]
-    )}
+    assert left == {
+        "out.npy",
+        "out.npy.json",
+        "out.h5ad",
+        "out.zarr",
+        "out.parquet",
+        *(["out.parquet.json"]),
+    }
     close(source)
 
 
@@ -202,9 +199,7 @@ def test_a_key_that_is_no_name_is_refused(key: str, tiny_model: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("suffix", FORMS)
-def test_provenance_travels_with_the_vectors(
-    suffix: str, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_provenance_travels_with_the_vectors(suffix: str, tiny_model: Path, tmp_path: Path) -> None:
     # two columns that the model does not know
     dense = np.hstack([DENSE, np.full((60, 2), 5)])
     adata = cells_of(DENSE)
@@ -332,7 +327,10 @@ def test_repeated_names_stay(
         assert set(made.var_names) == {"gene"}
 
 
-def test_annotations_of_any_kind_are_carried_over(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+def test_annotations_of_any_kind_are_carried_over(
+    suffix: str, tiny_model: Path, tmp_path: Path
+) -> None:
     adata = cells_of(DENSE)
     adata.obs["mixed"] = ["text", 1, None] * 20
     adata.obs["when"] = pd.Timestamp("2020-01-01")
@@ -341,13 +339,17 @@ def test_annotations_of_any_kind_are_carried_over(tiny_model: Path, tmp_path: Pa
     adata.obs["cell"] = adata.obs_names
     adata.obs.index.name = "cell"
     adata.obs["flag"] = pd.array([True, None] * 30, dtype="boolean")
-    run(adata, tmp_path / "out.h5ad", tiny_model)
-    made = read_container(tmp_path / "out.h5ad").obs
+    adata.obs["CD4/CD8"] = 0.5
+    adata.obs["_index"] = "of another tool"
+    run(adata, tmp_path / f"out{suffix}", tiny_model)
+    made = read_container(tmp_path / f"out{suffix}").obs
     assert list(made["mixed"][:2]) == ["text", "1"]
     assert list(made["type"][:1]) == ["a"]
     assert made["type"].isna().sum() == 30
     assert made["flag"].isna().sum() == 30
     assert set(made["kind"]) == {"x"}
+    assert set(made["CD4_CD8"]) == {0.5}
+    assert set(made["index_"]) == {"of another tool"}
     assert list(made["cell"]) == list(made.index) == list(adata.obs_names)
     assert str(made["when"].iloc[0]).startswith("2020-01-01")
 

@@ -119,7 +119,9 @@ def change_tensor(name: str, change: Callable) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         weights = load_file(folder / "model.safetensors")
         changed = change(weights.pop(name))
-        save_file(weights | ({} if changed is None else {name: changed}), folder / "model.safetensors")
+        save_file(
+            weights | ({} if changed is None else {name: changed}), folder / "model.safetensors"
+        )
 
     return damage
 
@@ -154,7 +156,7 @@ QUERY = "bert.encoder.layer.1.attention.self.query.weight"
         (write("config.json", "{"), "not a cellscribe model's config.json"),
         (write("config.json", '{"model_type": "bert"}'), "not a cellscribe model's config.json"),
         (change_config(hidden_size="wide"), "config.json: "),
-        (change_config(num_attention_heads=0), "config.json: "),
+        (change_config(num_attention_heads=0), "not a multiple of num_attention_heads 0"),
         (drop("genes.tsv"), "the gene table is missing"),
         (
             lambda folder: make_vocabulary(39).write(folder / "genes.tsv"),

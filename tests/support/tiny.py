@@ -32,14 +32,25 @@ def real_genes(n_genes: int) -> tuple[list[str], list[str]]:
     return ids[:n_genes], symbols[:n_genes]
 
 
-def save_model(folder: Path, *, seed: int = 0, changed_medians: bool = False) -> Path:
+def every_gene() -> tuple[list[str], list[str]]:
+    """Ensembl ids and symbols of all human protein-coding genes."""
+    from cellscribe.cells.genes import human_genes
+
+    table = human_genes()
+    table = table[table["biotype"] == "protein_coding"]
+    return list(table["ensembl_id"]), list(table["symbol"])
+
+
+def save_model(
+    folder: Path, *, seed: int = 0, changed_medians: bool = False, all_genes: bool = False
+) -> Path:
     from cellscribe.cells.vocabulary import Vocabulary
     from cellscribe.config import ModelConfig
     from cellscribe.model.checkpoint import save_checkpoint
     from cellscribe.model.encoder import MaskedGeneModel, initialise
 
-    ids, symbols = real_genes(N_GENES)
-    medians = np.sqrt(np.arange(2, N_GENES + 2) + 0.1234 + changed_medians)
+    ids, symbols = every_gene() if all_genes else real_genes(N_GENES)
+    medians = np.sqrt(np.arange(2, len(ids) + 2) + 0.1234 + changed_medians)
     vocabulary = Vocabulary.build(ids, symbols, medians)
     config = ModelConfig(
         vocab_size=len(vocabulary),
@@ -59,7 +70,7 @@ def save_model(folder: Path, *, seed: int = 0, changed_medians: bool = False) ->
 
 
 def some_counts(n_cells: int, *, seed: int = 0, n_genes: int = N_GENES) -> np.ndarray:
-    """``[n_cells, n_genes]`` int64; cells from few genes to more than the context; row 3 is empty."""
+    """``[n_cells, n_genes]`` int64: from few genes to more than the context; row 3 is empty."""
     rng = np.random.default_rng(seed)
     depth = np.geomspace(0.02, 2, n_cells)[rng.permutation(n_cells)]
     dense = rng.poisson(depth[:, None] * rng.gamma(1, 1, (1, n_genes)) + 0.01)

@@ -50,7 +50,11 @@ def test_shares_of_what_becomes_of_the_chosen(masked: float, random: float) -> N
     for cell in range(n_cells):
         corrupted, places = mask(tokens, cell=cell, masked=masked, random=random)
         became, were = corrupted[places], tokens[places]
-        counts += [(became == MASK).sum(), ((became != MASK) & (became != were)).sum(), (became == were).sum()]
+        counts += [
+            (became == MASK).sum(),
+            ((became != MASK) & (became != were)).sum(),
+            (became == were).sum(),
+        ]
         of_place[places] += 1
     n = counts.sum()
     assert n == 15 * n_cells

@@ -53,7 +53,7 @@ def test_genes_of_a_group_lie_together(cells: RankedCells) -> None:
     np.fill_diagonal(cosine, np.nan)
     same = np.repeat([0, 1], 20)[:, None] == np.repeat([0, 1], 20)
     for gene in range(40):
-        assert np.nanmean(cosine[gene][same[gene]]) > np.nanmean(cosine[gene][~same[gene]]) + 0.5
+        assert np.nanmean(cosine[gene][same[gene]]) > np.nanmean(cosine[gene][~same[gene]]) + 0.2
     # the planted groups are the first axis, with a sign each
     assert len(set(np.sign(vectors[FIRST, 0]))) == 1
     assert (np.sign(vectors[FIRST, 0]) == -np.sign(vectors[SECOND, 0])).all()

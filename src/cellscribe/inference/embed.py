@@ -59,6 +59,7 @@ def embed_counts(
     options: EmbedOptions,
     *,
     progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Embedded:
     """Embed every cell of opened counts into a file.
 
@@ -73,6 +74,8 @@ def embed_counts(
         Model, precision and all the rest.
     progress
         Told (cells done, cells in all).
+    say
+        Told, in a line, if a slower way has to be taken.
 
     Raises
     ------
@@ -83,12 +86,7 @@ def embed_counts(
     Interrupted
         Ctrl-C; likewise.
     """
-    check_form(out, options.key_added)
-    # Who goes on with a run has agreed to what it replaces.
-    replacing = options.overwrite or (options.resume and partial_folder(out).exists())
-    check_target(out, counts.path, overwrite=replacing)
-    if out.suffix in (".npy", ".parquet"):
-        check_target(sidecar(out), counts.path, overwrite=replacing)
+    check_output(out, counts.path, options)
     header = read_header(options.model)
     genes = map_genes(counts.var, header.vocabulary, gene_key=options.gene_key, name=counts.name)
     # torch takes its time to import: all that can be refused without it is behind us.
@@ -100,11 +98,13 @@ def embed_counts(
         precision=options.precision,
         threads=options.threads,
     )
+    if say is not None and embedder.note:
+        say(embedder.note)
     identity = {
-        "input": fingerprint(counts),
         "model": embedder.checkpoint.hash,
         "gene_table": header.vocabulary.hash,
         "layer": counts.layer,
+        "input": fingerprint(counts),
         "gene_key": genes.key,
         "precision": embedder.precision,
         "device": embedder.device.type,
@@ -143,12 +143,9 @@ def embed_counts(
         )
         finish(out, partial, counts, result.provenance, options.key_added)
         return result
-    except OutputError:
-        partial.close()
-        raise
-    except InputError:
-        # The input will not get better by going on.
-        if partial.fresh:
+    except InputError as error:
+        # Space can be made; the input will not get better by going on.
+        if partial.fresh and not (partial.done and isinstance(error, OutputError)):
             partial.discard()
         raise
     except KeyboardInterrupt:
@@ -159,6 +156,24 @@ def embed_counts(
             f"interrupted with {partial.done:,} of {counts.n_cells:,} cells done; "
             "the same command with --resume goes on from there"
         ) from None
+    finally:
+        partial.close()
+
+
+def check_output(out: Path, source: Path | None, options: EmbedOptions) -> None:
+    """Refuse an output before anything is opened for it.
+
+    Raises
+    ------
+    InputError
+        Unknown form, or `check_target` refuses it.
+    """
+    check_form(out, options.key_added)
+    # Who goes on with a run has agreed to what it replaces.
+    replacing = options.overwrite or (options.resume and partial_folder(out).exists())
+    check_target(out, source, overwrite=replacing)
+    if out.suffix in (".npy", ".parquet"):
+        check_target(sidecar(out), source, overwrite=replacing)
 
 
 def sample_rows(n_cells: int, most: int) -> npt.NDArray[np.int64]:

@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 
 CPU_TOKENS = 2_048
 """Tokens a batch and worker: enough to fill a product, few enough for the second-level cache."""
+SLOW_CPU = {
+    "float32": "This CPU has no bf16 products (AVX512-BF16): float32 is taken, which is slower.",
+    "bf16": "This CPU has no bf16 products (AVX512-BF16): they are emulated; float32 is faster.",
+}
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -139,6 +143,8 @@ class Embedder:
         Name, configuration, gene table, provenance and hash of the model.
     device, precision, threads
         Where and how it computes.
+    note
+        What a user should know of a slower way that is taken, else "".
     width
         ``D``, the length of a vector.
     """
@@ -150,6 +156,9 @@ class Embedder:
         self.device = device
         self.precision = precision
         self.threads = threads
+        self.note = ""
+        if device.type == "cpu" and not has_bf16_kernel():
+            self.note = SLOW_CPU[precision]
         self.width = checkpoint.config.hidden_size
         self._encoder: Encoder = checkpoint.model.encoder.eval()
         set_compute_dtype(self._encoder, DTYPES[precision], cast_weights=True)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 GPU_TOKENS = 65_536
 """Tokens a batch: rows enough to fill a large chip, and work enough to outlast its launches, while
-the activations of geneformer-106m take about 1.5 GB in bf16 and 3 GB in float32."""
+the activations of geneformer-106m stay, by count, at about 1.5 GB in bf16 and 3 GB in float32."""
 GROUP = 8
 """Blocks batched together, so that a batch holds cells of nearly one length."""
 

@@ -207,7 +207,10 @@ def _write_rows(root: Any, counts: Counts) -> None:
 
 def _plain(frame: pd.DataFrame) -> pd.DataFrame:
     """Copy of a frame that anndata can store: repeated names stay, odd columns become text."""
-    columns = {str(name): _storable(frame.iloc[:, at]) for at, name in enumerate(frame.columns)}
+    # A slash would make a group of the column, and anndata keeps "_index" for itself.
+    names = [str(name).replace("/", "_") for name in frame.columns]
+    names = ["index_" if name == "_index" else name for name in names]
+    columns = {name: _storable(frame.iloc[:, at]) for at, name in enumerate(names)}
     # A column may have the index's name, which anndata takes for a mistake.
     index = frame.index.rename(None if frame.index.name in columns else frame.index.name)
     return pd.DataFrame({name: column.array for name, column in columns.items()}, index=index)
@@ -215,7 +218,9 @@ def _plain(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _storable(column: pd.Series) -> pd.Series:
     kinds = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
-    if is_numeric_dtype(kinds) or infer_dtype(kinds, skipna=False) == "string":
+    plain = kinds.dtype == object and infer_dtype(kinds, skipna=False) == "string"
+    if plain or is_numeric_dtype(kinds):
         return column
-    # As categories, because a missing one stays missing.
-    return column.astype(object).where(column.isna(), column.astype(str)).astype("category")
+    text = column.astype(object).where(column.isna(), column.astype(str))
+    # Among categories a missing one stays missing.
+    return text.astype("category") if text.hasnans else text

@@ -38,7 +38,7 @@ GO_ON = "free some space and go on with the same command and --resume"
 
 
 class Partial:
-    """The folder of an unfinished run; a context manager that closes its files and keeps them.
+    """The folder of an unfinished run; `close` or `discard` it.
 
     Attributes
     ----------
@@ -86,9 +86,7 @@ class Partial:
                     self._vectors.flush()
                 self._write_state()
         except InputError:
-            self._files.close()
-            if not self.done:
-                remove(self.folder)
+            (self.close if self.done else self.discard)()
             raise
 
     @property
@@ -173,8 +171,10 @@ class Partial:
 
     def discard(self) -> None:
         """Remove the folder."""
-        self.close()
-        remove(self.folder)
+        try:
+            self.close()
+        finally:
+            remove(self.folder)
 
 
 def partial_folder(out: Path) -> Path:
@@ -195,7 +195,7 @@ def npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
 def fingerprint(counts: Counts) -> str:
     """Tell inputs apart without reading them whole: sizes of files, some bytes, genes."""
     digest = hashlib.sha256()
-    digest.update(f"{counts.n_cells} {counts.n_genes} {counts.layer}".encode())
+    digest.update(f"{counts.n_cells} {counts.n_genes}".encode())
     digest.update("\n".join(map(str, counts.var.index)).encode())
     if counts.path is None:
         first = next(counts.blocks(256))

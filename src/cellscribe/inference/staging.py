@@ -117,7 +117,7 @@ def stage(
     )
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _count(indptr, columns, values, token_of_column, n_tokens):  # type: ignore[no-untyped-def]
     n_cells = len(indptr) - 1
     umis = np.zeros(n_cells, dtype=np.int64)

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from cellscribe.cells.rank import RankedCells
 from cellscribe.cells.vocabulary import CLS, PAD, Vocabulary
+from cellscribe.errors import InputError
 from cellscribe.model.attention import Cells
 from cellscribe.model.encoder import MaskedGeneModel, initialise, set_compute_dtype
 from cellscribe.training.masking import MaskingConfig, cell_generator, mask_cell
@@ -200,7 +201,19 @@ def train(
         What the steps took, earlier parts of a resumed run included.
     losses
         Last validation losses by name.
+
+    Raises
+    ------
+    InputError
+        There are fewer cells with genes than a batch holds.
     """
+    rows = np.flatnonzero(cells.lengths)
+    per_epoch = len(rows) // config.batch_cells
+    if not per_epoch:
+        raise InputError(
+            f"{len(rows):,} cells with genes do not fill a batch of batch_cells "
+            f"{config.batch_cells:,}; lower it"
+        )
     device = device or torch.device("cpu")
     run.mkdir(parents=True, exist_ok=True)
     initialise(model, config.seed)
@@ -209,8 +222,6 @@ def train(
     model.to(device).train()
     set_compute_dtype(model, torch.bfloat16 if config.bf16 else torch.float32)
     optimizer = make_optimizer(model, config)
-    rows = np.flatnonzero(cells.lengths)
-    per_epoch = len(rows) // config.batch_cells
     first, seconds = load_state(run, model, optimizer)
     losses = {}
     keep_lines(run / "metrics.jsonl", first)
@@ -241,16 +252,19 @@ def train(
                 "learning_rate": learning_rate(step, config),
                 "seconds": seconds,
             }
-            if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
+            is_due = (step + 1) % config.validate_every == 0 or step + 1 == config.steps
+            if is_due:
                 losses = {
                     name: validate(model, held_out, vocabulary, config, device)
                     for name, held_out in validation.items()
                 }
                 line |= {f"loss_{name}": value for name, value in losses.items()}
-                save_state(run, model, optimizer, step + 1, seconds)
-                say(json.dumps(line))
+            # The line first: one too many is dropped by a resumed run, a missing one stays missing.
             metrics.write(json.dumps(line) + "\n")
             metrics.flush()
+            if is_due:
+                save_state(run, model, optimizer, step + 1, seconds)
+                say(json.dumps(line))
     if not losses:
         losses = {
             name: validate(model, held_out, vocabulary, config, device)

@@ -193,7 +193,7 @@ def main() -> None:
         "torch": metadata.version("torch"),
         "last losses": ", ".join(f"{key} {value:.3f}" for key, value in last.items()),
         "medians": "of non-zero counts per 10,000 over the training cells",
-        "weights": "float16 on disk",
+        "stored as": "float16",
         "parameters": f"{count_parameters(model):,}",
         "trained on": [
             f"{name} ({len(r.lengths):,} cells)" for name, r in zip(TRAINING, ranked, strict=True)

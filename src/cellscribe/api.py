@@ -16,7 +16,7 @@ from cellscribe.cells.tokenize import Tokenized, tokenize_file
 from cellscribe.config import EmbedOptions, OutputDtype, Precision, load_preset, preset_names
 from cellscribe.errors import InputError
 from cellscribe.inference.embed import POOLING, Embedded, check_output, embed_counts
-from cellscribe.model.header import bundled_models, read_header
+from cellscribe.model.header import bundled_models, find_checkpoint, read_header
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -238,7 +238,9 @@ def info(model: str | Path = "mini") -> dict[str, Any]:
             raise InputError(f"{error}, or a preset ({', '.join(preset_names())})") from None
         config = checkpoint.config
         parameters = count_parameters(checkpoint.model)
-        facts = {"name": checkpoint.name, "weights": f"hash {checkpoint.hash}"}
+        on_disk = (find_checkpoint(model) / "model.safetensors").stat().st_size / 1e6
+        facts = {"name": checkpoint.name}
+        facts["weights"] = f"{on_disk:,.1f} MB on disk, hash {checkpoint.hash}"
         rest = {"gene table": f"hash {checkpoint.vocabulary.hash}", **checkpoint.provenance}
     length = config.context + config.cls_token
     work, work_half = (flops_per_cell(config, n) / 1e9 for n in (length, length // 2))

@@ -162,11 +162,7 @@ def _fill(
     rows = max(1, min(len(vectors), (1 << 20) // max(1, vectors.shape[1] * vectors.itemsize)))
     options: dict[str, Any] = {"shape": vectors.shape, "dtype": vectors.dtype}
     options["chunks"] = (rows, vectors.shape[1])
-    make = (
-        obsm.create_dataset
-        if hasattr(obsm, "create_dataset") and _is_h5(obsm)
-        else obsm.create_array
-    )
+    make = obsm.create_dataset if _is_h5(obsm) else obsm.create_array
     array = make(key_added, **options)
     array.attrs["encoding-type"] = "array"
     array.attrs["encoding-version"] = "0.2.0"

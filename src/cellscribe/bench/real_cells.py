@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cellscribe.cells.genes import human_genes
 from cellscribe.errors import InputError
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ def _gather(folder: Path) -> tuple[csr_matrix, list[str], np.ndarray, list[str]]
             f"{folder}: no h5ad file of at least {FEWEST_GENES:,} genes with a column "
             f"{GENE_COLUMN!r} in var; name the folder of real cells with --data"
         )
-    genes = sorted({name for _, _, ids in parts for name in ids if name.startswith("ENSG")})
+    twins = _twins()
+    genes = sorted({name for _, _, ids in parts for name in ids if name.startswith("ENSG")} - twins)
     column_of = {name: column for column, name in enumerate(genes)}
     projected = []
     for _, matrix, ids in parts:
@@ -110,6 +112,13 @@ def _gather(folder: Path) -> tuple[csr_matrix, list[str], np.ndarray, list[str]]
         projected.append(cells)
     file_of_row = np.repeat(np.arange(len(parts)), [cells.shape[0] for cells in projected])
     return vstack(projected, format="csr"), [name for name, _, _ in parts], file_of_row, genes
+
+
+def _twins() -> set[str]:
+    """Ids that share their symbol: for us they are one gene, for the peers two."""
+    genes = human_genes()
+    shared = genes["symbol"].duplicated(keep=False) & (genes["symbol"] != "")
+    return set(genes["ensembl_id"][shared])
 
 
 def _write(

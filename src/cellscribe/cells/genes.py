@@ -125,9 +125,28 @@ class _Lookup:
             symbol = vocabulary.symbols[token]
             self.own[symbol] = -1 if symbol in self.own else token
         self.own.pop("", None)
+        # files often hold the same names twice, as var_names and in a column
+        self.seen: dict[str, tuple[Kind, int]] = {}
 
     def __call__(self, name: str) -> tuple[Kind, int]:
         """Return how `name` is recognised and its token; a gene outside the vocabulary has -1."""
+        found = self.seen.get(name)
+        if found is None:
+            found = self.seen[name] = self._plain_id(name) or self._look_up(name)
+        return found
+
+    def _plain_id(self, name: str) -> tuple[Kind, int] | None:
+        """Answer for an Ensembl id as it stands in most files, in a few steps; None for others."""
+        if not name.startswith("ENSG") or name in table().genes:
+            return None
+        if name in self.token_of:
+            return Kind.ENSEMBL, self.token_of[name]
+        symbol = table().symbol_of.get(name)
+        if symbol is None or len(table().genes.get(symbol, ())) > 1:
+            return None
+        return Kind.ENSEMBL, -1
+
+    def _look_up(self, name: str) -> tuple[Kind, int]:
         kind, genes = recognise(name)
         if kind != Kind.ENSEMBL and name not in table().genes:
             own = self.own.get(bare_name(name), -1)
@@ -196,6 +215,8 @@ def _candidates(var: pd.DataFrame, gene_key: str | None, name: str) -> dict[str,
         raise InputError(f"{name}: no var column {gene_key!r} (--gene-key); there are {there}")
     text = {}
     for key, column in columns.items():
+        if column.to_numpy(dtype=object, na_value=None).tolist() == var_names.tolist():
+            continue  # it says what var_names says
         values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
         if not pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
             text[key] = column

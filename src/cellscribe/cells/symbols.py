@@ -144,6 +144,8 @@ def resolve(identifiers: Iterable[str]) -> list[str]:
 
 def as_text(value: Any) -> str:
     """Turn a value of a gene table into text: bytes decoded, nothing or NaN as ""."""
+    if type(value) is str:
+        return value.strip()
     if isinstance(value, bytes):
         value = value.decode("utf-8", errors="replace")
     if value is None or (isinstance(value, float) and math.isnan(value)):

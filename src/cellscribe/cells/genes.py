@@ -214,8 +214,9 @@ def _candidates(var: pd.DataFrame, gene_key: str | None, name: str) -> dict[str,
         there = ", ".join([VAR_NAMES, *columns])
         raise InputError(f"{name}: no var column {gene_key!r} (--gene-key); there are {there}")
     text = {}
+    names_there = list(var_names)
     for key, column in columns.items():
-        if column.to_numpy(dtype=object, na_value=None).tolist() == var_names.tolist():
+        if list(column) == names_there:
             continue  # it says what var_names says
         values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
         if not pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):

@@ -83,8 +83,9 @@ class Vocabulary:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of the table's text, the first 16 hexadecimal digits."""
-        return hashlib.sha256(self.to_text().encode()).hexdigest()[:16]
+        """SHA-256 of ids, symbols and medians (as float64), the first 16 hexadecimal digits."""
+        names = "\n".join((*self.ids, *self.symbols)).encode()
+        return hashlib.sha256(names + self.medians.astype("<f8").tobytes()).hexdigest()[:16]
 
     def write(self, path: Path) -> None:
         """Write ``genes.tsv``."""

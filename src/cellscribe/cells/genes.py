@@ -119,6 +119,7 @@ class _Lookup:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.token_of = vocabulary.token_of
+        self.symbol_of, self.genes = table().symbol_of, table().genes
         # a vocabulary made with an older Ensembl release knows symbols that the table has not
         self.own: dict[str, int] = {}
         for token in range(vocabulary.n_special, len(vocabulary)):
@@ -137,12 +138,13 @@ class _Lookup:
 
     def _plain_id(self, name: str) -> tuple[Kind, int] | None:
         """Answer for an Ensembl id as it stands in most files, in a few steps; None for others."""
-        if not name.startswith("ENSG") or name in table().genes:
+        if name[:4] != "ENSG":
             return None
-        if name in self.token_of:
-            return Kind.ENSEMBL, self.token_of[name]
-        symbol = table().symbol_of.get(name)
-        if symbol is None or len(table().genes.get(symbol, ())) > 1:
+        token = self.token_of.get(name)
+        if token is not None:
+            return Kind.ENSEMBL, token
+        symbol = self.symbol_of.get(name)
+        if symbol is None or len(self.genes.get(symbol, ())) > 1:
             return None
         return Kind.ENSEMBL, -1
 

@@ -103,7 +103,7 @@ def tokenize_file(
         done = n_tokens = n_empty = 0
         with (
             writing(out) as partial,
-            # A dictionary takes 15 bits a token, plain Parquet 32; behind it nothing is to be gained.
+            # A dictionary takes 15 bits a token, plain Parquet 32; compression adds nothing.
             pq.ParquetWriter(partial, schema, compression="none", write_statistics=False) as writer,
             closing(ranked_blocks(counts, genes, vocabulary, context)) as blocks,
         ):

@@ -44,7 +44,7 @@ bench: $(VENV)/.stamp-dev
 	$(BIN)/cellscribe bench tokenize --data $(DATA)
 	$(BIN)/cellscribe bench embed --data $(DATA)
 	$(BIN)/cellscribe bench quality --data $(DATA)
-	$(BIN)/cellscribe bench memory --data $(DATA) --context 64
+	$(BIN)/cellscribe bench memory --data $(DATA) --context 32
 	$(BIN)/python scripts/render_tables.py
 
 clean:

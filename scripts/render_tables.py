@@ -87,7 +87,7 @@ def embed_table(results: list[Result]) -> str:
 
 
 def memory_table(results: list[Result]) -> str:
-    columns = ["embed, memory", "genes read", "counts", "peak", "growth over the run", "cells/s"]
+    columns = ["embed, memory", "genes read", "counts", "peak", "growth over the run"]
     return table(
         columns,
         [
@@ -97,7 +97,6 @@ def memory_table(results: list[Result]) -> str:
                 f"{r['counts_in_memory_mb'] / 1e3:.1f} GB",
                 f"{r['peak_mb'] / 1e3:.2f} GB",
                 f"{r['growth_mb'] / 1e3:.2f} GB",
-                number(r["cells_per_second"]),
             ]
             for r in results
         ],

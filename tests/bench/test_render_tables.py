@@ -81,7 +81,7 @@ def test_every_table_holds_the_figures_of_its_result(results: Path) -> None:
     rendered = script.render(text, results)
     for figure in ("12,000 cells", "31,234 cells/s", "20.8×", "0.99991", "41%", "1,000,000 cells"):
         assert figure in rendered
-    for figure in ("first 64", "8.1 GB", "1.23 GB", "0.01 GB", "| 2,000 |", "| a | 0.5 |"):
+    for figure in ("first 64", "8.1 GB", "1.23 GB", "0.01 GB", "| a | 0.5 |"):
         assert figure in rendered
     assert "2 cores of Some CPU with AVX512-BF16, 25 GB; torch 2.9; 2026-01-02; commit 0123456" in (
         rendered

@@ -322,9 +322,9 @@ def _checkpoint(model: str, target: Path) -> tuple[Path, bool]:
     """Directory of a model and whether its weights are random; a preset's are made in `target`."""
     from cellscribe.model.checkpoint import save_checkpoint
     from cellscribe.model.encoder import MaskedGeneModel, initialise
-    from cellscribe.model.header import find_checkpoint
+    from cellscribe.model.header import bundled_models, find_checkpoint
 
-    if model not in preset_names() or Path(model).is_dir():
+    if model not in preset_names() or model in bundled_models() or Path(model).is_dir():
         return find_checkpoint(model), False
     network = MaskedGeneModel(load_preset(model))
     initialise(network, seed=0)

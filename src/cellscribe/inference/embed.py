@@ -125,7 +125,7 @@ def embed_counts(
             for block in blocks:
                 partial.append(block.vectors, block.cells)
         seconds = time.perf_counter() - began
-        cells = np.array(partial.cells())
+        cells = partial.cells()
         if not cells["tokens"].any():
             raise InputError(f"{counts.name}: no cell has a count on a gene that the model knows")
         shown = sample_rows(counts.n_cells, MOST_SHOWN)
@@ -139,7 +139,7 @@ def embed_counts(
             warnings=find_warnings(cells, embedder.checkpoint.config.context),
             cells=cells,
             shown=shown,
-            vectors=np.array(partial.vectors()[shown]),
+            vectors=np.concatenate([partial.vectors(row, row + 1) for row in shown]),
         )
         finish(out, partial, counts, result.provenance, options.key_added)
         return result

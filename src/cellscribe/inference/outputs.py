@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from pandas.api.types import infer_dtype, is_numeric_dtype
 
@@ -56,12 +55,12 @@ def finish(
         # Of an attempt that the disk, or a kill, cut short.
         remove(made)
         if out.suffix in CONTAINERS:
-            _write_container(made, partial.vectors(), counts, provenance, key_added)
+            _write_container(made, partial, counts, provenance, key_added)
         else:
             if out.suffix == ".npy":
                 made = partial.folder / "vectors.npy"
             else:
-                _write_parquet(made, partial.vectors(), counts)
+                _write_parquet(made, partial, counts)
             with writing(sidecar(out)) as beside:
                 beside.write_text(json.dumps(dict(provenance), indent=2) + "\n", encoding="utf-8")
         _settle(made)
@@ -81,20 +80,20 @@ def _settle(path: Path) -> None:
             os.fsync(file.fileno())
 
 
-def _write_parquet(path: Path, vectors: npt.NDArray[Any], counts: Counts) -> None:
+def _write_parquet(path: Path, partial: Partial, counts: Counts) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    width = vectors.shape[1]
+    n_cells, width = partial.shape
     names = counts.obs.index.to_numpy(dtype=object)
-    kind = pa.float16() if vectors.dtype.itemsize == 2 else pa.float32()
+    kind = pa.float16() if partial.dtype.itemsize == 2 else pa.float32()
     schema = pa.schema({"cell_id": pa.string(), "embedding": pa.list_(kind, width)})
     with pq.ParquetWriter(path, schema, use_dictionary=False, write_statistics=False) as writer:
-        for start in range(0, len(vectors), 64 * BLOCK):
-            some = slice(start, start + 64 * BLOCK)
-            flat = pa.array(np.asarray(vectors[some]).ravel(), kind)
+        for start in range(0, n_cells, 64 * BLOCK):
+            stop = start + 64 * BLOCK
+            flat = pa.array(partial.vectors(start, stop).ravel(), kind)
             columns = [
-                pa.array(names[some], pa.string()),
+                pa.array(names[start:stop], pa.string()),
                 pa.FixedSizeListArray.from_arrays(flat, width),
             ]
             writer.write_batch(pa.record_batch(columns, schema=schema))
@@ -102,7 +101,7 @@ def _write_parquet(path: Path, vectors: npt.NDArray[Any], counts: Counts) -> Non
 
 def _write_container(
     path: Path,
-    vectors: npt.NDArray[Any],
+    partial: Partial,
     counts: Counts,
     provenance: Mapping[str, Any],
     key_added: str,
@@ -115,13 +114,13 @@ def _write_container(
         import h5py
 
         with h5py.File(path, "r+" if copied else "w") as root:
-            _fill(root, copied, vectors, counts, provenance, key_added)
+            _fill(root, copied, partial, counts, provenance, key_added)
     else:
         import zarr
 
         indexed = copied and zarr.open_group(path, mode="r").metadata.consolidated_metadata
         root = zarr.open_group(path, mode="r+" if copied else "w", use_consolidated=False)
-        _fill(root, copied, vectors, counts, provenance, key_added)
+        _fill(root, copied, partial, counts, provenance, key_added)
         if indexed:
             # The copy's index knows nothing of the vectors, and a reader would believe it.
             with warnings.catch_warnings():
@@ -132,7 +131,7 @@ def _write_container(
 def _fill(
     root: Any,
     copied: bool,
-    vectors: npt.NDArray[Any],
+    partial: Partial,
     counts: Counts,
     provenance: Mapping[str, Any],
     key_added: str,
@@ -159,15 +158,16 @@ def _fill(
     obsm = root["obsm"]
     if key_added in obsm:
         del obsm[key_added]
-    rows = max(1, min(len(vectors), (1 << 20) // max(1, vectors.shape[1] * vectors.itemsize)))
-    options: dict[str, Any] = {"shape": vectors.shape, "dtype": vectors.dtype}
-    options["chunks"] = (rows, vectors.shape[1])
+    n_cells, width = partial.shape
+    rows = max(1, min(n_cells, (1 << 20) // (width * partial.dtype.itemsize)))
+    options: dict[str, Any] = {"shape": partial.shape, "dtype": partial.dtype}
+    options["chunks"] = (rows, width)
     make = obsm.create_dataset if _is_h5(obsm) else obsm.create_array
     array = make(key_added, **options)
     array.attrs["encoding-type"] = "array"
     array.attrs["encoding-version"] = "0.2.0"
-    for start in range(0, len(vectors), rows):
-        array[start : start + rows] = vectors[start : start + rows]
+    for start in range(0, n_cells, rows):
+        array[start : start + rows] = partial.vectors(start, start + rows)
     about = root["uns"]
     if not hasattr(about.get("cellscribe"), "keys"):
         _write(about, "cellscribe", {})

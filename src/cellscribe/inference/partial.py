@@ -150,19 +150,20 @@ class Partial:
             self.done += len(vectors)
             self._write_state()
 
-    def vectors(self) -> npt.NDArray[Any]:
-        """``[n_cells, D]`` finished vectors, mapped from disk; cells not done yet are not there."""
-        return np.memmap(
+    def vectors(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """``[stop - start, D]`` finished vectors, read from disk; a map would grow the process."""
+        n_rows = max(0, min(stop, self.done) - start)
+        flat = np.fromfile(
             self.folder / "vectors.npy",
             self.dtype,
-            "r",
-            offset=len(self._header),
-            shape=(self.done, self.shape[1]),
+            count=n_rows * self.shape[1],
+            offset=len(self._header) + start * self._row,
         )
+        return flat.reshape(n_rows, self.shape[1])
 
     def cells(self) -> npt.NDArray[Any]:
-        """``[n_cells]`` of `CELL`, mapped from disk."""
-        return np.memmap(self.folder / "cells.bin", CELL, "r", shape=(self.done,))
+        """``[n_cells]`` of `CELL`, read from disk."""
+        return np.fromfile(self.folder / "cells.bin", CELL, count=self.done)
 
     def close(self) -> None:
         """Close the files; they stay."""

@@ -43,7 +43,7 @@ lint: $(VENV)/.stamp-dev
 bench: $(VENV)/.stamp-dev
 	$(BIN)/cellscribe bench tokenize --data $(DATA)
 	$(BIN)/cellscribe bench embed --data $(DATA)
-	$(BIN)/cellscribe bench quality --data $(DATA)
+	$(BIN)/cellscribe bench quality --data $(DATA) $(if $(wildcard runs/mini/start),--also runs/mini/start)
 	$(BIN)/cellscribe bench memory --data $(DATA) --context 32
 	$(BIN)/python scripts/render_tables.py
 

@@ -77,8 +77,8 @@ def embed_table(results: list[Result]) -> str:
                 f"{r['tokens_per_cell']['p50']:,.0f}",
                 f"{number(r['cells_per_second']['cellscribe'])} cells/s",
                 f"{number(r['cells_per_second']['peer'])} cells/s",
-                f"{r['ratio_of_medians']:.1f}×",
-                f"{r['lowest_cosine']:.5f}",
+                f"{r['ratio_of_medians']:.2f}×",
+                f"{r['lowest_cosine']:.6f}",
                 f"{r['share_of_peak']['cellscribe']:.0%}",
             ]
             for r in results

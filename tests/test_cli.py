@@ -264,7 +264,8 @@ def test_info_on_a_checkpoint(run: Cli, tiny_model: Path) -> None:
     n = sum(parameter.numel() for parameter in checkpoint.model.parameters())
     assert told["name"] == "tiny"
     assert told["parameters"] == f"{n:,}"
-    assert told["weights"] == f"hash {checkpoint.hash}"
+    megabytes = (tiny_model / "model.safetensors").stat().st_size / 1e6
+    assert told["weights"] == f"{megabytes:.1f} MB on disk, hash {checkpoint.hash}"
     assert told["vocabulary"] == f"{N_GENES + 5} tokens"
     assert told["context"] == f"{CONTEXT} genes"
     assert told["trained on"] == "nothing"

@@ -267,7 +267,7 @@ def test_failure_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path.write_text("old")
     monkeypatch.setattr(Path, "write_bytes", disk_full)
     report = make_report()
-    with pytest.raises(InputError, match="No space left"):
+    with pytest.raises(InputError, match="the disk is full"):
         write_report(path, report, coordinates(report))
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
     assert path.read_text() == "old"

@@ -8,7 +8,6 @@ the caller's backend, style and open figures stay as they are.
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import numpy.typing as npt
 from cellscribe.errors import InputError
 from cellscribe.report.colours import PALETTE, Colouring, colour_by_label
 from cellscribe.report.layout import EXTRA, finite_rows, layout_of, tag_places, to_frame
+from cellscribe.writing import writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -177,22 +177,11 @@ def write_whole(path: Path, content: bytes) -> None:
 
     Raises
     ------
-    InputError
+    OutputError
         The folder is missing or not writable, or the disk is full.
     """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            part.write_bytes(content)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); "
-            "choose another place with --report or --map"
-        ) from None
+    with writing(Path(path)) as partial:
+        partial.write_bytes(content)
 
 
 def _need_matplotlib() -> None:

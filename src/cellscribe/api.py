@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.cells.counts import Counts, open_counts
-from cellscribe.cells.tokenize import Tokenized, tokenize_file
+from cellscribe.cells.counts import Counts, open_counts, tell
+from cellscribe.cells.tokenize import Progress, Tokenized, tokenize_file
 from cellscribe.config import EmbedOptions, OutputDtype, Precision, load_preset, preset_names
 from cellscribe.errors import InputError
 from cellscribe.inference.embed import POOLING, Embedded, check_output, embed_counts
@@ -20,13 +19,6 @@ from cellscribe.model.header import bundled_models, find_checkpoint, read_header
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-Progress = Callable[[int, int], None]
-
-
-def tell(line: str) -> None:
-    """Say something that is not a result."""
-    print(line, file=sys.stderr)
 
 
 def embed(

@@ -62,6 +62,7 @@ def embed(
         Column of obs that colours the map.
     """
     from cellscribe import api
+    from cellscribe.cells.counts import tell
 
     with progress_bar("Embedding") as progress:
         done = api.embed_file(
@@ -115,6 +116,7 @@ def tokenize(
         Replace an output that exists.
     """
     from cellscribe import api
+    from cellscribe.cells.counts import tell
 
     with progress_bar("Tokenizing") as progress:
         done = api.tokenize(
@@ -276,13 +278,6 @@ def need_peers() -> None:
     for package in ("datasets", "transformers"):
         if find_spec(package) is None:
             raise InputError(f'the peer needs {package}: pip install "cellscribe[bench]"')
-
-
-def tell(line: str) -> None:
-    """Say something that is not a result."""
-    from rich.console import Console
-
-    Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
 
 
 @contextmanager

@@ -42,7 +42,8 @@ LOG_CEILING = 25
 """Logarithms of counts stay below, normalised counts of any use do not."""
 
 
-def _print(line: str) -> None:
+def tell(line: str) -> None:
+    """Say something that is not a result."""
     print(line, file=sys.stderr)
 
 
@@ -51,7 +52,7 @@ def open_counts(
     *,
     layer: str | None = None,
     scratch: Path | None = None,
-    say: Callable[[str], None] = _print,
+    say: Callable[[str], None] = tell,
 ) -> Counts:
     """Open cells of any known format.
 

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -232,7 +231,7 @@ class Embedder:
         config, vocabulary = self.checkpoint.config, self.checkpoint.vocabulary
         done = start
         with (
-            _Workers(self.threads) as workers,
+            _workers(self.threads) as workers,
             closing(
                 ranked_blocks(counts, genes, vocabulary, config.context, start=start)
             ) as ranked_cells,
@@ -258,7 +257,7 @@ class Embedder:
             while started:
                 yield finish()
 
-    def _start(self, workers: _Workers, cells: RankedCells) -> _Started:
+    def _start(self, workers: Executor, cells: RankedCells) -> _Started:
         vectors = np.zeros((len(cells.lengths), self.width), dtype=np.float32)
         filled = np.flatnonzero(cells.lengths)
         front = int(self.checkpoint.config.cls_token)
@@ -311,33 +310,16 @@ class _Started:
     batches: list[tuple[npt.NDArray[np.int64], Future[None]]]
 
 
-class _Workers:
+@contextmanager
+def _workers(n: int) -> Iterator[Executor]:
     """CPU workers of one torch thread each; the caller's number of threads stays as it was."""
-
-    def __init__(self, n: int) -> None:
-        # Once asked for, torch keeps the number per thread; else the workers' would spread.
-        self._threads_before = torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(
-            n, thread_name_prefix="embed", initializer=torch.set_num_threads, initargs=(1,)
-        )
-
-    def __enter__(self) -> _Workers:
-        return self
-
-    def submit(
-        self,
-        function: Callable[[RankedCells, npt.NDArray[np.int64], npt.NDArray[np.float32]], None],
-        cells: RankedCells,
-        rows: npt.NDArray[np.int64],
-        vectors: npt.NDArray[np.float32],
-    ) -> Future[None]:
-        return self._pool.submit(function, cells, rows, vectors)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        torch.set_num_threads(self._threads_before)
+    # Once asked for, torch keeps the number per thread; else the workers' would spread.
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(
+        n, thread_name_prefix="embed", initializer=torch.set_num_threads, initargs=(1,)
+    )
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(before)

@@ -223,6 +223,13 @@ def train(
     set_compute_dtype(model, torch.bfloat16 if config.bf16 else torch.float32)
     optimizer = make_optimizer(model, config)
     first, seconds = load_state(run, model, optimizer)
+
+    def measure() -> dict[str, float]:
+        return {
+            name: validate(model, held_out, vocabulary, config, device)
+            for name, held_out in validation.items()
+        }
+
     losses = {}
     keep_lines(run / "metrics.jsonl", first)
     with (run / "metrics.jsonl").open("a") as metrics:
@@ -254,10 +261,7 @@ def train(
             }
             is_due = (step + 1) % config.validate_every == 0 or step + 1 == config.steps
             if is_due:
-                losses = {
-                    name: validate(model, held_out, vocabulary, config, device)
-                    for name, held_out in validation.items()
-                }
+                losses = measure()
                 line |= {f"loss_{name}": value for name, value in losses.items()}
             # The line first: one too many is dropped by a resumed run, a missing one stays missing.
             metrics.write(json.dumps(line) + "\n")
@@ -266,10 +270,7 @@ def train(
                 save_state(run, model, optimizer, step + 1, seconds)
                 say(json.dumps(line))
     if not losses:
-        losses = {
-            name: validate(model, held_out, vocabulary, config, device)
-            for name, held_out in validation.items()
-        }
+        losses = measure()
     return seconds / 3600, losses
 
 

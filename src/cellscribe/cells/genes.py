@@ -28,7 +28,7 @@ from cellscribe.cells.symbols import (
     resolve,
     table,
 )
-from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.cells.vocabulary import GeneTable
 from cellscribe.errors import InputError
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class GeneMap:
 class _Lookup:
     """Identifier -> token of one vocabulary."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: GeneTable) -> None:
         self.token_of = vocabulary.token_of
         self.symbol_of, self.genes = table().symbol_of, table().genes
         # a vocabulary made with an older Ensembl release knows symbols that the table has not
@@ -274,7 +274,7 @@ def _first(names: Iterable[str], n: int) -> tuple[str, ...]:
 
 
 def _check(
-    column: _Column, human: npt.NDArray[np.bool_], vocabulary: Vocabulary, name: str, tried: str
+    column: _Column, human: npt.NDArray[np.bool_], vocabulary: GeneTable, name: str, tried: str
 ) -> None:
     """Refuse another species' genes, and files of which too little is known.
 
@@ -314,7 +314,7 @@ def _check(
 
 
 def map_genes(
-    var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None = None, name: str = "input"
+    var: pd.DataFrame, vocabulary: GeneTable, *, gene_key: str | None = None, name: str = "input"
 ) -> GeneMap:
     """Find the gene identifiers of a file and give each of its columns a token.
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from numba import njit
 from scipy.sparse import csr_matrix, hstack, vstack
 
+from cellscribe.cells.inflate import quick
 from cellscribe.errors import InputError
 
 Array = npt.NDArray[Any]
@@ -134,6 +135,7 @@ class Compressed:
     where: str
 
     def __post_init__(self) -> None:
+        self.data, self.indices = quick(self.data), quick(self.indices)
         self.indptr = pull(self.indptr, slice(None), self.where).astype(np.int64, copy=False)
         steps = np.diff(self.indptr)
         stored = min(self.data.shape[0], self.indices.shape[0])

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 TOKEN_BITS = 0xFFFF
 NO_KEY = np.iinfo(np.int64).max
+SORTED_TOGETHER = 64
+"""Cells whose keys one call sorts."""
 PER_CELL = ("umis", "umis_known", "genes", "genes_known")
 """Fields of `RankedCells` with one value a cell."""
 
@@ -103,22 +105,17 @@ def rank_cells(
         counts.data.astype(np.float64, copy=False),
         token_of_column,
         medians,
-        len(np.unique(known)) < len(known) or not counts.has_canonical_format,
+        np.bincount(known, minlength=1).max() > 1 or not counts.has_canonical_format,
         keys,
         ends,
         umis,
         umis_known,
         genes,
     )
-    starts = indptr[:-1]
-    # NumPy's own sort has AVX-512 and AVX2 kernels; numba's does not.
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        keys[start:end].sort()
-    genes_known = ends - starts
-    lengths = np.minimum(genes_known, context)
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    genes_known = ends - indptr[:-1]
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.minimum(genes_known, context))])
     tokens = np.empty(offsets[-1], dtype=np.uint16)
-    _unpack_keys(keys, starts, offsets, tokens)
+    _sort_keys(keys, indptr[:-1], genes_known, offsets, tokens)
     return RankedCells(
         tokens=tokens,
         offsets=offsets,
@@ -173,12 +170,42 @@ def _fill_keys(  # type: ignore[no-untyped-def]
         umis_known[cell] = np.int64(total_known)
 
 
+def _sort_keys(
+    keys: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+    offsets: npt.NDArray[np.int64],
+    tokens: npt.NDArray[np.uint16],
+) -> None:
+    """Sort each cell's keys and unpack their tokens.
+
+    By NumPy, whose sort has AVX-512 and AVX2 kernels, numba's has not; cells of about the same
+    length together, for each call has to take back Python's lock, and where another thread holds
+    it that takes far longer than sorting a cell.
+    """
+    order = np.argsort(lengths, kind="stable")
+    for first in range(0, len(order), SORTED_TOGETHER):
+        cells = order[first : first + SORTED_TOGETHER]
+        padded = np.full((len(cells), lengths[cells[-1]]), NO_KEY, dtype=np.int64)
+        _pad_keys(keys, starts, lengths, cells, padded)
+        padded.sort(axis=1)
+        _unpack_keys(padded, cells, offsets, tokens)
+
+
 @numba.njit(cache=True, nogil=True)
-def _unpack_keys(keys, starts, offsets, tokens):  # type: ignore[no-untyped-def]
-    for cell in range(len(starts)):
-        shift = starts[cell] - offsets[cell]
-        for place in range(offsets[cell], offsets[cell + 1]):
-            tokens[place] = TOKEN_BITS - (~keys[place + shift] & TOKEN_BITS)
+def _pad_keys(keys, starts, lengths, cells, padded):  # type: ignore[no-untyped-def]
+    for row in range(len(cells)):
+        start = starts[cells[row]]
+        for place in range(lengths[cells[row]]):
+            padded[row, place] = keys[start + place]
+
+
+@numba.njit(cache=True, nogil=True)
+def _unpack_keys(padded, cells, offsets, tokens):  # type: ignore[no-untyped-def]
+    for row in range(len(cells)):
+        first = offsets[cells[row]]
+        for place in range(offsets[cells[row] + 1] - first):
+            tokens[first + place] = TOKEN_BITS - (~padded[row, place] & TOKEN_BITS)
 
 
 def rank_cells_torch(

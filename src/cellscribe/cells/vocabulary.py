@@ -27,7 +27,39 @@ MAX_TOKENS = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vocabulary:
+class GeneTable:
+    """Genes in a fixed order, by Ensembl id: what a file's columns are looked up in.
+
+    Attributes
+    ----------
+    ids
+        Special tokens if any, then Ensembl gene ids without version.
+    symbols
+        One a gene, empty where it has none.
+    n_special
+        How many of the first ids are no genes.
+    """
+
+    ids: tuple[str, ...]
+    symbols: tuple[str, ...]
+    n_special: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def n_genes(self) -> int:
+        """How many ids are genes."""
+        return len(self) - self.n_special
+
+    @cached_property
+    def token_of(self) -> dict[str, int]:
+        """Ensembl id (or special token) -> its place, which is its token in a vocabulary."""
+        return {name: token for token, name in enumerate(self.ids)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary(GeneTable):
     """Genes in token order, with the medians that scale them.
 
     Attributes
@@ -41,8 +73,6 @@ class Vocabulary:
         NaN for special tokens.
     """
 
-    ids: tuple[str, ...]
-    symbols: tuple[str, ...]
     medians: npt.NDArray[np.float64]
     n_special: int = len(SPECIAL_TOKENS)
 
@@ -56,19 +86,6 @@ class Vocabulary:
         medians = self.medians[self.n_special :]
         if not (np.isfinite(medians).all() and (medians > 0).all()):
             raise InputError("gene table: every gene needs a median above zero")
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def n_genes(self) -> int:
-        """How many tokens are genes."""
-        return len(self) - self.n_special
-
-    @cached_property
-    def token_of(self) -> dict[str, int]:
-        """Ensembl id (or special token) -> token."""
-        return {name: token for token, name in enumerate(self.ids)}
 
     def to_text(self) -> str:
         """Render the table as ``genes.tsv``; medians keep every bit."""

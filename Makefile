@@ -72,5 +72,5 @@ $(VENV)/.stamp-demo: pyproject.toml $(VENV)/.stamp-pip
 # One environment for tests and types: what mypy sees must not depend on which target ran first.
 $(VENV)/.stamp-dev: pyproject.toml $(VENV)/.stamp-pip
 	@echo "Installing cellscribe and its development tools into $(VENV)"
-	@$(PIP) install -qq --editable ".[report,bench]" --group test --group lint
+	@$(PIP) install -qq --editable ".[report,bench,census]" --group test --group lint
 	@touch $@ $(VENV)/.stamp-demo

@@ -36,8 +36,8 @@ MAP_SIZE = (1600, 1000)
 
 # Placeholders for CSS variables; odd enough never to be meant as themselves.
 INKS = {"#010203": "--ink", "#010204": "--muted", "#010205": "--rule", "#010206": "--accent",
-        "#010207": "--alert"}  # fmt: skip
-INK, MUTED, RULE, ACCENT, ALERT = INKS
+        "#010207": "--alert", "#010208": "--card"}  # fmt: skip
+INK, MUTED, RULE, ACCENT, ALERT, CARD = INKS
 
 
 def write_map(
@@ -65,7 +65,7 @@ def write_map(
     InputError
         matplotlib is missing, or the file cannot be written.
     """
-    _need_matplotlib()
+    need_matplotlib()
     from matplotlib.figure import Figure
 
     colouring = (
@@ -77,7 +77,7 @@ def write_map(
     subtitle = f"{layout_of(n_drawn)} of {n_drawn:,} cells"
     subtitle += f", coloured by {label_name or 'label'}" if labels is not None else ""
     dpi = 200
-    with _plain_style():
+    with plain_style():
         figure = Figure(figsize=(MAP_SIZE[0] / dpi, MAP_SIZE[1] / dpi), dpi=dpi, facecolor="white")
         height = 0.83
         width = height * MAP_SIZE[1] / MAP_SIZE[0] * ASPECT
@@ -96,10 +96,10 @@ def write_map(
 
 def points_png(umap_xy: npt.NDArray, colouring: Colouring) -> bytes:
     """Draw the bare points on a transparent ground, filling a frame of `ASPECT`, as a PNG."""
-    _need_matplotlib()
+    need_matplotlib()
     from matplotlib.figure import Figure
 
-    with _plain_style():
+    with plain_style():
         figure = Figure(figsize=(6, 6 / ASPECT), dpi=150)
         figure.patch.set_alpha(0)
         axes = figure.add_axes((0, 0, 1, 1))
@@ -125,6 +125,8 @@ def histogram_svg(
     name: str,
     xlabel: str,
     alt: str,
+    weights: npt.NDArray | None = None,
+    unit: str = "cells",
     log: bool = False,
     percent: bool = False,
     median: float | None = None,
@@ -136,13 +138,17 @@ def histogram_svg(
     Parameters
     ----------
     values
-        ``[n]``, one a cell.
+        ``[n]``, one a cell, or one for each of `weights` cells.
     bins
         Bin edges.
     name
         Different for each figure on the page: element ids start from it.
     xlabel, alt
         Axis label, and the text that stands for the figure when it is not seen.
+    weights
+        ``[n]`` how many have the value; one each if not given.
+    unit
+        What is counted.
     log, percent
         Logarithmic x axis; x axis in percent of 1.
     median
@@ -150,26 +156,28 @@ def histogram_svg(
     limit, limit_label
         Marked with a line in the page's alert colour.
     """
-    _need_matplotlib()
+    need_matplotlib()
     from matplotlib.figure import Figure
 
-    with _plain_style(**{"svg.fonttype": "none", "svg.hashsalt": f"cellscribe-{name}"}):
+    with plain_style(**{"svg.fonttype": "none", "svg.hashsalt": f"cellscribe-{name}"}):
         figure = Figure(figsize=(5, 2.75), layout="constrained")
         axes = figure.add_subplot()
-        axes.hist(values, bins=list(bins), color=ACCENT, histtype="stepfilled")
+        axes.hist(values, bins=list(bins), weights=weights, color=ACCENT, histtype="stepfilled")
         _tick(axes, bins, log=log, percent=percent)
         axes.set_xlim(bins[0], bins[-1])
         axes.set_ylim(bottom=0)
         axes.margins(y=0.04)
-        _dress(axes, xlabel)
+        _dress(axes, xlabel, unit)
         if median is not None:
-            text = f"median {median:.1%}" if percent else f"median {median:,.0f}"
+            text = f"median {median:.1%}" if percent else f"median {_number(median)}"
             _mark(axes, median, text, colour=INK, dashes=(0, (4, 2.5)), above=True)
         if limit is not None:
-            _mark(axes, limit, limit_label, colour=ALERT, dashes=(0, ()), above=False)
+            # above the bars, unless the median's label is there
+            far = median is None or abs(median - limit) > 0.4 * (bins[-1] - bins[0])
+            _mark(axes, limit, limit_label, colour=ALERT, dashes=(0, ()), above=bool(far))
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(buffer.getvalue(), alt)
+    return inline(buffer.getvalue(), alt)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -184,7 +192,8 @@ def write_whole(path: Path, content: bytes) -> None:
         partial.write_bytes(content)
 
 
-def _need_matplotlib() -> None:
+def need_matplotlib() -> None:
+    """Refuse to go on without matplotlib, with an `InputError` that says how to get it."""
     try:
         import matplotlib.figure  # noqa: F401
     except ModuleNotFoundError as error:
@@ -192,7 +201,7 @@ def _need_matplotlib() -> None:
 
 
 @contextmanager
-def _plain_style(**extra: Any) -> Iterator[None]:
+def plain_style(**extra: Any) -> Iterator[None]:
     """Draw with matplotlib's own defaults, whatever the caller's style; restored afterwards."""
     import matplotlib
 
@@ -284,7 +293,7 @@ def _draw_legend(figure: Figure, colouring: Colouring, left: float) -> None:
 def _tick(axes: Axes, bins: npt.NDArray, *, log: bool, percent: bool) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    thousands = FuncFormatter(lambda value, _: f"{value:,.0f}")
+    thousands = FuncFormatter(lambda value, _: _number(value))
     shares = FuncFormatter(lambda value, _: f"{value:.0%}")
     if log:
         axes.set_xscale("log")
@@ -297,7 +306,11 @@ def _tick(axes: Axes, bins: npt.NDArray, *, log: bool, percent: bool) -> None:
     axes.yaxis.set_major_formatter(thousands)
 
 
-def _dress(axes: Axes, xlabel: str) -> None:
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.3g}"
+
+
+def _dress(axes: Axes, xlabel: str, unit: str) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(MUTED)
@@ -306,7 +319,7 @@ def _dress(axes: Axes, xlabel: str) -> None:
     axes.grid(axis="y", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.set_xlabel(xlabel, color=MUTED)
-    axes.set_ylabel("cells", color=MUTED)
+    axes.set_ylabel(unit, color=MUTED)
 
 
 def _mark(axes: Axes, x: float, text: str, *, colour: str, dashes: Any, above: bool) -> None:
@@ -329,12 +342,21 @@ def _log_steps(edges: npt.NDArray) -> list[float]:
     return [1.0, 2.0, 5.0] if edges[-1] / edges[0] < 200 else [1.0]
 
 
-def _inline(svg: str, alt: str) -> str:
-    """Make matplotlib's SVG file an element of the page: no prolog, no unused ids."""
+def inline(svg: str, alt: str) -> str:
+    """Make matplotlib's SVG file an element of the page: no prolog, no unused ids.
+
+    Only tags are changed: what looks like an id or a colour in a text was meant as text.
+    """
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
-    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg))
-    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
     svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1">', svg, count=1)
-    for placeholder, variable in INKS.items():
-        svg = svg.replace(placeholder, f"var({variable})")
+    tags = re.findall(r"<[^>]*>", svg)
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', "".join(tags)))
+
+    def of_the_page(found: re.Match[str]) -> str:
+        tag = re.sub(r' id="([^"]*)"', lambda name: name[0] if name[1] in used else "", found[0])
+        for placeholder, variable in INKS.items():
+            tag = tag.replace(placeholder, f"var({variable})")
+        return tag
+
+    svg = re.sub(r"<[^>]*>", of_the_page, svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1).strip()

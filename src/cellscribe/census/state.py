@@ -1,0 +1,184 @@
+"""What a Census download has done so far, on disk as ``census.json`` in its folder.
+
+A dataset is listed when its file has been checked and put in place, so a run that is killed at any
+moment leaves whole files, a list of them, and at most one temporary file, which the next run
+removes. The folder is locked while a download is at work: the system frees it however that ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cellscribe.census.soma_cells import Extent
+from cellscribe.errors import InputError
+from cellscribe.writing import disk_errors, remove, writing
+
+NAME = "census.json"
+FORMAT, VERSION = "cellscribe census", 1
+FLAGS = {
+    "census_version": "--census-version",
+    "uri": "--uri",
+    "organism": "--organism",
+    "filter": "filter",
+    "obs": "--obs",
+}
+
+
+@contextmanager
+def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Make the folder, keep other downloads out of it, and remove what a killed one left.
+
+    Raises
+    ------
+    InputError
+        `folder` is a file, or another download is at work in it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; name a folder for the download")
+    if not folder.parent.is_dir():
+        raise InputError(f"{folder.parent}: no such folder; make it first")
+    made = not folder.exists()
+    with disk_errors(folder):
+        folder.mkdir(exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another download is at work in {folder}; wait for it or name another folder"
+            ) from None
+        except OSError as error:
+            say(f"{folder} cannot be locked ({error.strerror}): run one download in it at a time")
+        with disk_errors(folder):
+            for pattern in (".*.h5ad.partial-*", f".{NAME}.partial-*"):
+                for left in folder.glob(pattern):
+                    remove(left)
+        yield
+    finally:
+        os.close(handle)
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+class CensusState:
+    """The contents of ``census.json``.
+
+    Attributes
+    ----------
+    folder, path
+        Of the download and its list.
+    datasets, left_out
+        As the list has them.
+
+    Raises
+    ------
+    InputError
+        The folder holds other files, a damaged list, or a download made with other options.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        self.folder, self.path = folder, folder / NAME
+        self.identity = dict(identity)
+        self.datasets: dict[str, dict[str, Any]] = {}
+        self.left_out: dict[str, str] = {}
+        if not self.path.exists():
+            foreign = next(folder.glob("*.h5ad"), None)
+            if foreign is not None:
+                raise InputError(
+                    f"{foreign} is not of a Census download; name another folder for it"
+                )
+            return
+        kept = self._read()
+        for key, value in self.identity.items():
+            if kept.get(key) != value and not self._mirror(key):
+                raise InputError(
+                    f"{folder} holds a download with another {FLAGS[key]} "
+                    f"({_word(kept.get(key))}, not {_word(value)}); name another folder, or give "
+                    "the options of that download again"
+                )
+        self.datasets, self.left_out = kept["datasets"], kept["left_out"]
+
+    def begin(self, extents: Mapping[str, Extent]) -> None:
+        """Compare with what the store holds now, and write the list if there is none.
+
+        Raises
+        ------
+        InputError
+            A dataset is no longer in the store.
+        """
+        gone = sorted({*self.datasets, *self.left_out} - {*extents})
+        if gone:
+            raise InputError(
+                f"{self.folder} holds dataset {gone[0]}, which {self.identity['uri']} no longer "
+                "has; name another folder, and the whole of it is read anew"
+            )
+        if not self.path.exists():
+            self._write()
+
+    def _mirror(self, key: str) -> bool:
+        """Whether a published release is merely read from another address."""
+        return key == "uri" and self.identity["census_version"] is not None
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            kept = json.loads(self.path.read_text(encoding="utf-8"))
+            form, version = kept["format"], kept["version"]
+            whole = isinstance(kept["datasets"], dict) and isinstance(kept["left_out"], dict)
+        except (OSError, ValueError, KeyError, TypeError):
+            form, version, whole = None, None, False
+        if form != FORMAT or version != VERSION or not whole:
+            raise InputError(
+                f"{self.path} is damaged or of another version of cellscribe; name another folder"
+            )
+        return dict(kept)
+
+    def has(self, dataset: str, cells: int, skip_bad: bool, say: Callable[[str], None]) -> bool:
+        """Whether nothing is left to do for a dataset."""
+        if dataset in self.left_out:
+            return skip_bad
+        if dataset not in self.datasets:
+            return False
+        about = self.datasets[dataset]
+        path = self.folder / about["file"]
+        there = path.stat().st_size if path.is_file() else None
+        if there == about["bytes"] and cells == about["cells"]:
+            return True
+        say(f"{path} is not as {NAME} lists it; it is read anew")
+        return False
+
+    def add(self, dataset: str, facts: dict[str, Any]) -> None:
+        """List a dataset whose file is in place."""
+        self.datasets[dataset] = facts
+        self.left_out.pop(dataset, None)
+        self._write()
+
+    def leave_out(self, dataset: str, why: str) -> None:
+        """List a dataset as left out."""
+        self.left_out[dataset] = why
+        self.datasets.pop(dataset, None)
+        self._write()
+
+    def _write(self) -> None:
+        contents = {
+            "format": FORMAT,
+            "version": VERSION,
+            **self.identity,
+            "datasets": self.datasets,
+            "left_out": self.left_out,
+        }
+        with writing(self.path) as partial:
+            text = json.dumps(contents, indent=1, ensure_ascii=False)
+            partial.write_text(text + "\n", encoding="utf-8")
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return "none" if value is None else str(value)

@@ -1,0 +1,71 @@
+"""The program around the verbs: settings from a file, refusals, signals.
+
+Bad input and bad options leave one line on stderr and exit status 2; Ctrl-C leaves 130. torch is
+imported by the verbs that need it, so ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts.config import Toml
+
+from cellscribe.errors import InputError
+
+app = App(
+    name="cellscribe",
+    help="Single cells to vectors: reads a cell as its genes ranked by expression.",
+    help_format="plaintext",
+    default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,
+)
+app.meta.group_parameters = Group("Everywhere", sort_key=9)
+# It does not take this over from `app`, and Ctrl-C would end here without a word.
+app.meta.suppress_keyboard_interrupt = False
+
+
+@app.meta.default
+def launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Path | None = None,
+) -> None:
+    """Run one verb.
+
+    Parameters
+    ----------
+    config
+        TOML file that lies under the flags: a table for each verb, [embed] with model = "mini".
+    """
+    app.config = ()
+    if config is not None:
+        from cellscribe.config import read_toml
+
+        verbs = [name for name in app if not name.startswith("-")]
+        for table in read_toml(config):
+            if table not in verbs:
+                raise InputError(f"{config}: no verb {table!r}; tables are {', '.join(verbs)}")
+        app.config = (Toml(config, must_exist=True, allow_unknown=False, search_parents=False),)
+    app(tokens, exit_on_error=False, print_error=False)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; leaves by SystemExit with status 0, 2 or 130."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        app.meta(arguments, exit_on_error=False, print_error=False)
+    except (InputError, CycloptsError) as error:
+        fail(" ".join(str(error).split()), 2)
+    except KeyboardInterrupt as interrupt:
+        fail(str(interrupt) or "interrupted", 130)
+    except BrokenPipeError:
+        sys.exit(141)
+
+
+def fail(line: str, status: int) -> None:
+    """Print one line and leave."""
+    print(f"cellscribe: {line}", file=sys.stderr)
+    sys.exit(status)

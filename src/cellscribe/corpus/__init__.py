@@ -1,0 +1,1 @@
+"""Many files of cells -> one shuffled, split, documented training store."""

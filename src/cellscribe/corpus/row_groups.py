@@ -1,0 +1,136 @@
+"""Row groups of token files, decoded: what a reader loads at once.
+
+Reads from several threads at a time, keeps a bounded number of files open, and says in one line
+what is wrong with a file that cannot be read. Files are read, not mapped: one that is cut short
+under its reader is then an error and not the end of the process.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from cellscribe.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+COLUMNS = ["cell", "input_ids"]
+OPEN_FILES = 64
+"""Most token files kept open; opening one takes about a tenth of decoding a row group."""
+
+
+@dataclass(frozen=True, eq=False)
+class RowGroup:
+    """Decoded cells: ``[N]`` tokens, ``[B + 1]`` where each cell lies in them, ``[B]`` numbers."""
+
+    tokens: npt.NDArray[np.uint16]
+    offsets: npt.NDArray[np.int32]
+    cells: npt.NDArray[np.int64]
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """``[B]`` tokens of each cell."""
+        return np.diff(self.offsets)
+
+
+class TokenFiles:
+    """Token files, opened when needed; an open one serves one thread at a time."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._paths = paths
+        self._idle: deque[tuple[int, pq.ParquetFile]] = deque()
+        self._lock = threading.Lock()
+
+    def read(self, file: int, place: int, rows: int) -> RowGroup:
+        """Decode row group `place` of a file, which should have `rows` cells.
+
+        Raises
+        ------
+        InputError
+            The file has vanished, is damaged, or is another one than before.
+        """
+        with _readable(self._paths[file]), self._open(file) as opened:
+            table = opened.read_row_group(place, columns=COLUMNS, use_threads=False)
+            if table.num_rows != rows:
+                raise OSError("its row groups have changed since it was opened")
+            ranked = whole(table["input_ids"])
+            return RowGroup(
+                tokens=ranked.values.to_numpy(zero_copy_only=True),
+                offsets=ranked.offsets.to_numpy(zero_copy_only=True),
+                cells=whole(table["cell"]).to_numpy(zero_copy_only=True),
+            )
+
+    @contextmanager
+    def _open(self, file: int) -> Iterator[pq.ParquetFile]:
+        import pyarrow.parquet as pq
+
+        with self._lock:
+            found = next((entry for entry in self._idle if entry[0] == file), None)
+            if found:
+                self._idle.remove(found)
+        opened = found[1] if found else pq.ParquetFile(self._paths[file])
+        try:
+            yield opened
+        except BaseException:
+            opened.close()
+            raise
+        with self._lock:
+            self._idle.append((file, opened))
+            oldest = self._idle.popleft()[1] if len(self._idle) > OPEN_FILES else None
+        if oldest:
+            oldest.close()
+
+    def close(self) -> None:
+        """Close all; no thread may be reading."""
+        while self._idle:
+            self._idle.pop()[1].close()
+
+
+def whole(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column as one array; `combine_chunks` would copy even a single chunk."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def row_groups(paths: list[Path]) -> list[tuple[int, int, int]]:
+    """File, place in it and cells of each row group."""
+    import pyarrow.parquet as pq
+
+    groups = []
+    for file, path in enumerate(paths):
+        with _readable(path):
+            footer = pq.read_metadata(path)
+        groups += [
+            (file, place, footer.row_group(place).num_rows)
+            for place in range(footer.num_row_groups)
+        ]
+    return groups
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what can go wrong with a token file into one line."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{path} has vanished; put it back, or copy the whole corpus") from None
+    except (OSError, pa.ArrowException) as error:
+        number = getattr(error, "errno", None)
+        reason = os.strerror(number) if number else str(error)
+        raise InputError(
+            f"{path} cannot be read ({reason}); it is damaged or was replaced: copy the corpus "
+            "anew, or build it again"
+        ) from error

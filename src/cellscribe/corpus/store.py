@@ -1,0 +1,243 @@
+"""What a corpus is on disk: names, columns, manifest, and how one is opened and checked.
+
+::
+
+    DIR/manifest.json                      sources with hashes, splits, shards with hashes, options
+    DIR/genes.tsv                          vocabulary and medians (see `cells.vocabulary`)
+    DIR/tokens/train/00000.parquet         a row a cell: ranked genes, labels
+    DIR/counts/train.zarr/dataset_0        the same cells in the same order, as AnnData
+
+Nothing here needs this package to be read: `datasets.load_dataset("parquet", ...)` opens the
+tokens, `anndata.read_zarr` a counts shard, `annbatch.DatasetCollection` a split of them. Cells are
+shuffled over all sources before they are written, so consecutive rows are a random sample.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.config import LABELS
+from cellscribe.errors import InputError
+from cellscribe.writing import writing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT, VERSION = "cellscribe corpus", 1
+MANIFEST, GENES = "manifest.json", "genes.tsv"
+NO_LABEL = "unknown"
+"""What stands where a source does not tell; the Census writes the same."""
+ROW_GROUP = 1_024
+"""Cells of a Parquet row group: what a reader decodes at once."""
+
+
+def token_schema(labels: Sequence[str] = LABELS) -> pa.Schema:
+    """Columns of a token file.
+
+    ``cell`` is the cell's number in the concatenated sources and names it for good; ``input_ids``
+    are gene tokens, highest rank first, without special tokens; ``n_counts`` is over all columns of
+    the source, ``n_genes`` counts human genes; ``cell_hash`` is of the genes and their counts.
+    """
+    import pyarrow as pa
+
+    text = pa.dictionary(pa.int32(), pa.string())
+    # Nulls that cannot be need not be looked for: readers are half as fast again.
+    tokens = pa.list_(pa.field("element", pa.uint16(), nullable=False))
+    return pa.schema(
+        [
+            ("cell", pa.int64()),
+            ("cell_id", pa.string()),
+            pa.field("input_ids", tokens, nullable=False),
+            ("length", pa.int32()),
+            ("n_counts", pa.int64()),
+            ("n_genes", pa.int32()),
+            ("cell_hash", pa.uint64()),
+            ("source", text),
+            ("dataset_id", text),
+            *((label, text) for label in labels),
+        ]
+    )
+
+
+def tokens_name(split: str, shard: int) -> str:
+    """Where a shard's tokens are, relative to the corpus."""
+    return f"tokens/{split}/{shard:05}.parquet"
+
+
+def counts_name(split: str, shard: int) -> str:
+    """Where a shard's counts are, relative to the corpus."""
+    return f"counts/{split}.zarr/dataset_{shard}"
+
+
+def hash_of(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's files with their names."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for part in sorted(path.rglob("*")):
+        if part.is_file():
+            digest.update(f"{part.relative_to(path).as_posix()}\0{hash_of(part)}\n".encode())
+    return digest.hexdigest()
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file or of a folder's files."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that it stands under its name only when complete."""
+    with writing(path) as partial:
+        partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """A finished corpus, opened.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    manifest
+        ``manifest.json`` as it stands.
+    vocabulary
+        ``genes.tsv``.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    vocabulary: Vocabulary
+
+    @property
+    def splits(self) -> dict[str, dict[str, Any]]:
+        """Split -> ``cells``, ``tokens`` and ``shards``; only splits that have cells."""
+        return self.manifest["splits"]
+
+    @property
+    def labels(self) -> list[str]:
+        """Tracked columns of obs beside ``dataset_id``."""
+        return self.manifest["labels"]
+
+    @property
+    def context(self) -> int:
+        """Most genes kept a cell."""
+        return self.manifest["context"]
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the manifest, the first 16 hexadecimal digits: which corpus this is."""
+        return hash_of(self.path / MANIFEST)[:16]
+
+    def shards(self, split: str) -> list[dict[str, Any]]:
+        """Return a split's shards in order: ``cells``, and name, bytes and hash of each half.
+
+        Raises
+        ------
+        InputError
+            The corpus has no such split.
+        """
+        if split not in self.splits:
+            there = ", ".join(self.splits) or "none"
+            raise InputError(f"{self.path} has no split {split!r}; there are {there}")
+        return self.splits[split]["shards"]
+
+    def token_files(self, split: str) -> list[Path]:
+        """Paths of a split's token files, in order."""
+        return [self.path / shard["tokens"]["name"] for shard in self.shards(split)]
+
+    def summary(self) -> list[str]:
+        """What is in it, a line each."""
+        lines = []
+        for split, told in self.splits.items():
+            shards = len(told["shards"])
+            lines.append(
+                f"{split}: {told['cells']:,} cells, {told['tokens']:,} tokens in {shards:,} "
+                f"{'shard' if shards == 1 else 'shards'}"
+            )
+        lines.append(f"{self.vocabulary.n_genes:,} genes: {self.manifest['vocabulary']['chosen']}")
+        dropped = self.manifest["dropped"]
+        lines += [f"Dropped: {n:,} cells, {reason}" for reason, n in dropped.items()]
+        return lines
+
+    def cells(self, split: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Read columns of a split's cells, a table a shard."""
+        import pyarrow.parquet as pq
+
+        for path in self.token_files(split):
+            yield pq.read_table(path, columns=list(columns), partitioning=None)
+
+
+def open_corpus(path: str | Path, *, deep: bool = False) -> Corpus:
+    """Open a corpus and check that its shards are those of its manifest.
+
+    Parameters
+    ----------
+    path
+        The folder that ``cellscribe corpus build`` made.
+    deep
+        Compare every shard's hash as well, which reads all of it; else sizes and row counts.
+
+    Raises
+    ------
+    InputError
+        There is no corpus, it is not finished, or a shard is missing or differs from the manifest.
+    """
+    path = Path(path)
+    again = "run the cellscribe corpus build that made it again"
+    if not (path / MANIFEST).is_file():
+        if (path / ".build").is_dir():
+            raise InputError(f"{path}: the corpus is not finished; {again}, and it goes on")
+        raise InputError(f"{path} holds no corpus; make one with cellscribe corpus build")
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        form, version = manifest["format"], manifest["version"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path / MANIFEST} is not a corpus's manifest; {again}") from None
+    if (form, version) != (FORMAT, VERSION):
+        raise InputError(
+            f"{path} is a {form} of version {version}; this cellscribe reads {VERSION}"
+        )
+    corpus = Corpus(path=path, manifest=manifest, vocabulary=Vocabulary.read(path / GENES))
+    if corpus.vocabulary.hash != manifest["vocabulary"]["hash"]:
+        raise InputError(f"{path / GENES} is not the gene table of the manifest; {again}")
+    for split in corpus.splits:
+        for shard in corpus.shards(split):
+            _check_shard(path, shard, again, deep=deep)
+    return corpus
+
+
+def _check_shard(path: Path, shard: dict[str, Any], mend: str, *, deep: bool) -> None:
+    """Compare a shard with the manifest; its counts may have been left out or removed whole."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for half in ("tokens", "counts"):
+        told = shard.get(half)
+        if told is None:
+            continue
+        there = path / told["name"]
+        if not there.exists():
+            raise InputError(f"{there} is missing; copy the whole corpus, or remove it and {mend}")
+        if size_of(there) != told["bytes"] or (deep and hash_of(there) != told["sha256"]):
+            raise InputError(f"{there} does not fit the manifest; remove the corpus and {mend}")
+    tokens = path / shard["tokens"]["name"]
+    try:
+        rows = pq.read_metadata(tokens).num_rows
+    except (pa.ArrowInvalid, OSError):
+        raise InputError(f"{tokens} is damaged; remove the corpus and {mend}") from None
+    if rows != shard["cells"]:
+        raise InputError(
+            f"{tokens} has {rows:,} cells, the manifest {shard['cells']:,}; "
+            f"remove the corpus and {mend}"
+        )

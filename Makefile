@@ -6,18 +6,21 @@
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?= ../shared/data
+# An interpreter that has annbatch[zarrs] (Python 3.12 or newer), for the benchmarks beside it
+ANNBATCH := $(if $(ANNBATCH_PYTHON),--annbatch-python $(ANNBATCH_PYTHON))
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 SAMPLE := src/cellscribe/bundled/pbmc3k_sample.h5ad
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint corpus bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    set up $(VENV), embed the bundled cells, leave vectors, report and map in demo/"
 	@echo "make test    set up $(VENV) for development and run the tests"
 	@echo "make lint    ruff, formatting and types"
+	@echo "make corpus  build the files in DATA ($(DATA)) into runs/corpus, as recipes/small.toml says"
 	@echo "make bench   measure on the real cells in DATA ($(DATA)) and render README's tables"
 	@echo "make clean   remove what make made, $(VENV) included"
 	@echo "Another interpreter (3.11 or newer): make demo PYTHON=python3.12"
@@ -40,11 +43,20 @@ lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# All files but the knock-downs, which are for tests of perturbation.
+corpus: $(VENV)/.stamp-dev
+	@mkdir -p runs
+	$(BIN)/cellscribe corpus build $(filter-out $(DATA)/perturb_%,$(sort $(wildcard $(DATA)/*.h5ad))) \
+	  -o runs/corpus --config recipes/small.toml
+	$(BIN)/cellscribe corpus card runs/corpus --md docs/small-corpus.md
+
 bench: $(VENV)/.stamp-dev
 	$(BIN)/cellscribe bench tokenize --data $(DATA)
 	$(BIN)/cellscribe bench embed --data $(DATA)
 	$(BIN)/cellscribe bench quality --data $(DATA) $(if $(wildcard runs/mini/start),--also runs/mini/start)
 	$(BIN)/cellscribe bench memory --data $(DATA) --context 32
+	$(BIN)/cellscribe bench build --data $(DATA) $(ANNBATCH)
+	$(BIN)/cellscribe bench read --data $(DATA) $(ANNBATCH)
 	$(BIN)/python scripts/render_tables.py
 
 clean:

@@ -1,8 +1,8 @@
 """Single cells to vectors.
 
 ``embed`` for an AnnData or a file, ``load`` for a model to keep, ``embed_file`` from file to file,
-``tokenize``, ``info``; ``sample`` gives a few hundred real cells to try them on. Everything is
-imported when first used.
+``tokenize``, ``info``; ``build_corpus`` and ``open_corpus`` for training stores; ``sample`` gives a
+few hundred real cells to try them on. Everything is imported when first used.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cellscribe.api import embed, embed_file, info, sample, tokenize
     from cellscribe.config import EmbedOptions
+    from cellscribe.corpus.build import build_corpus
+    from cellscribe.corpus.store import open_corpus
     from cellscribe.errors import InputError
     from cellscribe.inference.embedder import Embedder, load
 
@@ -21,10 +23,12 @@ __all__ = [
     "EmbedOptions",
     "Embedder",
     "InputError",
+    "build_corpus",
     "embed",
     "embed_file",
     "info",
     "load",
+    "open_corpus",
     "sample",
     "tokenize",
 ]
@@ -33,10 +37,12 @@ _HOMES = {
     "EmbedOptions": "cellscribe.config",
     "Embedder": "cellscribe.inference.embedder",
     "InputError": "cellscribe.errors",
+    "build_corpus": "cellscribe.corpus.build",
     "embed": "cellscribe.api",
     "embed_file": "cellscribe.api",
     "info": "cellscribe.api",
     "load": "cellscribe.inference.embedder",
+    "open_corpus": "cellscribe.corpus.store",
     "sample": "cellscribe.api",
     "tokenize": "cellscribe.api",
 }

@@ -29,7 +29,8 @@ from cellscribe.cells.counts import open_counts
 from cellscribe.cells.genes import human_genes, map_genes
 from cellscribe.cells.rank import RankedCells, rank_cells
 from cellscribe.cells.vocabulary import Vocabulary
-from cellscribe.config import ModelConfig, from_mapping, read_toml
+from cellscribe.config import BuildOptions, ModelConfig, from_mapping, read_toml
+from cellscribe.corpus.genes import LEFT_OUT
 from cellscribe.model.checkpoint import save_checkpoint
 from cellscribe.model.encoder import MaskedGeneModel, count_parameters, initialise
 from cellscribe.training.loop import TrainConfig, train
@@ -53,16 +54,14 @@ TRAINING = (
 )
 HELD_OUT = {"facs": "pbmc_facs_zheng2017", "baron": "pancreas_baron_human_came"}
 HELD_OUT_CELLS = 100
-LEFT_OUT = ("processed_pseudogene", "snRNA", "miRNA", "snoRNA", "rRNA_pseudogene", "TEC")
-"""Biotypes that poly-A capture does not see, or sees only as misplaced reads of a parent gene."""
-N_GENES = 25_424
+N_GENES = BuildOptions().genes
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def candidates() -> Vocabulary:
     """Every gene that may enter the vocabulary, with placeholder medians."""
     genes = human_genes()
-    genes = genes[~genes["biotype"].isin(LEFT_OUT)].sort_values("ensembl_id")
+    genes = genes[~genes["biotype"].isin(list(LEFT_OUT))].sort_values("ensembl_id")
     ids, symbols = genes["ensembl_id"].tolist(), genes["symbol"].fillna("").tolist()
     return Vocabulary.build(ids, symbols, np.ones(len(ids)))
 

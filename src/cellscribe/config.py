@@ -219,7 +219,7 @@ class BuildOptions:
     """What goes into a corpus and how."""
 
     genes: int = 25_424
-    """Genes of the vocabulary: those that most training cells show."""
+    """Genes of the vocabulary, those that most training cells show; as many as sc-FM has."""
     vocabulary: Path | None = None
     """Keep this genes.tsv, medians included, instead of choosing genes and finding medians."""
     context: int = 1_024

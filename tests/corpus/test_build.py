@@ -134,6 +134,15 @@ def test_splits_go_by_dataset_and_cover_all_labels(corpus: Corpus) -> None:
     ].value_counts().to_dict()
 
 
+def test_a_source_without_datasets_is_told(sources: list[Made], tmp_path: Path) -> None:
+    said: list[str] = []
+    paths = [source.path for source in sources]
+    built = build_corpus(paths, tmp_path / "out", OPTIONS, SPLIT, say=said.append)
+    line = "no obs column dataset_id: the file name is the dataset_id"
+    assert f"d.h5ad: {line}" in said
+    assert [s["name"] for s in built.manifest["sources"] if line in s["notes"]] == ["d.h5ad"]
+
+
 def test_cells_are_shuffled_over_all_sources(corpus: Corpus) -> None:
     for split in ("train",):
         numbers = np.concatenate([t["cell"].to_numpy() for t in corpus.cells(split, ["cell"])])

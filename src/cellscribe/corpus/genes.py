@@ -17,8 +17,6 @@ from cellscribe.errors import InputError
 
 LEFT_OUT = frozenset(("processed_pseudogene", "snRNA", "miRNA", "snoRNA", "rRNA_pseudogene", "TEC"))
 """Biotypes that poly-A capture does not see, or sees only as misplaced reads of a parent gene."""
-N_GENES = 25_424
-"""Genes of sc-FM's vocabulary (NVIDIA sc-FM model card: 25,429 tokens, five of them special)."""
 
 
 def all_genes(vocabulary: Vocabulary | None = None) -> GeneTable:

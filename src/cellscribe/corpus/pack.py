@@ -180,8 +180,10 @@ def _matrix(cells: pa.Table, order: npt.NDArray[np.int64], n_genes: int) -> csr_
     from scipy.sparse import csr_matrix
 
     matrix = csr_matrix((len(order), n_genes), dtype=np.float32)
-    matrix.data, matrix.indptr = rows_in_order(cells["counts"].chunks, order, np.float32)
-    matrix.indices, _ = rows_in_order(cells["genes"].chunks, order)
+    matrix.data, matrix.indptr = rows_in_order(
+        cells["counts"].chunks, order, np.float32, scratch="counts"
+    )
+    matrix.indices, _ = rows_in_order(cells["genes"].chunks, order, scratch="genes")
     return matrix
 
 

@@ -9,10 +9,11 @@ Letters: ``B`` cells, ``N`` non-zero counts, ``G`` genes of the corpus.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
@@ -177,6 +178,26 @@ def scatter_rows(values, offsets, out, places):  # type: ignore[no-untyped-def]
         for place in range(offsets[row], offsets[row + 1]):
             out[at] = values[place]
             at += 1
+
+
+class Scratch(threading.local):
+    """Large arrays that a thread uses again and again.
+
+    The system gives fresh memory for each large array and clears it, which takes longer than what
+    is done with it here.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, npt.NDArray[np.uint8]] = {}
+
+    def empty(self, name: str, size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """Give the array of that name; what it held before is lost."""
+        n_bytes = size * np.dtype(dtype).itemsize
+        held = self._held.get(name)
+        if held is None or len(held) < n_bytes:
+            # shards differ a little in size
+            held = self._held[name] = np.empty(n_bytes + n_bytes // 8, dtype=np.uint8)
+        return held[:n_bytes].view(dtype)
 
 
 def offsets_of(lengths: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:

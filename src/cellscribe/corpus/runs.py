@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.corpus.packed import offsets_of, scatter_rows
+from cellscribe.corpus.packed import Scratch, offsets_of, scatter_rows
 from cellscribe.writing import writing
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 RUN_CELLS = 32_768
 """Cells a run, at least; some 300 MB with the copy that is sorted."""
 LISTS = ("genes", "counts")
+SCRATCH = Scratch()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,11 @@ def concatenate(parts: Sequence[pa.Table]) -> pa.Table:
 
 
 def rows_in_order(
-    parts: Sequence[pa.ListArray], order: npt.NDArray[np.int64], dtype: npt.DTypeLike | None = None
+    parts: Sequence[pa.ListArray],
+    order: npt.NDArray[np.int64],
+    dtype: npt.DTypeLike | None = None,
+    *,
+    scratch: str | None = None,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
     """Copy rows of all parts in another order, once.
 
@@ -102,6 +107,8 @@ def rows_in_order(
         Which row of all of them comes first, second, ...
     dtype
         Of the copy; the widest of the parts if not given.
+    scratch
+        Copy to the thread's own array of that name, until the next one does.
 
     Returns
     -------
@@ -113,7 +120,8 @@ def rows_in_order(
     places = np.empty(len(order), dtype=np.int64)
     places[order] = offsets[:-1]
     dtype = dtype or np.result_type(*(values.dtype for values, _ in packed))
-    out = np.empty(offsets[-1], dtype=dtype)
+    size = int(offsets[-1])
+    out = SCRATCH.empty(scratch, size, dtype) if scratch else np.empty(size, dtype=dtype)
     row = 0
     for values, ends in packed:
         scatter_rows(values, ends, out, places[row : row + len(ends) - 1])
@@ -152,7 +160,9 @@ def write_run(
         for name in cells.column_names
         if name not in LISTS
     }
-    columns |= {name: list_array(*rows_in_order(cells[name].chunks, order)) for name in LISTS}
+    columns |= {
+        name: list_array(*rows_in_order(cells[name].chunks, order, scratch=name)) for name in LISTS
+    }
     by_source: dict[int, dict[str, int]] = {}
     for (source, reason), n in sorted(dropped.items()):
         by_source.setdefault(source, {})[reason] = n

@@ -6,6 +6,7 @@ imported by the verbs that need it, so ``--help`` is quick.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -56,12 +57,18 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; leaves by SystemExit with status 0, 2 or 130."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        app.meta(arguments, exit_on_error=False, print_error=False)
+        try:
+            app.meta(arguments, exit_on_error=False, print_error=False)
+        finally:
+            # here, where a reader that went away can still be told from an error
+            sys.stdout.flush()
     except (InputError, CycloptsError) as error:
         fail(" ".join(str(error).split()), 2)
     except KeyboardInterrupt as interrupt:
         fail(str(interrupt) or "interrupted", 130)
     except BrokenPipeError:
+        # or Python would try once more to write what is left, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from cellscribe.cells.counts import tell
 from cellscribe.cells.vocabulary import Vocabulary
-from cellscribe.config import BuildOptions, SplitOptions
+from cellscribe.config import DATASET, BuildOptions, SplitOptions
 from cellscribe.corpus.pack import pack
 from cellscribe.corpus.plan import Plan, make_plan, refuse
 from cellscribe.corpus.runs import Run
@@ -133,6 +133,11 @@ def _finish(
     about = json.loads(told.read_text(encoding="utf-8"))
     write_json(out / MANIFEST, _manifest(plan, runs, duplicates, shards, about))
     remove(scratch)
+    for source in plan.sources:
+        for note in source.notes:
+            # the other notes stand in the manifest; this one decides what is held out together
+            if note.endswith(DATASET):
+                say(f"{source.name}: {note}")
     for line in plan.split.note.split("; "):
         if line:
             say(f"Note: {line}")

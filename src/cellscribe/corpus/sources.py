@@ -156,10 +156,6 @@ def look_at(
         with closing(counts.blocks(FIRST_LOOK)) as blocks:  # type: ignore[type-var]
             next(blocks)
         n_cells = counts.n_cells
-    for note in notes:
-        # the other notes stand in the manifest; this one decides what is held out together
-        if note.endswith(DATASET):
-            say(f"{name}: {note}")
     kept = labels[reason == 0].drop(columns="cell_id")
     table = kept.groupby(list(kept.columns), observed=True).size().rename("cells").reset_index()
     return Source(

@@ -241,7 +241,7 @@ class BuildOptions:
     skip_bad: bool = False
     """Leave out sources that cannot be used, and list them in the manifest."""
     shard_cells: int = 32_768
-    """Cells a shard, about; two shards a core are in memory at a time."""
+    """Cells a shard, about; four shards at most are in memory at a time."""
 
     def __post_init__(self) -> None:
         for name in ("genes", "context", "shard_cells"):

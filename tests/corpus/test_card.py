@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from support.corpus import write_corpus
 
+from cellscribe import writing
 from cellscribe.corpus import store
 from cellscribe.corpus.card import Card, checks, describe, markdown, warnings
 from cellscribe.corpus.card_tables import number, share
@@ -332,7 +333,7 @@ def test_a_manifest_that_tells_little_leaves_no_empty_section(tmp_path: Path) ->
     needed = ("format", "version", "labels", "context", "splits", "vocabulary")
     manifest = {key: manifest[key] for key in needed} | {"labels": []}
     manifest["vocabulary"] = {"hash": manifest["vocabulary"]["hash"]}
-    store.write_json(path / "manifest.json", manifest)
+    writing.write_json(path / "manifest.json", manifest)
     text = markdown(describe(open_corpus(path)))
     headings = re.findall(r"^#+ (.*)$", text, flags=re.M)
     assert "Sources" not in headings

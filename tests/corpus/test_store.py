@@ -12,6 +12,7 @@ import pytest
 from support.command import Cli, refused
 from support.corpus import write_corpus
 
+from cellscribe import writing
 from cellscribe.corpus import store
 from cellscribe.errors import InputError
 
@@ -124,7 +125,7 @@ def test_a_folders_hash_tells_names_and_contents(tmp_path: Path) -> None:
     for name, inner, text in (("a", "x", "1"), ("b", "x", "1"), ("c", "y", "1"), ("d", "x", "2")):
         (tmp_path / name).mkdir()
         (tmp_path / name / inner).write_text(text)
-    a, b, c, d = (store.hash_of(tmp_path / name) for name in "abcd")
+    a, b, c, d = (writing.hash_of(tmp_path / name) for name in "abcd")
     assert a == b
     assert len({a, c, d}) == 3
-    assert store.size_of(tmp_path / "a") == 1
+    assert writing.size_of(tmp_path / "a") == 1

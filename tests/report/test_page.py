@@ -7,14 +7,13 @@ import hashlib
 import itertools
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support.browser import complaints, open_page
 
 from cellscribe.errors import InputError
 from cellscribe.report.page import EmbeddingReport, render_page, write_report
@@ -273,32 +272,12 @@ def test_failure_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert path.read_text() == "old"
 
 
-def run_browser(tmp_path: Path, page: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    browser = next((path for name in names if (path := shutil.which(name))), None)
-    if browser is None:
-        pytest.skip(f"NO BROWSER: the report was not opened in one; install one of {names}")
-    return subprocess.run(
-        [
-            browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-            "--no-first-run", "--disable-background-networking", "--disable-component-update",
-            "--disable-sync", "--hide-scrollbars", "--enable-logging=stderr", "--v=0",
-            f"--user-data-dir={tmp_path / 'profile'}", *options, page.as_uri(),
-        ],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-
-
-def complaints(log: str) -> list[str]:
-    return [line for line in log.splitlines() if "Uncaught" in line or "CONSOLE" in line]
-
-
 @pytest.mark.browser
 def test_script_draws_every_point_in_a_browser(tmp_path: Path) -> None:
     report = make_report(labels=[HOSTILE if i % 2 else "B cell" for i in range(120)])
     page = tmp_path / "report.html"
     write_report(page, report, coordinates(report))
-    done = run_browser(tmp_path, page, "--dump-dom", "--window-size=1280,1000")
+    done = open_page(tmp_path, page, "--dump-dom", "--window-size=1280,1000")
     assert not complaints(done.stderr)
     shown = Page(done.stdout)
     canvas = next(a for t, a in shown.tags if t == "canvas")
@@ -316,7 +295,7 @@ def test_legend_lifts_out_its_class(tmp_path: Path) -> None:
     press = "<script>document.querySelector('[data-code=\"1\"]').click()</script></body>"
     page = tmp_path / "report.html"
     page.write_text(text.replace("</body>", press))
-    done = run_browser(tmp_path, page, "--dump-dom")
+    done = open_page(tmp_path, page, "--dump-dom")
     assert not complaints(done.stderr)
     shown = Page(done.stdout)
     assert next(a for t, a in shown.tags if t == "canvas")["data-lifted"] == "1"
@@ -329,7 +308,7 @@ def test_browser_blocks_what_is_not_ours(tmp_path: Path) -> None:
     # proves that `complaints` sees the console, and that the policy is in force
     page = tmp_path / "report.html"
     page.write_text(page_of().replace("</main>", "<script>document.title='owned'</script></main>"))
-    done = run_browser(tmp_path, page, "--dump-dom")
+    done = open_page(tmp_path, page, "--dump-dom")
     assert any("Content Security Policy" in line for line in complaints(done.stderr))
     assert "<title>Test cells</title>" in done.stdout
 
@@ -349,7 +328,7 @@ def test_page_looks_like_something(
     report = make_report()
     write_report(page, report, coordinates(report))
     window = f"--window-size={size[0]},{size[1]}"
-    done = run_browser(tmp_path, page, window, f"--screenshot={picture}", *options)
+    done = open_page(tmp_path, page, window, f"--screenshot={picture}", *options)
     assert not complaints(done.stderr)
     pixels = np.rint(imread(picture)[..., :3] * 255).astype(int)
     assert pixels.shape[:2] == (size[1], size[0])

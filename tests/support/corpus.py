@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cellscribe import writing
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.corpus import store
 from support.tiny import real_genes
@@ -51,8 +52,8 @@ def write_corpus(
             pq.write_table(table, path, row_group_size=row_group, compression="none")
             told = {
                 "name": store.tokens_name(split, place),
-                "bytes": store.size_of(path),
-                "sha256": store.hash_of(path),
+                "bytes": writing.size_of(path),
+                "sha256": writing.hash_of(path),
             }
             shards.append({"cells": size, "tokens": told})
             number += size
@@ -81,7 +82,7 @@ def write_corpus(
         },
         "splits": splits,
     }
-    store.write_json(folder / store.MANIFEST, manifest | (more or {}))
+    writing.write_json(folder / store.MANIFEST, manifest | (more or {}))
     return folder
 
 

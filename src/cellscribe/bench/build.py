@@ -18,8 +18,9 @@ from cellscribe.bench.memory import measure_memory
 from cellscribe.bench.real_cells import real_cells
 from cellscribe.bench.record import write_result
 from cellscribe.cells.counts import tell
-from cellscribe.corpus.store import open_corpus, size_of
+from cellscribe.corpus.store import open_corpus
 from cellscribe.errors import InputError
+from cellscribe.writing import size_of
 
 RESULTS = Path("benchmarks/results")
 CURVE_POINTS = 60

@@ -30,8 +30,9 @@ from cellscribe.bench.record import write_result
 from cellscribe.config import ReaderOptions
 from cellscribe.corpus.reader import Reader, pad_cells
 from cellscribe.corpus.row_groups import whole
-from cellscribe.corpus.store import Corpus, open_corpus, size_of
+from cellscribe.corpus.store import Corpus, open_corpus
 from cellscribe.errors import InputError
+from cellscribe.writing import size_of
 
 if TYPE_CHECKING:
     import datasets

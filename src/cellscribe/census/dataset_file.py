@@ -7,7 +7,6 @@ it is read again as any later step will read it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -22,7 +21,7 @@ from cellscribe.cells.pipeline import read_ahead
 from cellscribe.census import soma, soma_cells
 from cellscribe.config import SOMA_ID, CensusOptions
 from cellscribe.errors import InputError
-from cellscribe.writing import writing
+from cellscribe.writing import hash_of, writing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,8 +112,7 @@ def write_dataset(
     with writing(out) as partial:
         facts = _stream(partial, dataset, kept, expected, progress)
         _check(partial, facts)
-        with partial.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hash_of(partial)
         size = partial.stat().st_size
     return {"file": out.name, **facts, "bytes": size, "sha256": digest}
 

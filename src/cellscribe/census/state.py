@@ -17,7 +17,7 @@ from typing import Any
 
 from cellscribe.census.soma_cells import Extent
 from cellscribe.errors import InputError
-from cellscribe.writing import disk_errors, remove, writing
+from cellscribe.writing import disk_errors, remove, write_json
 
 NAME = "census.json"
 FORMAT, VERSION = "cellscribe census", 1
@@ -173,9 +173,7 @@ class CensusState:
             "datasets": self.datasets,
             "left_out": self.left_out,
         }
-        with writing(self.path) as partial:
-            text = json.dumps(contents, indent=1, ensure_ascii=False)
-            partial.write_text(text + "\n", encoding="utf-8")
+        write_json(self.path, contents)
 
 
 def _word(value: Any) -> str:

@@ -33,11 +33,10 @@ from cellscribe.corpus.store import (
     VERSION,
     Corpus,
     open_corpus,
-    write_json,
 )
 from cellscribe.corpus.survey import by_source, find_duplicates, make_vocabulary
 from cellscribe.errors import InputError
-from cellscribe.writing import disk_errors, remove
+from cellscribe.writing import disk_errors, remove, write_json
 
 SCRATCH = ".build"
 Progress = Callable[[str, int, int], None]

@@ -30,14 +30,11 @@ from cellscribe.corpus.runs import LISTS, Run, list_array, read_bucket, rows_in_
 from cellscribe.corpus.store import (
     ROW_GROUP,
     counts_name,
-    hash_of,
-    size_of,
     token_schema,
     tokens_name,
-    write_json,
 )
 from cellscribe.corpus.survey import without
-from cellscribe.writing import writing
+from cellscribe.writing import hash_of, size_of, write_json, writing
 
 if TYPE_CHECKING:
     import pandas as pd

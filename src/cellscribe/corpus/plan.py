@@ -21,7 +21,7 @@ import numpy.typing as npt
 from cellscribe.cells.vocabulary import GeneTable, Vocabulary
 from cellscribe.config import DATASET, BuildOptions, SplitOptions
 from cellscribe.corpus.genes import GeneSpace, all_genes
-from cellscribe.corpus.packed import random_keys
+from cellscribe.corpus.packed import gene_hashes, random_keys
 from cellscribe.corpus.sources import BadSource, Source, find_sources, look_at, names_of
 from cellscribe.corpus.splits import (
     SPLITS,
@@ -70,6 +70,11 @@ class Plan:
     def starts(self) -> npt.NDArray[np.int64]:
         """``[sources + 1]`` number of each source's first cell, and of all cells."""
         return np.concatenate([[0], np.cumsum([source.cells for source in self.sources])])
+
+    @cached_property
+    def gene_hashes(self) -> npt.NDArray[np.uint64]:
+        """``[G]`` what cells' hashes are made of."""
+        return gene_hashes(self.space.ids)
 
     @cached_property
     def n_buckets(self) -> dict[str, int]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from cellscribe.cells.counts import open_counts
 from cellscribe.cells.pipeline import BLOCK, ordered_map, read_ahead, usable_cores
 from cellscribe.config import DATASET
-from cellscribe.corpus.packed import LARGEST_COUNT, Rows, gene_hashes, offsets_of, to_space
+from cellscribe.corpus.packed import LARGEST_COUNT, Rows, offsets_of, to_space
 from cellscribe.corpus.plan import Plan
 from cellscribe.corpus.runs import (
     RUN_CELLS,
@@ -137,7 +137,7 @@ def _source_blocks(
     """Cells of a source from number `first` on: those that stay, those dropped, how many."""
     source, options = plan.sources[place], plan.options
     start = int(plan.starts[place])
-    hashes = gene_hashes(plan.space.ids)
+    hashes = plan.gene_hashes
     genes = plan.genes_of[place]
     try:
         with open_counts(source.path, layer=options.layer, say=lambda _: None) as counts:

@@ -20,8 +20,9 @@ from cellscribe.cells.counts import Counts, open_counts
 from cellscribe.cells.genes import GeneMap, map_genes
 from cellscribe.cells.vocabulary import GeneTable
 from cellscribe.config import DATASET, BuildOptions
-from cellscribe.corpus.store import NO_LABEL, hash_of, size_of
+from cellscribe.corpus.store import NO_LABEL
 from cellscribe.errors import InputError
+from cellscribe.writing import hash_of, size_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,6 @@ shuffled over all sources before they are written, so consecutive rows are a ran
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import LABELS
 from cellscribe.errors import InputError
-from cellscribe.writing import writing
+from cellscribe.writing import hash_of, size_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,31 +73,6 @@ def tokens_name(split: str, shard: int) -> str:
 def counts_name(split: str, shard: int) -> str:
     """Where a shard's counts are, relative to the corpus."""
     return f"counts/{split}.zarr/dataset_{shard}"
-
-
-def hash_of(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's files with their names."""
-    if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    digest = hashlib.sha256()
-    for part in sorted(path.rglob("*")):
-        if part.is_file():
-            digest.update(f"{part.relative_to(path).as_posix()}\0{hash_of(part)}\n".encode())
-    return digest.hexdigest()
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file or of a folder's files."""
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that it stands under its name only when complete."""
-    with writing(path) as partial:
-        partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True)

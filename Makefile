@@ -57,6 +57,7 @@ bench: $(VENV)/.stamp-dev
 	$(BIN)/cellscribe bench memory --data $(DATA) --context 32
 	$(BIN)/cellscribe bench build --data $(DATA) $(ANNBATCH)
 	$(BIN)/cellscribe bench read --data $(DATA) $(ANNBATCH)
+	$(BIN)/cellscribe bench train $(if $(wildcard runs/corpus),--corpus runs/corpus,--data $(DATA))
 	$(BIN)/python scripts/render_tables.py
 
 clean:

@@ -1,11 +1,11 @@
-"""Render README's tables from benchmarks/results/*.json, between markers that name a benchmark.
+"""Render tables of README and docs from benchmarks/results/*.json, between markers that name them.
 
     <!-- bench:embed -->
     (everything here is rendered)
     <!-- /bench:embed -->
 
 A benchmark has a function in `TABLES`; results of any other one carry their own ``"table"``:
-``{"columns": [...], "rows": [[...], ...]}``. With ``--check`` nothing is written, and a README that
+``{"columns": [...], "rows": [[...], ...]}``. With ``--check`` nothing is written, and a page that
 differs from what would be rendered is an error.
 """
 
@@ -103,6 +103,36 @@ def memory_table(results: list[Result]) -> str:
     )
 
 
+def train_table(results: list[Result]) -> str:
+    columns = [
+        "pre-train",
+        "cells a step",
+        "tokens a cell",
+        "cellscribe",
+        "`transformers`",
+        "ratio",
+        "ratio with our allocator settings",
+        "share of peak",
+    ]
+    rows = []
+    for r in results:
+        rates, ratios = r["tokens_per_second"], r["ratio_of_medians"]
+        kept = ratios.get("transformers_keeping_memory")
+        rows.append(
+            [
+                f"{r['settings']['preset']}, {r['machine'].get('gpu', 'CPU')}",
+                f"{r['settings']['cells']:,}",
+                f"{r['tokens_per_cell']:,.0f}",
+                f"{number(rates['cellscribe'])} tokens/s",
+                f"{number(rates['transformers'])} tokens/s",
+                f"{ratios['transformers']:.2f}×",
+                "–" if kept is None else f"{kept:.2f}×",
+                f"{r['share_of_peak']['cellscribe']:.0%}",
+            ]
+        )
+    return table(columns, rows)
+
+
 def own_table(results: list[Result]) -> str:
     return "\n\n".join(table(r["table"]["columns"], r["table"]["rows"]) for r in results)
 
@@ -111,6 +141,7 @@ TABLES: dict[str, Callable[[list[Result]], str]] = {
     "tokenize": tokenize_table,
     "embed": embed_table,
     "memory": memory_table,
+    "train": train_table,
 }
 
 
@@ -145,7 +176,7 @@ def render(readme: str, results_folder: Path) -> str:
         results = read_results(results_folder, name)
         if not results:
             raise InputError(
-                f"README names bench:{name}, which has no result; measure it or remove the markers"
+                f"a page names bench:{name}, which has no result; measure it or remove the markers"
             )
         lines = dict.fromkeys(provenance(r) for r in results)
         text = TABLES.get(name, own_table)(results)
@@ -154,33 +185,35 @@ def render(readme: str, results_folder: Path) -> str:
     opened, closed = (len(re.findall(mark, readme)) for mark in ("<!-- bench:", "<!-- /bench:"))
     rendered, filled = MARKED.subn(fill, readme)
     if not opened == closed == filled:
-        raise InputError("README has a bench marker that is not closed by its own name")
+        raise InputError("a page has a bench marker that is not closed by its own name")
     return rendered
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Render README's tables from benchmarks/results.")
+    parser = argparse.ArgumentParser(description="Render tables from benchmarks/results.")
     parser.add_argument(
-        "--check", action="store_true", help="fail where README is stale; write nothing"
+        "--check", action="store_true", help="fail where a page is stale; write nothing"
     )
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--page", type=Path, action="append", help="README and docs if not given")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args(arguments)
-    before = options.readme.read_text(encoding="utf-8")
+    pages = options.page or [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    stale = {}
     try:
-        after = render(before, options.results)
+        for page in pages:
+            before = page.read_text(encoding="utf-8")
+            after = render(before, options.results)
+            if after != before:
+                stale[page] = after
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    if after == before:
-        return 0
-    if options.check:
-        print(
-            f"{options.readme.name} is stale: run python scripts/render_tables.py", file=sys.stderr
-        )
-        return 1
-    options.readme.write_text(after, encoding="utf-8")
-    return 0
+    for page, text in stale.items():
+        if options.check:
+            print(f"{page.name} is stale: run python scripts/render_tables.py", file=sys.stderr)
+        else:
+            page.write_text(text, encoding="utf-8")
+    return int(bool(stale) and options.check)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,9 @@ from support.tiny import CONTEXT, N_GENES, WIDTH, every_gene, real_genes, save_m
 from cellscribe.model.header import bundled_models
 
 
-@pytest.mark.parametrize("verb", ["embed", "tokenize", "info", "bench"])
+@pytest.mark.parametrize(
+    "verb", ["embed", "tokenize", "info", "corpus", "train", "report", "bench"]
+)
 def test_help_of_every_verb(verb: str, run: Cli) -> None:
     overall, own = run("--help"), run(verb, "--help")
     assert overall.status == own.status == 0

@@ -1,8 +1,9 @@
 """Single cells to vectors.
 
 ``embed`` for an AnnData or a file, ``load`` for a model to keep, ``embed_file`` from file to file,
-``tokenize``, ``info``; ``build_corpus`` and ``open_corpus`` for training stores; ``sample`` gives a
-few hundred real cells to try them on. Everything is imported when first used.
+``tokenize``, ``info``; ``train`` for models; ``finetune`` and ``annotate`` for labels;
+``build_corpus`` and ``open_corpus`` for training stores; ``sample`` gives a few hundred real cells
+to try them on. Everything is imported when first used.
 """
 
 from __future__ import annotations
@@ -12,39 +13,52 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cellscribe.api import embed, embed_file, info, sample, tokenize
-    from cellscribe.config import EmbedOptions
+    from cellscribe.api import embed, embed_file, info, sample, tokenize, train
+    from cellscribe.config import AnnotateOptions, EmbedOptions, FinetuneOptions
     from cellscribe.corpus.build import build_corpus
     from cellscribe.corpus.store import open_corpus
     from cellscribe.errors import InputError
     from cellscribe.inference.embedder import Embedder, load
+    from cellscribe.labels import annotate, annotate_file, finetune
 
 __all__ = [
+    "AnnotateOptions",
     "EmbedOptions",
     "Embedder",
+    "FinetuneOptions",
     "InputError",
+    "annotate",
+    "annotate_file",
     "build_corpus",
     "embed",
     "embed_file",
+    "finetune",
     "info",
     "load",
     "open_corpus",
     "sample",
     "tokenize",
+    "train",
 ]
 
 _HOMES = {
+    "AnnotateOptions": "cellscribe.config",
     "EmbedOptions": "cellscribe.config",
     "Embedder": "cellscribe.inference.embedder",
+    "FinetuneOptions": "cellscribe.config",
     "InputError": "cellscribe.errors",
+    "annotate": "cellscribe.labels",
+    "annotate_file": "cellscribe.labels",
     "build_corpus": "cellscribe.corpus.build",
     "embed": "cellscribe.api",
     "embed_file": "cellscribe.api",
+    "finetune": "cellscribe.labels",
     "info": "cellscribe.api",
     "load": "cellscribe.inference.embedder",
     "open_corpus": "cellscribe.corpus.store",
     "sample": "cellscribe.api",
     "tokenize": "cellscribe.api",
+    "train": "cellscribe.api",
 }
 
 

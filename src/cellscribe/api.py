@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from cellscribe.config import EmbedOptions, OutputDtype, Precision, load_preset,
 from cellscribe.errors import InputError
 from cellscribe.inference.embed import POOLING, Embedded, check_output, embed_counts
 from cellscribe.model.header import bundled_models, find_checkpoint, read_header
+from cellscribe.model.heads import has_head, load_head
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -197,6 +198,59 @@ def tokenize(
     )
 
 
+def train(
+    corpus: str | Path,
+    out: str | Path,
+    *,
+    preset: str = "geneformer-10m",
+    init_from: str | Path | None = None,
+    resume: bool = False,
+    shape: Mapping[str, Any] | None = None,
+    watch: Callable[[dict[str, Any]], None] | None = None,
+    say: Callable[[str], None] = tell,
+    **settings: Any,
+) -> Path | None:
+    """Pre-train a model on a corpus.
+
+    Parameters
+    ----------
+    corpus
+        Folder that `build_corpus` made.
+    out
+        Folder of the run: ``metrics.jsonl``, checkpoints, and at its end ``model``.
+    preset
+        A preset's name, or a TOML file with tables ``[model]`` and ``[training]``.
+    init_from
+        Begin with the weights, and the shape, of this model.
+    resume
+        Go on with an interrupted run, where there is one.
+    shape
+        Fields of `config.ModelConfig` that differ from the preset's.
+    watch
+        Told of each step: what ``metrics.jsonl`` gets.
+    say
+        Told what a user should know.
+    **settings
+        Fields of `config.TrainOptions` that differ from the preset's.
+
+    Returns
+    -------
+    pathlib.Path or None
+        The finished model; None if SIGTERM or Ctrl-C asked for the end, and ``resume`` goes on.
+
+    Raises
+    ------
+    InputError
+        Something is missing or does not go together; see `training.plan` and `training.pretrain`.
+    """
+    from cellscribe.training.plan import plan, settle
+    from cellscribe.training.pretrain import pretrain
+
+    config, options = settle(preset, settings, shape or {}, init_from)
+    planned = plan(corpus, out, config, options, preset=preset, init_from=init_from, resume=resume)
+    return pretrain(planned, watch=watch, say=say)
+
+
 def info(model: str | Path = "mini") -> dict[str, Any]:
     """Size, cost, vocabulary, context and provenance of a model or a preset.
 
@@ -234,6 +288,8 @@ def info(model: str | Path = "mini") -> dict[str, Any]:
         facts = {"name": checkpoint.name}
         facts["weights"] = f"{on_disk:,.1f} MB on disk, hash {checkpoint.hash}"
         rest = {"gene table": f"hash {checkpoint.vocabulary.hash}", **checkpoint.provenance}
+        if has_head(find_checkpoint(model)):
+            rest["labels"] = load_head(find_checkpoint(model)).labels
     length = config.context + config.cls_token
     work, work_half = (flops_per_cell(config, n) / 1e9 for n in (length, length // 2))
     facts |= {

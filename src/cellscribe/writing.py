@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,41 @@ def writing(out: Path) -> Iterator[Path]:
             replace(partial, out)
     finally:
         remove(partial)
+
+
+@contextmanager
+def alone(
+    folder: Path, refusal: str, say: Callable[[str], None] = lambda line: None
+) -> Iterator[None]:
+    """Hold a folder, so that no second process works in it.
+
+    Parameters
+    ----------
+    folder
+        Exists.
+    refusal
+        Of the second process, one line.
+    say
+        Told where the file system has no locks.
+
+    Raises
+    ------
+    InputError
+        Another process holds it.
+    """
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(refusal) from None
+        except OSError as error:
+            say(f"{folder} cannot be locked ({error.strerror}): let one process work in it.")
+        yield
+    finally:
+        os.close(handle)
 
 
 def replace(partial: Path, out: Path) -> None:

@@ -69,6 +69,15 @@ def results(tmp_path: Path) -> Path:
         growth_mb=11,
         cells_per_second=1_999.6,
     )
+    for device, ratios in (("cpu", {"transformers_keeping_memory": 2.614}), ("cuda", {})):
+        result(
+            *(tmp_path, f"train-x-{device}", "train"),
+            settings={"preset": "x", "cells": 8},
+            tokens_per_cell=894.25,
+            tokens_per_second={"cellscribe": 3456.7, "transformers": 1001.2},
+            ratio_of_medians={"transformers": 3.4526, **ratios},
+            share_of_peak={"cellscribe": 0.553, "transformers": 0.16},
+        )
     result(tmp_path, "probe", "quality", table={"columns": ["task", "F1"], "rows": [["a", 0.5]]})
     return tmp_path
 
@@ -76,18 +85,22 @@ def results(tmp_path: Path) -> Path:
 def test_every_table_holds_the_figures_of_its_result(results: Path) -> None:
     text = "\n".join(
         f"before {name}\n<!-- bench:{name} -->\nold\n<!-- /bench:{name} -->\nafter"
-        for name in ("tokenize", "embed", "memory", "quality")
+        for name in ("tokenize", "embed", "memory", "train", "quality")
     )
     rendered = script.render(text, results)
     for figure in ("12,000 cells", "31,234 cells/s", "20.8×", "0.99991", "41%", "1,000,000 cells"):
         assert figure in rendered
     for figure in ("first 64", "8.1 GB", "1.23 GB", "0.01 GB", "| a | 0.5 |"):
         assert figure in rendered
+    row = "| x, CPU | 8 | 894 | 3,457 tokens/s | 1,001 tokens/s | 3.45× |"
+    assert f"{row} 2.61× | 55% |" in rendered
+    # on a GPU the host's allocator is beside the point
+    assert f"{row} – | 55% |" in rendered
     assert "2 cores of Some CPU with AVX512-BF16, 25 GB; torch 2.9; 2026-01-02; commit 0123456" in (
         rendered
     )
     assert "old" not in rendered
-    assert rendered.count("before") == rendered.count("after") == 4
+    assert rendered.count("before") == rendered.count("after") == 5
     assert script.render(rendered, results) == rendered
 
 
@@ -95,7 +108,7 @@ def test_check_fails_on_a_stale_readme_and_leaves_it(results: Path) -> None:
     readme = results / "README.md"
     stale = "<!-- bench:quality -->\n<!-- /bench:quality -->\n"
     readme.write_text(stale)
-    arguments = ["--readme", str(readme), "--results", str(results)]
+    arguments = ["--page", str(readme), "--results", str(results)]
     assert script.main([*arguments, "--check"]) == 1
     assert readme.read_text() == stale
     assert script.main(arguments) == 0

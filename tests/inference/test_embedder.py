@@ -14,11 +14,13 @@ from support.tiny import real_genes, some_counts
 import cellscribe
 from cellscribe.errors import InputError
 from cellscribe.inference import embedder
+from cellscribe.model import device
 
 
 @pytest.fixture
 def no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedder, "has_bf16_kernel", lambda: False)
+    monkeypatch.setattr(device, "has_bf16_kernel", lambda: False)
 
 
 def test_a_cpu_without_bf16_takes_float32_and_says_so(tiny_model: Path, no_bf16: None) -> None:

@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cellscribe.cells.vocabulary import PAD, Vocabulary
 from cellscribe.config import ModelConfig
-from cellscribe.model.attention import Cells
-from cellscribe.model.checkpoint import save_checkpoint, to_hugging_face
+from cellscribe.model.attention import Cells, jagged, packed
+from cellscribe.model.checkpoint import save_checkpoint
 from cellscribe.model.encoder import (
     Block,
     Linear,
@@ -26,7 +26,6 @@ from cellscribe.model.encoder import (
     initialise,
     set_compute_dtype,
 )
-from cellscribe.training.objective import masked_gene_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -112,41 +111,6 @@ def test_equal_to_hugging_face_bert(hidden_act: str, to_transformers) -> None:
         assert torch.equal(model.encoder(tokens_BL, cells), padded[-1])
     # packed with gradients goes cell by cell instead of through the CPU kernel
     close(model(pack(tokens_BL, LENGTHS), cells).detach(), logits)
-
-
-def test_gradients_equal_to_hugging_face(to_transformers) -> None:
-    """As many chosen places in each cell, so that the mean of means is the mean."""
-    model = make_model(small(num_hidden_layers=2))
-    theirs = to_transformers(model)
-    lengths = (20, 9, 14)
-    tokens_BL, cells = make_tokens(lengths, 90), Cells(lengths, CPU)
-    tokens_BL[0, 3] = PAD  # in a cell's midst, its row must not learn from being looked up
-    generator = torch.Generator().manual_seed(3)
-    places_BC = torch.stack([torch.randperm(n, generator=generator)[:4] for n in lengths])
-    targets_BC = torch.randint(5, 90, places_BC.shape, generator=generator)
-    labels_BL = torch.full_like(tokens_BL, -100).scatter(1, places_BC, targets_BC)
-    mask_BL = (torch.arange(20) < torch.tensor(lengths)[:, None]).long()
-
-    expected = theirs(tokens_BL, attention_mask=mask_BL, labels=labels_BL).loss
-    expected.backward()
-    chosen = (torch.arange(3)[:, None] * 20 + places_BC).flatten()
-    positions_BL = cells.positions(tokens_BL)
-    loss = masked_gene_loss(model, tokens_BL, cells, positions_BL, chosen, targets_BC.flatten())
-    loss.mean().backward()
-
-    torch.testing.assert_close(loss.mean(), expected, rtol=1e-5, atol=0)
-    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    assert len(gradients) == len(list(model.parameters()))
-    ours = to_hugging_face(gradients)
-    wanted = {name: p.grad for name, p in theirs.named_parameters()}
-    assert ours.keys() == wanted.keys()
-    for name, gradient in wanted.items():
-        largest = float(gradient.abs().max())
-        # keys' bias cannot change a softmax: its gradient is rounding
-        atol = 1e-6 if name.endswith("key.bias") else 1e-5 * largest
-        torch.testing.assert_close(
-            ours[name], gradient, rtol=1e-4, atol=atol, msg=lambda m, n=name: f"{n}: {m}"
-        )
 
 
 @pytest.mark.parametrize("hidden_act", ["relu", "gelu"])
@@ -305,3 +269,36 @@ def test_initial_weights_are_berts() -> None:
 def test_tied_parameters_count_once(to_transformers) -> None:
     model = make_model(small())
     assert count_parameters(model) == to_transformers(model).num_parameters()
+
+
+def test_jagged_attention_is_packed_attention_with_its_gradients() -> None:
+    """The way of a GPU, on a CPU; both beside one product after the other."""
+    generator = torch.Generator().manual_seed(2)
+    cells = Cells(LENGTHS, CPU)
+    leaves = [
+        torch.randn(sum(LENGTHS), 3, 16, generator=generator, requires_grad=True) for _ in range(3)
+    ]
+    slope = torch.randn(sum(LENGTHS), 3, 16, generator=generator)
+    found = []
+    for attend in (jagged, packed):
+        out = attend(*leaves, cells, 0.0)
+        found.append([out.detach(), *torch.autograd.grad(out, leaves, slope)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_gpu_trains_as_a_cpu_does(dtype: torch.dtype) -> None:
+    cells, there = Cells(LENGTHS, CPU), Cells(LENGTHS, torch.device("cuda"))
+    generator = torch.Generator().manual_seed(3)
+    leaves = [torch.randn(sum(LENGTHS), 3, 16, generator=generator) for _ in range(3)]
+    expected = [x.clone().requires_grad_() for x in leaves]
+    packed(*expected, cells, 0.0).sin().sum().backward()
+    ours = [x.cuda().to(dtype).requires_grad_() for x in leaves]
+    packed(*ours, there, 0.0).float().sin().sum().backward()
+    for mine, theirs in zip(ours, expected, strict=True):
+        torch.testing.assert_close(mine.grad.cpu().float(), theirs.grad, rtol=0.05, atol=0.05)
+    dropped = packed(*ours, there, 0.5)
+    assert torch.isfinite(dropped).all()
+    assert not torch.equal(dropped, packed(*ours, there, 0.5))

@@ -8,21 +8,25 @@ cells and folds.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cellscribe.bench.record import write_result
 from cellscribe.errors import InputError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 FILES = {
     "pbmc_facs_zheng2017": "blood, sorted (Zheng 2017)",
     "pancreas_baron_human_came": "pancreas (Baron 2016)",
     "pbmc3k_10x": "blood (10x PBMC 3k)",
 }
-"""Labelled files of the data folder that ``mini`` was not trained on."""
+"""Labelled files of the data folder; those that a model was trained on are left out for it."""
 LABELS = "cell_type"
 NO_LABEL = ("unassigned", "nan", "")
 FOLDS = 5
@@ -54,8 +58,6 @@ def bench_quality(
     InputError
         A file is missing from `data`.
     """
-    import anndata
-
     import cellscribe
     from cellscribe.evaluation.probe import linear_probe, log_norm_pca
 
@@ -66,15 +68,11 @@ def bench_quality(
             **{Path(path).name: cellscribe.load(path) for path in also},
             RANDOM: cellscribe.load(_random_twin(model, Path(name) / "random")),
         }
+        seen = trained_on(embedders[Path(model).name].checkpoint.provenance)
         for file in FILES:
-            path = data / f"{file}.h5ad"
-            if not path.exists():
-                raise InputError(f"{path}: no such file; --data is the folder of labelled cells")
-            adata = anndata.read_h5ad(path)
-            labels = adata.obs[LABELS].astype(str)
-            enough = labels.map(labels.value_counts()) >= FOLDS
-            adata = adata[(enough & ~labels.isin(NO_LABEL)).to_numpy()].copy()
-            classes = adata.obs[LABELS].astype(str).to_numpy(dtype=object)
+            if file in seen:
+                continue
+            adata, classes = labelled(data / f"{file}.h5ad")
             features = {key: embedder.embed(adata) for key, embedder in embedders.items()}
             features[PCA] = log_norm_pca(adata.X)
             probes = {key: linear_probe(x, classes, folds=FOLDS) for key, x in features.items()}
@@ -102,6 +100,30 @@ def bench_quality(
     return write_result(
         out, f"quality-{Path(model).name}", "quality", settings, {"files": scores, "table": table}
     )
+
+
+def labelled(path: Path) -> tuple[AnnData, npt.NDArray[np.object_]]:
+    """Read the labelled cells of a file, without types of fewer than `FOLDS` cells.
+
+    Raises
+    ------
+    InputError
+        There is no such file.
+    """
+    import anndata
+
+    if not path.exists():
+        raise InputError(f"{path}: no such file; --data is the folder of labelled cells")
+    cells = anndata.read_h5ad(path)
+    labels = cells.obs[LABELS].astype(str)
+    enough = labels.map(labels.value_counts()) >= FOLDS
+    cells = cells[(enough & ~labels.isin(NO_LABEL)).to_numpy()].copy()
+    return cells, cells.obs[LABELS].astype(str).to_numpy(dtype=object)
+
+
+def trained_on(provenance: Mapping[str, Any]) -> set[str]:
+    """Names of the datasets that a model says it was trained on: none of them tests it."""
+    return {str(entry).partition(" ")[0] for entry in provenance.get("trained on", ())}
 
 
 def _cells(scores: dict[str, dict[str, Any]], kinds: list[str]) -> list[str]:

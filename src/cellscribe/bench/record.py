@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cellscribe.errors import InputError
+from cellscribe.model.device import cpu_facts
 
 PACKAGES = (
     "cellscribe",
@@ -29,22 +30,6 @@ PACKAGES = (
     "transformers",
     "datasets",
 )
-MATRIX_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "bf16")
-"""CPU features that decide how fast a matrix product is (names of Linux's /proc/cpuinfo)."""
-
-
-def cpu_facts(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
-    """Model name and matrix features of the first core; without /proc, what the platform says."""
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8").split("\n\n")[0].splitlines()
-    except FileNotFoundError:
-        return {"model": platform.processor() or platform.machine(), "features": []}
-    facts = {key.strip(): value.strip() for key, _, value in (s.partition(":") for s in lines)}
-    flags = set(facts.get("flags", facts.get("Features", "")).split())
-    return {
-        "model": facts.get("model name", platform.machine()),
-        "features": [flag for flag in MATRIX_FLAGS if flag in flags],
-    }
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
@@ -84,7 +69,7 @@ def _version(package: str) -> str | None:
 def commit_state(folder: Path) -> dict[str, Any]:
     """Hash of the commit and whether files differ from it; both None outside a checkout.
 
-    Results and the README rendered from them do not count as differing: measuring makes them.
+    Results and the pages rendered from them do not count as differing: measuring makes them.
     """
 
     def git(*words: str) -> str | None:
@@ -103,6 +88,7 @@ def commit_state(folder: Path) -> dict[str, Any]:
         ":/",
         ":(top,exclude)benchmarks/results",
         ":(top,exclude)README.md",
+        ":(top,exclude)docs",
     )
     return {"hash": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
 

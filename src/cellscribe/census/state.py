@@ -7,9 +7,7 @@ removes. The folder is locked while a download is at work: the system frees it h
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 
 from cellscribe.census.soma_cells import Extent
 from cellscribe.errors import InputError
-from cellscribe.writing import disk_errors, remove, write_json
+from cellscribe.writing import alone, disk_errors, remove, write_json
 
 NAME = "census.json"
 FORMAT, VERSION = "cellscribe census", 1
@@ -44,25 +42,17 @@ def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     if not folder.parent.is_dir():
         raise InputError(f"{folder.parent}: no such folder; make it first")
     made = not folder.exists()
+    busy = f"another download is at work in {folder}; wait for it or name another folder"
     with disk_errors(folder):
         folder.mkdir(exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"another download is at work in {folder}; wait for it or name another folder"
-            ) from None
-        except OSError as error:
-            say(f"{folder} cannot be locked ({error.strerror}): run one download in it at a time")
-        with disk_errors(folder):
-            for pattern in (".*.h5ad.partial-*", f".{NAME}.partial-*"):
-                for left in folder.glob(pattern):
-                    remove(left)
-        yield
+        with alone(folder, busy, say):
+            with disk_errors(folder):
+                for pattern in (".*.h5ad.partial-*", f".{NAME}.partial-*"):
+                    for left in folder.glob(pattern):
+                        remove(left)
+            yield
     finally:
-        os.close(handle)
         if made and not any(folder.iterdir()):
             folder.rmdir()
 

@@ -1,6 +1,6 @@
 """The command line: parse, call one function, print. One file a family of verbs."""
 
-from cellscribe.cli import bench, cells, corpus
+from cellscribe.cli import annotation, bench, cells, corpus, report, training
 from cellscribe.cli.app import app, main
 
-__all__ = ["app", "bench", "cells", "corpus", "main"]
+__all__ = ["annotation", "app", "bench", "cells", "corpus", "main", "report", "training"]

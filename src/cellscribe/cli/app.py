@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +30,15 @@ app.meta.group_parameters = Group("Everywhere", sort_key=9)
 app.meta.suppress_keyboard_interrupt = False
 
 
+_below: list[Callable[..., None]] = []
+
+
+def under_flags(source: Callable[..., None]) -> Callable[..., None]:
+    """Register what lies under the flags and under --config: called as cyclopts calls a config."""
+    _below.append(source)
+    return source
+
+
 @app.meta.default
 def launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
@@ -41,7 +51,7 @@ def launch(
     config
         TOML file that lies under the flags: a table for each verb, [embed] with model = "mini".
     """
-    app.config = ()
+    app.config = tuple(_below)
     if config is not None:
         from cellscribe.config import read_toml
 
@@ -49,7 +59,10 @@ def launch(
         for table in read_toml(config):
             if table not in verbs:
                 raise InputError(f"{config}: no verb {table!r}; tables are {', '.join(verbs)}")
-        app.config = (Toml(config, must_exist=True, allow_unknown=False, search_parents=False),)
+        app.config = (
+            Toml(config, must_exist=True, allow_unknown=False, search_parents=False),
+            *_below,
+        )
     app(tokens, exit_on_error=False, print_error=False)
 
 

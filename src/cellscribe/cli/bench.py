@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from cellscribe.cli.app import app
 from cellscribe.errors import InputError
@@ -197,6 +197,75 @@ def bench_build(
     from cellscribe.bench.build import bench_build as measure
 
     print(measure(data, cells, compression, scratch, annbatch_python, out))
+
+
+@bench.command(name="runs")
+def bench_runs(
+    runs: Annotated[list[Path], Parameter(negative=())],
+    /,
+    *,
+    corpus: Path,
+    data: Path,
+    name: str = "runs",
+    out: Path = Path("benchmarks/results"),
+) -> None:
+    """Training runs beside counting and PCA: losses, and cell types by a linear probe.
+
+    Parameters
+    ----------
+    runs
+        Folders of finished runs on one corpus.
+    corpus
+        The store they were trained on.
+    data
+        Folder of labelled files.
+    name
+        Of the result, and of the table that is rendered from it.
+    out
+        Folder of results.
+    """
+    from cellscribe.bench.runs import bench_runs as measure
+
+    print(measure(runs, corpus, data, name, out))
+
+
+@bench.command(name="train")
+def bench_train(
+    *,
+    corpus: Path | None = None,
+    data: Path | None = None,
+    preset: str = "geneformer-10m",
+    cells: int = 8,
+    steps: int = 2,
+    repeats: int = 7,
+    device: str = "auto",
+    out: Path = Path("benchmarks/results"),
+) -> None:
+    """Steps of pre-training, beside transformers' BertForMaskedLM and AdamW.
+
+    Parameters
+    ----------
+    corpus
+        Folder of a corpus; one is built from data if not given.
+    data
+        Folder of real h5ad files.
+    preset
+        Shape and recipe: a name, or a TOML file with [model] and [training].
+    cells
+        Cells of a step, which are one micro batch.
+    steps
+        Steps of a turn.
+    repeats
+        Turns of each side.
+    device
+        auto, cpu or a CUDA device; all sides use the same.
+    out
+        Folder of results.
+    """
+    need("transformers")
+    from cellscribe.bench.train import bench_train as measure
+
+    print(measure(corpus, data, preset, cells, steps, repeats, device, out))
 
 
 def need(*packages: str) -> None:

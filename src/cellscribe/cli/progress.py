@@ -1,8 +1,9 @@
-"""A bar on stderr with rate and time left; nothing where stderr is no terminal."""
+"""Bars on stderr with rate and time left; where it is no terminal, a line at times, or nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -68,3 +69,95 @@ class _Bar:
             rate = "…" if speed is None else f"{speed:,.0f}"
             self.bar.update(self.task, completed=done, rate=rate)
         self.what = what
+
+
+LINE_EVERY = 60.0
+"""Seconds between two lines on a training run where there is no terminal."""
+
+
+@contextmanager
+def training_bar(
+    steps: int, device: str, ranks: int, *, shown: bool, say: Callable[[str], None]
+) -> Iterator[Callable[[Any], None]]:
+    """Follow a training run: step, loss, cells/s, tokens/s, share of the peak, time left.
+
+    The peak is the fastest matrix product measured here and now, in a second or less. Processes
+    that share a CPU cannot each measure it: of them, and off a terminal, GFLOP/s are told.
+    On a terminal validation losses stay above the bar; elsewhere `say` gets them, and a line a
+    minute.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    if not shown:
+        yield lambda line: None
+        return
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("Training"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[told]}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        expand=True,
+    )
+    with bar:
+        peak = None
+        if console.is_terminal and (ranks == 1 or device == "cuda"):
+            from cellscribe.bench.peak import highest, measure_peak
+
+            peak = ranks * highest(measure_peak(device, seconds=0.2)) * 1e9
+        yield _Training(bar, steps, peak, say)
+
+
+class _Training:
+    """Turns the lines of ``metrics.jsonl`` into a bar, or into lines."""
+
+    def __init__(
+        self, bar: Progress, steps: int, peak: float | None, say: Callable[[str], None]
+    ) -> None:
+        self.bar, self.steps, self.peak, self.say = bar, steps, peak, say
+        self.task = bar.add_task("", total=steps, told="")
+        self.last: deque[dict[str, Any]] = deque(maxlen=21)
+        self.said = 0.0
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        self.last.append(line)
+        told = self._told(line)
+        self.bar.update(self.task, completed=line["step"], told=told)
+        losses = [
+            f"{k.removeprefix('loss_')} {v:.4f}" for k, v in line.items() if k.startswith("loss_")
+        ]
+        lately = line["seconds"] - self.said < LINE_EVERY
+        if losses or not (lately or self.bar.console.is_terminal):
+            self.said = line["seconds"]
+            text = ", ".join([f"step {line['step']:,} of {self.steps:,}: {told}", *losses])
+            if self.bar.console.is_terminal:
+                self.bar.console.print(text, highlight=False)
+            else:
+                self.say(text)
+
+    def _told(self, line: dict[str, Any]) -> str:
+        loss = "not finite" if line["loss"] is None else f"{line['loss']:.4f}"
+        first = self.last[0]
+        seconds = line["seconds"] - first["seconds"]
+        if not seconds:
+            return f"loss {loss}"
+        rate = {
+            name: sum(each[name] for each in list(self.last)[1:]) / seconds
+            for name in ("cells", "tokens", "flop")
+        }
+        work = f"{rate['flop'] / 1e9:,.0f} GFLOP/s"
+        if self.peak is not None:
+            work = f"{rate['flop'] / self.peak:.0%} of peak"
+        return f"loss {loss}, {rate['cells']:,.0f} cells/s, {rate['tokens']:,.0f} tokens/s, {work}"

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from cellscribe.corpus.store import (
 )
 from cellscribe.corpus.survey import by_source, find_duplicates, make_vocabulary
 from cellscribe.errors import InputError
-from cellscribe.writing import disk_errors, remove, write_json
+from cellscribe.writing import alone, disk_errors, remove, write_json
 
 SCRATCH = ".build"
 Progress = Callable[[str, int, int], None]
@@ -89,7 +88,10 @@ def build_corpus(
     plan = plan_work()
     if (out / MANIFEST).exists():
         return _already_built(out, plan, say)
-    with disk_errors(out), _alone(out):
+    busy = f"another process is building {out}; wait for it to end"
+    with disk_errors(out):
+        (out / SCRATCH).mkdir(parents=True, exist_ok=True)
+    with disk_errors(out), alone(out / SCRATCH, busy, say):
         while True:
             _claim(out, plan)
             try:
@@ -236,17 +238,3 @@ def _claim(out: Path, plan: Plan) -> None:
     for pattern in (".*.partial-*", "tokens/*/.*.partial-*", "counts/*/.*.partial-*"):
         for left in out.glob(pattern):
             remove(left)
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold the folder, so that no second process builds in it."""
-    import fcntl
-
-    (out / SCRATCH).mkdir(parents=True, exist_ok=True)
-    with (out / SCRATCH / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another process is building {out}; wait for it to end") from None
-        yield

@@ -297,39 +297,40 @@ def split_note(card: Card) -> str:
 
 def markdown(card: Card) -> str:
     """Render the card as Markdown; text from the input is escaped."""
-    parts = [f"# Data card: {_plain(card.name)}", _plain(about(card))]
+    parts = [f"# Data card: {plain(card.name)}", plain(about(card))]
     if told := warnings(card):
-        parts += ["## Warnings", "\n".join(f"- **{_plain(text)}**" for text in told)]
-    parts += ["## Splits", _plain(split_note(card)), _table(tables.of_splits(card))]
+        parts += ["## Warnings", "\n".join(f"- **{plain(text)}**" for text in told)]
+    parts += ["## Splits", plain(split_note(card)), table_lines(tables.of_splits(card))]
     parts += [
         "## Checks",
-        "\n".join(f"- {_plain(f'{check.name}: {check.text}')}" for check in checks(card)),
+        "\n".join(f"- {plain(f'{check.name}: {check.text}')}" for check in checks(card)),
     ]
     parts += ["## Labels", "Cells with each label, and their share of the split."]
     for column in card.columns:
-        parts += [f"### {_plain(column)}", _plain(about_labels(card, column))]
-        parts += [_table(tables.of_labels(card, column))]
+        parts += [f"### {plain(column)}", plain(about_labels(card, column))]
+        parts += [table_lines(tables.of_labels(card, column))]
     parts += ["## Depth and length"]
     for measure in DEPTHS:
         title = tables.MEASURES[measure].capitalize()
         parts += [f"### {title} a cell", about_depth(card, measure)]
-        parts += [_table(tables.of_depth(card, measure))]
-    parts += ["## Genes", about_coverage(card), _plain(about_medians(card))]
-    parts += [_table(tables.of_medians(card))]
+        parts += [table_lines(tables.of_depth(card, measure))]
+    parts += ["## Genes", about_coverage(card), plain(about_medians(card))]
+    parts += [table_lines(tables.of_medians(card))]
     for title, table in tables.of_origin(card).items():
-        parts += [f"## {title}", _table(table)]
+        parts += [f"## {title}", table_lines(table)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Keep Markdown and HTML from reading anything into a text."""
     text = escape(" ".join(text.split()), quote=False)
     return re.sub(r"[\\`*\[\]|~$]|(?<!\w)_|_(?!\w)", lambda found: "\\" + found[0], text)
 
 
-def _table(table: Table) -> str:
+def table_lines(table: Table) -> str:
+    """Write a table as Markdown."""
     rules = ["---" if place < table.n_text else "---:" for place in range(len(table.header))]
-    lines = [[_plain(cell) for cell in row] for row in (table.header, *table.rows)]
+    lines = [[plain(cell) for cell in row] for row in (table.header, *table.rows)]
     text = "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rules, *lines[1:]])
     if len(table.rows) <= FOLD + 1:
         return text

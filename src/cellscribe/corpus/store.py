@@ -198,7 +198,7 @@ def _check_shard(path: Path, shard: dict[str, Any], mend: str, *, deep: bool) ->
 
     for half in ("tokens", "counts"):
         told = shard.get(half)
-        if told is None:
+        if told is None or (half == "counts" and not (path / half).exists()):
             continue
         there = path / told["name"]
         if not there.exists():

@@ -32,18 +32,15 @@ from cellscribe.errors import InputError
 from cellscribe.model.attention import Cells
 from cellscribe.model.attention_cpu import has_bf16_kernel
 from cellscribe.model.checkpoint import Checkpoint, load_checkpoint
+from cellscribe.model.device import DTYPES, SLOW_CPU, choose_device, choose_precision
 from cellscribe.model.encoder import Encoder, set_compute_dtype
+from cellscribe.model.heads import mean_over_genes
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 CPU_TOKENS = 2_048
 """Tokens a batch and worker: enough to fill a product, few enough for the second-level cache."""
-SLOW_CPU = {
-    "float32": "This CPU has no bf16 products (AVX512-BF16): float32 is taken, which is slower.",
-    "bf16": "This CPU has no bf16 products (AVX512-BF16): they are emulated; float32 is faster.",
-}
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,48 +51,6 @@ class Block:
     """``[B, D]``; zeros for a cell without a known gene."""
     cells: RankedCells
     """What the vectors were made from."""
-
-
-def choose_precision(device: torch.device, wanted: Precision) -> Precision:
-    """Choose the dtype of matrix products, bf16 where the hardware multiplies it.
-
-    Raises
-    ------
-    InputError
-        The device cannot do what is wanted.
-    """
-    if device.type == "cpu":
-        if wanted == "fp16":
-            raise InputError("a CPU has no fast fp16 products; choose bf16 or float32")
-        if wanted == "auto":
-            return "bf16" if has_bf16_kernel() else "float32"
-        return wanted
-    if wanted == "auto":
-        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
-    return wanted
-
-
-def choose_device(name: str) -> torch.device:
-    """Find a device by name; ``"auto"`` takes a GPU where there is one.
-
-    Raises
-    ------
-    InputError
-        There is no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"no device {name!r}; choose auto, cpu or cuda") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("torch finds no CUDA device here; use --device cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"no device {name!r}; there are {torch.cuda.device_count()} GPUs")
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"device {name!r} is not supported; choose auto, cpu or cuda")
-    return device
 
 
 def load(
@@ -285,20 +240,6 @@ class Embedder:
             where = Cells(tuple(lengths), torch.device("cpu"))
             hidden_ND = self._encoder(tokens_N, where)
             vectors[rows] = mean_over_genes(hidden_ND, where, len(front)).numpy()
-
-
-def mean_over_genes(hidden_ND: torch.Tensor, cells: Cells, n_special: int) -> torch.Tensor:
-    """Mean of each packed cell's hidden vectors, without its first `n_special` places, ``[B, D]``.
-
-    A cell's own tokens are summed in one order whatever stands beside it.
-    """
-    starts = cells.offsets[:-1].long()
-    sums_BD = torch.segment_reduce(
-        hidden_ND, "sum", lengths=cells.lengths_B, axis=0, unsafe=True, initial=0.0
-    )
-    for place in range(n_special):
-        sums_BD = sums_BD - hidden_ND[starts + place]
-    return sums_BD / (cells.lengths_B - n_special).clamp(min=1)[:, None]
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,12 @@ from cellscribe.cells.pipeline import BLOCK, read_ahead
 from cellscribe.cells.rank import PER_CELL, RankedCells, rank_cells_torch
 from cellscribe.cells.vocabulary import CLS
 from cellscribe.errors import InputError
-from cellscribe.inference.embedder import Block, mean_over_genes
+from cellscribe.inference.embedder import Block
 from cellscribe.inference.staging import Lanes, Staged, Wait, stage
 from cellscribe.model.attention import Cells, has_varlen_kernel
 from cellscribe.model.checkpoint import Checkpoint
 from cellscribe.model.encoder import Encoder, Linear
+from cellscribe.model.heads import mean_over_genes
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

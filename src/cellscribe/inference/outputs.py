@@ -142,14 +142,14 @@ def _fill(
         with warnings.catch_warnings():
             # They are kept as they are.
             warnings.filterwarnings("ignore", message=".* names are not unique")
-            empty = AnnData(obs=_plain(counts.obs), var=_plain(counts.var))
-        _write(root, "/", empty)
+            empty = AnnData(obs=plain_frame(counts.obs), var=plain_frame(counts.var))
+        write_element(root, "/", empty)
         if "X" in root:
             del root["X"]
-        _write_rows(root, counts)
+        write_rows(root, counts)
     for group in ("obsm", "uns"):
         if group not in root:
-            _write(root, group, {})
+            write_element(root, group, {})
         elif not hasattr(root[group], "keys"):
             raise InputError(
                 f"{counts.name} is of an AnnData version before 0.7; write it anew with anndata, "
@@ -170,11 +170,11 @@ def _fill(
         array[start : start + rows] = partial.vectors(start, start + rows)
     about = root["uns"]
     if not hasattr(about.get("cellscribe"), "keys"):
-        _write(about, "cellscribe", {})
-    _write(about["cellscribe"], key_added, dict(provenance))
+        write_element(about, "cellscribe", {})
+    write_element(about["cellscribe"], key_added, dict(provenance))
 
 
-def _write(group: Any, key: str, element: Any) -> None:
+def write_element(group: Any, key: str, element: Any) -> None:
     """Write an element as anndata does; zarr without shards, which could not be appended to."""
     from anndata.io import write_elem
 
@@ -186,7 +186,7 @@ def _is_h5(group: Any) -> bool:
     return type(group).__module__.startswith("h5py")
 
 
-def _write_rows(root: Any, counts: Counts) -> None:
+def write_rows(root: Any, counts: Counts) -> None:
     """Append the counts to a new CSR ``X`` block by block."""
     from anndata.io import sparse_dataset
 
@@ -195,13 +195,13 @@ def _write_rows(root: Any, counts: Counts) -> None:
         if stored is None:
             # 64-bit places from the start: anndata cannot widen them later.
             block.indptr = block.indptr.astype(np.int64)
-            _write(root, "X", block)
+            write_element(root, "X", block)
             stored = sparse_dataset(root["X"])
         else:
             stored.append(block)
 
 
-def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+def plain_frame(frame: pd.DataFrame) -> pd.DataFrame:
     """Copy of a frame that anndata can store: repeated names stay, odd columns become text."""
     # A slash would make a group of the column, and anndata keeps "_index" for itself.
     names = [str(name).replace("/", "_") for name in frame.columns]

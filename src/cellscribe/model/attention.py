@@ -10,6 +10,7 @@ width.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from importlib.util import find_spec
 import torch
 import torch.nn.functional as F
 
-from cellscribe.model import attention_cpu
+from cellscribe.model import attention_cpu, attention_cpu_training
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Cells:
         return (place_L < self.lengths_B[:, None])[:, None, None, :]
 
 
+HALVES = (torch.bfloat16, torch.float16)
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Cells, float], torch.Tensor]
 
 
@@ -87,12 +89,17 @@ def packed(
 ) -> torch.Tensor:
     """Attention over a packed batch, ``[N, H, K]`` in and out; `dropout` acts on the weights.
 
-    On a CPU without gradients this is `attention_cpu`; on a GPU in half precision torch's
-    variable-length kernel; else one product after the other, cell by cell.
+    On a CPU this is `attention_cpu` or, with gradients or dropout, `attention_cpu_training`, seeded
+    by torch's generator; on a GPU in half precision torch's variable-length kernels, without
+    either `varlen_attn`, else `jagged`; in float32 one product after the other, cell by cell.
     """
     plain = dropout == 0.0 and not (torch.is_grad_enabled() and q_NHK.requires_grad)
-    if plain and q_NHK.device.type == "cpu":
-        return attention_cpu.attend(q_NHK, k_NHK, v_NHK, cells.offsets_host)
+    if q_NHK.device.type == "cpu":
+        offsets = cells.offsets_host
+        if plain:
+            return attention_cpu.attend(q_NHK, k_NHK, v_NHK, offsets)
+        seed = int(torch.randint(1 << 31, ())) if dropout else 0
+        return attention_cpu_training.attend(q_NHK, k_NHK, v_NHK, offsets, dropout, seed)
     if plain and has_varlen_kernel(q_NHK):
         from torch.nn.attention.varlen import varlen_attn
 
@@ -100,6 +107,8 @@ def packed(
         out_NHK = varlen_attn(q_NHK, k_NHK, v_NHK, cells.offsets, cells.offsets, longest, longest)
         assert isinstance(out_NHK, torch.Tensor)
         return out_NHK
+    if q_NHK.device.type == "cuda" and q_NHK.dtype in HALVES:
+        return jagged(q_NHK, k_NHK, v_NHK, cells, dropout)
     parts = []
     for qkv in zip(*(t.split(list(cells.lengths)) for t in (q_NHK, k_NHK, v_NHK)), strict=True):
         q_HLK, k_HLK, v_HLK = (t.transpose(0, 1)[None] for t in qkv)
@@ -108,9 +117,35 @@ def packed(
     return torch.cat(parts)
 
 
+def jagged(
+    q_NHK: torch.Tensor, k_NHK: torch.Tensor, v_NHK: torch.Tensor, cells: Cells, dropout: float
+) -> torch.Tensor:
+    """Attention over a packed batch as torch's nested tensors do it, with gradients and dropout."""
+
+    def nested(x_NHK: torch.Tensor) -> torch.Tensor:
+        x_BLHK = torch.nested.nested_tensor_from_jagged(
+            x_NHK,
+            offsets,
+            min_seqlen=min(cells.lengths),
+            max_seqlen=cells.longest,
+        )
+        return x_BLHK.transpose(1, 2)
+
+    offsets = cells.offsets.long()
+    with warnings.catch_warnings():
+        # said of the older, strided layout as well, by an import of this one
+        warnings.filterwarnings("ignore", message="The PyTorch API of nested tensors")
+        out_BHLK = F.scaled_dot_product_attention(
+            nested(q_NHK), nested(k_NHK), nested(v_NHK), dropout_p=dropout
+        )
+    out_NHK = out_BHLK.transpose(1, 2).values()
+    assert isinstance(out_NHK, torch.Tensor)
+    return out_NHK
+
+
 def has_varlen_kernel(tensor: torch.Tensor) -> bool:
     """Whether torch's variable-length attention runs on this tensor's device and dtype."""
-    if tensor.device.type != "cuda" or tensor.dtype not in (torch.bfloat16, torch.float16):
+    if tensor.device.type != "cuda" or tensor.dtype not in HALVES:
         return False
     # Since torch 2.10.
     if find_spec("torch.nn.attention.varlen") is None:

@@ -15,7 +15,7 @@ Letters: ``B`` cells, ``L`` tokens, ``N`` packed tokens, ``D`` width, ``H`` head
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -158,9 +158,15 @@ class MaskedGeneModel(nn.Module):
         self.transform_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
+    def before_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What is multiplied by the gene vectors, ``[..., D]`` in and out, float32."""
+        return self.transform_norm(
+            activation(self.config.hidden_act, self.transform(hidden)).float()
+        )
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores over the vocabulary, ``[..., D]`` to ``[..., V]``, tied to the gene vectors."""
-        x = self.transform_norm(activation(self.config.hidden_act, self.transform(hidden)).float())
+        x = self.before_logits(hidden)
         dtype = self.transform.compute_dtype
         scores = F.linear(x.to(dtype), self.encoder.genes.weight.to(dtype))
         return scores.float() + self.bias
@@ -208,3 +214,15 @@ def flops_per_cell(config: ModelConfig, length: int) -> int:
     width = config.hidden_size
     products = length * (8 * width**2 + 4 * width * config.intermediate_size)
     return config.num_hidden_layers * (products + 4 * length**2 * width)
+
+
+def training_flop(config: ModelConfig, lengths: Sequence[int], n_asked: int) -> float:
+    """Floating-point operations of a training step over packed cells, a product-sum being two.
+
+    Three times a forward pass (its backward has two products for each of its own), with logits at
+    the `n_asked` places that are asked for. What a kernel computes anew in the backward pass does
+    not count.
+    """
+    width = config.hidden_size
+    forward = sum(flops_per_cell(config, length) for length in lengths)
+    return 3.0 * (forward + n_asked * 2 * width * (width + config.vocab_size))

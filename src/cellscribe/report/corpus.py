@@ -1,17 +1,13 @@
 """The data card of a corpus as one HTML page that needs no network, no server and no script.
 
 Numbers, sentences and tables are those of `corpus.card`, so that the page and the Markdown agree;
-here they get their places and their figures. Every text is escaped, and a content security policy
-lets nothing run.
+here they get their places and their figures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,9 +15,10 @@ import numpy as np
 from cellscribe.corpus import card as told
 from cellscribe.corpus import card_tables as tables
 from cellscribe.corpus.card import FOLD, Card
-from cellscribe.corpus.card_tables import Table, several, share
+from cellscribe.corpus.card_tables import several, share
 from cellscribe.corpus.store import open_corpus
 from cellscribe.errors import InputError
+from cellscribe.report import sheet
 from cellscribe.report.bars import bars_svg
 from cellscribe.report.figures import histogram_svg, need_matplotlib, write_whole
 from cellscribe.writing import check_target
@@ -90,19 +87,22 @@ def render_card(card: Card) -> str:
     """
     sections = [_splits(card), _checks(card), _labels(card), _depths(card), _genes(card)]
     for place, (title, table) in enumerate(tables.of_origin(card).items()):
-        body = _table(table, title) if len(table.rows) <= FOLD + 1 else _folded(table, title)
-        sections.append(_section(f"origin-{place}", title, "", body))
-    return Template(_part("corpus.html")).substitute(
-        css=_part("page.css"),
-        title=escape(f"Corpus {card.name}"),
-        source=escape(f"corpus {card.hash}"),
-        tiles=_tiles(card),
-        warnings=_warnings(told.warnings(card)),
-        sections="\n".join(sections),
+        body = (
+            sheet.table(table, title) if len(table.rows) <= FOLD + 1 else sheet.folded(table, title)
+        )
+        sections.append(sheet.section(f"origin-{place}", title, "", body))
+    return sheet.sheet(
+        kind="data card",
+        title=f"Corpus {card.name}",
+        source=f"corpus {card.hash}",
+        tiles=key_figures(card),
+        warnings=told.warnings(card),
+        body="\n".join(sections),
+        css=["tables.css"],
     )
 
 
-def key_figures(card: Card) -> list[tuple[str, str, str]]:
+def key_figures(card: Card) -> list[sheet.Tile]:
     """List the tiles: name, figure, and a short note."""
     tokens = sum(split.tokens for split in card.splits.values())
     seen, genes = int((card.gene_cells > 0).sum()), len(card.medians)
@@ -128,84 +128,10 @@ def _compact(n: int) -> str:
     return f"{n:,}"
 
 
-def _part(name: str) -> str:
-    return (resources.files("cellscribe.report") / name).read_text(encoding="utf-8")
-
-
-def _tiles(card: Card) -> str:
-    return "\n".join(
-        f'<div class="tile"><dt>{escape(name)}</dt><dd><strong>{escape(figure)}</strong> '
-        f"<small>{escape(note)}</small></dd></div>"
-        for name, figure, note in key_figures(card)
-    )
-
-
-def _warnings(texts: Sequence[str]) -> str:
-    if not texts:
-        return ""
-    items = "".join(f"<li>{escape(text)}</li>" for text in texts)
-    heading = "Warning" if len(texts) == 1 else "Warnings"
-    return (
-        '<section class="card alert" aria-labelledby="warnings">'
-        f'<h2 id="warnings">{heading}</h2><ul>{items}</ul></section>'
-    )
-
-
-def _section(key: str, title: str, lead: str, body: str) -> str:
-    lead = f'<p class="lead">{escape(lead)}</p>\n' if lead else ""
-    return (
-        f'<section aria-labelledby="{key}">\n<h2 id="{key}">{escape(title)}</h2>\n'
-        f"{lead}{body}\n</section>"
-    )
-
-
-def _card(title: str, text: str, *body: str) -> str:
-    return (
-        f'<div class="card">\n<h3>{escape(title)}</h3>\n<p>{escape(text)}</p>\n'
-        + "\n".join(body)
-        + "\n</div>"
-    )
-
-
-def _pair(cards: Sequence[str], kind: str = "pair") -> str:
-    return f'<div class="{kind}">\n' + "\n".join(cards) + "\n</div>"
-
-
-def _table(table: Table, label: str) -> str:
-    """Render a table that scrolls sideways by itself where the screen is narrow."""
-
-    def row(cells: Sequence[str], *, head: bool = False) -> str:
-        text = []
-        for place, cell in enumerate(cells):
-            tag = "th" if head or (place == 0 and table.n_text) else "td"
-            scope = "" if tag == "td" else ' scope="col"' if head else ' scope="row"'
-            figure = "" if place < table.n_text else ' class="figure"'
-            text.append(f"<{tag}{scope}{figure}>{escape(cell)}</{tag}>")
-        return "".join(text)
-
-    last = len(table.rows) - 1
-    kind = "wide numbers" if table.n_text < len(table.header) else "wide"
-    body = "\n".join(
-        f"<tr{' class=total' if table.total and place == last else ''}>{row(cells)}</tr>"
-        for place, cells in enumerate(table.rows)
-    )
-    return (
-        f'<div class="{kind}" role="region" tabindex="0" aria-label="{escape(label)}"><table>\n'
-        f"<thead><tr>{row(table.header, head=True)}</tr></thead>\n"
-        f"<tbody>\n{body}\n</tbody></table></div>"
-    )
-
-
-def _folded(table: Table, label: str, summary: str = "") -> str:
-    rows = len(table.rows) - table.total
-    summary = summary or several(rows, "row")
-    return f"<details><summary>{escape(summary)}</summary>\n{_table(table, label)}\n</details>"
-
-
 def _splits(card: Card) -> str:
-    body = _table(tables.of_splits(card), "Cells of each split")
+    body = sheet.table(tables.of_splits(card), "Cells of each split")
     lead = " ".join(part for part in (told.about(card), told.split_note(card)) if part)
-    return _section("splits", "Splits", lead, body)
+    return sheet.section("splits", "Splits", lead, body)
 
 
 def _checks(card: Card) -> str:
@@ -216,7 +142,7 @@ def _checks(card: Card) -> str:
         for check in told.checks(card)
     )
     lead = "What would spoil an evaluation: anything of the held-out cells that training has seen."
-    return _section("checks", "Checks", lead, f'<ul class="checks">{items}</ul>')
+    return sheet.section("checks", "Checks", lead, f'<ul class="checks">{items}</ul>')
 
 
 def _labels(card: Card) -> str:
@@ -224,7 +150,9 @@ def _labels(card: Card) -> str:
     if card.held_out and len(card.splits) > 1:
         lead += " Rings: its share of the held-out cells; far from the bar's end, they differ."
     cards = [_label_card(card, column, place) for place, column in enumerate(card.columns)]
-    return _section("labels", "Who and what the cells are", lead, _pair(cards, "pair flow"))
+    return sheet.section(
+        "labels", "Who and what the cells are", lead, sheet.pair(cards, "pair flow")
+    )
 
 
 def _label_card(card: Card, column: str, place: int) -> str:
@@ -257,15 +185,20 @@ def _label_card(card: Card, column: str, place: int) -> str:
         folded=n_folded > 0,
     )
     table = tables.of_labels(card, column)
-    return _card(column, text, figure, _folded(table, f"Cells by {column}", "All labels by split"))
+    return sheet.card(
+        column, text, figure, sheet.folded(table, f"Cells by {column}", "All labels by split")
+    )
 
 
 def _depths(card: Card) -> str:
     cards = [_depth_card(card, measure) for measure in tables.MEASURES]
-    table = _table(tables.of_median_cells(card), "The median cell of each split")
+    table = sheet.table(tables.of_median_cells(card), "The median cell of each split")
     text = "What it has in each split: where these differ, so do the experiments."
-    return _section(
-        "depth", "How deep and how long", "", _pair([*cards, _card("The median cell", text, table)])
+    return sheet.section(
+        "depth",
+        "How deep and how long",
+        "",
+        sheet.pair([*cards, sheet.card("The median cell", text, table)]),
     )
 
 
@@ -296,10 +229,10 @@ def _depth_card(card: Card, measure: str) -> str:
             limit=None if log else card.context,
             limit_label=f"context {card.context:,}",
         )
-    table = _folded(
+    table = sheet.folded(
         tables.of_depth(card, measure), f"Quantiles of {what} a cell", "Quantiles by split"
     )
-    return _card(f"{what.capitalize()} a cell", text, figure, table)
+    return sheet.card(f"{what.capitalize()} a cell", text, figure, table)
 
 
 def _genes(card: Card) -> str:
@@ -331,6 +264,6 @@ def _genes(card: Card) -> str:
         log=True,
         median=float(np.median(card.medians)),
     )
-    table = _folded(tables.of_medians(card), "Quantiles of the medians", "Quantiles")
-    cards = [_card("Coverage", text, coverage), _card("Medians", about, medians, table)]
-    return _section("genes", "Genes", "", _pair(cards))
+    table = sheet.folded(tables.of_medians(card), "Quantiles of the medians", "Quantiles")
+    cards = [sheet.card("Coverage", text, coverage), sheet.card("Medians", about, medians, table)]
+    return sheet.section("genes", "Genes", "", sheet.pair(cards))

@@ -1,25 +1,24 @@
 """The report on one embedding: a single HTML file that needs no network and no server.
 
 Numbers are worked out here, in `key_figures` and the captions; the looks are in ``page.html``,
-``page.css`` and ``page.js``, which are put into the page whole. Text from the input (labels, file
-names, warnings) is escaped, and a content security policy lets only our own script run.
+``page.css`` and ``page.js``, which are put into the common `sheet` whole. Text from the input
+(labels, file names, warnings) is escaped.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib import resources
 from pathlib import Path
 from string import Template
 
 import numpy as np
 import numpy.typing as npt
 
+from cellscribe.report import sheet
 from cellscribe.report.colours import Colouring, colour_by_depth, colour_by_label
 from cellscribe.report.figures import (
     ASPECT,
@@ -129,21 +128,21 @@ def render_page(report: EmbeddingReport, umap_xy: npt.NDArray) -> str:
         if report.labels is not None
         else colour_by_depth(report.umis[report.shown])
     )
-    script = _part("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return Template(_part("page.html")).substitute(
-        script_hash=digest,
-        css=_part("page.css"),
-        script=script,
-        title=escape(report.title),
-        source=escape(report.source),
-        tiles=_tiles(report),
-        warnings=_warnings(report.warnings),
+    body = Template(sheet.part("page.html")).substitute(
         map=_map(report, umap_xy, colouring),
         gene_summary=escape(report.gene_summary),
         **_histograms(report),
         empty=_empty(report.empty_cells),
         facts=_facts(report.facts),
+    )
+    return sheet.sheet(
+        kind="embedding report",
+        title=report.title,
+        source=report.source,
+        tiles=key_figures(report),
+        warnings=report.warnings,
+        body=body,
+        script=sheet.part("page.js"),
     )
 
 
@@ -158,7 +157,7 @@ def share_cut(report: EmbeddingReport) -> float:
     return float(np.mean(report.genes_known > report.context)) if report.n_cells else 0.0
 
 
-def key_figures(report: EmbeddingReport) -> list[tuple[str, str, str]]:
+def key_figures(report: EmbeddingReport) -> list[sheet.Tile]:
     """List the tiles: name, figure, and a short note."""
     total = int(report.umis.sum())
     share = f"{report.umis_known.sum() / total:.1%}" if total else "–"
@@ -177,30 +176,8 @@ def key_figures(report: EmbeddingReport) -> list[tuple[str, str, str]]:
     return [*tiles, ("Empty cells", f"{empty:,}", note)]
 
 
-def _part(name: str) -> str:
-    return (resources.files("cellscribe.report") / name).read_text(encoding="utf-8")
-
-
 def _median(values: npt.NDArray) -> float:
     return float(np.median(values)) if len(values) else 0.0
-
-
-def _tiles(report: EmbeddingReport) -> str:
-    return "\n".join(
-        f'<div class="tile"><dt>{escape(name)}</dt><dd><strong>{escape(figure)}</strong> '
-        f"<small>{escape(note)}</small></dd></div>"
-        for name, figure, note in key_figures(report)
-    )
-
-
-def _warnings(warnings: Sequence[str]) -> str:
-    if not warnings:
-        return ""
-    items = "".join(f"<li>{escape(text)}</li>" for text in warnings)
-    return (
-        '<section class="card alert" aria-labelledby="warnings"><h2 id="warnings">'
-        f"{'Warning' if len(warnings) == 1 else 'Warnings'}</h2><ul>{items}</ul></section>"
-    )
 
 
 def _map(report: EmbeddingReport, umap_xy: npt.NDArray, colouring: Colouring) -> str:
@@ -218,7 +195,7 @@ def _map(report: EmbeddingReport, umap_xy: npt.NDArray, colouring: Colouring) ->
         )
         if np.isfinite(x)
     )
-    return Template(_part("map.html")).substitute(
+    return Template(sheet.part("map.html")).substitute(
         layout=layout,
         what=escape(what),
         alt=escape(alt),

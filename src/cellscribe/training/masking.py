@@ -1,75 +1,205 @@
-"""Which genes of a cell are hidden from the model, and how.
+"""Which genes of a cell a step looks at, which of these are hidden from the model, and how.
 
 Exactly ``round(0.15 n)`` of a cell's ``n`` gene tokens are chosen, at least one and never a special
-token; of these 80 % become [MASK], 10 % a random gene, 10 % stay (sc-FM model card). The draw
-depends on (seed, epoch, cell) alone, so neither batches nor workers nor resumption change a mask.
+token; of these 80 % become [MASK], 10 % a random gene, 10 % stay (sc-FM model card). Random numbers
+come from a generator of the cell's own (SplitMix64, Steele et al. 2014) that starts from (seed,
+epoch, cell): neither batches, ranks, threads nor resumption change a mask, and neither does a
+release of NumPy.
+
+Letters: ``B`` cells, ``N`` their tokens, one cell after the other, ``M`` chosen places.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numba
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from cellscribe.cells.vocabulary import MASK
+from cellscribe.cells.vocabulary import MASK, PAD
+from cellscribe.config import TrainOptions
+from cellscribe.model.attention import Cells
 
-
-@dataclass(frozen=True, kw_only=True)
-class MaskingConfig:
-    """Shares of the masked-gene objective."""
-
-    chosen: float = 0.15
-    """Share of a cell's genes whose identity is asked for."""
-    masked: float = 0.80
-    """Share of the chosen that become [MASK]."""
-    random: float = 0.10
-    """Share of the chosen that become a random gene; the rest stay as they are."""
+VALIDATION_EPOCH = 0
+"""Masks of validation belong to this epoch; training counts from the next one."""
+U64 = np.uint64
+compiled: Any = numba.njit(nogil=True, cache=True)
 
 
-def cell_generator(seed: int, epoch: int, cell: int) -> np.random.Generator:
-    """Random numbers that belong to one cell in one epoch."""
-    return np.random.Generator(np.random.Philox(key=[seed, (epoch << 40) | cell]))
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MaskedBatch:
+    """Cells as the model sees them, and what it is asked."""
+
+    tokens_N: torch.Tensor
+    """Corrupted tokens, int64."""
+    positions_N: torch.Tensor
+    """Place of each in its whole cell: 0 for [CLS], r + 1 for the gene of rank r."""
+    cells: Cells
+    chosen_M: torch.Tensor
+    """Places in ``N`` whose true gene is asked for."""
+    targets_M: torch.Tensor
+    """True tokens there."""
+    weights_M: torch.Tensor
+    """One over the number of genes that the cell is asked for, float32."""
+    n_asked: int
+    """Cells that are asked for a gene: those that show one."""
+
+    def to(self, device: torch.device) -> MaskedBatch:
+        """Copy to a device, without waiting for it."""
+        if device.type == "cpu":
+            return self
+        names = ("tokens_N", "positions_N", "chosen_M", "targets_M", "weights_M")
+        moved = {
+            name: getattr(self, name).pin_memory().to(device, non_blocking=True) for name in names
+        }
+        return MaskedBatch(cells=Cells(self.cells.lengths, device), n_asked=self.n_asked, **moved)
 
 
-def mask_cell(
-    tokens: npt.NDArray[np.int64],
-    generator: np.random.Generator,
+def mask_cells(
+    tokens_N: npt.NDArray[np.int32],
+    lengths_B: npt.NDArray[np.int32],
+    cells_B: npt.NDArray[np.int64],
+    epoch: int,
     genes: tuple[int, int],
-    config: MaskingConfig,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Corrupt one cell.
+    options: TrainOptions,
+    *,
+    front: int,
+    genes_per_cell: int | None = None,
+) -> MaskedBatch:
+    """Choose and corrupt genes of packed cells.
 
     Parameters
     ----------
-    tokens
-        ``[n]`` gene tokens, no special ones; n at least 1.
-    generator
-        From `cell_generator`.
+    tokens_N, lengths_B
+        Cells one after the other, each with its special tokens in front.
+    cells_B
+        Their numbers in the corpus.
+    epoch
+        `VALIDATION_EPOCH`, or 1 and more.
     genes
         First gene token and one past the last: what a random gene is drawn from.
-    config
-        The shares.
+    options
+        Seed and shares.
+    front
+        Special tokens before the genes of a cell: 1 with [CLS], else 0.
+    genes_per_cell
+        Keep a random subset of at most so many genes; all if not given.
 
     Returns
     -------
-    corrupted
-        ``[n]`` tokens as the model sees them.
-    places
-        Ascending places whose true token is asked for.
+    MaskedBatch
+        On the CPU. A cell without genes stays as its special tokens, or [PAD], and asks nothing.
     """
-    n_chosen = max(1, round(config.chosen * len(tokens)))
-    places = np.sort(generator.choice(len(tokens), n_chosen, replace=False))
-    fate = generator.random(n_chosen)
-    replacement = np.where(
-        fate < config.masked,
-        MASK,
-        np.where(
-            fate < config.masked + config.random,
-            generator.integers(*genes, n_chosen),
-            tokens[places],
-        ),
+    limit = genes_per_cell or np.iinfo(np.int32).max
+    n_genes = np.clip(lengths_B - front, 0, limit)
+    lengths = np.maximum(n_genes + front, 1)
+    n_chosen = np.where(
+        n_genes > 0, np.maximum(1, np.rint(options.chosen_share * n_genes)), 0
+    ).astype(np.int64)
+    tokens = np.full(int(lengths.sum()), PAD, np.int64)
+    positions = np.zeros(len(tokens), np.int64)
+    chosen = np.empty(int(n_chosen.sum()), np.int64)
+    targets = np.empty_like(chosen)
+    _mask(
+        tokens_N,
+        *(np.concatenate([[0], np.cumsum(x, dtype=np.int64)]) for x in (lengths_B, lengths)),
+        np.concatenate([[0], np.cumsum(n_chosen)]),
+        _starts(options.seed, epoch, cells_B),
+        front,
+        genes,
+        (options.masked_share, options.masked_share + options.random_share),
+        tokens,
+        positions,
+        chosen,
+        targets,
     )
-    corrupted = tokens.copy()
-    corrupted[places] = replacement
-    return corrupted, places
+    weights = np.repeat(1 / np.maximum(n_chosen, 1), n_chosen).astype(np.float32)
+    return MaskedBatch(
+        tokens_N=torch.from_numpy(tokens),
+        positions_N=torch.from_numpy(positions),
+        cells=Cells(tuple(lengths.tolist()), torch.device("cpu")),
+        chosen_M=torch.from_numpy(chosen),
+        targets_M=torch.from_numpy(targets),
+        weights_M=torch.from_numpy(weights),
+        n_asked=int((n_chosen > 0).sum()),
+    )
+
+
+def _starts(seed: int, epoch: int, cells_B: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """``[B]`` states from which the cells' generators start."""
+    state = _mix(np.full(len(cells_B), seed, np.uint64))
+    state = _mix(state ^ U64(epoch))
+    return _mix(state ^ cells_B.astype(np.uint64))
+
+
+def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """SplitMix64's finaliser behind its increment: neighbours become strangers."""
+    x = x + U64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> U64(30))) * U64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> U64(27))) * U64(0x94D049BB133111EB)
+    return x ^ (x >> U64(31))
+
+
+@compiled
+def _draw(state):  # type: ignore[no-untyped-def]
+    """Next state, and 32 random bits."""
+    state += U64(0x9E3779B97F4A7C15)
+    x = (state ^ (state >> U64(30))) * U64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> U64(27))) * U64(0x94D049BB133111EB)
+    return state, (x ^ (x >> U64(31))) >> U64(32)
+
+
+@compiled
+def _below(bits, n):  # type: ignore[no-untyped-def]
+    """A number below `n` from 32 random bits; no number is preferred by more than n / 2^32."""
+    return np.int64((bits * U64(n)) >> U64(32))
+
+
+@compiled
+def _mask(  # type: ignore[no-untyped-def]
+    source, froms, tos, asked, starts, front, genes, shares, tokens, positions, chosen, targets
+):
+    """Fill `tokens`, `positions`, `chosen` and `targets`, cell by cell.
+
+    Both draws, which genes are kept and which are chosen, go through the cell once and take a gene
+    with the share still wanted of those still left (Knuth, TAOCP 2, algorithm 3.4.2 S): so many,
+    in their order, every subset as likely.
+    """
+    for cell in range(len(starts)):
+        state = starts[cell]
+        begin, left = froms[cell], froms[cell + 1] - froms[cell] - front
+        to = tos[cell]
+        for place in range(min(front, froms[cell + 1] - begin)):
+            tokens[to] = source[begin + place]
+            positions[to] = place
+            to += 1
+        first, wanted = to, tos[cell + 1] - to
+        subset = wanted < left
+        for rank in range(left):
+            take = True
+            if subset:
+                state, bits = _draw(state)
+                take = _below(bits, left - rank) < wanted
+            if take:
+                tokens[to] = source[begin + front + rank]
+                positions[to] = front + rank
+                to, wanted = to + 1, wanted - 1
+        at, n = asked[cell], to - first
+        open_places = asked[cell + 1] - at
+        for place in range(n):
+            state, bits = _draw(state)
+            if _below(bits, n - place) >= open_places:
+                continue
+            open_places -= 1
+            chosen[at], targets[at] = first + place, tokens[first + place]
+            at += 1
+            state, bits = _draw(state)
+            fate = bits / 4294967296.0
+            if fate < shares[0]:
+                tokens[first + place] = MASK
+            elif fate < shares[1]:
+                state, bits = _draw(state)
+                tokens[first + place] = genes[0] + _below(bits, genes[1] - genes[0])

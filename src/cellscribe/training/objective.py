@@ -1,45 +1,43 @@
-"""The masked-gene loss: cross-entropy at the chosen places, mean over a cell's, then over cells."""
+"""The masked-gene loss: cross-entropy at the chosen places, mean over a cell's, then over cells.
+
+Logits are made at the chosen places and nowhere else.
+"""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+from torch import nn
 
-from cellscribe.model.attention import Cells
 from cellscribe.model.encoder import MaskedGeneModel
+from cellscribe.training.cross_entropy import cross_entropy
+from cellscribe.training.masking import MaskedBatch
 
 
-def masked_gene_loss(
-    model: MaskedGeneModel,
-    tokens_BL: torch.Tensor,
-    cells: Cells,
-    positions_BL: torch.Tensor,
-    chosen: torch.Tensor,
-    targets: torch.Tensor,
-) -> torch.Tensor:
-    """Loss of each cell.
+class Objective(nn.Module):
+    """A network and its loss: one module, so that what wraps a module wraps a whole step."""
 
-    Parameters
-    ----------
-    model
-        Encoder and head.
-    tokens_BL, positions_BL
-        ``[B, L]`` corrupted tokens and their ranks.
-    cells
-        Lengths of the ``B`` cells.
-    chosen
-        ``[M]`` places asked for, as ``cell * L + place``; every cell has at least one.
-    targets
-        ``[M]`` true tokens there.
+    def __init__(self, model: MaskedGeneModel) -> None:
+        super().__init__()
+        self.model = model
 
-    Returns
-    -------
-    torch.Tensor
-        ``[B]`` mean cross-entropy over a cell's chosen places, natural logarithm.
-    """
-    hidden_BLD = model.encoder(tokens_BL, cells, positions_BL)
-    hidden_MD = hidden_BLD.flatten(0, 1)[chosen]
-    loss_M = F.cross_entropy(model.logits(hidden_MD), targets, reduction="none")
-    cell_M = chosen.div(tokens_BL.shape[1], rounding_mode="floor")
-    total_B = torch.zeros(len(tokens_BL), device=loss_M.device).index_add(0, cell_M, loss_M)
-    return total_B / torch.bincount(cell_M, minlength=len(tokens_BL))
+    def forward(self, batch: MaskedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss of a batch of packed cells.
+
+        Returns
+        -------
+        total
+            Sum over cells of the mean cross-entropy (natural logarithm) over a cell's chosen
+            places; differentiable.
+        losses
+            ``[M]`` cross-entropy at each chosen place, detached.
+        """
+        model = self.model
+        hidden_ND = model.encoder(batch.tokens_N, batch.cells, batch.positions_N)
+        return cross_entropy(
+            model.before_logits(hidden_ND[batch.chosen_M]),
+            model.encoder.genes.weight,
+            model.bias,
+            batch.targets_M,
+            batch.weights_M,
+            model.transform.compute_dtype,
+        )

@@ -12,12 +12,39 @@ import torch
 from scipy.sparse import csr_matrix, diags
 
 from cellscribe.cells.rank import RankedCells
+from cellscribe.config import ModelConfig, ReaderOptions
+from cellscribe.corpus.reader import Reader
+from cellscribe.corpus.store import Corpus
 from cellscribe.model.encoder import MaskedGeneModel
 
 SMOOTHING = 100
 """Cells added to each gene's, so that a gene seen in two cells does not get an axis of its own."""
+MOST_CELLS = 200_000
+"""Cells from which is counted, about a gigabyte."""
 LENGTH = 0.04
 """Root mean square of the gene vectors, twice that of the noise they start from."""
+
+
+def ranked_sample(corpus: Corpus, config: ModelConfig, seed: int) -> RankedCells:
+    """Read at most `MOST_CELLS` training cells, whole, into memory."""
+    cells = corpus.splits["train"]["cells"]
+    options = ReaderOptions(
+        batch_cells=min(cells, MOST_CELLS),
+        seed=seed,
+        layout="packed",
+        cls_token=False,
+        context=config.context,
+    )
+    batch = next(Reader(corpus, options).epoch(0))
+    lengths = batch.lengths.astype(np.int64)
+    return RankedCells(
+        tokens=batch.tokens.astype(np.uint16),
+        offsets=batch.offsets.astype(np.int64),
+        umis=lengths,
+        umis_known=lengths,
+        genes=batch.lengths,
+        genes_known=batch.lengths,
+    )
 
 
 def start_from_cells(model: MaskedGeneModel, cells: RankedCells, seed: int) -> None:

@@ -1,0 +1,76 @@
+"""Verbs that learn labels and give them: finetune, annotate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cellscribe.cli.app import app
+from cellscribe.cli.progress import progress_bar
+from cellscribe.config import AnnotateOptions, FinetuneOptions
+
+
+@app.command
+def finetune(
+    model: str,
+    data: Annotated[list[Path], Parameter(negative=())],
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    options: Annotated[FinetuneOptions, Parameter(name="*")],
+) -> None:
+    """Learn labels from annotated cells: a model that annotate applies to others.
+
+    Parameters
+    ----------
+    model
+        A bundled model's name or a checkpoint directory.
+    data
+        Files of raw counts with labels in obs.
+    out
+        Directory of the new model; appears when it is whole.
+    """
+    from cellscribe import labels
+    from cellscribe.cells.counts import tell
+
+    with progress_bar("Embedding") as progress:
+        done = labels.finetune(model, data, out, options, progress=progress, say=tell)
+    cells = done.labelled.counts()
+    tell(f"{sum(cells.values()):,} cells of {len(cells)} labels learnt with --mode {options.mode}.")
+    tell(done.calibration.summary())
+    print(out)
+
+
+@app.command
+def annotate(
+    source: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    options: Annotated[AnnotateOptions | None, Parameter(name="*")] = None,
+) -> None:
+    """Give every cell a label and its probability, or unknown.
+
+    Parameters
+    ----------
+    source
+        Raw counts: .h5ad, .zarr, 10x .h5, 10x matrix folder (or .tar.gz of it), .loom.
+    out
+        .csv or .parquet, or .h5ad: a copy with columns added to obs; appears when it is whole.
+    """
+    from cellscribe import labels
+    from cellscribe.cells.counts import tell
+
+    with progress_bar("Annotating") as progress:
+        done = labels.annotate_file(source, out, options, progress=progress, say=tell)
+    tell(done.genes.summary())
+    for label, n in done.counts().items():
+        tell(f"{n:>9,}  {label}")
+    if done.n_empty:
+        tell(
+            f"Warning: {done.n_empty:,} cells have no count on a gene that the model knows; they "
+            "are among the unknown."
+        )
+    print(out)

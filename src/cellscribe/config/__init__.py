@@ -1,0 +1,50 @@
+"""Every setting, as frozen keyword-only dataclasses.
+
+The same tree is the command line's flags, the TOML under them, and the header that a checkpoint or
+a result carries.
+"""
+
+from cellscribe.config.annotation import AnnotateOptions, FinetuneOptions
+from cellscribe.config.corpus import (
+    DATASET,
+    LABELS,
+    SOMA_ID,
+    BuildOptions,
+    CensusOptions,
+    ReaderOptions,
+    SplitOptions,
+)
+from cellscribe.config.inference import EmbedOptions, OutputDtype, Precision
+from cellscribe.config.model import ModelConfig
+from cellscribe.config.reading import (
+    Preset,
+    from_mapping,
+    load_preset,
+    preset_names,
+    read_preset,
+    read_toml,
+)
+from cellscribe.config.training import TrainOptions
+
+__all__ = [
+    "DATASET",
+    "LABELS",
+    "SOMA_ID",
+    "AnnotateOptions",
+    "BuildOptions",
+    "CensusOptions",
+    "EmbedOptions",
+    "FinetuneOptions",
+    "ModelConfig",
+    "OutputDtype",
+    "Precision",
+    "Preset",
+    "ReaderOptions",
+    "SplitOptions",
+    "TrainOptions",
+    "from_mapping",
+    "load_preset",
+    "preset_names",
+    "read_preset",
+    "read_toml",
+]

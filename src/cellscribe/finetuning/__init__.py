@@ -1,0 +1,1 @@
+"""From labelled cells to a model with a calibrated head."""

@@ -1,0 +1,202 @@
+"""Labels, learnt and given: the verbs finetune and annotate, for command line and Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cellscribe.cells.counts import Counts, open_counts, tell
+from cellscribe.cells.genes import map_genes
+from cellscribe.config import AnnotateOptions, FinetuneOptions, from_mapping
+from cellscribe.finetuning.labelled import check_model_place, read_labels
+from cellscribe.model.header import read_header
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from cellscribe.finetuning.finetune import Finetuned
+    from cellscribe.inference.annotate import Annotation
+
+
+def finetune(
+    model: str | Path,
+    data: str | Path | AnnData | Sequence[str | Path | AnnData],
+    out: str | Path,
+    options: FinetuneOptions | None = None,
+    *,
+    progress: Callable[..., None] | None = None,
+    say: Callable[[str], None] = tell,
+    **settings: Any,
+) -> Finetuned:
+    """Learn labels from annotated cells, and save a model that `annotate` applies.
+
+    Parameters
+    ----------
+    model
+        A bundled model's name or a checkpoint directory.
+    data
+        One or several files, or AnnData, of raw counts with labels in obs.
+    out
+        The new model's directory; it appears whole or not at all.
+    options
+        Columns, mode and recipe; or give their fields by name (``label="cell_type"``).
+    progress
+        Told (cells done, cells in all, what is being done).
+    say
+        Told, a line each, what a user should know.
+
+    Raises
+    ------
+    InputError
+        Bad input, in one line with its mend.
+    """
+    options = options or from_mapping(FinetuneOptions, settings, "finetune")
+    several = isinstance(data, Sequence) and not isinstance(data, str)
+    sources: list[Any] = list(data) if several else [data]  # type: ignore[arg-type]
+    header, out = read_header(model), Path(out)
+    paths = [Path(source) for source in sources if isinstance(source, str | Path)]
+    check_model_place(out, [header.directory, *paths], overwrite=options.overwrite)
+    with ExitStack() as stack:
+        opened = [
+            stack.enter_context(open_counts(source, layer=options.layer, say=say))
+            for source in sources
+        ]
+        labelled = read_labels(opened, options.label, options.group, options.fewest_cells, say=say)
+        for counts in opened:
+            map_genes(counts.var, header.vocabulary, gene_key=options.gene_key, name=counts.name)
+        # torch takes its time to import: all that can be refused without it is behind us.
+        from cellscribe.finetuning.finetune import finetune_model
+        from cellscribe.inference.annotate import embed_opened
+        from cellscribe.inference.embedder import load
+        from cellscribe.model.checkpoint import load_checkpoint
+
+        embedder = load(
+            model, device=options.device, precision=options.precision, threads=options.threads
+        )
+        if embedder.note:
+            say(embedder.note)
+
+        def embed(counts: Counts) -> Any:
+            genes = map_genes(
+                counts.var, header.vocabulary, gene_key=options.gene_key, name=counts.name
+            )
+            follow = None if progress is None else partial(progress, what="Embedding")
+            return embed_opened(embedder, counts, genes, progress=follow)
+
+        return finetune_model(
+            load_checkpoint(model),
+            header.directory,
+            opened,
+            labelled,
+            out,
+            options,
+            embed=embed,
+            device=embedder.device,
+            precision=embedder.precision,
+            progress=progress or _no_progress,
+            say=say,
+        )
+
+
+def _no_progress(done: int, total: int, what: str | None = None) -> None:
+    pass
+
+
+def annotate(
+    source: str | Path | AnnData,
+    *,
+    model: str | Path = "mini",
+    reference: str | Path | AnnData | None = None,
+    copy: bool = False,
+    progress: Callable[..., None] | None = None,
+    say: Callable[[str], None] = tell,
+    **settings: Any,
+) -> AnnData | pd.DataFrame | None:
+    """Label the cells of an AnnData in place, or those of a file in a table.
+
+    Parameters
+    ----------
+    source
+        AnnData, in memory or backed, or a file of any known format. Raw counts.
+    model
+        A fine-tuned model's directory; with `reference`, the model whose vectors are compared.
+    reference
+        Labelled cells, whose nearest give the label; ``label="cell_type"`` names their column.
+    copy
+        Leave an AnnData as it is and return a changed copy.
+    progress, say
+        As for `finetune`.
+    **settings
+        Other fields of `AnnotateOptions`.
+
+    Returns
+    -------
+    AnnData, pandas.DataFrame or None
+        None for an AnnData, whose ``obs`` then has ``cellscribe_label``, ``cellscribe_probability``
+        and ``cellscribe_best``; the copy with `copy`; for a file a table of the same, a row a cell.
+
+    Raises
+    ------
+    InputError
+        Bad input, in one line with its mend.
+    """
+    from cellscribe.inference.annotate import COLUMNS, PREFIX, annotate_opened
+
+    named = {"model": str(model), "reference": None if reference is None else str(reference)[:200]}
+    options = from_mapping(AnnotateOptions, named | settings, "annotate")
+    words: dict[str, Any] = {"reference": reference, "progress": progress, "say": say}
+    with open_counts(source, layer=options.layer, say=say) as counts:
+        done = annotate_opened(counts, options, **words)
+        table = done.table(counts.obs.index)
+    if isinstance(source, str | Path):
+        return table
+    adata = source
+    if copy:
+        adata = source.to_memory() if source.isbacked else source.copy()
+    for name in COLUMNS:
+        adata.obs[f"{PREFIX}{name}"] = table[name].array
+    adata.uns["cellscribe"] = {**adata.uns.get("cellscribe", {}), "annotation": done.about}
+    return adata if copy else None
+
+
+def annotate_file(
+    source: str | Path | AnnData,
+    out: str | Path,
+    options: AnnotateOptions | None = None,
+    *,
+    progress: Callable[..., None] | None = None,
+    say: Callable[[str], None] = tell,
+) -> Annotation:
+    """Label every cell of `source` into ``.csv``, ``.parquet`` or a copy as ``.h5ad``.
+
+    Parameters
+    ----------
+    source, progress, say
+        As for `annotate`.
+    out
+        Appears when it is whole.
+    options
+        Model or reference, and all the rest.
+
+    Raises
+    ------
+    InputError
+        Bad input or options, a full disk.
+    """
+    from cellscribe.inference.annotate import annotate_opened, check_annotated, write_annotation
+
+    options, out = options or AnnotateOptions(), Path(out)
+    inputs = [source, options.reference]
+    check_annotated(
+        out,
+        [Path(path) for path in inputs if isinstance(path, str | Path)],
+        overwrite=options.overwrite,
+    )
+    with open_counts(source, layer=options.layer, say=say) as counts:
+        done = annotate_opened(counts, options, progress=progress, say=say)
+        write_annotation(out, done, counts)
+    return done

@@ -1,0 +1,153 @@
+"""What stands on top of the encoder once it is fine-tuned: scores of labels from a cell's vector.
+
+A head is linear, and reads the vector that `embed` gives: the mean of the last hidden layer over a
+cell's genes. It lies beside the weights in a checkpoint directory, as ``head.safetensors`` and
+``head.json``, which also say how sure it must be before it gives a label; the encoder stays what
+every other verb, and `transformers`, can read.
+
+Letters: ``B`` cells, ``N`` packed tokens, ``C`` labels, ``D`` width.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellscribe.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from cellscribe.model.attention import Cells
+
+FORMAT = "cellscribe head"
+WEIGHTS, HEADER = "head.safetensors", "head.json"
+UNKNOWN = "unknown"
+"""What a cell is called that is like none of the labels, or too much like several."""
+
+Floats = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """A linear classifier of vectors, and how sure it must be."""
+
+    labels: list[str]
+    weight: npt.NDArray[np.float32]
+    """``[C, D]``."""
+    bias: npt.NDArray[np.float32]
+    """``[C]``."""
+    temperature: float
+    """Scores are divided by it before the softmax."""
+    threshold: float
+    """Probability below which a cell is `UNKNOWN`."""
+    about: dict[str, Any]
+    """Where it comes from, and how it did on held-out cells."""
+
+    def logits(self, vectors: Floats) -> npt.NDArray[np.float64]:
+        """Scores, ``[B, D]`` to ``[B, C]``."""
+        return np.asarray(vectors, np.float64) @ self.weight.T.astype(np.float64) + self.bias
+
+    def probabilities(self, vectors: Floats) -> npt.NDArray[np.float64]:
+        """Calibrated probabilities, ``[B, D]`` to ``[B, C]``."""
+        return probabilities(self.logits(vectors), self.temperature)
+
+
+def probabilities(logits: Floats, temperature: float = 1.0) -> npt.NDArray[np.float64]:
+    """Softmax of ``logits / temperature``, ``[B, C]``; a score of -inf is a probability of 0."""
+    scaled = np.asarray(logits, np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def best_of(each: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Most probable class of each cell, the first of equals, and its probability."""
+    best = each.argmax(axis=1)
+    return best, each[np.arange(len(best)), best].astype(np.float64)
+
+
+def has_head(directory: Path) -> bool:
+    """Whether a model directory is a fine-tuned one."""
+    return (Path(directory) / HEADER).is_file()
+
+
+def save_head(directory: Path, head: Head) -> None:
+    """Write a head into a checkpoint directory."""
+    from safetensors.numpy import save_file
+
+    path = Path(directory) / WEIGHTS
+    save_file({"weight": head.weight, "bias": head.bias}, path)
+    # safetensors makes it readable by its owner alone.
+    path.chmod(0o644)
+    header = {
+        "format": FORMAT,
+        "version": 1,
+        "labels": head.labels,
+        "temperature": head.temperature,
+        "threshold": head.threshold,
+        **head.about,
+    }
+    text = json.dumps(header, indent=1, ensure_ascii=False) + "\n"
+    (Path(directory) / HEADER).write_text(text, encoding="utf-8")
+
+
+def load_head(directory: Path) -> Head:
+    """Read the head of a fine-tuned model.
+
+    Raises
+    ------
+    InputError
+        The model has no head, or the head is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    directory = Path(directory)
+    if not has_head(directory):
+        raise InputError(
+            f"{directory.name} is a model without a head; fine-tune it (cellscribe finetune) or "
+            "give labelled cells with --reference"
+        )
+    try:
+        about = json.loads((directory / HEADER).read_text(encoding="utf-8"))
+        if about.pop("format") != FORMAT or about.pop("version") != 1:
+            raise InputError(f"{directory / HEADER}: not a head that this version reads")
+        tensors = load_file(directory / WEIGHTS)
+        head = Head(
+            labels=[str(label) for label in about.pop("labels")],
+            weight=tensors["weight"],
+            bias=tensors["bias"],
+            temperature=float(about.pop("temperature")),
+            threshold=float(about.pop("threshold")),
+            about=about,
+        )
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise InputError(
+            f"{directory}: its head is damaged ({error}); fine-tune or copy the model again"
+        ) from None
+    if head.weight.shape[:1] != (len(head.labels),) or head.bias.shape != (len(head.labels),):
+        raise InputError(f"{directory}: {HEADER} and {WEIGHTS} belong to different models")
+    return head
+
+
+def mean_over_genes(hidden_ND: torch.Tensor, cells: Cells, n_special: int) -> torch.Tensor:
+    """Mean of each packed cell's hidden vectors, without its first `n_special` places, ``[B, D]``.
+
+    A cell's own tokens are summed in one order whatever stands beside it.
+    """
+    import torch
+
+    starts = cells.offsets[:-1].long()
+    sums_BD = torch.segment_reduce(
+        hidden_ND, "sum", lengths=cells.lengths_B, axis=0, unsafe=True, initial=0.0
+    )
+    for place in range(n_special):
+        sums_BD = sums_BD - hidden_ND[starts + place]
+    return sums_BD / (cells.lengths_B - n_special).clamp(min=1)[:, None]

@@ -1,0 +1,334 @@
+"""Curves over training steps: SVG in the page's own colours, and the same as a PNG.
+
+A long run has more steps than a figure has pixels. A line is then drawn through every k-th point,
+and the band behind it spans the lowest and highest value of each stretch, so that no spike is lost.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cellscribe.report.figures import ACCENT, INK, MUTED, RULE, inline, need_matplotlib, plain_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_POINTS = 600
+"""Points of a drawn line, about."""
+Values = npt.NDArray[np.float64]
+Dashes = Literal["solid"] | tuple[float, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Inks:
+    """Colours of all that is no curve."""
+
+    ink: str
+    muted: str
+    rule: str
+    accent: str
+
+
+PAGE = Inks(INK, MUTED, RULE, ACCENT)
+"""Those of the page, light or dark."""
+PAPER = Inks("#17212b", "#5a6672", "#dde3e8", "#2a7f86")
+"""Those of a picture on white."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One curve.
+
+    Attributes
+    ----------
+    name
+        For a legend.
+    x, y
+        ``[n]``; NaN is a gap.
+    raw
+        ``[n]`` values that `y` is the mean of, drawn behind it in a lighter tone.
+    colour
+        None is the accent.
+    dashes
+        As matplotlib has them.
+    marker
+        Drawn at each point, if any.
+    """
+
+    name: str
+    x: npt.NDArray[np.int64]
+    y: Values
+    raw: Values | None = None
+    colour: str | None = None
+    dashes: Dashes = "solid"
+    marker: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """A horizontal line to compare with: at `y`, with `text` above it (or below) at one end."""
+
+    y: float
+    text: str
+    below: bool = False
+    right: bool = False
+
+
+def lines_svg(
+    lines: Sequence[Line],
+    *,
+    name: str,
+    alt: str,
+    ylabel: str,
+    size: tuple[float, float] = (5, 2.75),
+    levels: Sequence[Level] = (),
+    marks: Sequence[int] = (),
+    log: bool = False,
+    from_zero: bool = False,
+) -> str:
+    """Draw curves over steps as inline SVG.
+
+    Parameters
+    ----------
+    lines
+        At least one; the last is drawn on top.
+    name
+        Different for each figure on the page: element ids start from it.
+    alt
+        The text that stands for the figure when it is not seen.
+    ylabel
+        What the curves are.
+    size
+        Inches; 5 is half a page.
+    levels
+        Horizontal lines.
+    marks
+        Steps at which a thin vertical line is drawn.
+    log, from_zero
+        Logarithmic y axis; y axis that starts at 0.
+
+    Raises
+    ------
+    InputError
+        matplotlib is missing.
+    """
+    need_matplotlib()
+    from matplotlib.figure import Figure
+
+    with plain_style(**{"svg.fonttype": "none", "svg.hashsalt": f"cellscribe-{name}"}):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.add_subplot()
+        _draw(axes, lines, levels, marks, PAGE, log=log)
+        if from_zero:
+            axes.set_ylim(bottom=0)
+        axes.set_ylabel(ylabel, color=MUTED)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return inline(buffer.getvalue(), alt)
+
+
+def lines_png(
+    lines: Sequence[Line],
+    *,
+    legend: Sequence[Line],
+    title: str,
+    subtitle: str,
+    ylabel: str,
+    levels: Sequence[Level] = (),
+) -> bytes:
+    """Draw curves over steps on white, with title and legend, as a PNG 1,600 pixels wide.
+
+    Parameters and errors as in `lines_svg`; of `legend`, names and looks are used.
+    """
+    need_matplotlib()
+    from matplotlib.figure import Figure
+
+    with plain_style():
+        rows = -(-len(legend) // 3)
+        figure = Figure(figsize=(8, 4.6 + 0.2 * rows), dpi=200, facecolor="white")
+        figure.set_layout_engine("constrained", rect=(0.01, 0.01, 0.97, 0.88))
+        axes = figure.add_subplot()
+        _draw(axes, lines, levels, (), PAPER, log=False)
+        axes.set_ylabel(ylabel, color=PAPER.muted)
+        _legend(axes, legend)
+        plain: dict[str, Any] = {"x": 0.02, "parse_math": False, "va": "baseline"}
+        figure.text(y=0.95, s=_cut(title, 80), size=12, weight="bold", color=PAPER.ink, **plain)
+        figure.text(y=0.91, s=_cut(subtitle, 110), size=8, color=PAPER.muted, **plain)
+        buffer = io.BytesIO()
+        with warnings.catch_warnings():
+            # a name may have signs that matplotlib's font lacks: they become boxes
+            warnings.filterwarnings("ignore", message="Glyph")
+            figure.savefig(buffer, format="png", metadata={"Software": "cellscribe"})
+    return buffer.getvalue()
+
+
+def _draw(
+    axes: Axes,
+    lines: Sequence[Line],
+    levels: Sequence[Level],
+    marks: Sequence[int],
+    inks: Inks,
+    *,
+    log: bool,
+) -> None:
+    if log:
+        axes.set_yscale("log")
+    for line in lines:
+        _draw_raw(axes, line, inks)
+    for step in marks:
+        axes.axvline(step, color=inks.muted, linewidth=0.8, linestyle=(0, (1, 2)))
+    for line in lines:
+        x, y = thin(line.x, line.y)
+        axes.plot(
+            x,
+            y,
+            color=line.colour or inks.accent,
+            linestyle=line.dashes,
+            linewidth=1.6,
+            marker=line.marker or "none",
+            # where marks would touch, some stand for all
+            markevery=max(len(x) // 40, 1),
+            markersize=3.6,
+        )
+    _fit(axes, lines, levels, log=log)
+    _dress(axes, inks, log=log)
+    for level in levels:
+        axes.axhline(level.y, color=inks.muted, linewidth=1, linestyle=(0, (4, 3)))
+        axes.annotate(
+            level.text,
+            (0.995 if level.right else 0.005, level.y),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, -3 if level.below else 2.5),
+            textcoords="offset points",
+            ha="right" if level.right else "left",
+            va="top" if level.below else "bottom",
+            size=8,
+            color=inks.muted,
+        )
+
+
+def _draw_raw(axes: Axes, line: Line, inks: Inks) -> None:
+    if line.raw is None:
+        return
+    style: dict[str, Any] = {"color": line.colour or inks.accent, "alpha": 0.28, "linewidth": 0.7}
+    if len(line.x) <= MOST_POINTS:
+        axes.plot(line.x, line.raw, **style)
+        return
+    x, low, high = stretches(line.x, line.raw)
+    axes.fill_between(x, low, high, **(style | {"linewidth": 0}))
+
+
+def _fit(axes: Axes, lines: Sequence[Line], levels: Sequence[Level], *, log: bool) -> None:
+    """Fit the axes to curves, levels and most raw values: a single spike is not to rule."""
+    values = np.concatenate([line.y for line in lines] + [[level.y for level in levels]])
+    for line in lines:
+        if line.raw is not None and (finite := line.raw[np.isfinite(line.raw)]).size:
+            values = np.append(values, np.quantile(finite, [0.01, 0.99]))
+    values = values[np.isfinite(values) & (values > 0 if log else True)]
+    last = max(int(line.x[-1]) for line in lines if len(line.x))
+    first = min(int(line.x[0]) for line in lines if len(line.x))
+    axes.set_xlim(first - 0.01 * (last - first) - 0.5, last + 0.01 * (last - first) + 0.5)
+    if not len(values):
+        return
+    low, high = float(values.min()), float(values.max())
+    if log:
+        axes.set_ylim(low / 1.2, high * 1.2)
+    else:
+        room = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
+        axes.set_ylim(low - room, high + room)
+
+
+def _dress(axes: Axes, inks: Inks, *, log: bool) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(inks.muted)
+    axes.tick_params(which="both", colors=inks.muted, length=3, width=0.8)
+    axes.tick_params(axis="y", which="both", length=0)
+    axes.grid(axis="y", color=inks.rule, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+    if log:
+        low, high = axes.get_ylim()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.set_xlabel("step", color=inks.muted)
+
+
+def _legend(axes: Axes, lines: Sequence[Line]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=line.colour or PAPER.accent,
+            linestyle=line.dashes,
+            linewidth=1.6,
+            marker=line.marker or "none",
+            markersize=3.6,
+        )
+        for line in lines
+    ]
+    legend = axes.legend(
+        handles,
+        ["x"] * len(lines),
+        loc="lower left",
+        bbox_to_anchor=(0, 1.01),
+        ncols=3,
+        frameon=False,
+        fontsize=8,
+        handlelength=3,
+        borderaxespad=0,
+        labelcolor=PAPER.ink,
+    )
+    # set afterwards: as labels, names that start with _ would be left out
+    for text, line in zip(legend.get_texts(), lines, strict=True):
+        text.set_parse_math(False)
+        text.set_text(_cut(line.name, 30))
+
+
+def thin(x: npt.NDArray[np.int64], y: Values) -> tuple[npt.NDArray[np.int64], Values]:
+    """Keep every k-th point, and the last, where there are more than `MOST_POINTS`."""
+    step = -(-len(x) // MOST_POINTS)
+    if step <= 1:
+        return x, y
+    kept = np.unique(np.append(np.arange(0, len(x), step), len(x) - 1))
+    return x[kept], y[kept]
+
+
+def stretches(x: npt.NDArray[np.int64], values: Values) -> tuple[Values, Values, Values]:
+    """Return middle, lowest and highest finite value of at most `MOST_POINTS` equal stretches.
+
+    NaN where a stretch has no finite value.
+    """
+    size = -(-len(x) // MOST_POINTS)
+    starts = np.arange(0, len(x), size)
+    finite = np.isfinite(values)
+    low = np.minimum.reduceat(np.where(finite, values, np.inf), starts)
+    high = np.maximum.reduceat(np.where(finite, values, -np.inf), starts)
+    empty = ~np.logical_or.reduceat(finite, starts)
+    low[empty] = high[empty] = np.nan
+    ends = np.minimum(starts + size, len(x)) - 1
+    return (x[starts] + x[ends]) / 2, low, high
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.6g}"
+
+
+def _cut(text: str, length: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"

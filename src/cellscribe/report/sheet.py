@@ -1,0 +1,143 @@
+"""What all pages have in common: head, style, tiles, warnings, sections, tables.
+
+A page is one file that needs no network. Every text given here is escaped here; `body`, and what
+the functions return, is HTML. A content security policy lets nothing run but a script whose hash
+stands in it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from html import escape
+from importlib import resources
+from string import Template
+
+from cellscribe.corpus.card_tables import Table, several
+
+Tile = tuple[str, str, str]
+"""Name, figure, and a short note."""
+
+
+def sheet(
+    *,
+    kind: str,
+    title: str,
+    source: str,
+    tiles: Sequence[Tile],
+    warnings: Sequence[str],
+    body: str,
+    css: Sequence[str] = (),
+    script: str = "",
+) -> str:
+    """Make a page.
+
+    Parameters
+    ----------
+    kind, title, source
+        What the page is, of what, and where that is from.
+    tiles
+        Key figures.
+    warnings
+        Shown in a box; none, no box.
+    body
+        HTML below them.
+    css
+        Names of style sheets of this package, besides the common one.
+    script
+        The only one that the browser is to run.
+    """
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy += f"; script-src 'sha256-{digest}'"
+    return Template(part("sheet.html")).substitute(
+        policy=policy,
+        css="\n".join(part(name).rstrip() for name in ("page.css", *css)),
+        kind=escape(kind),
+        title=escape(title),
+        source=escape(source),
+        tiles="\n".join(map(_tile, tiles)),
+        warnings=_warnings(warnings),
+        body=body.rstrip(),
+        script=f"<script>{script}</script>" if script else "",
+    )
+
+
+def part(name: str) -> str:
+    """Read a file of this package."""
+    return (resources.files("cellscribe.report") / name).read_text(encoding="utf-8")
+
+
+def _tile(tile: Tile) -> str:
+    name, figure, note = map(escape, tile)
+    return (
+        f'<div class="tile"><dt>{name}</dt><dd><strong>{figure}</strong> '
+        f"<small>{note}</small></dd></div>"
+    )
+
+
+def _warnings(texts: Sequence[str]) -> str:
+    if not texts:
+        return ""
+    items = "".join(f"<li>{escape(text)}</li>" for text in texts)
+    heading = "Warning" if len(texts) == 1 else "Warnings"
+    return (
+        '<section class="card alert" aria-labelledby="warnings">'
+        f'<h2 id="warnings">{heading}</h2><ul>{items}</ul></section>'
+    )
+
+
+def section(key: str, title: str, lead: str, body: str) -> str:
+    """Make a section whose heading has the id `key`."""
+    lead = f'<p class="lead">{escape(lead)}</p>\n' if lead else ""
+    return (
+        f'<section aria-labelledby="{key}">\n<h2 id="{key}">{escape(title)}</h2>\n'
+        f"{lead}{body}\n</section>"
+    )
+
+
+def card(title: str, text: str, *body: str) -> str:
+    """Make a box with a heading and a sentence."""
+    return (
+        f'<div class="card">\n<h3>{escape(title)}</h3>\n<p>{escape(text)}</p>\n'
+        + "\n".join(body)
+        + "\n</div>"
+    )
+
+
+def pair(cards: Sequence[str], kind: str = "pair") -> str:
+    """Put boxes side by side where there is room."""
+    return f'<div class="{kind}">\n' + "\n".join(cards) + "\n</div>"
+
+
+def table(table: Table, label: str) -> str:
+    """Render a table that scrolls sideways by itself where the screen is narrow."""
+
+    def row(cells: Sequence[str], *, head: bool = False) -> str:
+        text = []
+        for place, cell in enumerate(cells):
+            tag = "th" if head or (place == 0 and table.n_text) else "td"
+            scope = "" if tag == "td" else ' scope="col"' if head else ' scope="row"'
+            figure = "" if place < table.n_text else ' class="figure"'
+            text.append(f"<{tag}{scope}{figure}>{escape(cell)}</{tag}>")
+        return "".join(text)
+
+    last = len(table.rows) - 1
+    kind = "wide numbers" if table.n_text < len(table.header) else "wide"
+    body = "\n".join(
+        f"<tr{' class=total' if table.total and place == last else ''}>{row(cells)}</tr>"
+        for place, cells in enumerate(table.rows)
+    )
+    return (
+        f'<div class="{kind}" role="region" tabindex="0" aria-label="{escape(label)}"><table>\n'
+        f"<thead><tr>{row(table.header, head=True)}</tr></thead>\n"
+        f"<tbody>\n{body}\n</tbody></table></div>"
+    )
+
+
+def folded(rows: Table, label: str, summary: str = "") -> str:
+    """Render a table that is shown on demand."""
+    summary = summary or several(len(rows.rows) - rows.total, "row")
+    return f"<details><summary>{escape(summary)}</summary>\n{table(rows, label)}\n</details>"

@@ -1,0 +1,193 @@
+"""Many processes that train one model, under torchrun: DDP, or FSDP2 by a flag.
+
+The rest of training talks to a `Team` and is written as if it were alone: the network comes back
+from `wrap` as one module, and numbers that all must agree on go through `total`. One process is a
+team of one, without torch.distributed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import nn
+
+from cellscribe.config import TrainOptions
+from cellscribe.errors import InputError
+from cellscribe.training.objective import Objective
+
+TIMEOUT = timedelta(minutes=10)
+"""How long a rank waits for the others, a checkpoint's writing included, before it gives up."""
+
+
+class Team:
+    """One process alone."""
+
+    rank = 0
+    size = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank writes files and talks."""
+        return self.rank == 0
+
+    def wrap(self, objective: Objective, options: TrainOptions) -> nn.Module:
+        """Make what is called in place of `objective`; parameters may be cut in shards by it."""
+        return objective
+
+    def holding_back(self, module: nn.Module) -> AbstractContextManager[Any]:
+        """Keep gradients to oneself within, as more of this step are to come."""
+        return nullcontext()
+
+    def rest(self, module: nn.Module) -> None:
+        """Put parameters back in shards that a forward pass without a backward left whole."""
+
+    def total(self, numbers: Sequence[float]) -> list[float]:
+        """Sum numbers over all ranks; every rank gets the sums."""
+        return list(numbers)
+
+    def whole(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Gather a tensor that may be in shards; all ranks must call it."""
+        return tensor
+
+    def part_of(self, whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """Cut this rank's part from a whole tensor, on the device of `like`."""
+        return whole.to(like.device)
+
+
+class Ranks(Team):
+    """One of several processes."""
+
+    def __init__(self, device: torch.device) -> None:
+        import torch.distributed as dist
+
+        self._dist = dist
+        self._device = device
+        self._sharded = False
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+
+    def wrap(self, objective: Objective, options: TrainOptions) -> nn.Module:
+        """Apply DDP or FSDP2."""
+        if options.parallel == "fsdp":
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import fully_shard
+
+            mesh = init_device_mesh(self._device.type, (self.size,))
+            for block in objective.model.encoder.blocks:
+                fully_shard(block, mesh=mesh)
+            fully_shard(objective, mesh=mesh)
+            self._sharded = True
+            return objective
+        from torch.nn.parallel import DistributedDataParallel
+
+        devices = [self._device] if self._device.type == "cuda" else None
+        return DistributedDataParallel(objective, device_ids=devices, gradient_as_bucket_view=True)
+
+    @contextmanager
+    def holding_back(self, module: Any) -> Iterator[None]:
+        """Add up gradients here; the last micro batch, outside, sends them round."""
+        if not self._sharded:
+            with module.no_sync():
+                yield
+            return
+        module.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            module.set_requires_gradient_sync(True)
+
+    def rest(self, module: Any) -> None:
+        """Free what FSDP2 gathered; else its parameters are not those that AdamW knows."""
+        if self._sharded:
+            for part in module.modules():
+                if hasattr(part, "reshard"):
+                    part.reshard()
+
+    def total(self, numbers: Sequence[float]) -> list[float]:
+        """Sum over ranks, in float64."""
+        sums = torch.tensor(numbers, dtype=torch.float64, device=self._device)
+        self._dist.all_reduce(sums)
+        return sums.tolist()
+
+    def whole(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Gather the shards of a DTensor; other tensors are whole."""
+        return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+    def part_of(self, whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """Cut as `like` is cut."""
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        whole = whole.to(like.device)
+        if isinstance(like, DTensor):
+            return distribute_tensor(whole, like.device_mesh, like.placements)
+        return whole
+
+
+def ranks_here() -> int:
+    """Processes that torchrun started for this run; 1 without it.
+
+    Raises
+    ------
+    InputError
+        torchrun's variables are there, and not all of them.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        return 1
+    missing = [
+        n for n in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if n not in os.environ
+    ]
+    if missing and os.environ["WORLD_SIZE"] != "1":
+        raise InputError(
+            f"WORLD_SIZE is set and {missing[0]} is not; start with torchrun, or unset WORLD_SIZE"
+        )
+    return int(os.environ["WORLD_SIZE"])
+
+
+def rank_here() -> int:
+    """Number of this process among them."""
+    return 0 if ranks_here() == 1 else int(os.environ["RANK"])
+
+
+@contextmanager
+def team(device: torch.device) -> Iterator[Team]:
+    """Join the other processes of the run, if there are any, and leave them at the end."""
+    if ranks_here() == 1:
+        yield Team()
+        return
+    import torch.distributed as dist
+
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+    try:
+        yield Ranks(device)
+        # Together: a connection that is closed by one end aborts the other.
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def own_device(device: torch.device) -> torch.device:
+    """Give each rank of a machine a GPU of its own.
+
+    Raises
+    ------
+    InputError
+        A machine has fewer GPUs than ranks, or one GPU was named for several ranks.
+    """
+    if device.type != "cuda" or ranks_here() == 1:
+        return device
+    local = int(os.environ["LOCAL_RANK"])
+    if device.index is not None:
+        raise InputError(f"--device {device} is one GPU for several ranks; give --device cuda")
+    if local >= torch.cuda.device_count():
+        raise InputError(
+            f"this machine has {torch.cuda.device_count()} GPUs and rank {local} wants one more; "
+            "lower --nproc-per-node"
+        )
+    return torch.device("cuda", local)

@@ -1,0 +1,104 @@
+"""AdamW, its schedule, and the scaling that keeps fp16 gradients from vanishing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from cellscribe.config import TrainOptions
+
+LARGEST_SCALE = 2.0**24
+GROW_AFTER = 2_000
+"""Finite steps in a row after which the loss scale doubles."""
+
+
+def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
+    """AdamW; weights of linear layers decay, norms, biases and embeddings do not."""
+    parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    groups = [
+        {
+            "params": [p for name, p in parameters if decays(name) == decayed],
+            "weight_decay": options.weight_decay if decayed else 0.0,
+        }
+        for decayed in (True, False)
+    ]
+    return torch.optim.AdamW(
+        groups,
+        lr=options.learning_rate,
+        betas=(options.beta1, options.beta2),
+        eps=options.epsilon,
+        fused=True,
+    )
+
+
+def decays(name: str) -> bool:
+    """Whether a parameter of this name is shrunk by weight decay."""
+    return name.endswith("weight") and not any(
+        part in name for part in ("norm", "genes", "positions", "token_types")
+    )
+
+
+def learning_rate(step: int, options: TrainOptions) -> float:
+    """Rate of a step, counted from 1: a linear warm-up to the peak, then a fall to `last_rate`."""
+    if step <= options.warmup_steps:
+        return options.learning_rate * step / options.warmup_steps
+    done = (step - options.warmup_steps) / max(1, options.schedule_steps - options.warmup_steps)
+    left = 1 - done if options.decay == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return options.learning_rate * (options.last_rate + (1 - options.last_rate) * left)
+
+
+@dataclass(kw_only=True)
+class LossScale:
+    """What the loss is multiplied by before the gradient is taken, and the gradient divided by.
+
+    Halved when a gradient is not finite, doubled after `GROW_AFTER` steps without that
+    (Micikevicius et al. 2018, arXiv:1710.03740). Ours and not `torch.amp.GradScaler`, because the
+    loop takes the norm of the gradient anyway, over shards as well, and skips a step by it in every
+    precision.
+    """
+
+    scale: float = 1.0
+    finite: int = 0
+    moving: bool = False
+
+    @classmethod
+    def of(cls, dtype: torch.dtype) -> LossScale:
+        """Start at 2^16 for fp16; other precisions need none."""
+        return cls(scale=2.0**16, moving=True) if dtype == torch.float16 else cls()
+
+    def update(self, finite: bool) -> bool:
+        """Take the news of a step; returns whether an infinite one is explained by the scale."""
+        if not self.moving:
+            return False
+        self.finite = self.finite + 1 if finite else 0
+        if not finite and self.scale > 1:
+            self.scale /= 2
+            return True
+        if self.finite == GROW_AFTER:
+            self.scale, self.finite = min(LARGEST_SCALE, self.scale * 2), 0
+        return False
+
+    def state_dict(self) -> dict[str, float]:
+        """Scale and finite steps."""
+        return {"scale": self.scale, "finite": self.finite}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go on where another was."""
+        if self.moving:
+            self.scale, self.finite = float(state["scale"]), int(state["finite"])
+
+
+def clip_gradients(model: nn.Module, scale: float, clip: float) -> torch.Tensor:
+    """Divide gradients by `scale` and shorten them to the norm `clip`; returns the norm before."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if hasattr(norm, "full_tensor"):  # of shards
+        norm = norm.full_tensor()
+    norm = norm / scale
+    factor = (clip / (norm + 1e-6)).clamp(max=1.0) / scale
+    torch._foreach_mul_(gradients, factor)
+    return norm

@@ -1,0 +1,155 @@
+"""What a run needs, checked before anything is made or loaded: preset, corpus, folder, device."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cellscribe.config import ModelConfig, TrainOptions, from_mapping, read_preset
+from cellscribe.corpus.reader import Reader
+from cellscribe.corpus.store import Corpus, open_corpus
+from cellscribe.errors import InputError
+from cellscribe.model.attention_cpu import has_bf16_kernel
+from cellscribe.model.device import DTYPES, SLOW_CPU, choose_device, choose_precision
+from cellscribe.model.header import read_header
+from cellscribe.training import runs
+from cellscribe.training.batches import open_reader
+from cellscribe.training.distributed import own_device, rank_here, ranks_here
+from cellscribe.training.origin import Origin
+from cellscribe.training.tracking import need_tensorboard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run that can be begun."""
+
+    preset: str
+    config: ModelConfig
+    options: TrainOptions
+    corpus: Corpus
+    reader: Reader
+    """Of this rank's training cells."""
+    run: Path
+    resume: bool
+    origin: Origin | None
+    device: torch.device
+    dtype: torch.dtype
+    notes: tuple[str, ...]
+
+
+def settle(
+    preset: str,
+    settings: Mapping[str, Any],
+    shape: Mapping[str, Any],
+    init_from: str | Path | None = None,
+) -> tuple[ModelConfig, TrainOptions]:
+    """Lay single fields over a preset, whose shape is that of `init_from` where one is given.
+
+    Raises
+    ------
+    InputError
+        No such preset or model, or an unknown field.
+    """
+    found = read_preset(preset)
+    below = found.model
+    if init_from is not None:
+        below = dataclasses.asdict(read_header(init_from).config)
+    where = f"preset {found.name}"
+    return (
+        from_mapping(ModelConfig, {**below, **shape}, where),
+        from_mapping(TrainOptions, {**found.training, **settings}, where),
+    )
+
+
+def plan(
+    corpus: str | Path,
+    run: str | Path,
+    shape: ModelConfig,
+    options: TrainOptions,
+    *,
+    preset: str,
+    init_from: str | Path | None = None,
+    resume: bool = False,
+) -> Plan:
+    """Check everything that a run needs.
+
+    Parameters
+    ----------
+    corpus
+        Folder of a training store.
+    run
+        Folder of the run.
+    shape
+        Of the network; tokens are those of the corpus, and the context is at most the corpus's.
+    options
+        How it is trained.
+    preset
+        What it is called in the header.
+    init_from
+        Begin with the weights of this model.
+    resume
+        Go on with a run that is there.
+
+    Raises
+    ------
+    InputError
+        Something of it is missing, or does not go together.
+    """
+    run = Path(run)
+    ranks = ranks_here()
+    accumulation = options.accumulation(ranks)
+    device = own_device(choose_device(options.device))
+    precision = choose_precision(device, options.precision)
+    if options.tensorboard:
+        need_tensorboard()
+    if rank_here() == 0:
+        _check_folder(run, resume)
+    opened = open_corpus(corpus)
+    config = dataclasses.replace(
+        shape, vocab_size=len(opened.vocabulary), context=min(shape.context, opened.context)
+    )
+    origin = Origin.read(init_from, opened.vocabulary) if init_from else None
+    if origin:
+        origin.check(config)
+    reader = open_reader(opened, config, options, rank=rank_here(), world_size=ranks)
+    notes = list(origin.notes) if origin else []
+    if device.type == "cpu" and not has_bf16_kernel():
+        notes.append(SLOW_CPU[precision])
+    if config.context < shape.context:
+        notes.append(f"The corpus keeps {config.context:,} genes a cell: so does the model.")
+    notes.append(
+        f"{options.global_batch:,} cells a step: {options.micro_batch:,} at a time x {ranks:,} "
+        f"{'rank' if ranks == 1 else 'ranks'} x {accumulation:,}; products in {precision}"
+    )
+    return Plan(
+        preset=Path(preset).stem,
+        config=config,
+        options=options,
+        corpus=opened,
+        reader=reader,
+        run=run,
+        resume=resume,
+        origin=origin,
+        device=device,
+        dtype=DTYPES[precision],
+        notes=tuple(notes),
+    )
+
+
+def _check_folder(run: Path, resume: bool) -> None:
+    if run.exists() and not run.is_dir():
+        raise InputError(f"{run} is a file; name a folder for the run")
+    if not run.parent.is_dir():
+        raise InputError(f"{run.parent}: no such folder; make it first")
+    if (run / runs.HEADER).exists():
+        if not resume:
+            raise InputError(
+                f"{run} holds a run; go on with it by --resume, or name another folder"
+            )
+    elif run.exists() and any(run.iterdir()):
+        raise InputError(f"{run} is not empty and holds no run; name another folder")

@@ -1,0 +1,266 @@
+"""One pre-training run, from a plan to a model: everything around the loop.
+
+The folder of a run is described in `runs`, its checkpoints in `state`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cellscribe.errors import InputError
+from cellscribe.model.device import cpu_facts
+from cellscribe.model.encoder import MaskedGeneModel, initialise, set_compute_dtype
+from cellscribe.training import runs, state
+from cellscribe.training.allocator import keep_freed_memory
+from cellscribe.training.batches import step_batches
+from cellscribe.training.distributed import Team, team
+from cellscribe.training.interruptions import explained, stopping
+from cellscribe.training.loop import Follow, Line, Place, train
+from cellscribe.training.model_card import write_card
+from cellscribe.training.objective import Objective
+from cellscribe.training.optimizer import LossScale, make_optimizer
+from cellscribe.training.origin import continue_from
+from cellscribe.training.plan import Plan
+from cellscribe.training.start import ranked_sample, start_from_cells
+from cellscribe.training.thinning import Thinning
+from cellscribe.training.tracking import Tracker
+from cellscribe.training.validation import read_validation
+from cellscribe.writing import alone, disk_errors, remove, write_json
+
+Say = Callable[[str], None]
+FREE = {
+    "steps", "patience", "micro_batch", "checkpoint_every", "checkpoint_minutes", "keep",
+    "bad_steps", "device", "parallel", "tensorboard",
+}  # fmt: skip
+"""Options that may change when a run goes on; all others make another run."""
+
+
+def pretrain(
+    plan: Plan, *, watch: Callable[[Line], None] | None = None, say: Say = print
+) -> Path | None:
+    """Train as planned.
+
+    Parameters
+    ----------
+    plan
+        From `plan`.
+    watch
+        Told of each step, as ``metrics.jsonl`` has it.
+    say
+        Told what a user should know.
+
+    Returns
+    -------
+    pathlib.Path or None
+        The finished model; None if the run was asked to stop (SIGTERM, SIGINT) and can go on.
+
+    Raises
+    ------
+    InputError
+        The run that is there is another one, its checkpoints are damaged, the corpus cannot be
+        read, the disk is full, memory runs out, another rank is lost, or the loss is not finite.
+    """
+    keep_freed_memory()
+    with explained(plan.options), team(plan.device) as members:
+        say = say if members.leads else (lambda line: None)
+        with _files(plan, members, say), stopping() as stopped:
+            return _pretrain(plan, members, stopped, watch or (lambda line: None), say)
+
+
+def _pretrain(
+    plan: Plan, members: Team, stopped: Callable[[], bool], watch: Callable[[Line], None], say: Say
+) -> Path | None:
+    config, options, device, run = plan.config, plan.options, plan.device, plan.run
+    model = MaskedGeneModel(config)
+    set_compute_dtype(model, plan.dtype)
+    reader = plan.reader
+    place, weights, averages = _found(plan, model, say)
+    if weights is None:
+        initialise(model, options.seed)
+        if plan.origin:
+            continue_from(model, plan.origin)
+        elif options.start_from_cells:
+            start_from_cells(model, ranked_sample(plan.corpus, config, options.seed), options.seed)
+    for note in plan.notes:
+        say(note)
+    model.to(device)
+    module = members.wrap(Objective(model), options)
+    optimizer = make_optimizer(model, options)
+    scale = LossScale.of(plan.dtype)
+    if weights is not None:
+        state.scatter(weights, averages, model, optimizer, members)
+        scale.load_state_dict(place.scale)
+        reader.load_state_dict(place.reader)
+    validation = read_validation(plan.corpus, config, options, members)
+    header = _header(plan, model, members, place.step)
+    tracker = None
+    if members.leads:
+        write_json(run / runs.HEADER, header)
+        tracker = Tracker(run, place.step, tensorboard=options.tensorboard)
+
+    def line(told: Line) -> None:
+        if tracker:
+            tracker.write(told)
+            watch(told)
+
+    def save(place: Place) -> None:
+        members.rest(module)
+        whole, averages = state.gather(model, optimizer, members)
+        if members.leads:
+            place.scale = scale.state_dict()
+            told = dataclasses.asdict(place)
+            folder = run / "checkpoints"
+            state.save(folder, whole, averages, told, model, plan.corpus.vocabulary)
+            state.prune(folder, options.keep, place.best_step)
+
+    try:
+        change = None
+        if options.thin:
+            change = Thinning(
+                plan.corpus, options.thin, options.seed, config.context, cls_token=config.cls_token
+            )
+        with closing(step_batches(reader, config, options, place.step + 1, change)) as batches:
+            done = train(
+                module, model, optimizer, scale, batches, validation, options, place,
+                Follow(line=line, save=save, stopped=stopped),
+                device=device, team=members,
+            )  # fmt: skip
+    finally:
+        if tracker:
+            tracker.close()
+    if not done:
+        say(f"Stopped and saved at step {place.step:,}; --resume goes on from there.")
+        return None
+    if members.leads:
+        _finish(plan, place, say)
+    members.total([0.0])  # the others wait for the files
+    return run / "model"
+
+
+def _found(
+    plan: Plan, model: MaskedGeneModel, say: Say
+) -> tuple[Place, state.Whole | None, state.Whole]:
+    """Find where to go on: the newest sound checkpoint, or the beginning."""
+    path = plan.run / runs.HEADER
+    if not path.exists():
+        return Place(), None, {}
+    header = runs.read_header(plan.run)
+    ours = _identity(plan)
+    for name, value in ours.items():
+        was = header[name]
+        differing = [key for key in value if was.get(key) != value[key]] if value else []
+        if differing and isinstance(was, dict):
+            key = differing[0]
+            raise InputError(
+                f"{plan.run} began with {name} {key} {was.get(key)!r}, and not {value[key]!r}; "
+                "give what it began with, or begin a new run"
+            )
+    found = state.newest(plan.run / "checkpoints", model, say)
+    if found is None:
+        return Place(), None, {}
+    told, weights, averages = found
+    place = Place(**{f.name: told[f.name] for f in dataclasses.fields(Place)})
+    say(f"Going on behind step {place.step:,}.")
+    return place, weights, averages
+
+
+def _identity(plan: Plan) -> dict[str, dict[str, Any]]:
+    """What makes this run this one."""
+    options = dataclasses.asdict(plan.options)
+    return {
+        "model": dataclasses.asdict(plan.config),
+        "training": {key: value for key, value in options.items() if key not in FREE},
+        "corpus": {"hash": plan.corpus.hash},
+    }
+
+
+def _header(plan: Plan, model: MaskedGeneModel, members: Team, step: int) -> dict[str, Any]:
+    """``run.json``: what the run is, and each time that it was begun or gone on with."""
+    corpus, path = plan.corpus, plan.run / runs.HEADER
+    before = runs.read_header(plan.run)["sessions"] if path.exists() else []
+    session = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "step": step,
+        "device": _device_name(plan.device),
+        "ranks": members.size,
+        "micro_batch": plan.options.micro_batch,
+        "accumulation": plan.options.accumulation(members.size),
+        "precision": str(plan.dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+    }
+    return {
+        "format": runs.FORMAT,
+        "version": runs.VERSION,
+        "preset": plan.preset,
+        "model": dataclasses.asdict(plan.config),
+        "training": dataclasses.asdict(plan.options),
+        "corpus": {
+            "name": corpus.path.resolve().name,
+            "hash": corpus.hash,
+            "vocabulary": corpus.vocabulary.hash,
+            "splits": {
+                split: {"cells": told["cells"], "tokens": told["tokens"]}
+                for split, told in corpus.splits.items()
+            },
+        },
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "init_from": plan.origin.told() if plan.origin else None,
+        "sessions": [*before, session],
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{threads} {'thread' if threads == 1 else 'threads'} of {cpu_facts()['model']}"
+
+
+def _finish(plan: Plan, place: Place, say: Say) -> None:
+    """Put the best checkpoint's network in place as the run's model."""
+    from cellscribe.model.checkpoint import load_checkpoint, save_checkpoint
+
+    folder = plan.run / "checkpoints"
+    best = folder / f"{place.best_step or place.step:06}"
+    if not best.is_dir():
+        best = state.checkpoints(folder)[-1]
+        say(f"The checkpoint of the lowest loss is gone; the model is that of step {best.name}.")
+    provenance = {
+        "preset": plan.preset,
+        "corpus": plan.corpus.hash,
+        "step": int(best.name),
+        "loss on val": place.best_loss,
+        "trained on": [
+            f"{name} ({told['cells']:,} cells)"
+            for name, told in plan.corpus.manifest["datasets"].items()
+            if told["side"] == "train"
+        ],
+        "hours": round(place.seconds / 3600, 3),
+    }
+    target = plan.run / "model"
+    remove(target)
+    save_checkpoint(
+        target, load_checkpoint(best / "model").model, plan.corpus.vocabulary, provenance
+    )
+    write_card(plan.run, plan.corpus.path, target)
+
+
+@contextmanager
+def _files(plan: Plan, members: Team, say: Say) -> Iterator[None]:
+    """Hold the folder of the run while the leading rank writes in it."""
+    if not members.leads:
+        yield
+        return
+    with disk_errors(plan.run):
+        plan.run.mkdir(exist_ok=True)
+    busy = f"another process trains in {plan.run}; wait for it to end"
+    with alone(plan.run, busy, say):
+        state.sweep(plan.run / "checkpoints")
+        yield

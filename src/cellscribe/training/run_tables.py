@@ -1,0 +1,178 @@
+"""Tables of training runs, as text cells: the page of a run and its model's card render the same.
+
+Each takes one run or several, by the names that they are to go by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cellscribe.corpus.card_tables import Table
+from cellscribe.training.runs import Run, best, last, loss_at, summarise
+
+Named = Mapping[str, Run]
+QUESTION = {
+    "corpus": ("corpus", "hash"),
+    "context": ("model", "context"),
+    "chosen share": ("training", "chosen_share"),
+    "masked share": ("training", "masked_share"),
+    "random share": ("training", "random_share"),
+    "validation cells": ("training", "validation_cells"),
+}
+"""Where runs differ in one of these, a validation loss does not measure the same thing."""
+
+
+def of_recipe(runs: Named) -> tuple[Table, Table]:
+    """Tabulate all settings, a column a run: first those that differ, then those that do not."""
+    settings = [_settings(run.header) for run in runs.values()]
+    names = list(dict.fromkeys(name for each in settings for name in each))
+    rows = [(name, *(each.get(name, "") for each in settings)) for name in names]
+    header = ("Setting", *runs) if len(runs) > 1 else ("Setting", "Value")
+    differ = tuple(row for row in rows if len(set(row[1:])) > 1)
+    same = tuple(row for row in rows if len(set(row[1:])) == 1)
+    if len(runs) > 1:
+        return (
+            Table(header, differ, n_text=len(header)),
+            Table(("Setting", "Value"), tuple(row[:2] for row in same), n_text=2),
+        )
+    return Table(header, (), n_text=2), Table(header, same, n_text=2)
+
+
+def unlike(runs: Named) -> list[str]:
+    """Name what runs differ in so that their validation losses are not to be compared."""
+    found = []
+    for name, (part, key) in QUESTION.items():
+        if len({str(run.header[part].get(key)) for run in runs.values()}) > 1:
+            found.append(name)
+    return found
+
+
+def of_summary(runs: Named) -> Table:
+    """Tabulate how far each run is, how fast, and its best loss."""
+    rows = []
+    for name, run in runs.items():
+        told, lowest = summarise(run), best(run)
+        rows.append(
+            (
+                name,
+                f"{run.header['parameters']:,}",
+                f"{told.steps:,}",
+                f"{told.cells:,}",
+                decimals(told.epochs, 2),
+                hours(told.hours),
+                decimals(told.tokens_per_second, 0),
+                "" if lowest is None else f"{lowest[1]:.4f}",
+                "" if lowest is None else f"{lowest[0]:,}",
+            )
+        )
+    header = ("Run", "Parameters", "Steps", "Cells seen", "Epochs", "Hours", "Tokens/s")
+    return Table((*header, "Best val loss", "At step"), tuple(rows))
+
+
+def of_losses(runs: Named) -> Table:
+    """Tabulate the loss of train (smoothed) and of each validated split at best and last step."""
+    rows = []
+    for name, run in runs.items():
+        lowest, latest = best(run), last(run)
+        # the last validation, or the last step where there was none
+        steps = [None if lowest is None else lowest[0], latest[0] if latest else len(run.step)]
+        for split in ("train", *run.validation):
+            told = [
+                part
+                for step in steps
+                for part in (
+                    ("", "")
+                    if step is None
+                    else (f"{step:,}", decimals(loss_at(run, step, split), 4))
+                )
+            ]
+            rows.append((*((name,) if len(runs) > 1 else ()), split, *told))
+    header = (*(("Run",) if len(runs) > 1 else ()), "Split", "Best step", "Loss there")
+    return Table((*header, "Last step", "Loss there"), tuple(rows), n_text=1 + (len(runs) > 1))
+
+
+def of_validations(runs: Named) -> Table:
+    """Tabulate every validation: run, step, and the loss of each split there."""
+    splits = list(dict.fromkeys(split for run in runs.values() for split in run.validation))
+    rows = []
+    for name, run in runs.items():
+        steps = sorted({int(step) for at, _ in run.validation.values() for step in at})
+        for step in steps:
+            losses = [
+                decimals(loss_at(run, step, split), 4) if split in run.validation else ""
+                for split in splits
+            ]
+            rows.append((*((name,) if len(runs) > 1 else ()), f"{step:,}", *losses))
+    header = (*(("Run",) if len(runs) > 1 else ()), "Step", *splits)
+    return Table(header, tuple(rows), n_text=int(len(runs) > 1))
+
+
+def of_sessions(runs: Named) -> Table:
+    """Tabulate the parts that each run was trained in, and on what."""
+    keys = ("date", "step", "device", "ranks", "micro_batch", "accumulation", "precision", "torch")
+    columns = ("Date", "Steps before", "Device", "Ranks", "Micro batch", "Accumulation")
+    header = (*(("Run",) if len(runs) > 1 else ()), *columns, "Products in", "torch")
+    rows = [
+        (*((name,) if len(runs) > 1 else ()), *(value_text(session.get(key)) for key in keys))
+        for name, run in runs.items()
+        for session in run.header["sessions"]
+    ]
+    return Table(header, tuple(rows), n_text=len(header))
+
+
+def shape_text(header: Mapping[str, Any]) -> str:
+    """Say how many layers of what size a model has."""
+    model = header["model"]
+    return (
+        f"{value_text(model.get('num_hidden_layers'))} layers, "
+        f"{value_text(model.get('hidden_size'))} wide"
+    )
+
+
+def decimals(value: float, digits: int) -> str:
+    """Render a number with so many decimals; nothing for NaN."""
+    return "" if math.isnan(value) else f"{value:,.{digits}f}"
+
+
+def hours(value: float) -> str:
+    """Render hours: two decimals, or two digits of less."""
+    return f"{value:,.2f}" if value >= 0.1 else f"{value:.2g}"
+
+
+def value_text(value: Any) -> str:
+    """Render a setting."""
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return np.format_float_positional(value, trim="-") if abs(value) >= 1e-4 else f"{value}"
+        case dict():
+            return ", ".join(f"{key}: {value_text(item)}" for key, item in value.items()) or "none"
+        case list() | tuple():
+            return ", ".join(map(value_text, value)) or "none"
+    return str(value)
+
+
+def _settings(header: Mapping[str, Any]) -> dict[str, str]:
+    corpus = header["corpus"]
+    told: dict[str, Any] = {
+        "preset": header["preset"],
+        "parameters": header["parameters"],
+        "corpus": corpus["name"],
+        "corpus hash": corpus["hash"],
+        "gene table hash": corpus.get("vocabulary"),
+    }
+    for split, size in corpus["splits"].items():
+        told[f"cells of {split}"] = size.get("cells")
+    told["started from"] = header.get("init_from")
+    told |= {key.replace("_", " "): value for key, value in header["model"].items()}
+    told |= {key.replace("_", " "): value for key, value in header["training"].items()}
+    return {name: value_text(value) for name, value in told.items()}

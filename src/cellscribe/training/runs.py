@@ -1,0 +1,335 @@
+"""A training run as its folder tells it: header, metrics, and what follows from them.
+
+``run.json`` says what is trained on what, ``metrics.jsonl`` has a line a step. Both can be read
+while the run goes on: a last line that is still being written, or that a kill cut in half, is left
+out. Anything else that does not fit is refused rather than mended.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellscribe.cells.vocabulary import SPECIAL_TOKENS
+from cellscribe.errors import InputError
+
+FORMAT, VERSION = "cellscribe run", 1
+HEADER, METRICS, MODEL = "run.json", "metrics.jsonl", "model"
+HEADER_KEYS = ("preset", "model", "training", "corpus", "parameters", "sessions")
+STEP_KEYS = ("loss", "gradient_norm", "learning_rate", "cells", "tokens", "seconds")
+VALIDATED = "loss_"
+"""What the name of a validation loss begins with; the split's name follows."""
+JUDGE = "val"
+"""The split whose loss says which step is best."""
+RISEN, LONG_AGO = 0.01, 0.2
+"""Overfitting is told of where val has risen by more than this share of its best, and the best step
+lies more than this share of the run before the last validation."""
+
+Steps = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run, finished or not.
+
+    Attributes
+    ----------
+    name
+        Name of the folder.
+    header
+        ``run.json``.
+    step
+        ``[n]`` 1 to ``n``.
+    loss
+        ``[n]`` training loss: natural logarithm, mean over a cell's chosen genes, then over cells;
+        NaN where it was not finite.
+    learning_rate, gradient_norm
+        ``[n]``; the norm is NaN where it was not finite.
+    tokens, cells
+        ``[n]`` of each step.
+    seconds
+        ``[n]`` training time since the run began; validating and saving are not counted.
+    validation
+        Split -> the steps that validated, and the losses there (NaN where not finite).
+    skipped
+        Steps that changed nothing, for loss or gradient were not finite.
+    finished
+        The run came to its end: all its steps, or its patience, which leaves a ``model``.
+    """
+
+    name: str
+    header: Mapping[str, Any]
+    step: Steps
+    loss: Values
+    learning_rate: Values
+    gradient_norm: Values
+    tokens: Steps
+    cells: Steps
+    seconds: Values
+    validation: Mapping[str, tuple[Steps, Values]]
+    skipped: int
+    finished: bool
+
+    @property
+    def planned(self) -> int:
+        """Steps that the run is to have."""
+        training = self.header["training"]
+        return int(training.get("steps") or training["schedule_steps"])
+
+    @property
+    def train_cells(self) -> int:
+        """Cells of the corpus's train split."""
+        return int(self.header["corpus"]["splits"].get("train", {}).get("cells", 0))
+
+    @property
+    def genes(self) -> int:
+        """Genes of the vocabulary."""
+        return int(self.header["model"]["vocab_size"]) - len(SPECIAL_TOKENS)
+
+    @property
+    def guessing(self) -> float:
+        """Loss of a model to which all genes are equally likely."""
+        return math.log(self.genes)
+
+    @property
+    def window(self) -> int:
+        """Steps of the mean by which the training loss is told and drawn: an odd number."""
+        return smoothing_window(len(self.step))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A run in a few numbers.
+
+    Attributes
+    ----------
+    steps, cells, tokens
+        Taken and seen so far; a cell counts each time it is seen.
+    epochs
+        Cells seen over cells of the train split; NaN where that is not told.
+    hours
+        Training time.
+    tokens_per_second
+        Of the median step; NaN where no step took any time.
+    """
+
+    steps: int
+    cells: int
+    tokens: int
+    epochs: float
+    hours: float
+    tokens_per_second: float
+
+
+def read_run(folder: str | Path) -> Run:
+    """Read the folder of a run.
+
+    Raises
+    ------
+    InputError
+        The folder is no run, or one of an unknown version; there is no step yet; a line other than
+        the last is damaged, or steps are missing.
+    """
+    folder = Path(folder)
+    header = read_header(folder)
+    lines = _read_lines(folder / METRICS)
+    columns = {name: [_number(line, name) for line in lines] for name in STEP_KEYS}
+    losses = dict.fromkeys(name for line in lines for name in line if name.startswith(VALIDATED))
+    validation = {}
+    for name in losses:
+        there = [line for line in lines if name in line]
+        steps = np.array([line["step"] for line in there], np.int64)
+        values = np.array([_number(line, name) for line in there])
+        validation[name.removeprefix(VALIDATED)] = (steps, values)
+    run = Run(
+        name=folder.resolve().name,
+        header=header,
+        step=np.arange(1, len(lines) + 1),
+        loss=np.array(columns["loss"]),
+        learning_rate=np.array(columns["learning_rate"]),
+        gradient_norm=np.array(columns["gradient_norm"]),
+        tokens=np.array(columns["tokens"], np.int64),
+        cells=np.array(columns["cells"], np.int64),
+        seconds=np.array(columns["seconds"]),
+        validation=validation,
+        skipped=sum(bool(line.get("skipped")) or line["loss"] is None for line in lines),
+        finished=(folder / MODEL).is_dir(),
+    )
+    _check_header(run, folder / HEADER)
+    # a run that was given more steps has a model from before: it tells of an end only with patience
+    ended = run.finished and bool(header["training"].get("patience"))
+    return replace(run, finished=ended or len(run.step) >= run.planned)
+
+
+def _check_header(run: Run, path: Path) -> None:
+    """Refuse a header that a later use would stumble over."""
+    header = run.header
+    try:
+        _ = (run.train_cells, run.guessing, run.planned, int(header["parameters"]))
+        text = (header["preset"], header["corpus"]["name"], header["corpus"]["hash"])
+        sessions = [dict(session) for session in header["sessions"]]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({error!r}); restore it") from None
+    if not all(isinstance(word, str) for word in text) or not sessions:
+        raise InputError(f"{path} is damaged: no preset, corpus or session; restore it")
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """Read ``run.json``; errors as in `read_run`."""
+    path = folder / HEADER
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+        form, version = header["format"], header["version"]
+    except OSError:
+        told = "no such folder" if not folder.exists() else f"no readable {HEADER} in it"
+        raise InputError(
+            f"{folder} is no training run: {told}; name a folder that cellscribe train made"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{path} is not a run's header; name a folder that cellscribe train made"
+        ) from None
+    if (form, version) != (FORMAT, VERSION):
+        raise InputError(
+            f"{folder} is a {form} of version {version}; this cellscribe reads a {FORMAT} of "
+            f"version {VERSION}: use the one that made it"
+        )
+    for key in HEADER_KEYS:
+        if key not in header:
+            raise InputError(f"{path} lacks {key!r}; restore it")
+    return header
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        told = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
+        raise InputError(f"{path} {told}: the run has no step yet; try again later") from None
+    texts = raw.split(b"\n")
+    lines: list[dict[str, Any]] = []
+    for place, text in enumerate(texts):
+        is_last = place == len(texts) - 1
+        try:
+            line = json.loads(text)
+        except ValueError:
+            if is_last:
+                break
+            raise InputError(f"{path}: line {place + 1} is damaged; restore the file") from None
+        missing = {"step", *STEP_KEYS} - set(line) if isinstance(line, dict) else {"a step"}
+        if missing:
+            raise InputError(f"{path}: line {place + 1} lacks {min(missing)}; restore the file")
+        if line["step"] != place + 1:
+            raise InputError(
+                f"{path}: line {place + 1} is of step {line['step']}; restore the file"
+            )
+        lines.append(line)
+    if not lines:
+        raise InputError(f"{path} is empty: the run has no step yet; try again later")
+    return lines
+
+
+def _number(line: Mapping[str, Any], name: str) -> float:
+    value = line[name]
+    if value is None and name not in ("cells", "tokens", "seconds"):
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{METRICS}: step {line['step']} has {name} {value!r}; restore the file")
+    return float(value)
+
+
+def summarise(run: Run) -> Summary:
+    """Work out the few numbers that tell how far a run is, and how fast."""
+    rates = tokens_per_second(run)
+    rates = rates[np.isfinite(rates)]
+    cells = int(run.cells.sum())
+    return Summary(
+        steps=len(run.step),
+        cells=cells,
+        tokens=int(run.tokens.sum()),
+        epochs=cells / run.train_cells if run.train_cells else math.nan,
+        hours=float(run.seconds[-1]) / 3600,
+        tokens_per_second=float(np.median(rates)) if len(rates) else math.nan,
+    )
+
+
+def tokens_per_second(run: Run) -> Values:
+    """``[n]`` rate of each step; NaN where no time was told to have passed."""
+    took = np.diff(run.seconds, prepend=0.0)
+    return np.where(took > 0, run.tokens / np.where(took > 0, took, 1.0), np.nan)
+
+
+def best(run: Run, split: str = JUDGE) -> tuple[int, float] | None:
+    """Step and loss of a split's lowest validation loss; None where there is none."""
+    steps, losses = run.validation.get(split, (np.array([], np.int64), np.array([])))
+    if not np.isfinite(losses).any():
+        return None
+    place = int(np.nanargmin(np.where(np.isfinite(losses), losses, np.nan)))
+    return int(steps[place]), float(losses[place])
+
+
+def last(run: Run, split: str = JUDGE) -> tuple[int, float] | None:
+    """Step and loss of a split's last validation; None where there is none."""
+    if not len(run.validation.get(split, ((), ()))[0]):
+        return None
+    steps, losses = run.validation[split]
+    return int(steps[-1]), float(losses[-1])
+
+
+def loss_at(run: Run, step: int, split: str) -> float:
+    """Loss of a split at a step: NaN where not validated; for ``train`` the smoothed loss."""
+    if split == "train":
+        return float(smooth(run.loss, run.window)[step - 1])
+    steps, losses = run.validation[split]
+    at = np.flatnonzero(steps == step)
+    return float(losses[at[0]]) if len(at) else math.nan
+
+
+def smoothing_window(n_steps: int) -> int:
+    """Return an odd number of steps, about a hundredth of all."""
+    return max(n_steps // 100, 1) // 2 * 2 + 1
+
+
+def smooth(values: Values, window: int) -> Values:
+    """Mean over the `window` (odd) steps around each step, of those that are there and finite."""
+    half = window // 2
+    finite = np.isfinite(values)
+    # from the mean, lest the running sum lose digits
+    middle = float(values[finite].mean()) if finite.any() else 0.0
+    sums = np.append(0.0, np.cumsum(np.where(finite, values - middle, 0.0)))
+    counts = np.append(0, np.cumsum(finite))
+    low = np.maximum(np.arange(len(values)) - half, 0)
+    high = np.minimum(np.arange(len(values)) + half + 1, len(values))
+    n = counts[high] - counts[low]
+    return np.where(n > 0, middle + (sums[high] - sums[low]) / np.maximum(n, 1), np.nan)
+
+
+def warnings(run: Run) -> list[str]:
+    """List what a reader must know of a run, a sentence each."""
+    told = []
+    if run.skipped:
+        told.append(
+            f"{run.skipped:,} of {len(run.step):,} steps were skipped: loss or gradient was not "
+            "finite."
+        )
+    if not run.finished:
+        told.append(f"Not finished: {len(run.step):,} of {run.planned:,} steps.")
+    lowest, latest = best(run), last(run)
+    if lowest is None or latest is None:
+        told.append(f"No loss on {JUDGE}: nothing says which step is best.")
+        return told
+    share = latest[1] / lowest[1] - 1
+    if share > RISEN and latest[0] - lowest[0] > LONG_AGO * latest[0]:
+        told.append(
+            f"Overfitting: the loss on {JUDGE} was lowest at step {lowest[0]:,} "
+            f"({lowest[1]:.3f}) and rose to {latest[1]:.3f} by step {latest[0]:,} (+{share:.1%})."
+        )
+    return told

@@ -1,0 +1,239 @@
+"""Cells of known types get their labels back, and cells of a type that nobody taught do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.sparse import csr_matrix
+from support.typed_cells import saved, typed_cells
+
+import cellscribe
+from cellscribe.errors import InputError
+from cellscribe.finetuning.labelled import Labelled
+from cellscribe.model.heads import UNKNOWN, load_head
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+FLAT = {"device": "cpu", "precision": "float32", "threads": 1}
+COLUMNS = ["cellscribe_label", "cellscribe_probability", "cellscribe_best"]
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a head for three types, the fourth withheld."""
+    out = tmp_path_factory.mktemp("tuned") / "ft"
+    words: dict[str, Any] = {"label": "cell_type", "group": "donor", "accuracy": 0.9}
+    cellscribe.finetune(tiny_model, typed_cells(360), out, say=quiet, **words, **FLAT)
+    return out
+
+
+def test_labels_come_back(tuned: Path) -> None:
+    query = typed_cells(150, seed=1)
+    assert cellscribe.annotate(query, model=tuned, say=quiet, **FLAT) is None
+    found, head = query.obs, load_head(tuned)
+    called = found["cellscribe_label"] != UNKNOWN
+    assert (called == (found["cellscribe_probability"] >= head.threshold)).all()
+    assert (found["cellscribe_label"][called] == found["cellscribe_best"][called]).all()
+    assert called.mean() > 0.5
+    assert (found["cellscribe_best"] == query.obs["cell_type"])[called].mean() >= 0.85
+    assert (
+        query.uns["cellscribe"]["annotation"]["model_hash"]
+        == cellscribe.load(tuned).checkpoint.hash
+    )
+
+
+def test_probabilities_are_those_of_the_head_on_what_embed_gives(tuned: Path) -> None:
+    query = typed_cells(40, seed=2)
+    table = cellscribe.annotate(query, model=tuned, copy=True, say=quiet, **FLAT).obs
+    vectors = cellscribe.load(tuned, **FLAT).embed(query)
+    each = load_head(tuned).probabilities(vectors)
+    np.testing.assert_allclose(table["cellscribe_probability"], each.max(1), atol=1e-6)
+    assert "cellscribe_label" not in query.obs
+
+
+def test_a_tuned_model_is_a_model_like_any_other(tuned: Path, tiny_model: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    from cellscribe.model.checkpoint import load_checkpoint
+
+    names = ["README.md", "config.json", "genes.tsv", "head.json", "head.safetensors"]
+    assert sorted(p.name for p in tuned.iterdir()) == sorted([*names, "model.safetensors"])
+    # only a head was trained
+    assert load_checkpoint(tuned).hash == load_checkpoint(tiny_model).hash
+    theirs = transformers.AutoModelForMaskedLM.from_pretrained(tuned)
+    ours = load_checkpoint(tuned).model.encoder.genes.weight
+    assert np.array_equal(theirs.get_input_embeddings().weight.detach(), ours.detach())
+    assert cellscribe.info(tuned)["labels"] == ["type 0", "type 1", "type 2"]
+    card = (tuned / "README.md").read_text()
+    accuracy = load_head(tuned).about["calibration"]["held_out"]["accuracy"]
+    assert f"| accuracy of the best label | {accuracy:.3f} |" in card
+    assert "| type 0 | 120 |" in card
+
+
+@pytest.mark.parametrize("mode", ["last", "all"])
+def test_trained_layers_are_saved_as_they_were_measured(
+    mode: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    words: dict[str, Any] = {"mode": mode, "layers": 1, "epochs": 3, "learning_rate": 1e-3}
+    said: list[str] = []
+    done = cellscribe.finetune(
+        tiny_model, typed_cells(135), tmp_path / "ft", label="cell_type", group="donor",
+        fewest_cells=5, say=said.append, **words, **FLAT,
+    )  # fmt: skip
+    about = load_head(tmp_path / "ft").about
+    assert about["mode"] == mode
+    assert "training stopped by another" in about["calibration"]["held_out_by"]
+    assert about["calibration"]["held_out"]["cells"] == 45
+    query = typed_cells(60, seed=3)
+    cellscribe.annotate(query, model=tmp_path / "ft", say=quiet, **FLAT)
+    best = query.obs["cellscribe_best"].to_numpy()
+    assert (best == query.obs["cell_type"].to_numpy()).mean() > 0.6
+    assert done.epochs == about["epochs"]
+
+
+def test_runs_are_the_same_again(tiny_model: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        cellscribe.finetune(
+            tiny_model, typed_cells(90), tmp_path / name, label="cell_type", mode="all", epochs=1,
+            say=quiet, **FLAT,
+        )  # fmt: skip
+    for part in ("head.safetensors", "model.safetensors", "head.json"):
+        assert (tmp_path / "one" / part).read_bytes() == (tmp_path / "two" / part).read_bytes()
+
+
+@pytest.mark.parametrize("group", ["donor", None])
+def test_nearest_neighbours_give_labels_back(group: str | None, tiny_model: Path) -> None:
+    reference, query = typed_cells(240), typed_cells(90, seed=1)
+    said: list[str] = []
+    words: dict[str, Any] = {"reference": reference, "label": "cell_type", "group": group}
+    words |= {"model": tiny_model, "accuracy": 0.85}
+    cellscribe.annotate(query, say=said.append, **words, **FLAT)
+    called = query.obs["cellscribe_label"] != UNKNOWN
+    right = query.obs["cellscribe_best"].to_numpy() == query.obs["cell_type"].to_numpy()
+    assert called.mean() > 0.25
+    assert right[called].mean() > 0.75
+    assert any("no --group" in line for line in said) == (group is None)
+
+
+def clusters(n: int, middles: list[int], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors around some of ten axes, and which."""
+    rng = np.random.default_rng(seed)
+    kind = np.array(middles)[np.arange(n) % len(middles)]
+    return rng.normal(0, 0.3, (n, 10)) + 3 * np.eye(10)[kind], kind
+
+
+def test_a_type_that_the_reference_lacks_is_unknown() -> None:
+    from cellscribe.inference.transfer import fit_reference
+
+    vectors, kind = clusters(300, [0, 1, 2], 0)
+    groups = np.array([f"d{i // 3 % 4}" for i in range(300)], dtype=object)
+    labelled = Labelled(
+        rows=[np.arange(300)], labels=["a", "b", "c"], truth=kind, groups=groups, sources=[],
+        left_out={},
+    )  # fmt: skip
+    voters = fit_reference(vectors, labelled, neighbours=15, folds=4, accuracy=0.95, seed=0)
+    best, probability, called = voters.call(clusters(150, [0, 1, 2], 1)[0])
+    assert (best == np.arange(150) % 3).all()
+    assert probability.mean() > 0.95
+    assert called.mean() > 0.95
+    assert voters.call(clusters(100, [7], 2)[0])[2].mean() < 0.2
+
+
+def test_votes_are_weighted_by_inverse_distance() -> None:
+    """Against scikit-learn's classifier on the same standardised vectors."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    from cellscribe.inference.transfer import fit_reference
+
+    rng = np.random.default_rng(0)
+    vectors, truth = rng.normal(size=(80, 5)), rng.integers(0, 3, 80)
+    labelled = Labelled(
+        rows=[np.arange(80)], labels=["a", "b", "c"], truth=truth, groups=None, sources=[],
+        left_out={},
+    )  # fmt: skip
+    voters = fit_reference(vectors, labelled, neighbours=7, folds=4, accuracy=0.9, seed=0)
+    theirs = KNeighborsClassifier(7, weights="distance", metric="cosine")
+    theirs.fit((vectors - vectors.mean(0)) / vectors.std(0), truth)
+    query = rng.normal(size=(30, 5))
+    expected = theirs.predict_proba((query - vectors.mean(0)) / vectors.std(0))
+    best, probability, _ = voters.call(query)
+    np.testing.assert_allclose(probability, expected.max(1))
+    np.testing.assert_array_equal(best, expected.argmax(1))
+
+
+@pytest.mark.parametrize("form", [".csv", ".parquet", ".h5ad"])
+def test_files_hold_what_python_gives(form: str, tuned: Path, tmp_path: Path) -> None:
+    adata = typed_cells(50, seed=4)
+    adata.X = csr_matrix(adata.X.toarray() * (np.arange(50) != 7)[:, None])
+    adata.obs["cellscribe_label"] = "old"
+    source, out = saved(tmp_path / "in.h5ad", adata), tmp_path / f"out{form}"
+    expected = cellscribe.annotate(source, model=tuned, say=quiet, **FLAT)
+    options = cellscribe.AnnotateOptions(model=str(tuned), **FLAT)
+    done = cellscribe.annotate_file(source, out, options, say=quiet)
+    assert done.n_empty == 1
+    assert sum(done.counts().values()) == 50
+    if form == ".h5ad":
+        written = ad.read_h5ad(out)
+        assert (written.X != adata.X).nnz == 0
+        assert list(written.obs) == ["cell_type", "donor", *COLUMNS]
+        assert written.uns["cellscribe"]["annotation"]["by"] == "head"
+        table = written.obs[COLUMNS].rename(columns=lambda name: name.split("_")[1])
+    else:
+        read = pd.read_csv if form == ".csv" else pd.read_parquet
+        table = read(out).set_index("cell_id")
+        assert out.with_name(f"{out.name}.json").exists()
+    assert list(table.index) == list(adata.obs_names)
+    for name in ("label", "best"):
+        assert list(table[name].astype(str)) == list(expected[name].astype(str))
+    np.testing.assert_allclose(table["probability"], expected["probability"], rtol=1e-5)
+    assert tuple(table.iloc[7]) == (UNKNOWN, 0.0, UNKNOWN)
+
+
+def test_an_input_of_another_form_becomes_an_h5ad(tuned: Path, tmp_path: Path) -> None:
+    adata = typed_cells(30, seed=5)
+    options = cellscribe.AnnotateOptions(model=str(tuned), **FLAT)
+    cellscribe.annotate_file(adata, tmp_path / "out.h5ad", options, say=quiet)
+    written = ad.read_h5ad(tmp_path / "out.h5ad")
+    assert list(written.obs) == ["cell_type", "donor", *COLUMNS]
+    assert (written.X != adata.X).nnz == 0
+
+
+def test_blocks_do_not_matter(tuned: Path, small_blocks: None) -> None:
+    query = typed_cells(50, seed=6)
+    here = cellscribe.annotate(query, model=tuned, copy=True, say=quiet, **FLAT)
+    one = cellscribe.annotate(query[40:].copy(), model=tuned, copy=True, say=quiet, **FLAT)
+    np.testing.assert_allclose(
+        here.obs["cellscribe_probability"][40:], one.obs["cellscribe_probability"], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("part", ["head.json", "head.safetensors"])
+def test_a_damaged_head_is_refused(part: str, tuned: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copied = shutil.copytree(tuned, tmp_path / "ft")
+    (copied / part).write_bytes(b"{")
+    with pytest.raises(InputError, match="its head is damaged"):
+        cellscribe.annotate(typed_cells(30), model=copied, say=quiet)
+    (copied / part).unlink()
+    with pytest.raises(InputError, match=r"without a head|damaged"):
+        cellscribe.annotate(typed_cells(30), model=copied, say=quiet)
+
+
+def test_ctrl_c_leaves_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cellscribe.finetune(
+            tiny_model, typed_cells(90), tmp_path / "ft", label="cell_type", mode="all",
+            progress=stop, say=quiet, **FLAT,
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []

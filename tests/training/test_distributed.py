@@ -1,0 +1,176 @@
+"""Several processes train as one does: the command line under torchrun, with gloo."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.training import DROPPING, SHAPE, SHORT, lines_of, planted_corpus, run_training
+
+from cellscribe.config import ModelConfig
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return planted_corpus(tmp_path_factory.mktemp("corpus") / "planted")
+
+
+@pytest.fixture(scope="module")
+def alone(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("alone") / "run"
+    run_training(corpus, run)
+    return run
+
+
+def preset(folder: Path, shape: ModelConfig = SHAPE, **changes: Any) -> Path:
+    """A TOML file that says what `run_training` does."""
+    tables = {
+        "model": dataclasses.asdict(shape),
+        "training": {**dataclasses.asdict(SHORT), **changes},
+    }
+    text = ""
+    for name, table in tables.items():
+        text += f"[{name}]\n"
+        text += "".join(f"{k} = {json.dumps(v)}\n" for k, v in table.items() if v is not None)
+    path = folder / "tiny.toml"
+    path.write_text(text)
+    return path
+
+
+def start(
+    corpus: Path, run: Path, *words: str, launcher: list[str] = TORCHRUN
+) -> subprocess.Popen[str]:
+    command = [*launcher, "-m", "cellscribe", "train", "--corpus", str(corpus), "-o", str(run)]
+    return subprocess.Popen(
+        [*command, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out, err
+
+
+def near(run: Path, alone: Path) -> None:
+    ours, theirs = lines_of(run), lines_of(alone)
+    for name in ("loss", "gradient_norm", "tokens", "loss_val", "loss_test_unseen"):
+        np.testing.assert_allclose(
+            [line[name] for line in ours if name in line],
+            [line[name] for line in theirs if name in line],
+            rtol=1e-6,
+        )
+    got, wanted = (load_file(path / "model/model.safetensors") for path in (run, alone))
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(got[name], tensor, rtol=0, atol=2e-5, msg=name)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_ranks_are_one(corpus: Path, alone: Path, tmp_path: Path, parallel: str) -> None:
+    recipe = preset(tmp_path, parallel=parallel, micro_batch=4)
+    run = tmp_path / "run"
+    out, err = finish(start(corpus, run, "--preset", str(recipe)))
+    assert out.split() == [str(run / "model")]
+    assert err.count("cells a step") == 1
+    near(run, alone)
+    session = json.loads((run / "run.json").read_text())["sessions"][0]
+    assert (session["ranks"], session["accumulation"]) == (2, 2)
+
+
+@pytest.mark.parametrize(("first", "then"), [("fsdp", 1), ("ddp", 1), (1, "fsdp")])
+def test_a_checkpoint_of_n_ranks_goes_on_with_m(
+    corpus: Path, alone: Path, tmp_path: Path, first: Any, then: Any
+) -> None:
+    run = tmp_path / "run"
+    for ranks, more in ((first, ["--steps", "7"]), (then, [])):
+        launcher = [sys.executable] if ranks == 1 else TORCHRUN
+        recipe = preset(tmp_path, parallel="ddp" if ranks == 1 else ranks)
+        finish(start(corpus, run, "--preset", str(recipe), "--resume", *more, launcher=launcher))
+    sessions = json.loads((run / "run.json").read_text())["sessions"]
+    assert [s["ranks"] for s in sessions] == [1 if r == 1 else 2 for r in (first, then)]
+    # the early end had a validation of its own
+    ours = [line["loss"] for line in lines_of(run)]
+    np.testing.assert_allclose(ours, [line["loss"] for line in lines_of(alone)], rtol=1e-6)
+
+
+def test_two_ranks_resume_bit_for_bit_and_stop_together(corpus: Path, tmp_path: Path) -> None:
+    """With dropout; first SIGKILL to both, then a rank alone, then SIGTERM to torchrun."""
+    recipe = preset(tmp_path, DROPPING, checkpoint_every=1, schedule_steps=60, validate_every=60)
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    finish(start(corpus, whole, "--preset", str(recipe)))
+    for kind in ("all", "one", "term"):
+        process = start(corpus, run, "--preset", str(recipe), "--resume")
+        before = len(steps_of(run))
+        wait_for(lambda before=before: len(steps_of(run)) >= before + 4, process)
+        ranks = children(process.pid)
+        assert len(ranks) == 2
+        if kind == "term":
+            process.send_signal(signal.SIGTERM)
+        else:
+            for rank in ranks if kind == "all" else ranks[1:]:
+                os.kill(rank, signal.SIGKILL)
+        process.communicate(timeout=60)
+        assert process.returncode != 0  # torchrun's own
+        assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
+        assert len(steps_of(run)) < 60
+    finish(start(corpus, run, "--preset", str(recipe), "--resume"))
+    assert lines_of(run) == lines_of(whole)
+    ours, theirs = (load_file(path / "model/model.safetensors") for path in (run, whole))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def steps_of(run: Path) -> list[str]:
+    path = run / "metrics.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    # torchrun has helpers of its own that are no Python of ours
+    return [
+        int(child)
+        for child in text.split()
+        if b"cellscribe" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+def wait_for(condition: Any, process: subprocess.Popen[str], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"micro_batch": 16}, "global_batch 16 is not a multiple of micro_batch 16 x 2 ranks"),
+        ({"lanes": 3}, "2 ranks cannot share 3 lanes evenly"),
+    ],
+)
+def test_what_ranks_cannot_share_is_refused(
+    corpus: Path, tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    process = start(corpus, tmp_path / "run", "--preset", str(preset(tmp_path, **changes)))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert f"cellscribe: {told}" in err

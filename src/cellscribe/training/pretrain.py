@@ -9,10 +9,12 @@ import dataclasses
 import datetime
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from cellscribe.errors import InputError
 from cellscribe.model.device import cpu_facts
@@ -31,7 +33,7 @@ from cellscribe.training.plan import Plan
 from cellscribe.training.start import ranked_sample, start_from_cells
 from cellscribe.training.thinning import Thinning
 from cellscribe.training.tracking import Tracker
-from cellscribe.training.validation import read_validation
+from cellscribe.training.validation import Validation, read_validation
 from cellscribe.writing import alone, disk_errors, remove, write_json
 
 Say = Callable[[str], None]
@@ -77,32 +79,12 @@ def pretrain(
 def _pretrain(
     plan: Plan, members: Team, stopped: Callable[[], bool], watch: Callable[[Line], None], say: Say
 ) -> Path | None:
-    config, options, device, run = plan.config, plan.options, plan.device, plan.run
-    model = MaskedGeneModel(config)
-    set_compute_dtype(model, plan.dtype)
-    reader = plan.reader
-    place, weights, averages = _found(plan, model, say)
-    if weights is None:
-        initialise(model, options.seed)
-        if plan.origin:
-            continue_from(model, plan.origin)
-        elif options.start_from_cells:
-            start_from_cells(model, ranked_sample(plan.corpus, config, options.seed), options.seed)
-    for note in plan.notes:
-        say(note)
-    model.to(device)
-    module = members.wrap(Objective(model), options)
-    optimizer = make_optimizer(model, options)
-    scale = LossScale.of(plan.dtype)
-    if weights is not None:
-        state.scatter(weights, averages, model, optimizer, members)
-        scale.load_state_dict(place.scale)
-        reader.load_state_dict(place.reader)
-    validation = read_validation(plan.corpus, config, options, members)
-    header = _header(plan, model, members, place.step)
+    options, run = plan.options, plan.run
+    session = _begin(plan, members, say)
+    place = session.place
     tracker = None
     if members.leads:
-        write_json(run / runs.HEADER, header)
+        write_json(run / runs.HEADER, _header(plan, session.model, members, place.step))
         tracker = Tracker(run, place.step, tensorboard=options.tensorboard)
 
     def line(told: Line) -> None:
@@ -111,26 +93,22 @@ def _pretrain(
             watch(told)
 
     def save(place: Place) -> None:
-        members.rest(module)
-        whole, averages = state.gather(model, optimizer, members)
+        members.rest(session.module)
+        whole, averages = state.gather(session.model, session.optimizer, members)
         if members.leads:
-            place.scale = scale.state_dict()
-            told = dataclasses.asdict(place)
-            folder = run / "checkpoints"
-            state.save(folder, whole, averages, told, model, plan.corpus.vocabulary)
+            place.scale = session.scale.state_dict()
+            told, folder = dataclasses.asdict(place), run / "checkpoints"
+            state.save(folder, whole, averages, told, session.model, plan.corpus.vocabulary)
             state.prune(folder, options.keep, place.best_step)
 
+    work = step_batches(plan.reader, plan.config, options, place.step + 1, session.change)
     try:
-        change = None
-        if options.thin:
-            change = Thinning(
-                plan.corpus, options.thin, options.seed, config.context, cls_token=config.cls_token
-            )
-        with closing(step_batches(reader, config, options, place.step + 1, change)) as batches:
+        with closing(work) as batches:
             done = train(
-                module, model, optimizer, scale, batches, validation, options, place,
+                session.module, session.model, session.optimizer, session.scale, batches,
+                session.validation, options, place,
                 Follow(line=line, save=save, stopped=stopped),
-                device=device, team=members,
+                device=plan.device, team=members,
             )  # fmt: skip
     finally:
         if tracker:
@@ -144,6 +122,57 @@ def _pretrain(
     return run / "model"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Session:
+    """What the loop works with."""
+
+    model: MaskedGeneModel
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    scale: LossScale
+    validation: Validation
+    change: Thinning | None
+    place: Place
+
+
+def _begin(plan: Plan, members: Team, say: Say) -> _Session:
+    """Make network and optimiser as the run begins, or as its newest checkpoint has them."""
+    config, options = plan.config, plan.options
+    model = MaskedGeneModel(config)
+    set_compute_dtype(model, plan.dtype)
+    place, weights, averages = _found(plan, model, say)
+    change = None
+    if options.thin:
+        change = Thinning(
+            plan.corpus, options.thin, options.seed, config.context, cls_token=config.cls_token
+        )
+    if weights is None:
+        initialise(model, options.seed)
+        if plan.origin:
+            continue_from(model, plan.origin)
+        elif options.start_from_cells:
+            start_from_cells(model, ranked_sample(plan.corpus, config, options.seed), options.seed)
+    for note in plan.notes:
+        say(note)
+    model.to(plan.device)
+    module = members.wrap(Objective(model), options)
+    optimizer = make_optimizer(model, options)
+    scale = LossScale.of(plan.dtype)
+    if weights is not None:
+        state.scatter(weights, averages, model, optimizer, members)
+        scale.load_state_dict(place.scale)
+        plan.reader.load_state_dict(place.reader)
+    return _Session(
+        model=model,
+        module=module,
+        optimizer=optimizer,
+        scale=scale,
+        validation=read_validation(plan.corpus, config, options, members),
+        change=change,
+        place=place,
+    )
+
+
 def _found(
     plan: Plan, model: MaskedGeneModel, say: Say
 ) -> tuple[Place, state.Whole | None, state.Whole]:
@@ -152,12 +181,9 @@ def _found(
     if not path.exists():
         return Place(), None, {}
     header = runs.read_header(plan.run)
-    ours = _identity(plan)
-    for name, value in ours.items():
+    for name, value in _identity(plan).items():
         was = header[name]
-        differing = [key for key in value if was.get(key) != value[key]] if value else []
-        if differing and isinstance(was, dict):
-            key = differing[0]
+        for key in (key for key in value if was.get(key) != value[key]):
             raise InputError(
                 f"{plan.run} began with {name} {key} {was.get(key)!r}, and not {value[key]!r}; "
                 "give what it began with, or begin a new run"

@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from cellscribe.errors import InputError
-from cellscribe.writing import OutputError, check_target, disk_errors, remove, replace, writing
+from cellscribe.writing import (
+    OutputError,
+    check_target,
+    disk_errors,
+    hash_of,
+    remove,
+    replace,
+    writing,
+)
 
 
 def test_a_file_appears_at_the_end(tmp_path: Path) -> None:
@@ -156,3 +164,8 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(small_disk: Path) -> N
     with writing(out) as partial:  # the space is there again
         partial.write_bytes(bytes(1 << 19))
     assert out.stat().st_size == 1 << 19
+
+
+def test_what_is_not_there_has_no_hash(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        hash_of(tmp_path / "nothing")

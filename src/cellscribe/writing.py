@@ -130,8 +130,8 @@ def replace(partial: Path, out: Path) -> None:
 
 
 def hash_of(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's files with their names."""
-    if path.is_file():
+    """SHA-256 of a file, or of a folder's files with their names; OSError if there is neither."""
+    if not path.is_dir():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()

@@ -135,6 +135,8 @@ def _stream(
         ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
     ):
         anndata.io.write_elem(file, "/", anndata.AnnData(obs=obs, var=dataset.matrix.var))
+        # Started here: Ctrl-C while a thread starts would leave it writing to a closed file.
+        writer.submit(int).result()
         rows = _growing_rows(file, (len(obs), len(dataset.matrix.var)))
         for block in blocks:
             last = cells + block.shape[0]

@@ -317,6 +317,8 @@ def _zarr_settings() -> Iterator[None]:
         zarr.config.set({"array.write_empty_chunks": True}),
     ):
         warnings.filterwarnings("ignore", "The codec `vlen-utf8`", UserWarning)
+        # anndata silences it too, but filters are of all threads: one's end is heard by another
+        warnings.filterwarnings("ignore", "Automatic shard shape inference", UserWarning)
         yield
 
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import soma_store as store
-from support.soma_store import GOOD, HUMAN, MOUSE, SCFM, expect, silent
+from support.soma_store import GOOD, HUMAN, MOUSE, SCFM, context, expect, silent
 
 from cellscribe.census import dataset_file, soma, soma_cells
 from cellscribe.census.download import count_labels, download_census, render_labels
@@ -192,7 +192,7 @@ def test_published_census_by_version(
 
     def open_soma(*, census_version: str, tiledb_config: dict[str, Any]) -> Any:
         opened.append(census_version)
-        return soma_package.open(str(soma_census))
+        return soma_package.open(str(soma_census), context=context())
 
     package = SimpleNamespace(
         open_soma=open_soma, get_census_version_directory=lambda retracted: directory

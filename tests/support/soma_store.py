@@ -76,12 +76,21 @@ def mouse(human: Organism) -> Organism:
     return Organism(human.obs[:300], var, sp.csr_matrix(human.counts[:300] * 2))
 
 
+def context() -> Any:
+    """Leave Ctrl-C to Python: the first context that does not takes it for the whole process."""
+    import tiledbsoma as soma
+
+    from cellscribe.census.soma import CONFIG
+
+    return soma.SOMATileDBContext(tiledb_config=CONFIG)
+
+
 def write_census(path: Path, organisms: dict[str, Organism]) -> Path:
     """Write ``path/census_data/<organism>``."""
     import tiledbsoma as soma
 
     with (
-        soma.Collection.create(str(path)) as top,
+        soma.Collection.create(str(path), context=context()) as top,
         top.add_new_collection("census_data") as data,
     ):
         for name, organism in organisms.items():
@@ -110,7 +119,7 @@ def _frame(parent: Any, key: str, frame: pd.DataFrame) -> None:
     )
     made.close()
     # through the parent it would be written at the parent's time, before its categories
-    with soma.DataFrame.open(made.uri, "w") as child:
+    with soma.DataFrame.open(made.uri, "w", context=context()) as child:
         child.write(table)
 
 

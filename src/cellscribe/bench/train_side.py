@@ -89,11 +89,8 @@ def plan_of(settings: dict[str, Any]) -> Plan:
 
 def batches_of(planned: Plan) -> Generator[StepBatches]:
     """Give a run's batches, thinned if its preset wants that; the first is of no step."""
-    config, options, change = planned.config, planned.options, None
-    if options.thin:
-        change = Thinning(
-            planned.corpus, options.thin, options.seed, config.context, cls_token=config.cls_token
-        )
+    config, options = planned.config, planned.options
+    change = Thinning.of(planned.corpus, config, options)
     return step_batches(planned.reader, config, options, 0, change)
 
 

@@ -33,7 +33,7 @@ from cellscribe.finetuning.linear import LinearHead
 from cellscribe.model.attention import Cells
 from cellscribe.model.encoder import Encoder, set_compute_dtype
 from cellscribe.model.heads import mean_over_genes
-from cellscribe.training.optimizer import decays
+from cellscribe.training.optimizer import decay_groups
 
 ADAPTED = ("qkv", "attention_out", "up", "down")
 """Layers of a block that get an adapter."""
@@ -268,15 +268,7 @@ def _step(model: CellClassifier, optimizer: Any, batch: Packed, truth_B: torch.T
 
 
 def _optimizer(model: CellClassifier, options: FinetuneOptions) -> torch.optim.AdamW:
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    groups = [
-        {
-            "params": [p for name, p in trained if decays(name) == decayed],
-            "weight_decay": options.weight_decay if decayed else 0.0,
-        }
-        for decayed in (True, False)
-    ]
-    return torch.optim.AdamW(groups, lr=options.peak_rate)
+    return torch.optim.AdamW(decay_groups(model, options.weight_decay), lr=options.peak_rate)
 
 
 def _rate(step: int, steps: int) -> float:

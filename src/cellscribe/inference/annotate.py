@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -34,7 +33,13 @@ from cellscribe.finetuning.labelled import (
     read_labels,
     tell_of_folds,
 )
-from cellscribe.inference.outputs import plain_frame, sidecar, write_element, write_rows
+from cellscribe.inference.outputs import (
+    keep_facts,
+    need_groups,
+    sidecar,
+    write_cells,
+    write_element,
+)
 from cellscribe.inference.transfer import Reference, fit_reference
 from cellscribe.model.header import read_header
 from cellscribe.model.heads import UNKNOWN, Head, best_of, load_head
@@ -337,14 +342,7 @@ def _write_h5ad(path: Path, table: pd.DataFrame, counts: Counts, about: Mapping[
     with h5py.File(path, "r+" if copied else "w") as root:
         if not copied:
             write_cells(root, counts)
-        for group in ("obs", "uns"):
-            if group not in root:
-                write_element(root, group, {})
-            elif not hasattr(root[group], "keys"):
-                raise InputError(
-                    f"{counts.name} is of an AnnData version before 0.7; write it anew with "
-                    "anndata, or name an output that ends in .csv"
-                )
+        need_groups(root, ("obs", "uns"), counts.name, ".csv")
         obs = root["obs"]
         order = [str(name) for name in obs.attrs["column-order"]]
         for name in COLUMNS:
@@ -354,21 +352,4 @@ def _write_h5ad(path: Path, table: pd.DataFrame, counts: Counts, about: Mapping[
             write_element(obs, column, values if name != "probability" else np.asarray(values))
             order = [*(other for other in order if other != column), column]
         obs.attrs.create("column-order", order, dtype=h5py.string_dtype())
-        kept = root["uns"]
-        if not hasattr(kept.get("cellscribe"), "keys"):
-            write_element(kept, "cellscribe", {})
-        write_element(kept["cellscribe"], "annotation", dict(about))
-
-
-def write_cells(root: Any, counts: Counts) -> None:
-    """Write obs, var and X of an input of another form."""
-    from anndata import AnnData
-
-    with warnings.catch_warnings():
-        # They are kept as they are.
-        warnings.filterwarnings("ignore", message=".* names are not unique")
-        empty = AnnData(obs=plain_frame(counts.obs), var=plain_frame(counts.var))
-    write_element(root, "/", empty)
-    if "X" in root:
-        del root["X"]
-    write_rows(root, counts)
+        keep_facts(root, "annotation", about)

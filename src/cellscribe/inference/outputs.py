@@ -137,24 +137,8 @@ def _fill(
     key_added: str,
 ) -> None:
     if not copied:
-        from anndata import AnnData
-
-        with warnings.catch_warnings():
-            # They are kept as they are.
-            warnings.filterwarnings("ignore", message=".* names are not unique")
-            empty = AnnData(obs=plain_frame(counts.obs), var=plain_frame(counts.var))
-        write_element(root, "/", empty)
-        if "X" in root:
-            del root["X"]
-        write_rows(root, counts)
-    for group in ("obsm", "uns"):
-        if group not in root:
-            write_element(root, group, {})
-        elif not hasattr(root[group], "keys"):
-            raise InputError(
-                f"{counts.name} is of an AnnData version before 0.7; write it anew with anndata, "
-                "or name an output that ends in .npy"
-            )
+        write_cells(root, counts)
+    need_groups(root, ("obsm", "uns"), counts.name, ".npy")
     obsm = root["obsm"]
     if key_added in obsm:
         del obsm[key_added]
@@ -168,10 +152,47 @@ def _fill(
     array.attrs["encoding-version"] = "0.2.0"
     for start in range(0, n_cells, rows):
         array[start : start + rows] = partial.vectors(start, start + rows)
-    about = root["uns"]
-    if not hasattr(about.get("cellscribe"), "keys"):
-        write_element(about, "cellscribe", {})
-    write_element(about["cellscribe"], key_added, dict(provenance))
+    keep_facts(root, key_added, provenance)
+
+
+def write_cells(root: Any, counts: Counts) -> None:
+    """Write obs, var and X of an input of another form."""
+    from anndata import AnnData
+
+    with warnings.catch_warnings():
+        # They are kept as they are.
+        warnings.filterwarnings("ignore", message=".* names are not unique")
+        empty = AnnData(obs=plain_frame(counts.obs), var=plain_frame(counts.var))
+    write_element(root, "/", empty)
+    if "X" in root:
+        del root["X"]
+    write_rows(root, counts)
+
+
+def need_groups(root: Any, names: tuple[str, ...], source: str, other: str) -> None:
+    """Make groups of an AnnData that are missing.
+
+    Raises
+    ------
+    InputError
+        One is there as something else; an output that ends in `other` would do.
+    """
+    for group in names:
+        if group not in root:
+            write_element(root, group, {})
+        elif not hasattr(root[group], "keys"):
+            raise InputError(
+                f"{source} is of an AnnData version before 0.7; write it anew with anndata, "
+                f"or name an output that ends in {other}"
+            )
+
+
+def keep_facts(root: Any, key: str, facts: Mapping[str, Any]) -> None:
+    """Put what is to be known of a result into ``uns["cellscribe"]``."""
+    uns = root["uns"]
+    if not hasattr(uns.get("cellscribe"), "keys"):
+        write_element(uns, "cellscribe", {})
+    write_element(uns["cellscribe"], key, dict(facts))
 
 
 def write_element(group: Any, key: str, element: Any) -> None:

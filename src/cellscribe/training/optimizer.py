@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,22 +18,26 @@ GROW_AFTER = 2_000
 
 
 def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
-    """AdamW; weights of linear layers decay, norms, biases and embeddings do not."""
-    parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    groups = [
-        {
-            "params": [p for name, p in parameters if decays(name) == decayed],
-            "weight_decay": options.weight_decay if decayed else 0.0,
-        }
-        for decayed in (True, False)
-    ]
+    """AdamW over `decay_groups`."""
     return torch.optim.AdamW(
-        groups,
+        decay_groups(model, options.weight_decay),
         lr=options.learning_rate,
         betas=(options.beta1, options.beta2),
         eps=options.epsilon,
         fused=True,
     )
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters that are trained: weights of linear layers decay, all others do not."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    return [
+        {
+            "params": [p for name, p in trained if decays(name) == decayed],
+            "weight_decay": weight_decay if decayed else 0.0,
+        }
+        for decayed in (True, False)
+    ]
 
 
 def decays(name: str) -> bool:

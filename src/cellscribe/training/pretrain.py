@@ -141,11 +141,7 @@ def _begin(plan: Plan, members: Team, say: Say) -> _Session:
     model = MaskedGeneModel(config)
     set_compute_dtype(model, plan.dtype)
     place, weights, averages = _found(plan, model, say)
-    change = None
-    if options.thin:
-        change = Thinning(
-            plan.corpus, options.thin, options.seed, config.context, cls_token=config.cls_token
-        )
+    change = Thinning.of(plan.corpus, config, options)
     if weights is None:
         initialise(model, options.seed)
         if plan.origin:

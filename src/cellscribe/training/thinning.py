@@ -16,6 +16,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from cellscribe.cells.rank import rank_cells
 from cellscribe.cells.vocabulary import CLS
+from cellscribe.config import ModelConfig, TrainOptions
 from cellscribe.corpus.reader import Batch
 from cellscribe.corpus.store import Corpus
 from cellscribe.errors import InputError
@@ -80,6 +81,13 @@ class Thinning:
         numbers_C = np.concatenate(numbers)
         self._order = np.argsort(numbers_C)
         self._numbers = numbers_C[self._order]
+
+    @classmethod
+    def of(cls, corpus: Corpus, config: ModelConfig, options: TrainOptions) -> Thinning | None:
+        """What a run's options ask for; None if nothing is thinned."""
+        if not options.thin:
+            return None
+        return cls(corpus, options.thin, options.seed, config.context, cls_token=config.cls_token)
 
     def __call__(self, batch: Batch) -> Batch:
         """Thin some cells of a packed batch."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cellscribe.errors import InputError
+from cellscribe.training.runs import METRICS
 from cellscribe.writing import disk_errors
 
-METRICS = "metrics.jsonl"
 NOT_DRAWN = ("step", "seconds", "cells", "tokens", "flop", "skipped")
 
 

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from support.corpus import write_corpus
+from support.markdown import count, tables
 
 from cellscribe import writing
 from cellscribe.corpus import store
@@ -71,28 +72,6 @@ def frame(corpus: Path) -> pd.DataFrame:
 
 def describe_with(folder: Path, change: Change | None = None, **more: Any) -> Card:
     return describe(open_corpus(write_corpus(folder / "corpus", SIZES, change=change, more=more)))
-
-
-def tables(text: str) -> dict[str, list[list[str]]]:
-    """Heading -> rows of the table below it, as a Markdown renderer sees them."""
-    found: dict[str, list[list[str]]] = {}
-    heading, inside = "", ""
-    for token in MarkdownIt("commonmark").enable("table").parse(text):
-        if token.type.endswith("_open"):
-            inside = token.type
-        if token.type == "tr_open":
-            found.setdefault(heading, []).append([])
-        if token.type == "inline":
-            plain = "".join(child.content for child in token.children or [])
-            if inside == "heading_open":
-                heading = plain
-            elif inside in ("th_open", "td_open"):
-                found[heading][-1].append(plain)
-    return found
-
-
-def count(cell: str) -> int:
-    return int(re.match(r"[\d,]+", cell)[0].replace(",", ""))  # type: ignore[index]
 
 
 @pytest.mark.parametrize("column", [*store.LABELS, "dataset_id"])

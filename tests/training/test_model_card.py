@@ -14,6 +14,7 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 from support.corpus import write_corpus
+from support.markdown import count, tables
 from support.training_runs import metrics, write_run
 
 from cellscribe.corpus.store import Corpus, open_corpus
@@ -62,26 +63,8 @@ def body(text: str) -> str:
     return text.split("---\n", 2)[2]
 
 
-def tables(text: str) -> dict[str, list[list[str]]]:
-    """Heading -> rows of the table below it, as a Markdown renderer sees them."""
-    found: dict[str, list[list[str]]] = {}
-    heading, inside = "", ""
-    for token in MarkdownIt("commonmark").enable("table").parse(body(text)):
-        if token.type.endswith("_open"):
-            inside = token.type
-        if token.type == "tr_open":
-            found.setdefault(heading, []).append([])
-        if token.type == "inline":
-            plain = "".join(child.content for child in token.children or [])
-            if inside == "heading_open":
-                heading = plain
-            elif inside in ("th_open", "td_open"):
-                found[heading][-1].append(plain)
-    return found
-
-
-def count(cell: str) -> int:
-    return int(re.match(r"[\d,]+", cell)[0].replace(",", ""))  # type: ignore[index]
+def tables_of(text: str) -> dict[str, list[list[str]]]:
+    return tables(body(text))
 
 
 def test_head_is_what_hugging_face_reads(text: str, tmp_path: Path, corpus: Path) -> None:
@@ -104,7 +87,7 @@ def test_label_tables_are_the_value_counts(text: str, corpus: Path) -> None:
     ]
     columns = ("assay", "sex", "self_reported_ethnicity", "development_stage", "tissue_general")
     cells = pd.concat([part.astype(dict.fromkeys(columns, str)) for part in parts])
-    found = tables(text)
+    found = tables_of(text)
     assert [name for name in found if name in columns] == list(columns)
     for column in columns:
         header, *rows = found[column]
@@ -117,7 +100,7 @@ def test_label_tables_are_the_value_counts(text: str, corpus: Path) -> None:
 
 def test_datasets_stand_on_their_side(text: str, corpus: Path) -> None:
     datasets = json.loads((corpus / "manifest.json").read_text())["datasets"]
-    found = tables(text)
+    found = tables_of(text)
     trained = {row[0]: int(row[1]) for row in found["Datasets trained on"][1:]}
     assert trained == {k: d["cells"] for k, d in datasets.items() if d["side"] == "train"}
     others = {row[0]: row[1] for row in found["Datasets never trained on"][1:]}
@@ -135,7 +118,7 @@ def test_losses_are_those_of_the_lines(text: str, run: Path) -> None:
     lines = pd.read_json(run / "metrics.jsonl", lines=True).set_index("step")
     lowest = int(lines["loss_val"].idxmin())
     assert lowest < 300
-    rows = {row[0]: row[1:] for row in tables(text)["Losses"][1:]}
+    rows = {row[0]: row[1:] for row in tables_of(text)["Losses"][1:]}
     assert list(rows) == ["train", "val", "test", "test_unseen"]
     for split, (first, best, final, last) in rows.items():
         assert (int(first), int(final)) == (lowest, 300)
@@ -163,7 +146,7 @@ def test_the_step_is_that_of_the_weights(
 
 
 def test_recipe_and_hardware_are_those_of_the_header(text: str, run: Path) -> None:
-    found = tables(text)
+    found = tables_of(text)
     recipe = dict(found["Recipe"][1:])
     header = json.loads((run / "run.json").read_text())
     assert recipe["corpus hash"] == header["corpus"]["hash"]
@@ -188,7 +171,7 @@ def test_only_what_was_measured_is_told(run: Path, corpus: Path) -> None:
     assert "Few data: 105 training cells" in without
     rows = [("k-NN accuracy | on x", "0.91")]
     with_both = render(told, card, benchmarks=rows, picture=True)
-    assert tables(with_both)["Benchmarks"][1:] == [list(rows[0])]
+    assert tables_of(with_both)["Benchmarks"][1:] == [list(rows[0])]
     assert "None was measured" not in with_both
     assert "(loss.png)" in with_both
 
@@ -227,7 +210,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     raw = [t.content.strip() for t in tokens if t.type == "html_block"]
     assert all(re.fullmatch(r"<details><summary>\d+ rows</summary>|</details>", t) for t in raw)
     flat = " ".join(HOSTILE.split())
-    assert {flat} <= {cell for rows in tables(text).values() for row in rows for cell in row}
+    assert {flat} <= {cell for rows in tables_of(text).values() for row in rows for cell in row}
 
 
 def test_refusals_leave_the_readme_alone(tmp_path: Path, run: Path, corpus: Path) -> None:

@@ -46,8 +46,8 @@ def test_embed_writes_into_the_anndata(
     assert (vectors.shape, vectors.dtype) == ((50, WIDTH), np.float32)
     about = cells.uns["cellscribe"]["X_cellscribe"]
     assert about["model"] == "tiny"
-    assert about["model_hash"] == embedder.checkpoint.hash
-    assert about["vocabulary_hash"] == embedder.checkpoint.vocabulary.hash
+    assert about["model_hash"] == embedder.hash
+    assert about["vocabulary_hash"] == embedder.header.table.hash
     assert about["precision"] == "float32"
     assert about["layer"] == "X"
     # a second time under another name

@@ -1,9 +1,10 @@
 """Single cells to vectors.
 
 ``embed`` for an AnnData or a file, ``load`` for a model to keep, ``embed_file`` from file to file,
-``tokenize``, ``info``; ``train`` for models; ``finetune`` and ``annotate`` for labels;
-``build_corpus`` and ``open_corpus`` for training stores; ``sample`` gives a few hundred real cells
-to try them on. Everything is imported when first used.
+``embed_genes``, ``gene_importance`` and ``enhance`` for genes, ``tokenize``, ``info``;
+``import_model`` and ``export_model`` for published models, ``train`` for new ones; ``finetune`` and
+``annotate`` for labels; ``build_corpus`` and ``open_corpus`` for training stores; ``sample`` gives
+a few hundred real cells to try them on. Everything is imported when first used.
 """
 
 from __future__ import annotations
@@ -13,11 +14,21 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cellscribe.api import embed, embed_file, info, sample, tokenize, train
+    from cellscribe.api import (
+        embed,
+        embed_file,
+        export_model,
+        import_model,
+        info,
+        sample,
+        tokenize,
+        train,
+    )
     from cellscribe.config import AnnotateOptions, EmbedOptions, FinetuneOptions
     from cellscribe.corpus.build import build_corpus
     from cellscribe.corpus.store import open_corpus
     from cellscribe.errors import InputError
+    from cellscribe.genes import embed_genes, enhance, gene_importance
     from cellscribe.inference.embedder import Embedder, load
     from cellscribe.labels import annotate, annotate_file, finetune
 
@@ -32,7 +43,12 @@ __all__ = [
     "build_corpus",
     "embed",
     "embed_file",
+    "embed_genes",
+    "enhance",
+    "export_model",
     "finetune",
+    "gene_importance",
+    "import_model",
     "info",
     "load",
     "open_corpus",
@@ -52,7 +68,12 @@ _HOMES = {
     "build_corpus": "cellscribe.corpus.build",
     "embed": "cellscribe.api",
     "embed_file": "cellscribe.api",
+    "embed_genes": "cellscribe.genes",
+    "enhance": "cellscribe.genes",
+    "export_model": "cellscribe.api",
     "finetune": "cellscribe.labels",
+    "gene_importance": "cellscribe.genes",
+    "import_model": "cellscribe.api",
     "info": "cellscribe.api",
     "load": "cellscribe.inference.embedder",
     "open_corpus": "cellscribe.corpus.store",

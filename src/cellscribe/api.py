@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.cells.counts import Counts, open_counts, tell
-from cellscribe.cells.tokenize import Progress, Tokenized, tokenize_file
-from cellscribe.config import EmbedOptions, OutputDtype, Precision, load_preset, preset_names
+from cellscribe.cells.tokenize import Progress, Tokenized, write_tokens
+from cellscribe.config import EmbedOptions, ImportOptions, OutputDtype, Precision, preset_names
 from cellscribe.errors import InputError
-from cellscribe.inference.embed import POOLING, Embedded, check_output, embed_counts
-from cellscribe.model.header import bundled_models, find_checkpoint, read_header
-from cellscribe.model.heads import has_head, load_head
+from cellscribe.families.opening import open_tokenizer, read_model
+from cellscribe.inference.embed import Embedded, check_output, embed_counts
+from cellscribe.model.header import bundled_models, read_header
+from cellscribe.writing import check_target
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -81,10 +82,10 @@ def embed(
     adata.obsm[key_added] = vectors
     about = dict(adata.uns.get("cellscribe", {}))
     about[key_added] = {
-        "model": embedder.checkpoint.name,
-        "model_hash": embedder.checkpoint.hash,
-        "vocabulary_hash": embedder.checkpoint.vocabulary.hash,
-        "pooling": POOLING,
+        "model": embedder.header.name,
+        "model_hash": embedder.hash,
+        "vocabulary_hash": embedder.header.table.hash,
+        "pooling": embedder.pooling,
         "precision": embedder.precision,
         "device": embedder.device.type,
         "layer": layer or "X",
@@ -184,15 +185,17 @@ def tokenize(
     InputError
         Bad input, in one line with its mend.
     """
-    header = read_header(model)
-    return tokenize_file(
+    header = read_model(model)
+    tokenizer = open_tokenizer(header)
+    return write_tokens(
         source,
         out,
-        vocabulary=header.vocabulary,
-        context=header.config.context,
-        cls_token=header.config.cls_token,
+        lambda counts: header.map_genes(counts.var, gene_key=gene_key, name=counts.name),
+        tokenizer.tokenize,
+        front=tokenizer.front,
+        back=tokenizer.back,
+        about=tokenizer.about,
         layer=layer,
-        gene_key=gene_key,
         overwrite=overwrite,
         progress=progress,
     )
@@ -251,6 +254,77 @@ def train(
     return pretrain(planned, watch=watch, say=say)
 
 
+def import_model(
+    source: str | Path,
+    out: str | Path,
+    *,
+    genes: str | Path | None = None,
+    overwrite: bool = False,
+    say: Callable[[str], None] = tell,
+) -> Path:
+    """Bring in a published model: Geneformer, BioNeMo, scGPT, scBERT or scFoundation.
+
+    Parameters
+    ----------
+    source
+        Folder or file as published, or a Hugging Face repository id (with the extra ``hub``).
+    out
+        The new model directory; it appears whole or not at all.
+    genes
+        Gene list or dictionaries that are not in `source` itself.
+    overwrite
+        Replace `out` if it exists.
+    say
+        Told, a line each, what was found.
+
+    Returns
+    -------
+    pathlib.Path
+        `out`, a model like any other.
+
+    Raises
+    ------
+    InputError
+        Nothing known is there, or it is damaged, incomplete, or holds more than plain values.
+    """
+    from cellscribe.families.importing import import_model as bring_in
+
+    options = ImportOptions(genes=None if genes is None else Path(genes))
+    return bring_in(source, out, options, overwrite=overwrite, say=say)
+
+
+def export_model(
+    model: str | Path, out: str | Path, *, format: str = "hf", overwrite: bool = False
+) -> Path:
+    """Write a model as other tools read it.
+
+    Parameters
+    ----------
+    model
+        A bundled model's name or a checkpoint directory.
+    out
+        The new folder; it appears whole or not at all.
+    format
+        ``"hf"``: a Hugging Face ``BertForMaskedLM``, with the dictionaries of Geneformer's tools.
+    overwrite
+        Replace `out` if it exists.
+
+    Raises
+    ------
+    InputError
+        Unknown model or format, or a model that the format cannot hold.
+    """
+    if format != "hf":
+        raise InputError(f"no export format {format!r}; there is hf")
+    from cellscribe.families.hugging_face import export_hugging_face
+    from cellscribe.model.checkpoint import load_checkpoint
+
+    header = read_header(model)
+    check_target(Path(out), header.directory, overwrite=overwrite)
+    export_hugging_face(load_checkpoint(model), Path(out), overwrite=overwrite)
+    return Path(out)
+
+
 def info(model: str | Path = "mini") -> dict[str, Any]:
     """Size, cost, vocabulary, context and provenance of a model or a preset.
 
@@ -259,50 +333,17 @@ def info(model: str | Path = "mini") -> dict[str, Any]:
     InputError
         There is no model or preset of that name, or the model is damaged.
     """
-    import torch
+    from cellscribe.families.about import about_model, about_preset
 
-    from cellscribe.model.checkpoint import load_checkpoint
-    from cellscribe.model.encoder import MaskedGeneModel, count_parameters, flops_per_cell
-
-    facts: dict[str, Any]
-    if (
-        str(model) in preset_names()
-        and not Path(model).is_dir()
-        and str(model) not in bundled_models()
-    ):
-        config = load_preset(str(model))
-        with torch.device("meta"):
-            parameters = count_parameters(MaskedGeneModel(config))
-        facts = {"name": str(model), "weights": "none: a preset, to be trained"}
-        rest: dict[str, Any] = {}
-    else:
-        try:
-            checkpoint = load_checkpoint(model)
-        except InputError as error:
-            if str(model) in bundled_models() or Path(model).is_dir():
-                raise
-            raise InputError(f"{error}, or a preset ({', '.join(preset_names())})") from None
-        config = checkpoint.config
-        parameters = count_parameters(checkpoint.model)
-        on_disk = (find_checkpoint(model) / "model.safetensors").stat().st_size / 1e6
-        facts = {"name": checkpoint.name}
-        facts["weights"] = f"{on_disk:,.1f} MB on disk, hash {checkpoint.hash}"
-        rest = {"gene table": f"hash {checkpoint.vocabulary.hash}", **checkpoint.provenance}
-        if has_head(find_checkpoint(model)):
-            rest["labels"] = load_head(find_checkpoint(model)).labels
-    length = config.context + config.cls_token
-    work, work_half = (flops_per_cell(config, n) / 1e9 for n in (length, length // 2))
-    facts |= {
-        "parameters": f"{parameters:,}",
-        "shape": f"{config.num_hidden_layers} layers, {config.hidden_size} wide, "
-        f"{config.num_attention_heads} heads, FFN {config.intermediate_size}",
-        "vector": f"{config.hidden_size} values a cell",
-        "vocabulary": f"{config.vocab_size:,} tokens",
-        "context": f"{config.context:,} genes",
-        "work": f"{work:.2f} GFLOP for a cell of {config.context:,} genes, "
-        f"{work_half:.2f} for one of {config.context // 2:,}",
-    }
-    return facts | rest
+    is_model = Path(model).is_dir() or str(model) in bundled_models()
+    if str(model) in preset_names() and not is_model:
+        return about_preset(str(model))
+    try:
+        return about_model(model)
+    except InputError as error:
+        if is_model:
+            raise
+        raise InputError(f"{error}, or a preset ({', '.join(preset_names())})") from None
 
 
 def sample() -> AnnData:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from cellscribe.cells.counts import Counts, open_counts, tell
 from cellscribe.cells.genes import map_genes
-from cellscribe.config import AnnotateOptions, FinetuneOptions, from_mapping
+from cellscribe.config import AnnotateOptions, FinetuneOptions, Pooling, from_mapping
+from cellscribe.errors import InputError
 from cellscribe.finetuning.labelled import check_model_place, read_labels
 from cellscribe.model.header import read_header
 
@@ -60,6 +61,11 @@ def finetune(
     header, out = read_header(model), Path(out)
     paths = [Path(source) for source in sources if isinstance(source, str | Path)]
     check_model_place(out, [header.directory, *paths], overwrite=options.overwrite)
+    if options.mode != "head" and (header.pooling != Pooling() or header.config.sep_token):
+        raise InputError(
+            f"{header.name} makes its vectors in a way of its own ({header.pooling.sentence()}), "
+            "for which layers cannot be trained; use --mode head"
+        )
     with ExitStack() as stack:
         opened = [
             stack.enter_context(open_counts(source, layer=options.layer, say=say))

@@ -17,7 +17,8 @@ from cellscribe.cells import pipeline
 from cellscribe.cells.counts import open_counts
 from cellscribe.cells.genes import map_genes
 from cellscribe.cells.pipeline import ordered_map, ranked_blocks, read_ahead
-from cellscribe.cells.rank import PER_CELL, RankedCells, rank_cells
+from cellscribe.cells.rank import rank_cells
+from cellscribe.cells.tokens import PER_CELL, CellTokens
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.errors import InputError
 
@@ -137,7 +138,7 @@ def test_ranked_blocks_are_the_cells_ranked_at_once(
         genes = map_genes(counts.var, vocabulary)
         blocks = list(ranked_blocks(counts, genes, vocabulary, 12, start=start))
     assert [len(block.lengths) for block in blocks[:-1]] == [10] * (len(blocks) - 1)
-    joined = RankedCells.concatenate(blocks)
+    joined = CellTokens.concatenate(blocks)
     whole = rank_cells(adata.X[start:], genes.token, vocabulary.medians, 12)
     for name in ("tokens", "offsets", *PER_CELL):
         np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from cellscribe.cells.rank import PER_CELL, RankedCells, rank_cells, rank_cells_torch
+from cellscribe.cells.rank import rank_cells, rank_cells_torch
+from cellscribe.cells.tokens import PER_CELL, CellTokens
 
 N_SPECIAL, N_TOKENS = 5, 14
 DTYPES = [np.int32, np.int64, np.uint16, np.uint8, np.float32, np.float64]
@@ -44,7 +45,7 @@ def to_rows(cells: list[dict[int, int]], n_columns: int, dtype: type) -> csr_mat
     return csr_matrix((data, indices, indptr), shape=(len(cells), n_columns))
 
 
-def split(ranked: RankedCells) -> list[list[int]]:
+def split(ranked: CellTokens) -> list[list[int]]:
     return [ranked.tokens[a:b].tolist() for a, b in pairwise(ranked.offsets)]
 
 
@@ -170,7 +171,7 @@ def test_largest_token_and_largest_count() -> None:
     assert ranked.umis[0] == 3 * 2**31 - 4
 
 
-def assert_same(a: RankedCells, b: RankedCells) -> None:
+def assert_same(a: CellTokens, b: CellTokens) -> None:
     for name in ("tokens", "offsets", *PER_CELL):
         x, y = getattr(a, name), getattr(b, name)
         assert x.dtype == y.dtype
@@ -184,7 +185,7 @@ def test_block_size_changes_nothing(size: int) -> None:
     parts = [
         rank_cells(counts[i : i + size], token_of_column, medians, 32) for i in range(0, 40, size)
     ]
-    assert_same(RankedCells.concatenate(parts), whole)
+    assert_same(CellTokens.concatenate(parts), whole)
 
 
 def test_slices_are_the_cells_alone_and_join_again() -> None:
@@ -195,6 +196,6 @@ def test_slices_are_the_cells_alone_and_join_again() -> None:
         alone = rank_cells(counts[start:stop], token_of_column, medians, 16)
         assert_same(whole.slice(start, stop), alone)
     parts = [whole.slice(0, 11), whole.slice(11, 11), whole.slice(11, 30)]
-    assert_same(RankedCells.concatenate(parts), whole)
+    assert_same(CellTokens.concatenate(parts), whole)
     assert np.shares_memory(whole.slice(4, 17).tokens, whole.tokens)
     np.testing.assert_array_equal(whole.lengths, [len(tokens) for tokens in split(whole)])

@@ -16,7 +16,7 @@ from support.typed_cells import typed_cells
 from cellscribe.cells.counts import open_counts
 from cellscribe.cells.genes import map_genes
 from cellscribe.cells.pipeline import ranked_blocks
-from cellscribe.cells.rank import RankedCells
+from cellscribe.cells.tokens import CellTokens
 from cellscribe.config import FinetuneOptions
 from cellscribe.finetuning.calibration import log_loss
 from cellscribe.finetuning.held_out import pick
@@ -45,7 +45,7 @@ def cells(tiny_model: Any) -> dict[str, Any]:
     with open_counts(adata) as counts:
         genes = map_genes(counts.var, checkpoint.vocabulary, name="cells")
         blocks = ranked_blocks(counts, genes, checkpoint.vocabulary, checkpoint.config.context)
-        ranked = RankedCells.concatenate(list(blocks))
+        ranked = CellTokens.concatenate(list(blocks))
     vectors = load(tiny_model, device="cpu", precision="float32").embed(adata)
     truth = np.arange(90) % 3
     groups = adata.obs["donor"].to_numpy(dtype=object)
@@ -126,7 +126,7 @@ def test_a_label_of_one_group_is_learnt_but_tested_nowhere() -> None:
 
 def test_the_classifier_reads_what_embed_gives(cells: dict[str, Any]) -> None:
     model = CellClassifier(cells["encoder"], cells["head"]).eval()
-    batch = pack(cells["ranked"], np.arange(20), model.front, CPU)
+    batch = pack(cells["ranked"], np.arange(20), model.specials.n, CPU)
     with torch.no_grad():
         vectors = model.vectors(batch.tokens_N, batch.cells, batch.ranks_N).numpy()
     np.testing.assert_allclose(vectors, cells["vectors"][:20], atol=1e-5)

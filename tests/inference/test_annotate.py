@@ -44,10 +44,7 @@ def test_labels_come_back(tuned: Path) -> None:
     assert (found["cellscribe_label"][called] == found["cellscribe_best"][called]).all()
     assert called.mean() > 0.5
     assert (found["cellscribe_best"] == query.obs["cell_type"])[called].mean() >= 0.85
-    assert (
-        query.uns["cellscribe"]["annotation"]["model_hash"]
-        == cellscribe.load(tuned).checkpoint.hash
-    )
+    assert query.uns["cellscribe"]["annotation"]["model_hash"] == cellscribe.load(tuned).hash
 
 
 def test_probabilities_are_those_of_the_head_on_what_embed_gives(tuned: Path) -> None:

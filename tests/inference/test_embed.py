@@ -25,6 +25,7 @@ from cellscribe.config import EmbedOptions
 from cellscribe.errors import InputError
 from cellscribe.inference.embed import Embedded
 from cellscribe.inference.embedder import load
+from cellscribe.model.checkpoint import load_checkpoint
 
 FORMS = (".npy", ".h5ad", ".zarr", ".parquet")
 DENSE = some_counts(60)
@@ -215,7 +216,7 @@ def test_provenance_travels_with_the_vectors(suffix: str, tiny_model: Path, tmp_
         told = json.loads((tmp_path / f"out{suffix}.json").read_text())
     else:
         told = dict(read_container(out).uns["cellscribe"]["X_cellscribe"])
-    model = load(tiny_model).checkpoint
+    model = load_checkpoint(tiny_model)
     expected = {
         "model": "tiny",
         "model_hash": model.hash,

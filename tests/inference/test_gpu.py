@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import anndata
 import numpy as np
@@ -15,10 +16,13 @@ from scipy.sparse import csr_matrix
 import cellscribe
 from cellscribe.cells.counts import open_counts
 from cellscribe.cells.genes import map_genes
-from cellscribe.cells.rank import PER_CELL, RankedCells, rank_cells
+from cellscribe.cells.rank import rank_cells
+from cellscribe.cells.tokens import PER_CELL, CellTokens
 from cellscribe.cells.vocabulary import Vocabulary
-from cellscribe.config import ModelConfig, load_preset
+from cellscribe.config import ModelConfig, Pooling, load_preset
 from cellscribe.errors import InputError
+from cellscribe.families.bert import Bert
+from cellscribe.families.opening import ModelHeader, Opened
 from cellscribe.inference import gpu
 from cellscribe.inference.embedder import Block, Embedder
 from cellscribe.inference.staging import Lanes, stage
@@ -46,11 +50,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def make_checkpoint(config: ModelConfig, vocabulary: Vocabulary) -> Checkpoint:
+def make_checkpoint(
+    config: ModelConfig, vocabulary: Vocabulary, pooling: Pooling | None = None
+) -> Checkpoint:
     model = MaskedGeneModel(config)
     initialise(model, seed=1)
     return Checkpoint(
-        name="test", config=config, vocabulary=vocabulary, model=model, provenance={}, hash="0"
+        name="test",
+        config=config,
+        vocabulary=vocabulary,
+        model=model,
+        provenance={},
+        hash="0",
+        pooling=pooling or Pooling(),
     )
 
 
@@ -75,44 +87,74 @@ def vocabulary(cells: anndata.AnnData) -> Vocabulary:
     return Vocabulary.build(ids, [""] * len(ids), medians)
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["cls", "no cls"])
+WAYS: dict[str, tuple[dict[str, bool], Pooling]] = {
+    "cls": ({}, Pooling()),
+    "no cls": ({"cls_token": False}, Pooling()),
+    "both ends": ({"sep_token": True}, Pooling(hidden_layer=-2, pool="genes_but_last")),
+    "at cls": ({"sep_token": True}, Pooling(pool="cls")),
+}
+
+
+@pytest.fixture(scope="module", params=WAYS)
 def embedder(request: pytest.FixtureRequest, vocabulary: Vocabulary) -> Embedder:
+    specials, pooling = WAYS[request.param]
     config = ModelConfig(
         vocab_size=len(vocabulary),
         hidden_size=32,
         num_hidden_layers=2,
         intermediate_size=64,
         context=100,
-        cls_token=request.param,
+        **specials,
         # the usual 0.02 leaves attention nearly flat, and a wrong mask or order unnoticed
         initializer_range=0.4,
     )
-    return Embedder(make_checkpoint(config, vocabulary), CPU, "float32", threads=1)
+    return embedder_of(make_checkpoint(config, vocabulary, pooling), CPU)
+
+
+def embedder_of(
+    checkpoint: Checkpoint, device: torch.device, precision: str = "float32"
+) -> Embedder:
+    header = ModelHeader(
+        name=checkpoint.name,
+        directory=Path(),
+        family=checkpoint.family,
+        table=checkpoint.vocabulary,
+        provenance={},
+        settings={},
+        config=checkpoint.config,
+    )
+    opened = Opened(header=header, cells=Bert(checkpoint), hash=checkpoint.hash)
+    return Embedder(opened, device, precision, threads=1)  # type: ignore[arg-type]
+
+
+def bert_of(embedder: Embedder) -> Bert:
+    bert = embedder.cells
+    assert isinstance(bert, Bert)
+    return bert
 
 
 def run(
     embedder: Embedder, cells: anndata.AnnData, **options: object
-) -> tuple[np.ndarray, RankedCells]:
+) -> tuple[np.ndarray, CellTokens]:
     blocks = list(blocks_of(embedder, cells, **options))
     vectors = np.concatenate([block.vectors for block in blocks])
-    return vectors, RankedCells.concatenate([block.cells for block in blocks])
+    return vectors, CellTokens.concatenate([block.cells for block in blocks])
 
 
 def blocks_of(embedder: Embedder, cells: anndata.AnnData, **options: object) -> Iterator[Block]:
-    checkpoint = embedder.checkpoint
+    bert = bert_of(embedder)
     with open_counts(cells) as counts:
-        genes = map_genes(counts.var, checkpoint.vocabulary, gene_key="gene")
-        yield from gpu.gpu_blocks(embedder._encoder, checkpoint, counts, genes, **options)
+        genes = map_genes(counts.var, bert.vocabulary, gene_key="gene")
+        yield from gpu.gpu_blocks(bert, counts, genes, **options)
 
 
-def ranked_on_cpu(embedder: Embedder, cells: anndata.AnnData) -> RankedCells:
-    vocabulary = embedder.checkpoint.vocabulary
+def ranked_on_cpu(embedder: Embedder, cells: anndata.AnnData) -> CellTokens:
+    vocabulary = bert_of(embedder).vocabulary
     token = map_genes(cells.var, vocabulary, gene_key="gene").token
-    context = embedder.checkpoint.config.context
-    return rank_cells(csr_matrix(cells.X), token, vocabulary.medians, context)
+    return rank_cells(csr_matrix(cells.X), token, vocabulary.medians, embedder.context)
 
 
-def assert_same_cells(found: RankedCells, wanted: RankedCells) -> None:
+def assert_same_cells(found: CellTokens, wanted: CellTokens) -> None:
     for name in ("tokens", "offsets", *PER_CELL):
         np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), err_msg=name)
         assert getattr(found, name).dtype == getattr(wanted, name).dtype
@@ -213,10 +255,10 @@ def test_bad_counts_come_through_the_threads(embedder: Embedder, cells: anndata.
 def test_lack_of_memory_is_told_in_one_line(
     embedder: Embedder, cells: anndata.AnnData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def too_much(*_: object) -> None:
+    def too_much(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    monkeypatch.setattr(embedder._encoder, "forward", too_much)
+    monkeypatch.setattr(bert_of(embedder).network, "forward", too_much)
     with pytest.raises(InputError, match=r"too little free memory .*; end what else runs on it"):
         run(embedder, cells)
 
@@ -237,13 +279,14 @@ def test_no_value_is_asked_of_the_device(
     embedder: Embedder, cells: anndata.AnnData, packed: bool
 ) -> None:
     """Tensors of device "meta" have no values: whatever needs one to go on fails there."""
-    checkpoint, lanes = embedder.checkpoint, Lanes(torch.device("meta"))
-    encoder = MaskedGeneModel(checkpoint.config).encoder.eval().to("meta")
+    known, lanes = bert_of(embedder), Lanes(torch.device("meta"))
+    bert = Bert(make_checkpoint(known.config, known.vocabulary, known.rule))
+    bert.network.to("meta")
     with open_counts(cells) as counts:
-        genes = map_genes(counts.var, checkpoint.vocabulary, gene_key="gene")
-        queue = gpu._Queue(encoder, checkpoint, genes, lanes, packed)
+        genes = map_genes(counts.var, bert.vocabulary, gene_key="gene")
+        queue = gpu._Queue(bert, genes, lanes, packed)
         for block in counts.blocks(BLOCK):
-            queue.rank(stage(block, genes.token, len(checkpoint.vocabulary), lanes))
+            queue.rank(stage(block, genes.token, len(bert.vocabulary), lanes))
             if queue.n_blocks == GROUP:
                 group = queue.embed()
                 assert group.vectors_CD.shape == (GROUP * BLOCK, embedder.width)
@@ -260,10 +303,10 @@ def real_blocks(monkeypatch: pytest.MonkeyPatch, small_blocks: None) -> None:
 
 
 def on_cuda(embedder: Embedder, precision: str) -> Embedder:
-    checkpoint = embedder.checkpoint
-    fresh = make_checkpoint(checkpoint.config, checkpoint.vocabulary)
-    fresh.model.load_state_dict(checkpoint.model.state_dict())
-    return Embedder(fresh, torch.device("cuda"), precision, threads=1)  # type: ignore[arg-type]
+    bert = bert_of(embedder)
+    fresh = make_checkpoint(bert.config, bert.vocabulary, bert.rule)
+    fresh.model.encoder.load_state_dict(bert.network.state_dict())
+    return embedder_of(fresh, torch.device("cuda"), precision)
 
 
 @pytest.mark.gpu

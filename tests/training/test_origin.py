@@ -105,3 +105,48 @@ def test_a_model_of_other_genes_or_another_shape_is_refused(corpus: Path, tmp_pa
     with pytest.raises(InputError, match=r"of wide has shape \[.*64.*\], not \[.*32.*\]"):
         run_training(corpus, tmp_path / "run", init_from=tmp_path / "wide")
     assert not (tmp_path / "run").exists()
+
+
+def geneformers(folder: Path, ours: Vocabulary, *, head: bool = True) -> Path:
+    """A model with Geneformer's special tokens, in front in another order, and <eos> behind."""
+    specials = ("<pad>", "<mask>", "<cls>", "<eos>")
+    table = Vocabulary(
+        ids=(*specials, *ours.ids[ours.n_special :]),
+        symbols=("",) * len(specials) + ours.symbols[ours.n_special :],
+        medians=np.concatenate([np.full(4, np.nan), ours.medians[ours.n_special :]]),
+        n_special=4,
+    )
+    config = replace(SHAPE, vocab_size=len(table), sep_token=True, pad_token_id=0)
+    model = MaskedGeneModel(config)
+    initialise(model, 8)
+    if not head:
+        with torch.no_grad():
+            for parameter in (model.bias, model.transform.weight, model.transform.bias):
+                parameter.zero_()
+    save_checkpoint(folder, model, table, {}, family="geneformer")
+    return folder
+
+
+def test_special_tokens_keep_their_vectors_under_other_names(corpus: Path, tmp_path: Path) -> None:
+    ours = open_corpus(corpus).vocabulary
+    first = geneformers(tmp_path / "model", ours)
+    old = load_checkpoint(first).model.state_dict()["encoder.genes.weight"]
+    still = replace(SHORT, learning_rate=1e-30, steps=1)
+    run_training(corpus, tmp_path / "run", options=still, init_from=first)
+    made = load_checkpoint(tmp_path / "run/model")
+    assert (made.config.pad_token_id, made.config.sep_token) == (2, False)
+    new = made.model.state_dict()["encoder.genes.weight"]
+    # [CLS] and [MASK] of the corpus are tokens 0 and 1, <cls> and <mask> were 2 and 1
+    torch.testing.assert_close(new[:2], old[[2, 1]])
+    torch.testing.assert_close(new[5:], old[4:])
+
+
+def test_a_model_without_a_head_gets_a_new_one(corpus: Path, tmp_path: Path) -> None:
+    ours = open_corpus(corpus).vocabulary
+    origin = Origin.read(geneformers(tmp_path / "model", ours, head=False), ours)
+    assert any("head is missing (all zeros): a new one begins" in line for line in origin.notes)
+    model = MaskedGeneModel(replace(SHAPE, vocab_size=len(ours)))
+    initialise(model, 0)
+    fresh = model.transform.weight.clone()
+    continue_from(model, origin)
+    assert torch.equal(model.transform.weight, fresh) and fresh.any()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cellscribe.cells.rank import RankedCells
+from cellscribe.cells.tokens import CellTokens
 from cellscribe.cells.vocabulary import PAD
 from cellscribe.config import ModelConfig
 from cellscribe.model.encoder import MaskedGeneModel, initialise
@@ -21,10 +21,10 @@ NEVER_SEEN = VOCABULARY - 1
 FIRST, SECOND = np.arange(5, 25), np.arange(25, 45)
 
 
-def as_ranked(cells: list[np.ndarray]) -> RankedCells:
+def as_ranked(cells: list[np.ndarray]) -> CellTokens:
     lengths = np.array([len(cell) for cell in cells])
     zeros = np.zeros(len(cells), dtype=np.int64)
-    return RankedCells(
+    return CellTokens(
         tokens=np.concatenate(cells).astype(np.uint16),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         umis=zeros,
@@ -35,7 +35,7 @@ def as_ranked(cells: list[np.ndarray]) -> RankedCells:
 
 
 @pytest.fixture(scope="module")
-def cells() -> RankedCells:
+def cells() -> CellTokens:
     """Half of the cells show mostly the first 20 genes, the others mostly the second 20."""
     rng = np.random.default_rng(0)
     out = []
@@ -46,7 +46,7 @@ def cells() -> RankedCells:
     return as_ranked(out)
 
 
-def test_genes_of_a_group_lie_together(cells: RankedCells) -> None:
+def test_genes_of_a_group_lie_together(cells: CellTokens) -> None:
     vectors = gene_vectors(cells, VOCABULARY, WIDTH, seed=0)
     unit = vectors[5:45] / np.linalg.norm(vectors[5:45], axis=1, keepdims=True)
     cosine = unit @ unit.T
@@ -59,7 +59,7 @@ def test_genes_of_a_group_lie_together(cells: RankedCells) -> None:
     assert (np.sign(vectors[FIRST, 0]) == -np.sign(vectors[SECOND, 0])).all()
 
 
-def test_vectors_have_the_length_they_should(cells: RankedCells) -> None:
+def test_vectors_have_the_length_they_should(cells: CellTokens) -> None:
     vectors = gene_vectors(cells, VOCABULARY, WIDTH, seed=0)
     assert vectors.shape == (VOCABULARY, WIDTH)
     assert math.sqrt((vectors**2).mean()) == pytest.approx(LENGTH)
@@ -67,7 +67,7 @@ def test_vectors_have_the_length_they_should(cells: RankedCells) -> None:
     np.testing.assert_array_equal(gene_vectors(cells, VOCABULARY, WIDTH, seed=0), vectors)
 
 
-def test_axes_are_those_of_a_dense_decomposition(cells: RankedCells) -> None:
+def test_axes_are_those_of_a_dense_decomposition(cells: CellTokens) -> None:
     shown = np.zeros((N_CELLS, VOCABULARY))
     for cell in range(N_CELLS):
         shown[cell, cells.tokens[cells.offsets[cell] : cells.offsets[cell + 1]]] = 1
@@ -79,7 +79,7 @@ def test_axes_are_those_of_a_dense_decomposition(cells: RankedCells) -> None:
     assert abs(cosine) > 0.9999
 
 
-def test_start_adds_vectors_and_log_frequencies(cells: RankedCells) -> None:
+def test_start_adds_vectors_and_log_frequencies(cells: CellTokens) -> None:
     model = MaskedGeneModel(
         ModelConfig(
             vocab_size=VOCABULARY,

@@ -68,7 +68,7 @@ def bench_quality(
             **{Path(path).name: cellscribe.load(path) for path in also},
             RANDOM: cellscribe.load(_random_twin(model, Path(name) / "random")),
         }
-        seen = trained_on(embedders[Path(model).name].checkpoint.provenance)
+        seen = trained_on(embedders[Path(model).name].header.provenance)
         for file in FILES:
             if file in seen:
                 continue

@@ -118,7 +118,7 @@ class _Lookup:
     """Identifier -> token of one vocabulary."""
 
     def __init__(self, vocabulary: GeneTable) -> None:
-        self.token_of = vocabulary.token_of
+        self.token_of, self.synonyms = vocabulary.token_of, vocabulary.synonyms
         self.symbol_of, self.genes = table().symbol_of, table().genes
         # a vocabulary made with an older Ensembl release knows symbols that the table has not
         self.own: dict[str, int] = {}
@@ -133,8 +133,30 @@ class _Lookup:
         """Return how `name` is recognised and its token; a gene outside the vocabulary has -1."""
         found = self.seen.get(name)
         if found is None:
-            found = self.seen[name] = self._plain_id(name) or self._look_up(name)
+            found = self._as_published(name) if self.synonyms is not None else None
+            found = self.seen[name] = found or self._plain_id(name) or self._look_up(name)
         return found
+
+    def _as_published(self, name: str) -> tuple[Kind, int] | None:
+        """Answer as the family's own tools do, Ensembl ids without their version; None for others.
+
+        Elsewhere an id outside the vocabulary may stand for its twin, or leave its row to the
+        file's symbols; published tokenisers take neither way.
+        """
+        kind, genes = recognise(name)
+        is_id = kind == Kind.ENSEMBL
+        # of the ids that `recognise` gives, those with another number are twins
+        names = [name, *(gene for gene in genes if gene[-10:] == genes[0][-10:])]
+        for spelling in names if is_id else [bare_name(name)]:
+            token = self._own_name(spelling.upper())
+            if token is not None:
+                return kind or Kind.ALIAS, token
+        return (kind, -1) if is_id else None
+
+    def _own_name(self, name: str) -> int | None:
+        """Token of a name in capitals by the family's own names, else by the table's ids."""
+        found = (self.synonyms or {}).get(name)
+        return self.token_of.get(name) if found is None else found
 
     def _plain_id(self, name: str) -> tuple[Kind, int] | None:
         """Answer for an Ensembl id as it stands in most files, in a few steps; None for others."""
@@ -200,7 +222,7 @@ def _read_column(key: str, values: Any, look_up: _Lookup) -> _Column:
     return _Column(key, names_U[codes], kind_U[codes], token_U[codes])
 
 
-def _candidates(var: pd.DataFrame, gene_key: str | None, name: str) -> dict[str, pd.Series]:
+def candidate_columns(var: pd.DataFrame, gene_key: str | None, name: str) -> dict[str, pd.Series]:
     """Return the columns to look at, ``var_names`` first."""
     import pandas as pd
 
@@ -252,7 +274,7 @@ def _read_columns(candidates: dict[str, pd.Series], look_up: _Lookup) -> list[_C
     )
 
 
-def _not_genes(var: pd.DataFrame) -> npt.NDArray[np.bool_]:
+def not_genes(var: pd.DataFrame) -> npt.NDArray[np.bool_]:
     """Mark antibodies, guides and peaks of 10x: an antibody may bear a gene's name."""
     for key in ("feature_types", "feature_type"):
         if key in var.columns:
@@ -262,7 +284,7 @@ def _not_genes(var: pd.DataFrame) -> npt.NDArray[np.bool_]:
     return np.zeros(len(var), dtype=np.bool_)
 
 
-def _first(names: Iterable[str], n: int) -> tuple[str, ...]:
+def first_names(names: Iterable[str], n: int) -> tuple[str, ...]:
     """Return the first `n` distinct names, shortened for a message."""
     found: dict[str, None] = {}
     for name in names:
@@ -290,15 +312,15 @@ def _check(
     )
     title = [n for n in column.names[human] if _TITLE_CASE.fullmatch(n) and "orf" not in n]
     n_named = sum(1 for n in column.names[human] if n)
-    foreign = ", ".join(_first(column.names[other], 3))
+    foreign = ", ".join(first_names(column.names[other], 3))
     if 2 * len(title) > n_named:
-        species, foreign = "mouse", ", ".join(_first(title, 3))
+        species, foreign = "mouse", ", ".join(first_names(title, 3))
     elif (few and 2 * n_other > len(other)) or n_known < MIN_BESIDE_OTHERS * n_other:
         start = foreign[:7].upper()
         is_mouse = start.startswith(("MM", "GRCM"))
         species = "mouse" if is_mouse else _SPECIES.get(start, "another species")
     elif few:
-        found = ", ".join(_first(column.names[human], 3)) or "only empty names"
+        found = ", ".join(first_names(column.names[human], 3)) or "only empty names"
         raise InputError(
             f"{name}: {n_known:,} of {n_human:,} genes are known to the model, too few (found "
             f"{found} in {column.key}; expected human genes such as {expected}; looked at {tried})"
@@ -337,9 +359,9 @@ def map_genes(
     """
     if not len(var):
         raise InputError(f"{name}: no genes; the file has no columns")
-    candidates = _candidates(var, gene_key, name)
+    candidates = candidate_columns(var, gene_key, name)
     best, *rest = _read_columns(candidates, _Lookup(vocabulary))
-    other_features = _not_genes(var)
+    other_features = not_genes(var)
     token, kind = best.token.copy(), best.kind.copy()
     for column in rest:
         # a human Ensembl id or another species is an answer; a symbol may mend anything else
@@ -365,6 +387,6 @@ def map_genes(
         n_alias=int((kind[known] == Kind.ALIAS).sum()),
         n_duplicates=int(known.sum()) - n_tokens,
         n_other_species=int(other.sum()),
-        unknown_examples=_first(best.names[human & ~known], 5),
+        unknown_examples=first_names(best.names[human & ~known], 5),
         n_other_features=int(other_features.sum()),
     )

@@ -14,14 +14,20 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from cellscribe.cells.counts import Counts
 from cellscribe.cells.genes import GeneMap
-from cellscribe.cells.rank import RankedCells, rank_cells
+from cellscribe.cells.rank import rank_cells
+from cellscribe.cells.tokens import CellTokens
 from cellscribe.cells.vocabulary import Vocabulary
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+Tokenize = Callable[[Any, npt.NDArray[np.int32]], CellTokens]
+"""From raw counts ``[B, G]`` (CSR) and the token of each column to tokens."""
 BLOCK = 1_024
 """Cells read, ranked and embedded as one; also the grain of a resumed run."""
 
@@ -35,21 +41,30 @@ def usable_cores() -> int:
 
 def ranked_blocks(
     counts: Counts, genes: GeneMap, vocabulary: Vocabulary, context: int, *, start: int = 0
-) -> Generator[RankedCells]:
-    """Ranked cells from row `start` on, `BLOCK` at a time.
+) -> Generator[CellTokens]:
+    """Ranked cells from row `start` on, see `token_blocks`."""
+
+    def rank(block: Any, token_of_column: npt.NDArray[np.int32]) -> CellTokens:
+        return rank_cells(block, token_of_column, vocabulary.medians, context)
+
+    yield from token_blocks(counts, genes, rank, start=start)
+
+
+def token_blocks(
+    counts: Counts, genes: GeneMap, tokenize: Tokenize, *, start: int = 0
+) -> Generator[CellTokens]:
+    """Tokens of cells from row `start` on, `BLOCK` cells at a time.
 
     Raises
     ------
     InputError
         From `Counts.blocks`.
     """
-
-    def rank(block: Any) -> RankedCells:
-        return rank_cells(block, genes.token, vocabulary.medians, context)
-
-    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="rank") as pool:
+    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="tokenize") as pool:
         blocks = read_ahead(counts.blocks(BLOCK, start), depth=1)
-        yield from ordered_map(pool, rank, blocks, ahead=usable_cores())
+        yield from ordered_map(
+            pool, lambda block: tokenize(block, genes.token), blocks, ahead=usable_cores()
+        )
 
 
 def read_ahead(items: Iterable[T], *, depth: int) -> Generator[T]:

@@ -11,13 +11,13 @@ Letters: ``B`` cells, ``G`` columns of the file, ``V`` tokens, ``N`` tokens of a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
 import numpy.typing as npt
+
+from cellscribe.cells.tokens import CellTokens
 
 if TYPE_CHECKING:
     import torch
@@ -27,50 +27,6 @@ TOKEN_BITS = 0xFFFF
 NO_KEY = np.iinfo(np.int64).max
 SORTED_TOGETHER = 64
 """Cells whose keys one call sorts."""
-PER_CELL = ("umis", "umis_known", "genes", "genes_known")
-"""Fields of `RankedCells` with one value a cell."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankedCells:
-    """Tokens of ``B`` cells, packed, and what they were made of."""
-
-    tokens: npt.NDArray[np.uint16]
-    """``[N]`` tokens of all cells, one cell after the other, highest rank first."""
-    offsets: npt.NDArray[np.int64]
-    """``[B + 1]``: cell i is ``tokens[offsets[i] : offsets[i + 1]]``."""
-    umis: npt.NDArray[np.int64]
-    """``[B]`` counts of the cell over all columns of the file."""
-    umis_known: npt.NDArray[np.int64]
-    """``[B]`` of these, counts on genes that the vocabulary knows."""
-    genes: npt.NDArray[np.int32]
-    """``[B]`` columns with a count."""
-    genes_known: npt.NDArray[np.int32]
-    """``[B]`` distinct tokens with a count, before the cut to the context."""
-
-    @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """``[B]`` tokens a cell."""
-        return np.diff(self.offsets)
-
-    def slice(self, start: int, stop: int) -> RankedCells:
-        """Cells `start` to `stop`, sharing memory."""
-        first, last = self.offsets[start], self.offsets[stop]
-        return RankedCells(
-            tokens=self.tokens[first:last],
-            offsets=self.offsets[start : stop + 1] - first,
-            **{name: getattr(self, name)[start:stop] for name in PER_CELL},
-        )
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[RankedCells]) -> RankedCells:
-        """Cells of all parts, in order."""
-        lengths = np.concatenate([part.lengths for part in parts])
-        return cls(
-            tokens=np.concatenate([part.tokens for part in parts]),
-            offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
-            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in PER_CELL},
-        )
 
 
 def rank_cells(
@@ -78,7 +34,7 @@ def rank_cells(
     token_of_column: npt.NDArray[np.int32],
     medians: npt.NDArray[np.float64],
     context: int,
-) -> RankedCells:
+) -> CellTokens:
     """Rank the genes of each cell on the CPU.
 
     Parameters
@@ -116,7 +72,7 @@ def rank_cells(
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.minimum(genes_known, context))])
     tokens = np.empty(offsets[-1], dtype=np.uint16)
     _sort_keys(keys, indptr[:-1], genes_known, offsets, tokens)
-    return RankedCells(
+    return CellTokens(
         tokens=tokens,
         offsets=offsets,
         umis=umis,

@@ -1,18 +1,19 @@
 """A file of counts -> a Parquet file of tokens.
 
-Columns: ``cell_id``, ``input_ids`` (``list<uint16>``, [CLS] first where the model has it) and
-``length``. The file opens with ``datasets.load_dataset("parquet", ...)``; what the tokens mean
-stands in its schema's metadata under ``cellscribe``.
+Columns: ``cell_id``, ``input_ids`` (``list<uint16>``, with the model's special tokens), where a
+model reads values beside genes ``values`` (``list<float32>``), and ``length``. The file opens with
+``datasets.load_dataset("parquet", ...)``; what the tokens mean stands in its schema's metadata under
+``cellscribe``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
@@ -20,8 +21,9 @@ import numpy.typing as npt
 
 from cellscribe.cells.counts import Counts, open_counts
 from cellscribe.cells.genes import GeneMap, map_genes
-from cellscribe.cells.pipeline import ranked_blocks
-from cellscribe.cells.rank import RankedCells
+from cellscribe.cells.pipeline import Tokenize, token_blocks
+from cellscribe.cells.rank import rank_cells
+from cellscribe.cells.tokens import CellTokens
 from cellscribe.cells.vocabulary import CLS, Vocabulary
 from cellscribe.errors import InputError
 from cellscribe.writing import check_target, writing
@@ -79,6 +81,63 @@ def tokenize_file(
         Bad input, see `open_counts` and `map_genes`; `out` exists, is no ``.parquet`` or cannot
         be written.
     """
+
+    def rank(block: Any, token_of_column: npt.NDArray[np.int32]) -> CellTokens:
+        return rank_cells(block, token_of_column, vocabulary.medians, context)
+
+    def look_up(counts: Counts) -> GeneMap:
+        return map_genes(counts.var, vocabulary, gene_key=gene_key, name=counts.name)
+
+    return write_tokens(
+        source,
+        out,
+        look_up,
+        rank,
+        front=(CLS,) if cls_token else (),
+        about={
+            "vocabulary_hash": vocabulary.hash,
+            "context": context,
+            "cls_token": cls_token,
+        },
+        layer=layer,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def write_tokens(
+    source: str | Path | AnnData | Counts,
+    out: str | Path,
+    look_up: Callable[[Counts], GeneMap],
+    tokenize: Tokenize,
+    *,
+    front: Sequence[int] = (),
+    back: Sequence[int] = (),
+    about: Mapping[str, Any],
+    layer: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Tokenized:
+    """Write the tokens of every cell, as any model reads them.
+
+    Parameters
+    ----------
+    source, layer, out, overwrite, progress
+        As for `tokenize_file`.
+    look_up
+        From opened counts to the token of each column.
+    tokenize
+        From a block of counts and those tokens to each cell's tokens.
+    front, back
+        Special tokens around each cell's.
+    about
+        What the tokens mean, for the schema's metadata.
+
+    Raises
+    ------
+    InputError
+        As for `tokenize_file`.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -87,59 +146,74 @@ def tokenize_file(
         raise InputError(f"{out}: tokens are written as Parquet; name it {out.stem}.parquet")
     with open_counts(source, layer=layer) as counts:
         check_target(out, counts.path, overwrite=overwrite)
-        genes = map_genes(counts.var, vocabulary, gene_key=gene_key, name=counts.name)
-        about = {
-            "vocabulary_hash": vocabulary.hash,
-            "context": context,
-            "cls_token": cls_token,
-            "layer": counts.layer,
-            "source": Path(counts.name).name,
-        }
-        schema = pa.schema(
-            {"cell_id": pa.string(), "input_ids": pa.list_(pa.uint16()), "length": pa.int32()},
-            metadata={"cellscribe": json.dumps(about)},
-        )
+        genes = look_up(counts)
+        told = {**about, "layer": counts.layer, "source": Path(counts.name).name}
+        metadata = {"cellscribe": json.dumps(told)}
         names = counts.obs.index.to_numpy(dtype=object)
         done = n_tokens = n_empty = 0
         with (
             writing(out) as partial,
-            # A dictionary takes 15 bits a token, plain Parquet 32; compression adds nothing.
-            pq.ParquetWriter(partial, schema, compression="none", write_statistics=False) as writer,
-            closing(ranked_blocks(counts, genes, vocabulary, context)) as blocks,
+            ExitStack() as stack,
+            closing(token_blocks(counts, genes, tokenize)) as blocks,
         ):
-            for ranked in blocks:
-                size = len(ranked.lengths)
-                writer.write_batch(
-                    _record_batch(ranked, names[done : done + size], cls_token, schema)
-                )
+            writer = None
+            for cells in blocks:
+                size = len(cells.lengths)
+                batch = _record_batch(cells, names[done : done + size], front, back)
+                if writer is None:
+                    schema = batch.schema.with_metadata(metadata)
+                    # A dictionary takes 15 bits a token, plain Parquet 32; compression adds
+                    # nothing.
+                    writer = stack.enter_context(
+                        pq.ParquetWriter(
+                            partial, schema, compression="none", write_statistics=False
+                        )
+                    )
+                writer.write_table(pa.Table.from_batches([batch]))
                 done += size
-                n_tokens += len(ranked.tokens)
-                n_empty += int((ranked.lengths == 0).sum())
+                n_tokens += len(cells.tokens)
+                n_empty += int((cells.lengths == 0).sum())
                 if progress is not None:
                     progress(done, counts.n_cells)
+            stack.close()
     return Tokenized(n_cells=done, n_tokens=n_tokens, n_empty=n_empty, genes=genes)
 
 
 @numba.njit(cache=True, nogil=True)
-def _behind(front: int, tokens, offsets):  # type: ignore[no-untyped-def]
-    """Put `front` before each cell's tokens."""
-    out = np.empty(len(tokens) + len(offsets) - 1, dtype=tokens.dtype)
+def _around(front, back, tokens, offsets):  # type: ignore[no-untyped-def]
+    """Put `front` before and `back` behind each cell's tokens."""
+    more = len(front) + len(back)
+    out = np.empty(len(tokens) + more * (len(offsets) - 1), dtype=tokens.dtype)
     for cell in range(len(offsets) - 1):
         start, end = offsets[cell], offsets[cell + 1]
-        out[start + cell] = front
-        out[start + cell + 1 : end + cell + 1] = tokens[start:end]
+        first = start + cell * more
+        out[first : first + len(front)] = front
+        first += len(front)
+        out[first : first + end - start] = tokens[start:end]
+        first += end - start
+        out[first : first + len(back)] = back
     return out
 
 
 def _record_batch(
-    ranked: RankedCells, names: npt.NDArray[np.object_], cls_token: bool, schema: pa.Schema
+    cells: CellTokens,
+    names: npt.NDArray[np.object_],
+    front: Sequence[int],
+    back: Sequence[int],
 ) -> pa.RecordBatch:
     import pyarrow as pa
 
-    tokens, offsets = ranked.tokens, ranked.offsets
-    if cls_token:
-        tokens = _behind(CLS, tokens, offsets)
-        offsets = offsets + np.arange(len(offsets))
-    ids = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(tokens))
-    lengths = np.diff(offsets).astype(np.int32)
-    return pa.record_batch([pa.array(names, pa.string()), ids, pa.array(lengths)], schema=schema)
+    tokens, offsets, more = cells.tokens, cells.offsets, len(front) + len(back)
+    if more:
+        before, behind = (np.array(some, dtype=tokens.dtype) for some in (front, back))
+        tokens = _around(before, behind, tokens, offsets)
+        offsets = offsets + more * np.arange(len(offsets))
+    ends = pa.array(offsets.astype(np.int32))
+    columns = {
+        "cell_id": pa.array(names, pa.string()),
+        "input_ids": pa.ListArray.from_arrays(ends, pa.array(tokens)),
+    }
+    if cells.values is not None:
+        columns["values"] = pa.ListArray.from_arrays(ends, pa.array(cells.values))
+    columns["length"] = pa.array(np.diff(offsets).astype(np.int32))
+    return pa.record_batch(columns)

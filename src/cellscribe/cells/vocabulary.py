@@ -8,6 +8,7 @@ program can read it; its content hash travels with every embedding and every cor
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +16,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cellscribe.cells.synonyms import FILE as SYNONYMS
+from cellscribe.cells.synonyms import read_synonyms, synonyms_to_text
 from cellscribe.errors import InputError
 
 SPECIAL_TOKENS = ("[CLS]", "[MASK]", "[PAD]", "[SEP]", "[UKW]")
 """sc-FM's special tokens; their ids are their places, 0-4 (BioNeMo's geneformer vocabulary)."""
 CLS, MASK, PAD, SEP, UKW = range(5)
+ALSO_CALLED = {"[CLS]": "<cls>", "[MASK]": "<mask>", "[PAD]": "<pad>", "[SEP]": "<eos>"}
+"""The same in Geneformer's dictionaries."""
 
 COLUMNS = ("token", "ensembl_id", "symbol", "median")
 MAX_TOKENS = 1 << 16
@@ -38,11 +43,16 @@ class GeneTable:
         One a gene, empty where it has none.
     n_special
         How many of the first ids are no genes.
+    synonyms
+        How a published family reads names, where it has a rule of its own: further names in
+        capitals -> token, -1 for a name that has none. An Ensembl id that is neither here nor in
+        `ids` is then no gene of the table, whatever else is known of it.
     """
 
     ids: tuple[str, ...]
     symbols: tuple[str, ...]
     n_special: int = 0
+    synonyms: Mapping[str, int] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -56,6 +66,33 @@ class GeneTable:
     def token_of(self) -> dict[str, int]:
         """Ensembl id (or special token) -> its place, which is its token in a vocabulary."""
         return {name: token for token, name in enumerate(self.ids)}
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of ids and symbols, the first 16 hexadecimal digits."""
+        return hashlib.sha256("\n".join((*self.ids, *self.symbols)).encode()).hexdigest()[:16]
+
+    def to_text(self) -> str:
+        """Render the table as ``genes.tsv``; the medians' column stays empty."""
+        rows = zip(self.ids, self.symbols, strict=True)
+        lines = (f"{token}\t{name}\t{symbol}\t" for token, (name, symbol) in enumerate(rows))
+        return "\n".join(("\t".join(COLUMNS), *lines)) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Write ``genes.tsv``."""
+        Path(path).write_text(self.to_text(), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> GeneTable:
+        """Read ``genes.tsv``; medians are passed over.
+
+        Raises
+        ------
+        InputError
+            The file is missing, has other columns, or tokens out of order.
+        """
+        ids, symbols, _ = _read_columns(Path(path))
+        return GeneTable(ids=tuple(ids), symbols=tuple(symbols))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +124,19 @@ class Vocabulary(GeneTable):
         if not (np.isfinite(medians).all() and (medians > 0).all()):
             raise InputError("gene table: every gene needs a median above zero")
 
+    def special(self, name: str) -> int:
+        """Token of ``"[CLS]"``, ``"[MASK]"``, ``"[PAD]"`` or ``"[SEP]"``, as this table has it.
+
+        Raises
+        ------
+        InputError
+            The table has no such token.
+        """
+        for spelling in (name, ALSO_CALLED[name]):
+            if spelling in self.token_of:
+                return self.token_of[spelling]
+        raise InputError(f"the gene table has no {name} token, which config.json asks for")
+
     def to_text(self) -> str:
         """Render the table as ``genes.tsv``; medians keep every bit."""
         rows = ["\t".join(COLUMNS)]
@@ -100,13 +150,19 @@ class Vocabulary(GeneTable):
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of ids, symbols and medians (as float64), the first 16 hexadecimal digits."""
+        """SHA-256 of ids, symbols, medians (as float64) and synonyms, its first 16 digits."""
         names = "\n".join((*self.ids, *self.symbols)).encode()
-        return hashlib.sha256(names + self.medians.astype("<f8").tobytes()).hexdigest()[:16]
+        digest = hashlib.sha256(names + self.medians.astype("<f8").tobytes())
+        if self.synonyms is not None:
+            digest.update(synonyms_to_text(self.synonyms, self.ids).encode())
+        return digest.hexdigest()[:16]
 
     def write(self, path: Path) -> None:
-        """Write ``genes.tsv``."""
-        Path(path).write_text(self.to_text(), encoding="utf-8")
+        """Write ``genes.tsv``, and ``gene_ids.tsv`` beside it if there are synonyms."""
+        super().write(path)
+        if self.synonyms is not None:
+            text = synonyms_to_text(self.synonyms, self.ids)
+            Path(path).with_name(SYNONYMS).write_text(text, encoding="utf-8")
 
     @classmethod
     def build(
@@ -122,48 +178,52 @@ class Vocabulary(GeneTable):
 
     @classmethod
     def read(cls, path: Path) -> Vocabulary:
-        """Read ``genes.tsv``.
+        """Read ``genes.tsv``, and ``gene_ids.tsv`` beside it where there is one.
 
         Raises
         ------
         InputError
             The file is missing, has other columns, tokens out of order, or a bad median.
         """
-        path = Path(path)
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            raise InputError(
-                f"{path}: the gene table is missing; copy the whole model folder"
-            ) from None
-        except UnicodeDecodeError:
-            raise InputError(
-                f"{path}: not a text file; a gene table is tab-separated UTF-8"
-            ) from None
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-        if not lines or tuple(lines[0].split("\t")) != COLUMNS:
-            raise InputError(f"{path}: the first line must be {' '.join(COLUMNS)}, tab-separated")
-        ids, symbols, medians = [], [], []
-        for place, line in enumerate(lines[1:]):
-            fields = line.split("\t")
-            if len(fields) != len(COLUMNS) or fields[0] != str(place) or not fields[1]:
-                raise InputError(
-                    f"{path}, line {place + 2}: expected token {place}, an id, a symbol and "
-                    "a median, tab-separated"
-                )
-            ids.append(fields[1])
-            symbols.append(fields[2])
-            try:
-                medians.append(float(fields[3]) if fields[3] else np.nan)
-            except ValueError:
-                raise InputError(
-                    f"{path}, line {place + 2}: {fields[3]!r} is not a median"
-                ) from None
+        ids, symbols, medians = _read_columns(Path(path))
         n_special = next((i for i, name in enumerate(ids) if name[:1] not in "[<"), len(ids))
         return cls(
             ids=tuple(ids),
             symbols=tuple(symbols),
             medians=np.array(medians, dtype=np.float64),
             n_special=n_special,
+            synonyms=read_synonyms(
+                Path(path).with_name(SYNONYMS), {name: token for token, name in enumerate(ids)}
+            ),
         )
+
+
+def _read_columns(path: Path) -> tuple[list[str], list[str], list[float]]:
+    """Ids, symbols and medians of a ``genes.tsv``, in token order; NaN where a median is empty."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: the gene table is missing; copy the whole model folder"
+        ) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file; a gene table is tab-separated UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if not lines or tuple(lines[0].split("\t")) != COLUMNS:
+        raise InputError(f"{path}: the first line must be {' '.join(COLUMNS)}, tab-separated")
+    ids, symbols, medians = [], [], []
+    for place, line in enumerate(lines[1:]):
+        fields = line.split("\t")
+        if len(fields) != len(COLUMNS) or fields[0] != str(place) or not fields[1]:
+            raise InputError(
+                f"{path}, line {place + 2}: expected token {place}, an id, a symbol and "
+                "a median, tab-separated"
+            )
+        ids.append(fields[1])
+        symbols.append(fields[2])
+        try:
+            medians.append(float(fields[3]) if fields[3] else np.nan)
+        except ValueError:
+            raise InputError(f"{path}, line {place + 2}: {fields[3]!r} is not a median") from None
+    return ids, symbols, medians

@@ -1,4 +1,4 @@
-"""Verbs on cells and models: embed, tokenize, info."""
+"""Verbs on cells: embed, genes, enhance, tokenize; and info."""
 
 from __future__ import annotations
 
@@ -62,6 +62,56 @@ def embed(
     for path in (out, report, map_png):
         if path is not None:
             print(path)
+
+
+@app.command
+def genes(
+    source: Path,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    options: Annotated[EmbedOptions | None, Parameter(name="*")] = None,
+) -> None:
+    """Turn every gene into a vector: the mean of its vectors over the cells that show it.
+
+    Parameters
+    ----------
+    source
+        Raw counts: .h5ad, .zarr, 10x .h5, 10x matrix folder (or .tar.gz of it), .loom.
+    out
+        .h5ad (genes as observations) or .parquet; appears when it is whole.
+    """
+    from cellscribe.cells.counts import tell
+    from cellscribe.genes import write_genes
+
+    with progress_bar("Embedding genes") as progress:
+        done = write_genes(source, out, options or EmbedOptions(), progress=progress, say=tell)
+    tell(f"{done.n_obs:,} genes x {done.n_vars}")
+    print(out)
+
+
+@app.command
+def enhance(
+    source: Path,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    options: Annotated[EmbedOptions | None, Parameter(name="*")] = None,
+) -> None:
+    """Write the expression that a model gives back, at another read depth (scFoundation).
+
+    Parameters
+    ----------
+    source
+        Raw counts: .h5ad, .zarr, 10x .h5, 10x matrix folder (or .tar.gz of it), .loom.
+    out
+        .h5ad; appears when it is whole.
+    """
+    from cellscribe.cells.counts import tell
+    from cellscribe.genes import write_enhanced
+
+    with progress_bar("Enhancing") as progress:
+        done = write_enhanced(source, out, options or EmbedOptions(), progress=progress, say=tell)
+    tell(f"{done.n_obs:,} cells x {done.n_vars:,} genes")
+    print(out)
 
 
 @app.command

@@ -14,8 +14,14 @@ from cellscribe.config.corpus import (
     ReaderOptions,
     SplitOptions,
 )
-from cellscribe.config.inference import EmbedOptions, OutputDtype, Precision
-from cellscribe.config.model import ModelConfig
+from cellscribe.config.inference import (
+    EmbedOptions,
+    ImportOptions,
+    ModelOptions,
+    OutputDtype,
+    Precision,
+)
+from cellscribe.config.model import ModelConfig, Pooling
 from cellscribe.config.reading import (
     Preset,
     from_mapping,
@@ -35,8 +41,11 @@ __all__ = [
     "CensusOptions",
     "EmbedOptions",
     "FinetuneOptions",
+    "ImportOptions",
     "ModelConfig",
+    "ModelOptions",
     "OutputDtype",
+    "Pooling",
     "Precision",
     "Preset",
     "ReaderOptions",

@@ -1,4 +1,7 @@
-"""The shape of the encoder. Fields keep Hugging Face's names, so that `transformers` reads them."""
+"""The shape of the encoder, and where a cell's vector is read.
+
+Fields keep Hugging Face's names, so that `transformers` reads them.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,10 @@ class ModelConfig:
     """Id of [PAD]."""
     cls_token: bool = True
     """Put [CLS] in front of the genes."""
+    sep_token: bool = False
+    """Put [SEP] behind the genes (Geneformer V2's <eos>)."""
+    head_act: Literal["relu", "gelu", "gelu_new"] | None = None
+    """Activation of the masked-gene head, if not `hidden_act` (Megatron's head is always gelu)."""
 
     def __post_init__(self) -> None:
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
@@ -51,8 +58,36 @@ class ModelConfig:
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
                 f"{self.num_attention_heads}; choose a width that the heads divide"
             )
-        if self.context + self.cls_token > self.max_position_embeddings:
+        if self.context + self.cls_token + self.sep_token > self.max_position_embeddings:
             raise InputError(
                 f"context {self.context} and its special tokens do not fit into "
                 f"max_position_embeddings {self.max_position_embeddings}; lower the context"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooling:
+    """Which of the encoder's vectors make the vector of a cell."""
+
+    hidden_layer: int = -1
+    """Counted from the end: -1 is the last block's output, -2 the one before."""
+    pool: Literal["genes", "cls", "genes_but_last"] = "genes"
+    """Mean over the genes, the vector at [CLS], or the mean without the last gene (BioNeMo's)."""
+
+    def __post_init__(self) -> None:
+        if self.hidden_layer >= 0:
+            raise InputError(
+                f"hidden layers count from the end: -1 is the last one, not {self.hidden_layer}"
+            )
+
+    def sentence(self) -> str:
+        """Say it in words, for the provenance of vectors."""
+        layer = {-1: "the last hidden layer", -2: "the second to last hidden layer"}.get(
+            self.hidden_layer, f"hidden layer {self.hidden_layer} from the end"
+        )
+        how = {
+            "genes": f"mean of {layer} over a cell's genes",
+            "cls": f"{layer} at [CLS]",
+            "genes_but_last": f"mean of {layer} over a cell's genes but the last one",
+        }
+        return f"{how[self.pool]}; zeros for a cell without a known gene"

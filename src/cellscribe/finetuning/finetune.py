@@ -198,7 +198,15 @@ def save_finetuned(
         model.encoder.load_state_dict(encoder.state_dict())
     with writing(out) as partial:
         text = card(checkpoint.name, head)
-        save_checkpoint(partial, model, checkpoint.vocabulary, provenance, readme=text)
+        save_checkpoint(
+            partial,
+            model,
+            checkpoint.vocabulary,
+            provenance,
+            readme=text,
+            pooling=checkpoint.pooling,
+            family=checkpoint.family,
+        )
         if tuned is None:
             shutil.copyfile(folder / WEIGHTS, partial / WEIGHTS)
         save_head(partial, head)

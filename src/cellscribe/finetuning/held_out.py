@@ -19,7 +19,7 @@ import torch
 from cellscribe.cells.counts import Counts
 from cellscribe.cells.genes import map_genes
 from cellscribe.cells.pipeline import ranked_blocks
-from cellscribe.cells.rank import PER_CELL, RankedCells
+from cellscribe.cells.tokens import PER_CELL, CellTokens
 from cellscribe.config import FinetuneOptions, Precision
 from cellscribe.errors import InputError
 from cellscribe.finetuning.labelled import Labelled, Say, choose_folds, learnable
@@ -119,7 +119,7 @@ class Training:
 
     def _tune(
         self,
-        ranked: RankedCells,
+        ranked: CellTokens,
         learn: Integers,
         stop: Integers | None,
         progress: Follow,
@@ -142,7 +142,7 @@ class Training:
             progress=lambda done, total: progress(done, total, what),
         )
 
-    def ranked(self) -> RankedCells:
+    def ranked(self) -> CellTokens:
         """Tokens of the labelled cells."""
         config, vocabulary = self.checkpoint.config, self.checkpoint.vocabulary
         parts = []
@@ -155,19 +155,19 @@ class Training:
                 last = first + len(block.lengths)
                 parts.append(pick(block, rows[(rows >= first) & (rows < last)] - first))
                 first = last
-        return RankedCells.concatenate(parts)
+        return CellTokens.concatenate(parts)
 
 
 def _silent(_: str) -> None:
     pass
 
 
-def pick(ranked: RankedCells, rows: Integers) -> RankedCells:
+def pick(ranked: CellTokens, rows: Integers) -> CellTokens:
     """Some cells, in the order of `rows`."""
     lengths = ranked.lengths[rows]
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     places = np.repeat(ranked.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
-    return RankedCells(
+    return CellTokens(
         tokens=ranked.tokens[places],
         offsets=offsets,
         **{name: getattr(ranked, name)[rows] for name in PER_CELL},

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cellscribe.cells.batches import length_buckets
-from cellscribe.cells.rank import RankedCells
+from cellscribe.cells.tokens import CellTokens
 from cellscribe.cells.vocabulary import CLS
 from cellscribe.config import FinetuneOptions
 from cellscribe.errors import InputError
@@ -32,7 +32,7 @@ from cellscribe.finetuning.calibration import log_loss
 from cellscribe.finetuning.linear import LinearHead
 from cellscribe.model.attention import Cells
 from cellscribe.model.encoder import Encoder, set_compute_dtype
-from cellscribe.model.heads import mean_over_genes
+from cellscribe.model.pooling import Specials, pool_packed
 from cellscribe.training.optimizer import decay_groups
 
 ADAPTED = ("qkv", "attention_out", "up", "down")
@@ -56,7 +56,7 @@ class CellClassifier(nn.Module):
     def __init__(self, encoder: Encoder, head: LinearHead) -> None:
         super().__init__()
         self.encoder = encoder
-        self.front = int(encoder.config.cls_token)
+        self.specials = Specials((CLS,) if encoder.config.cls_token else ())
         self.head = nn.Linear(*head.weight.shape[::-1])
         with torch.no_grad():
             self.head.weight.copy_(torch.from_numpy(head.weight))
@@ -67,7 +67,7 @@ class CellClassifier(nn.Module):
 
     def vectors(self, tokens_N: torch.Tensor, cells: Cells, ranks_N: torch.Tensor) -> torch.Tensor:
         """``[B, D]`` as `embed` gives them."""
-        return mean_over_genes(self.encoder(tokens_N, cells, ranks_N), cells, self.front)
+        return pool_packed(self.encoder(tokens_N, cells, ranks_N), cells, self.specials)
 
     def forward(self, tokens_N: torch.Tensor, cells: Cells, ranks_N: torch.Tensor) -> torch.Tensor:
         """``[B, C]`` scores of packed cells."""
@@ -139,7 +139,7 @@ class Packed:
 
 
 def pack(
-    ranked: RankedCells,
+    ranked: CellTokens,
     rows: Integers,
     front: int,
     device: torch.device,
@@ -165,13 +165,13 @@ def pack(
 
 @torch.no_grad()
 def predict(
-    model: CellClassifier, ranked: RankedCells, rows: Integers, device: torch.device
+    model: CellClassifier, ranked: CellTokens, rows: Integers, device: torch.device
 ) -> npt.NDArray[np.float64]:
     """``[len(rows), C]`` scores of whole cells, none empty."""
     model.eval()
     logits = np.empty((len(rows), model.head.out_features))
-    for some in length_buckets(ranked.lengths[rows] + model.front, TOKENS):
-        batch = pack(ranked, rows[some], model.front, device)
+    for some in length_buckets(ranked.lengths[rows] + model.specials.n, TOKENS):
+        batch = pack(ranked, rows[some], model.specials.n, device)
         scores_BC = model(batch.tokens_N, batch.cells, batch.ranks_N)
         logits[some] = scores_BC.double().cpu().numpy()
     return logits
@@ -191,7 +191,7 @@ class Tuned:
 def tune(
     encoder: Encoder,
     head: LinearHead,
-    ranked: RankedCells,
+    ranked: CellTokens,
     truth: Integers,
     learn: Integers,
     stop: Integers | None,
@@ -242,7 +242,7 @@ def tune(
             rate = _rate((epoch - 1) * per_epoch + place + 1, options.epochs * per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = options.peak_rate * rate
-            batch = pack(ranked, rows, model.front, device, options.genes_per_cell, rng)
+            batch = pack(ranked, rows, model.specials.n, device, options.genes_per_cell, rng)
             _step(model, optimizer, batch, torch.from_numpy(truth[rows]).to(device))
             done += len(rows)
             if progress is not None:
@@ -283,7 +283,7 @@ def _trained(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def _held_out(
     model: CellClassifier,
-    ranked: RankedCells,
+    ranked: CellTokens,
     truth: Integers,
     rows: Integers,
     device: torch.device,

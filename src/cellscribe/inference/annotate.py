@@ -22,9 +22,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from cellscribe.cells.counts import Counts, open_counts, tell
-from cellscribe.cells.genes import GeneMap, map_genes
+from cellscribe.cells.genes import GeneMap
 from cellscribe.config import AnnotateOptions
 from cellscribe.errors import InputError
+from cellscribe.families.opening import read_model
 from cellscribe.finetuning.calibration import tell_of_calibration
 from cellscribe.finetuning.labelled import (
     Labelled,
@@ -41,7 +42,6 @@ from cellscribe.inference.outputs import (
     write_element,
 )
 from cellscribe.inference.transfer import Reference, fit_reference
-from cellscribe.model.header import read_header
 from cellscribe.model.heads import UNKNOWN, Head, best_of, load_head
 from cellscribe.writing import check_target, writing
 
@@ -182,10 +182,10 @@ def annotate_opened(
     InputError
         The model has no head and there is no reference, or bad input.
     """
-    header = read_header(options.model)
+    header = read_model(options.model)
     reference = options.reference if reference is None else reference
     head = load_head(header.directory) if reference is None else None
-    genes = map_genes(counts.var, header.vocabulary, gene_key=options.gene_key, name=counts.name)
+    genes = header.map_genes(counts.var, gene_key=options.gene_key, name=counts.name)
     with ExitStack() as stack:
         # All that can be refused without torch is refused before it is imported.
         opened, labelled = None, None
@@ -196,7 +196,7 @@ def annotate_opened(
             labelled = read_labels(
                 [opened], options.label, options.group, options.fewest_cells, say=say
             )
-            map_genes(opened.var, header.vocabulary, name=opened.name)
+            header.map_genes(opened.var, name=opened.name)
         from cellscribe.inference.embedder import load
 
         embedder = load(
@@ -209,8 +209,8 @@ def annotate_opened(
             say(embedder.note)
         about: dict[str, Any] = {
             "cellscribe": metadata.version("cellscribe"),
-            "model": embedder.checkpoint.name,
-            "model_hash": embedder.checkpoint.hash,
+            "model": embedder.header.name,
+            "model_hash": embedder.hash,
             "precision": embedder.precision,
             "device": embedder.device.type,
             "source": Path(counts.name).name,
@@ -242,7 +242,7 @@ def _reference(
     say: Say,
 ) -> tuple[Reference, dict[str, Any]]:
     """Embed a reference and make it ready to vote."""
-    genes = map_genes(opened.var, embedder.checkpoint.vocabulary, name=opened.name)
+    genes = embedder.header.map_genes(opened.var, name=opened.name)
     follow = _what(progress, "Embedding the reference")
     vectors = embed_opened(embedder, opened, genes, progress=follow)[labelled.rows[0]]
     filled = vectors.any(axis=1)

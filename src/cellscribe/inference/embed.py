@@ -13,15 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.cells.counts import Counts
-from cellscribe.cells.genes import GeneMap, map_genes
+from cellscribe.cells.genes import GeneMap
 from cellscribe.config import EmbedOptions
 from cellscribe.errors import InputError
+from cellscribe.families.opening import read_model
 from cellscribe.inference.outputs import check_form, finish, sidecar
 from cellscribe.inference.partial import Partial, fingerprint, partial_folder
-from cellscribe.model.header import read_header
 from cellscribe.writing import OutputError, check_target
 
-POOLING = "mean of the last hidden layer over a cell's genes; zeros for a cell without a known gene"
 MOST_SHOWN = 10_000
 """Cells that a map shows; of more, a random sample."""
 LOW_COVERAGE = 0.8
@@ -87,8 +86,8 @@ def embed_counts(
         Ctrl-C; likewise.
     """
     check_output(out, counts.path, options)
-    header = read_header(options.model)
-    genes = map_genes(counts.var, header.vocabulary, gene_key=options.gene_key, name=counts.name)
+    header = read_model(options.model)
+    genes = header.map_genes(counts.var, gene_key=options.gene_key, name=counts.name)
     # torch takes its time to import: all that can be refused without it is behind us.
     from cellscribe.inference.embedder import load
 
@@ -97,12 +96,14 @@ def embed_counts(
         device=options.device,
         precision=options.precision,
         threads=options.threads,
+        options=options,
     )
     if say is not None and embedder.note:
         say(embedder.note)
     identity = {
-        "model": embedder.checkpoint.hash,
-        "gene_table": header.vocabulary.hash,
+        "model": embedder.hash,
+        "gene_table": header.table.hash,
+        "pooling": embedder.pooling,
         "layer": counts.layer,
         "input": fingerprint(counts),
         "gene_key": genes.key,
@@ -136,7 +137,7 @@ def embed_counts(
             cells_per_second=(counts.n_cells - first) / max(seconds, 1e-9),
             provenance=_provenance(counts, embedder, genes, cells, options),
             genes=genes,
-            warnings=find_warnings(cells, embedder.checkpoint.config.context),
+            warnings=find_warnings(cells, embedder.context),
             cells=cells,
             shown=shown,
             vectors=np.concatenate([partial.vectors(row, row + 1) for row in shown]),
@@ -218,7 +219,7 @@ def find_warnings(cells: npt.NDArray[Any], context: int) -> list[str]:
     if 2 * cut > len(cells):
         found.append(
             f"{cut / len(cells):.0%} of the cells have more known genes than the {context:,} that "
-            "the model reads; it sees their highest ranks."
+            "the model reads; the others are left out."
         )
     return found
 
@@ -230,15 +231,14 @@ def _provenance(
     cells: npt.NDArray[Any],
     options: EmbedOptions,
 ) -> dict[str, Any]:
-    config = embedder.checkpoint.config
     umis = int(cells["umis"].sum())
     return {
         "cellscribe": metadata.version("cellscribe"),
-        "model": embedder.checkpoint.name,
-        "model_hash": embedder.checkpoint.hash,
-        "vocabulary_hash": embedder.checkpoint.vocabulary.hash,
-        "pooling": POOLING,
-        "context": config.context,
+        "model": embedder.header.name,
+        "model_hash": embedder.hash,
+        "vocabulary_hash": embedder.header.table.hash,
+        "pooling": embedder.pooling,
+        "context": embedder.context,
         "precision": embedder.precision,
         "device": embedder.device.type,
         "dtype": options.dtype,

@@ -15,7 +15,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,24 +23,27 @@ import torch
 
 from cellscribe.cells.batches import length_buckets
 from cellscribe.cells.counts import Counts, open_counts
-from cellscribe.cells.genes import GeneMap, map_genes
-from cellscribe.cells.pipeline import ranked_blocks, usable_cores
-from cellscribe.cells.rank import RankedCells
-from cellscribe.cells.vocabulary import CLS
-from cellscribe.config import OutputDtype, Precision
+from cellscribe.cells.genes import GeneMap
+from cellscribe.cells.pipeline import ordered_map, token_blocks, usable_cores
+from cellscribe.cells.tokens import CellTokens
+from cellscribe.config import ModelOptions, OutputDtype, Precision
 from cellscribe.errors import InputError
-from cellscribe.model.attention import Cells
+from cellscribe.families.bert import Bert
+from cellscribe.families.contract import CellModel
+from cellscribe.families.opening import Opened, open_model
 from cellscribe.model.attention_cpu import has_bf16_kernel
-from cellscribe.model.checkpoint import Checkpoint, load_checkpoint
 from cellscribe.model.device import DTYPES, SLOW_CPU, choose_device, choose_precision
-from cellscribe.model.encoder import Encoder, set_compute_dtype
-from cellscribe.model.heads import mean_over_genes
+from cellscribe.model.encoder import set_compute_dtype
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+T = TypeVar("T")
+
 CPU_TOKENS = 2_048
 """Tokens a batch and worker: enough to fill a product, few enough for the second-level cache."""
+GPU_TOKENS = 65_536
+"""Of a family that has no path of its own to the GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +52,7 @@ class Block:
 
     vectors: npt.NDArray[np.float32]
     """``[B, D]``; zeros for a cell without a known gene."""
-    cells: RankedCells
+    cells: CellTokens
     """What the vectors were made from."""
 
 
@@ -59,6 +62,7 @@ def load(
     device: str = "auto",
     precision: Precision = "auto",
     threads: int | None = None,
+    options: ModelOptions | None = None,
 ) -> Embedder:
     """Load a model for embedding.
 
@@ -74,18 +78,20 @@ def load(
         LayerNorm and the vectors are float32 whatever it is.
     threads
         CPU workers; all usable cores if not given.
+    options
+        What differs from the way that the model's family publishes as its own: pool, layer.
 
     Raises
     ------
     InputError
-        Unknown or damaged model, no such device, or a precision that the device lacks.
+        Unknown or damaged model, no such device, a precision that the device lacks, or an option
+        that the model's family does not have.
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads must be 1 or more, not {threads}")
     where = choose_device(device)
     chosen = choose_precision(where, precision)
-    checkpoint = load_checkpoint(model)
-    return Embedder(checkpoint, where, chosen, threads or usable_cores())
+    return Embedder(open_model(model, options), where, chosen, threads or usable_cores())
 
 
 class Embedder:
@@ -93,33 +99,42 @@ class Embedder:
 
     Attributes
     ----------
-    checkpoint
-        Name, configuration, gene table, provenance and hash of the model.
+    header
+        Name, family, gene table and provenance of the model.
+    cells
+        The model itself, see `families.contract.CellModel`.
+    hash
+        SHA-256 of its weights file, the first 16 hexadecimal digits.
     device, precision, threads
         Where and how it computes.
     note
         What a user should know of a slower way that is taken, else "".
     width
         ``D``, the length of a vector.
+    context
+        Most genes of a cell that are read.
+    pooling
+        How a vector is made, in words.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, device: torch.device, precision: Precision, threads: int
+        self, opened: Opened, device: torch.device, precision: Precision, threads: int
     ) -> None:
-        self.checkpoint = checkpoint
+        self.header, self.hash = opened.header, opened.hash
         self.device = device
         self.precision = precision
         self.threads = threads
         self.note = ""
         if device.type == "cpu" and not has_bf16_kernel():
             self.note = SLOW_CPU[precision]
-        self.width = checkpoint.config.hidden_size
-        self._encoder: Encoder = checkpoint.model.encoder.eval()
-        set_compute_dtype(self._encoder, DTYPES[precision], cast_weights=True)
-        self._encoder.to(device)
+        self.cells = opened.cells
+        self.width, self.context = opened.cells.width, opened.cells.context
+        self.pooling = opened.cells.pooling
+        set_compute_dtype(opened.cells.network, DTYPES[precision], cast_weights=True)
+        opened.cells.network.to(device)
 
     def __repr__(self) -> str:
-        return f"<Embedder {self.checkpoint.name} on {self.device}, {self.precision}>"
+        return f"<Embedder {self.header.name} on {self.device}, {self.precision}>"
 
     def embed(
         self,
@@ -146,8 +161,8 @@ class Embedder:
         Returns
         -------
         numpy.ndarray
-            ``[n_cells, D]`` in the order of the input: the mean of the last hidden layer over a
-            cell's genes, zeros for a cell without a known gene.
+            ``[n_cells, D]`` in the order of the input, made as `pooling` says; zeros for a cell
+            without a known gene.
 
         Raises
         ------
@@ -155,9 +170,7 @@ class Embedder:
             Bad input, see `open_counts` and `map_genes`.
         """
         with open_counts(source, layer=layer) as counts:
-            genes = map_genes(
-                counts.var, self.checkpoint.vocabulary, gene_key=gene_key, name=counts.name
-            )
+            genes = self.header.map_genes(counts.var, gene_key=gene_key, name=counts.name)
             out = np.empty((counts.n_cells, self.width), dtype=dtype)
             done = 0
             for block in self.blocks(counts, genes, progress=progress):
@@ -178,18 +191,15 @@ class Embedder:
         The same rows give the same bytes whatever `start` is, if it is a multiple of
         `pipeline.BLOCK`.
         """
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and isinstance(self.cells, Bert):
             from cellscribe.inference.gpu import gpu_blocks
 
-            yield from gpu_blocks(self._encoder, self.checkpoint, counts, genes, start, progress)
+            yield from gpu_blocks(self.cells, counts, genes, start, progress)
             return
-        config, vocabulary = self.checkpoint.config, self.checkpoint.vocabulary
         done = start
         with (
-            _workers(self.threads) as workers,
-            closing(
-                ranked_blocks(counts, genes, vocabulary, config.context, start=start)
-            ) as ranked_cells,
+            _workers(1 if self.device.type == "cuda" else self.threads) as workers,
+            closing(token_blocks(counts, genes, self.cells.tokenize, start=start)) as tokens,
         ):
             started: deque[_Started] = deque()
 
@@ -204,7 +214,7 @@ class Embedder:
                         progress(done, counts.n_cells)
                 return Block(vectors=block.vectors, cells=block.cells)
 
-            for cells in ranked_cells:
+            for cells in tokens:
                 started.append(self._start(workers, cells))
                 # One block is always queued behind the one at work: no worker runs dry.
                 if len(started) == 2:
@@ -212,13 +222,58 @@ class Embedder:
             while started:
                 yield finish()
 
-    def _start(self, workers: Executor, cells: RankedCells) -> _Started:
+    def each_batch(
+        self,
+        counts: Counts,
+        genes: GeneMap,
+        run: Callable[[CellModel, CellTokens, npt.NDArray[np.int64]], T],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[tuple[npt.NDArray[np.int64], T]]:
+        """Apply `run` to batches of cells, none empty, side by side; results in order, few waiting.
+
+        Yields the rows of each batch in the input, and what `run` made of the model, the block and
+        the rows there.
+        """
+
+        def batches(
+            blocks: Iterator[CellTokens],
+        ) -> Iterator[tuple[int, CellTokens, npt.NDArray[np.int64]]]:
+            first = 0
+            for cells in blocks:
+                for rows in self._batches(cells):
+                    yield first, cells, rows
+                first += len(cells.lengths)
+
+        def work(
+            batch: tuple[int, CellTokens, npt.NDArray[np.int64]],
+        ) -> tuple[npt.NDArray[np.int64], T]:
+            first, cells, rows = batch
+            with torch.inference_mode():
+                return first + rows, run(self.cells, cells, rows)
+
+        n_workers = 1 if self.device.type == "cuda" else self.threads
+        done = 0
+        with (
+            _workers(n_workers) as workers,
+            closing(token_blocks(counts, genes, self.cells.tokenize)) as blocks,
+        ):
+            for rows, result in ordered_map(workers, work, batches(blocks), ahead=n_workers + 1):
+                yield rows, result
+                done += len(rows)
+                if progress is not None:
+                    progress(done, counts.n_cells)
+
+    def _batches(self, cells: CellTokens) -> list[npt.NDArray[np.int64]]:
+        """Rows of the cells that are not empty, by like length."""
+        places = self.cells.places(cells)
+        filled = np.flatnonzero(places)
+        budget = GPU_TOKENS if self.device.type == "cuda" else CPU_TOKENS
+        return [filled[rows] for rows in length_buckets(places[filled], budget)]
+
+    def _start(self, workers: Executor, cells: CellTokens) -> _Started:
         vectors = np.zeros((len(cells.lengths), self.width), dtype=np.float32)
-        filled = np.flatnonzero(cells.lengths)
-        front = int(self.checkpoint.config.cls_token)
-        batches = [
-            filled[places] for places in length_buckets(cells.lengths[filled] + front, CPU_TOKENS)
-        ]
+        batches = self._batches(cells)
         return _Started(
             cells,
             vectors,
@@ -226,36 +281,28 @@ class Embedder:
         )
 
     def _run(
-        self, cells: RankedCells, rows: npt.NDArray[np.int64], vectors: npt.NDArray[np.float32]
+        self, cells: CellTokens, rows: npt.NDArray[np.int64], vectors: npt.NDArray[np.float32]
     ) -> None:
         """Embed one batch of cells, none empty, into its rows of `vectors`."""
-        front = [np.array([CLS], np.uint16)] if self.checkpoint.config.cls_token else []
-        parts, lengths = [], []
-        for row in rows:
-            tokens = cells.tokens[cells.offsets[row] : cells.offsets[row + 1]]
-            parts += [*front, tokens]
-            lengths.append(len(front) + len(tokens))
-        tokens_N = torch.from_numpy(np.concatenate(parts).astype(np.int64))
         with torch.inference_mode():
-            where = Cells(tuple(lengths), torch.device("cpu"))
-            hidden_ND = self._encoder(tokens_N, where)
-            vectors[rows] = mean_over_genes(hidden_ND, where, len(front)).numpy()
+            vectors[rows] = self.cells.embed(cells, rows).float().cpu().numpy()
 
 
 @dataclass(frozen=True)
 class _Started:
     """A block whose batches are at work."""
 
-    cells: RankedCells
+    cells: CellTokens
     vectors: npt.NDArray[np.float32]
     batches: list[tuple[npt.NDArray[np.int64], Future[None]]]
 
 
 @contextmanager
 def _workers(n: int) -> Iterator[Executor]:
-    """CPU workers of one torch thread each; the caller's number of threads stays as it was."""
-    # Once asked for, torch keeps the number per thread; else the workers' would spread.
+    """CPU workers of one torch thread each; meanwhile the caller, who adds up, has one as well."""
+    # Torch keeps the number per thread.
     before = torch.get_num_threads()
+    torch.set_num_threads(1)
     pool = ThreadPoolExecutor(
         n, thread_name_prefix="embed", initializer=torch.set_num_threads, initargs=(1,)
     )

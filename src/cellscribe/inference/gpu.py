@@ -5,7 +5,8 @@ queues copies, ranks, encoder and copies back. The device is never asked for a n
 needs was counted on the host), so queueing never waits for it; the caller waits for events alone.
 
 Cells are batched by groups of `GROUP` blocks. A group's tokens stay on the device in one padded
-array ``[C, W]``, [CLS] in front; a batch is gathered from it. The same code runs on device "cpu".
+array ``[C, W]``, special tokens around them; a batch is gathered from it. Device "cpu" runs
+the same code.
 
 Letters: ``B`` cells of a batch, ``C`` of a group, ``F`` of its cells with a token, batch by batch,
 ``N`` packed tokens, ``L`` tokens of the longest cell, ``W`` places a cell, ``D`` width.
@@ -28,15 +29,15 @@ from cellscribe.cells.batches import length_buckets
 from cellscribe.cells.counts import Counts
 from cellscribe.cells.genes import GeneMap
 from cellscribe.cells.pipeline import BLOCK, read_ahead
-from cellscribe.cells.rank import PER_CELL, RankedCells, rank_cells_torch
-from cellscribe.cells.vocabulary import CLS
+from cellscribe.cells.rank import rank_cells_torch
+from cellscribe.cells.tokens import PER_CELL, CellTokens
 from cellscribe.errors import InputError
+from cellscribe.families.bert import Bert
 from cellscribe.inference.embedder import Block
 from cellscribe.inference.staging import Lanes, Staged, Wait, stage
 from cellscribe.model.attention import Cells, has_varlen_kernel
-from cellscribe.model.checkpoint import Checkpoint
 from cellscribe.model.encoder import Encoder, Linear
-from cellscribe.model.heads import mean_over_genes
+from cellscribe.model.pooling import pool_packed, pool_padded
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -49,8 +50,7 @@ GROUP = 8
 
 
 def gpu_blocks(
-    encoder: Encoder,
-    checkpoint: Checkpoint,
+    model: Bert,
     counts: Counts,
     genes: GeneMap,
     start: int = 0,
@@ -66,10 +66,8 @@ def gpu_blocks(
 
     Parameters
     ----------
-    encoder
-        The network, in evaluation mode, on its device.
-    checkpoint
-        Its configuration and gene table.
+    model
+        On its device.
     counts, genes
         Opened cells, and the tokens of their columns.
     start
@@ -86,19 +84,19 @@ def gpu_blocks(
         Bad counts, see `Counts.blocks`, or too little memory on the device.
     """
     # Not "cuda": the threads have a current device of their own.
-    device = next(encoder.parameters()).device
-    vocabulary, lanes = checkpoint.vocabulary, Lanes(device)
-    packed = _choose_layout(encoder, device) if packed is None else packed
+    device = next(model.network.parameters()).device
+    lanes = Lanes(device)
+    packed = _choose_layout(model.network, device) if packed is None else packed
     skip = start % (GROUP * BLOCK)
     done = start - skip
 
     def staged_blocks(blocks: Iterator[csr_matrix]) -> Iterator[Staged]:
         for block in blocks:
-            yield stage(block, genes.token, len(vocabulary), lanes)
+            yield stage(block, genes.token, len(model.vocabulary), lanes)
 
     def queued_groups(blocks: Iterator[Staged]) -> Iterator[_Group]:
         with _memory_told(device):
-            queue = _Queue(encoder, checkpoint, genes, lanes, packed)
+            queue = _Queue(model, genes, lanes, packed)
         for block in blocks:
             with _memory_told(device):
                 queue.rank(block)
@@ -167,7 +165,7 @@ class _Group:
     def finish(self, skip: int) -> Block:
         """Wait and copy the cells behind the first `skip` out of pinned memory, which is scarce."""
         self.wait()
-        cells = RankedCells(
+        cells = CellTokens(
             tokens=self.tokens_N.numpy().astype(np.uint16),
             offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths)]),
             **self.per_cell,
@@ -181,15 +179,12 @@ class _Group:
 class _Queue:
     """Queues work on the device, and holds the tokens of the group that is being ranked."""
 
-    def __init__(
-        self, encoder: Encoder, checkpoint: Checkpoint, genes: GeneMap, lanes: Lanes, packed: bool
-    ) -> None:
-        self._encoder, self._config = encoder, checkpoint.config
+    def __init__(self, model: Bert, genes: GeneMap, lanes: Lanes, packed: bool) -> None:
+        self._model, self._specials = model, model.specials
         self._lanes, self._packed = lanes, packed
-        self._front = int(checkpoint.config.cls_token)
         self._token_of_column, self._medians = lanes.to_device(
             lanes.pin(genes.token, torch.int64),
-            lanes.pin(checkpoint.vocabulary.medians, torch.float64),
+            lanes.pin(model.vocabulary.medians, torch.float64),
         )
         self._tokens_CW = torch.empty(0)
         self._per_cell: list[dict[str, npt.NDArray[Any]]] = []
@@ -202,18 +197,23 @@ class _Queue:
     @torch.inference_mode()
     def rank(self, block: Staged) -> None:
         """Queue the ranking of a block."""
-        device, front, context = self._lanes.device, self._front, self._config.context
+        device, context = self._lanes.device, self._model.context
+        front = len(self._specials.front)
         if not self._per_cell:
-            shape = (GROUP * BLOCK, front + context)
+            shape = (GROUP * BLOCK, context + self._specials.n)
             self._tokens_CW = torch.full(shape, -1, dtype=torch.int32, device=device)
-            self._tokens_CW[:, :front] = CLS
+            for place, token in enumerate(self._specials.front):
+                self._tokens_CW[:, place] = token
         indptr, columns, values = self._lanes.to_device(*block.csr)
-        tokens, _ = rank_cells_torch(
+        tokens, lengths = rank_cells_torch(
             indptr, columns, values, self._token_of_column, self._medians, context, block.longest
         )
         n_cells, n_places = tokens.shape
         first = self.n_blocks * BLOCK
-        self._tokens_CW[first : first + n_cells, front : front + n_places] = tokens
+        ours = self._tokens_CW[first : first + n_cells]
+        ours[:, front : front + n_places] = tokens
+        for place, token in enumerate(self._specials.back):
+            ours.scatter_(1, (front + lengths + place)[:, None], token)
         self._per_cell.append(block.per_cell)
 
     @torch.inference_mode()
@@ -224,15 +224,15 @@ class _Queue:
             name: np.concatenate([part[name] for part in self._per_cell]) for name in PER_CELL
         }
         self._per_cell = []
-        lengths = np.minimum(per_cell["genes_known"], self._config.context).astype(np.int64)
+        lengths = np.minimum(per_cell["genes_known"], self._model.context).astype(np.int64)
         filled = np.flatnonzero(lengths)
-        read = lengths + self._front
+        read = lengths + self._specials.n
         batches = [filled[places] for places in length_buckets(read[filled], GPU_TOKENS)]
         order = np.concatenate([filled[:0], *batches])
         rows_F, lengths_F = lanes.to_device(
             lanes.pin(order, torch.int64), lanes.pin(read[order], torch.int64)
         )
-        n_cells, width = len(lengths), self._config.hidden_size
+        n_cells, width = len(lengths), self._model.width
         vectors_CD = torch.zeros((n_cells, width), dtype=torch.float32, device=device)
         marks: list[tuple[int, Wait]] = []
         sizes = [len(rows) for rows in batches]
@@ -246,24 +246,25 @@ class _Queue:
             vectors_CD.index_copy_(0, rows_B, self._vectors(tokens_CW, rows_B, cells))
             marks.append((len(rows), lanes.mark()))
         lengths_C = torch.zeros(n_cells, dtype=torch.int64, device=device)
-        lengths_C.index_copy_(0, rows_F, lengths_F - self._front)
+        lengths_C.index_copy_(0, rows_F, lengths_F - self._specials.n)
         rows_C = torch.arange(n_cells, device=device)
-        tokens_N = pack(tokens_CW[:, self._front :], rows_C, lengths_C, int(lengths.sum()))
+        tokens_N = pack(
+            tokens_CW[:, len(self._specials.front) :], rows_C, lengths_C, int(lengths.sum())
+        )
         (tokens_N, vectors_CD), wait = lanes.to_host(tokens_N, vectors_CD)
         return _Group(lengths, per_cell, marks, tokens_N, vectors_CD, wait)
 
     def _vectors(self, tokens_CW: torch.Tensor, rows_B: torch.Tensor, cells: Cells) -> torch.Tensor:
         """Embed one batch of cells, none empty, ``[B, D]``."""
+        network, rule = self._model.network, self._model.rule
         if self._packed:
             tokens_N = pack(tokens_CW, rows_B, cells.lengths_B, sum(cells.lengths))
-            return mean_over_genes(self._encoder(tokens_N, cells), cells, self._front)
+            hidden_ND = network(tokens_N, cells, hidden_layer=rule.hidden_layer)
+            return pool_packed(hidden_ND, cells, self._specials, rule.pool)
         tokens_BL = tokens_CW.index_select(0, rows_B)[:, : cells.longest]
-        tokens_BL = tokens_BL.masked_fill(tokens_BL < 0, self._config.pad_token_id)
-        hidden_BLD = self._encoder(tokens_BL, cells)
-        place_L = torch.arange(cells.longest, device=hidden_BLD.device)
-        is_gene_BL = (place_L >= self._front) & (place_L < cells.lengths_B[:, None])
-        sums_BD = hidden_BLD.masked_fill(~is_gene_BL[:, :, None], 0.0).sum(1)
-        return sums_BD / (cells.lengths_B - self._front)[:, None]
+        tokens_BL = tokens_BL.masked_fill(tokens_BL < 0, self._model.config.pad_token_id)
+        hidden_BLD = network(tokens_BL, cells, hidden_layer=rule.hidden_layer)
+        return pool_padded(hidden_BLD, cells, self._specials, rule.pool)
 
 
 def pack(

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.cells.counts import Counts
-from cellscribe.cells.rank import RankedCells
+from cellscribe.cells.tokens import CellTokens
 from cellscribe.config import OutputDtype
 from cellscribe.errors import InputError
 from cellscribe.writing import disk_errors, remove
@@ -130,7 +130,7 @@ class Partial:
             os.fsync(file.fileno())
         os.replace(partial, self.folder / "state.json")
 
-    def append(self, vectors: npt.NDArray[np.float32], cells: RankedCells) -> None:
+    def append(self, vectors: npt.NDArray[np.float32], cells: CellTokens) -> None:
         """Add the next rows; when this returns they survive a crash of the machine.
 
         Raises

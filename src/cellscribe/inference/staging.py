@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cellscribe.cells.rank import PER_CELL
+from cellscribe.cells.tokens import PER_CELL
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -85,7 +85,7 @@ class Staged:
     longest: int
     """Stored values of the fullest cell."""
     per_cell: dict[str, npt.NDArray[Any]]
-    """The fields `PER_CELL` of `RankedCells`."""
+    """The fields `PER_CELL` of `CellTokens`."""
 
 
 def stage(

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from cellscribe.cells.vocabulary import Vocabulary
-from cellscribe.config import ModelConfig
+from cellscribe.config import ModelConfig, Pooling
 from cellscribe.errors import InputError
 from cellscribe.model.encoder import MaskedGeneModel
-from cellscribe.model.header import config_to_json, read_header
+from cellscribe.model.header import BERTS, config_to_json, read_header
 
+WEIGHTS = "model.safetensors"
 BLOCK_NAMES = {
     "attention_out": "attention.output.dense",
     "attention_norm": "attention.output.LayerNorm",
@@ -54,6 +55,8 @@ class Checkpoint:
     """How the weights came about: data, recipe, time, losses."""
     hash: str
     """SHA-256 of the weights file, the first 16 hexadecimal digits."""
+    pooling: Pooling = field(default_factory=Pooling)
+    family: str = BERTS[0]
 
 
 def to_hugging_face(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -110,6 +113,8 @@ def save_checkpoint(
     *,
     readme: str = "",
     dtype: torch.dtype = torch.float32,
+    pooling: Pooling | None = None,
+    family: str = BERTS[0],
 ) -> None:
     """Write a checkpoint directory; it appears whole or not at all.
 
@@ -131,12 +136,12 @@ def save_checkpoint(
         weights = to_hugging_face(model.state_dict())
         save_file(
             {name: tensor.to(dtype).contiguous() for name, tensor in weights.items()},
-            partial / "model.safetensors",
+            partial / WEIGHTS,
             metadata={"format": "pt"},
         )
         # safetensors makes it readable by its owner alone.
-        (partial / "model.safetensors").chmod(0o644)
-        config = config_to_json(model.config, provenance)
+        (partial / WEIGHTS).chmod(0o644)
+        config = config_to_json(model.config, provenance, pooling, family)
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         vocabulary.write(partial / "genes.tsv")
         (partial / "README.md").write_text(readme)
@@ -154,14 +159,8 @@ def load_checkpoint(name: str | Path) -> Checkpoint:
         Unknown name; config, gene table or weights missing, damaged or not of one model.
     """
     header = read_header(name)
-    path = header.directory / "model.safetensors"
-    try:
-        weights = load_file(path)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; copy the whole model folder") from None
-    except SafetensorError as error:
-        raise InputError(f"{path}: damaged ({error}); copy or download the model again") from None
+    weights, digest = read_weights(header.directory)
+    path = header.directory / WEIGHTS
     with torch.device("meta"):
         model = MaskedGeneModel(header.config)
     state = from_hugging_face(weights, model.state_dict(), str(path))
@@ -173,4 +172,25 @@ def load_checkpoint(name: str | Path) -> Checkpoint:
         model=model.eval(),
         provenance=header.provenance,
         hash=digest,
+        pooling=header.pooling,
+        family=header.family,
     )
+
+
+def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """Tensors of a model directory, and the first 16 digits of the SHA-256 of their file.
+
+    Raises
+    ------
+    InputError
+        The file is missing or damaged.
+    """
+    path = directory / WEIGHTS
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return load_file(path), digest
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; copy the whole model folder") from None
+    except SafetensorError as error:
+        raise InputError(f"{path}: damaged ({error}); copy or download the model again") from None

@@ -16,6 +16,7 @@ Letters: ``B`` cells, ``L`` tokens, ``N`` packed tokens, ``D`` width, ``H`` head
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -105,7 +106,12 @@ class Encoder(nn.Module):
         return self.dropout(x)
 
     def forward(
-        self, tokens: torch.Tensor, cells: Cells, positions: torch.Tensor | None = None
+        self,
+        tokens: torch.Tensor,
+        cells: Cells,
+        positions: torch.Tensor | None = None,
+        *,
+        hidden_layer: int = -1,
     ) -> torch.Tensor:
         """Contextual vector of every token.
 
@@ -118,15 +124,17 @@ class Encoder(nn.Module):
         positions
             Rank of each token in its cell, shaped as `tokens`; by default tokens are taken to be
             a cell's first ones, in order.
+        hidden_layer
+            Which layer's output, counted from the end; blocks behind it are not run.
 
         Returns
         -------
         torch.Tensor
-            ``[B, L, D]`` or ``[N, D]``, float32: the last hidden layer. Padded places hold numbers
-            without meaning.
+            ``[B, L, D]`` or ``[N, D]``, float32. Padded places hold numbers without meaning.
         """
-        for hidden in self._states(tokens, cells, positions):  # noqa: B007  (the last one counts)
-            pass
+        states = self._states(tokens, cells, positions)
+        for hidden in islice(states, len(self.blocks) + 2 + hidden_layer):  # noqa: B007
+            pass  # the last one counts
         return hidden
 
     def hidden_states(
@@ -160,9 +168,8 @@ class MaskedGeneModel(nn.Module):
 
     def before_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """What is multiplied by the gene vectors, ``[..., D]`` in and out, float32."""
-        return self.transform_norm(
-            activation(self.config.hidden_act, self.transform(hidden)).float()
-        )
+        act = self.config.head_act or self.config.hidden_act
+        return self.transform_norm(activation(act, self.transform(hidden)).float())
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores over the vocabulary, ``[..., D]`` to ``[..., V]``, tied to the gene vectors."""

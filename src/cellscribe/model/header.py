@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from cellscribe.cells.vocabulary import Vocabulary
-from cellscribe.config import ModelConfig, from_mapping
+from cellscribe.config import ModelConfig, Pooling, from_mapping
 from cellscribe.errors import InputError
 
-OWN_FIELDS = ("context", "norm", "cls_token")
+OWN_FIELDS = ("context", "norm", "cls_token", "sep_token", "head_act")
 """Fields of `ModelConfig` that BERT's configuration does not have."""
+BERTS = ("sc-fm", "geneformer", "bionemo")
+"""Families that are one network, a BERT that reads ranked genes; the first is ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +34,17 @@ class Header:
     vocabulary: Vocabulary
     provenance: dict[str, Any]
     """How the weights came about: data, recipe, time, losses."""
+    pooling: Pooling
+    """Where the vector of a cell is read, if nothing else is asked for."""
+    family: str
 
 
-def config_to_json(config: ModelConfig, provenance: Mapping[str, Any]) -> dict[str, Any]:
+def config_to_json(
+    config: ModelConfig,
+    provenance: Mapping[str, Any],
+    pooling: Pooling | None = None,
+    family: str = BERTS[0],
+) -> dict[str, Any]:
     """Build ``config.json``: BERT's own keys, and ours under ``"cellscribe"``."""
     fields = dataclasses.asdict(config)
     own = {key: fields.pop(key) for key in OWN_FIELDS}
@@ -43,21 +53,44 @@ def config_to_json(config: ModelConfig, provenance: Mapping[str, Any]) -> dict[s
         "architectures": ["BertForMaskedLM"] if config.norm == "post" else [],
         "dtype": "float32",
         **fields,
-        "cellscribe": {"format": 1, **own, "provenance": dict(provenance)},
+        "cellscribe": {
+            "format": 1,
+            "family": family,
+            **own,
+            "pooling": dataclasses.asdict(pooling or Pooling()),
+            "provenance": dict(provenance),
+        },
     }
 
 
 def config_from_json(text: str, where: str) -> tuple[ModelConfig, dict[str, Any]]:
     """Read ``config.json`` back; keys of BERT that we do not use are passed over."""
+    data = read_config(text, where)
+    own = data["cellscribe"]
+    known = {f.name for f in dataclasses.fields(ModelConfig)}
+    fields = {key: value for key, value in {**data, **own}.items() if key in known}
+    return from_mapping(ModelConfig, fields, where), own["provenance"]
+
+
+def read_config(text: str, where: str) -> dict[str, Any]:
+    """Parse ``config.json`` of any family.
+
+    Raises
+    ------
+    InputError
+        It is not one that cellscribe wrote.
+    """
     try:
         data = json.loads(text)
         own = data["cellscribe"]
-        provenance = own["provenance"]
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{where}: not a cellscribe model's config.json") from None
-    known = {f.name for f in dataclasses.fields(ModelConfig)}
-    fields = {key: value for key, value in {**data, **own}.items() if key in known}
-    return from_mapping(ModelConfig, fields, where), provenance
+        if isinstance(own["provenance"], dict) and isinstance(own.get("family", ""), str):
+            return data
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise InputError(
+        f"{where}: not a cellscribe model's config.json; bring in a published model with "
+        "cellscribe import"
+    )
 
 
 def bundled_models() -> list[str]:
@@ -85,20 +118,39 @@ def find_checkpoint(name: str | Path) -> Path:
     )
 
 
-def read_header(name: str | Path) -> Header:
-    """Read config and gene table of a checkpoint directory or a bundled model.
+def config_text(directory: Path) -> str:
+    """Text of a model directory's ``config.json``.
 
     Raises
     ------
     InputError
-        Unknown name; config or gene table missing, damaged or not of one model.
+        There is none.
+    """
+    try:
+        return (directory / "config.json").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"{directory}: no readable config.json; not a model directory") from None
+
+
+def read_header(name: str | Path) -> Header:
+    """Read config and gene table of a BERT: a checkpoint directory or a bundled model.
+
+    Raises
+    ------
+    InputError
+        Unknown name; config or gene table missing, damaged or not of one model; another family.
     """
     directory = find_checkpoint(name)
-    try:
-        text = (directory / "config.json").read_text(encoding="utf-8")
-    except (FileNotFoundError, UnicodeDecodeError):
-        raise InputError(f"{directory}: no readable config.json; not a model directory") from None
-    config, provenance = config_from_json(text, str(directory / "config.json"))
+    text, where = config_text(directory), str(directory / "config.json")
+    own = read_config(text, where)["cellscribe"]
+    family = own.get("family", BERTS[0])
+    if family not in BERTS:
+        raise InputError(
+            f"{directory} is a model of the family {family}, which only embed, annotate "
+            f"--reference and info can use; this needs one of {', '.join(BERTS)}"
+        )
+    config, provenance = config_from_json(text, where)
+    pooling = from_mapping(Pooling, own.get("pooling", {}), where)
     vocabulary = Vocabulary.read(directory / "genes.tsv")
     if len(vocabulary) != config.vocab_size:
         raise InputError(
@@ -111,4 +163,6 @@ def read_header(name: str | Path) -> Header:
         config=config,
         vocabulary=vocabulary,
         provenance=provenance,
+        pooling=pooling,
+        family=family,
     )

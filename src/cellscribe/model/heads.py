@@ -5,7 +5,7 @@ cell's genes. It lies beside the weights in a checkpoint directory, as ``head.sa
 ``head.json``, which also say how sure it must be before it gives a label; the encoder stays what
 every other verb, and `transformers`, can read.
 
-Letters: ``B`` cells, ``N`` packed tokens, ``C`` labels, ``D`` width.
+Letters: ``B`` cells, ``C`` labels, ``D`` width.
 """
 
 from __future__ import annotations
@@ -13,17 +13,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cellscribe.errors import InputError
-
-if TYPE_CHECKING:
-    import torch
-
-    from cellscribe.model.attention import Cells
 
 FORMAT = "cellscribe head"
 WEIGHTS, HEADER = "head.safetensors", "head.json"
@@ -135,19 +130,3 @@ def load_head(directory: Path) -> Head:
     if head.weight.shape[:1] != (len(head.labels),) or head.bias.shape != (len(head.labels),):
         raise InputError(f"{directory}: {HEADER} and {WEIGHTS} belong to different models")
     return head
-
-
-def mean_over_genes(hidden_ND: torch.Tensor, cells: Cells, n_special: int) -> torch.Tensor:
-    """Mean of each packed cell's hidden vectors, without its first `n_special` places, ``[B, D]``.
-
-    A cell's own tokens are summed in one order whatever stands beside it.
-    """
-    import torch
-
-    starts = cells.offsets[:-1].long()
-    sums_BD = torch.segment_reduce(
-        hidden_ND, "sum", lengths=cells.lengths_B, axis=0, unsafe=True, initial=0.0
-    )
-    for place in range(n_special):
-        sums_BD = sums_BD - hidden_ND[starts + place]
-    return sums_BD / (cells.lengths_B - n_special).clamp(min=1)[:, None]

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.cells.vocabulary import ALSO_CALLED, Vocabulary
 from cellscribe.config import ModelConfig
 from cellscribe.errors import InputError
 from cellscribe.model.checkpoint import Checkpoint, load_checkpoint
@@ -22,6 +22,8 @@ from cellscribe.model.encoder import MaskedGeneModel
 
 BY_GENE = ("encoder.genes.weight", "bias")
 """Parameters with a row a token."""
+HEAD = ("transform", "bias")
+"""Begin the names of the masked-gene head's own parameters."""
 FEWEST = 0.5
 """Least share of the corpus's genes that the model must know."""
 
@@ -47,6 +49,8 @@ class Origin:
         """
         checkpoint = load_checkpoint(name)
         theirs = {gene: token for token, gene in enumerate(checkpoint.vocabulary.ids)}
+        for name, other in ALSO_CALLED.items():
+            theirs.setdefault(name, theirs.get(other, -1))
         rows = np.array([theirs.get(gene, -1) for gene in vocabulary.ids])
         genes = np.arange(len(rows)) >= vocabulary.n_special
         known = genes & (rows >= 0)
@@ -71,6 +75,8 @@ class Origin:
             f"From {name}: {known:,} tokens keep their vectors, {len(self.rows) - known:,} are "
             f"new, {gone:,} of the model's are not in the corpus."
         ]
+        if not self.has_head:
+            lines.append("Its masked-gene head is missing (all zeros): a new one begins.")
         if self.changed_medians:
             lines.append(
                 f"The corpus has other medians for {self.changed_medians:,} of these genes, which "
@@ -78,6 +84,11 @@ class Origin:
                 "with --vocabulary and its genes.tsv."
             )
         return tuple(lines)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the model can name masked genes; classifiers come without their head."""
+        return bool(self.checkpoint.model.transform.weight.any())
 
     def check(self, config: ModelConfig) -> None:
         """Refuse a shape that the weights do not fit.
@@ -118,9 +129,12 @@ def continue_from(model: MaskedGeneModel, origin: Origin) -> None:
     theirs = dict(origin.checkpoint.model.named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if name.startswith(HEAD) and not origin.has_head:
+                continue
             if name in BY_GENE:
                 parameter[known] = theirs[name][rows[known]]
             else:
                 parameter.copy_(theirs[name])
         # Next to genes that were seen, one of which nothing is known is as rare as any.
-        model.bias[~known] = model.bias[known].min() if known.any() else 0.0
+        if origin.has_head:
+            model.bias[~known] = model.bias[known].min() if known.any() else 0.0

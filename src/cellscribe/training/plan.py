@@ -110,8 +110,13 @@ def plan(
     if rank_here() == 0:
         _check_folder(run, resume)
     opened = open_corpus(corpus)
+    # Special tokens are those of the corpus, whatever a model to begin with had.
     config = dataclasses.replace(
-        shape, vocab_size=len(opened.vocabulary), context=min(shape.context, opened.context)
+        shape,
+        vocab_size=len(opened.vocabulary),
+        context=min(shape.context, opened.context),
+        pad_token_id=opened.vocabulary.special("[PAD]"),
+        sep_token=False,
     )
     origin = Origin.read(init_from, opened.vocabulary) if init_from else None
     if origin:

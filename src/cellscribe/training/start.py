@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from scipy.sparse import csr_matrix, diags
 
-from cellscribe.cells.rank import RankedCells
+from cellscribe.cells.tokens import CellTokens
 from cellscribe.config import ModelConfig, ReaderOptions
 from cellscribe.corpus.reader import Reader
 from cellscribe.corpus.store import Corpus
@@ -25,7 +25,7 @@ LENGTH = 0.04
 """Root mean square of the gene vectors, twice that of the noise they start from."""
 
 
-def ranked_sample(corpus: Corpus, config: ModelConfig, seed: int) -> RankedCells:
+def ranked_sample(corpus: Corpus, config: ModelConfig, seed: int) -> CellTokens:
     """Read at most `MOST_CELLS` training cells, whole, into memory."""
     cells = corpus.splits["train"]["cells"]
     options = ReaderOptions(
@@ -37,7 +37,7 @@ def ranked_sample(corpus: Corpus, config: ModelConfig, seed: int) -> RankedCells
     )
     batch = next(Reader(corpus, options).epoch(0))
     lengths = batch.lengths.astype(np.int64)
-    return RankedCells(
+    return CellTokens(
         tokens=batch.tokens.astype(np.uint16),
         offsets=batch.offsets.astype(np.int64),
         umis=lengths,
@@ -47,7 +47,7 @@ def ranked_sample(corpus: Corpus, config: ModelConfig, seed: int) -> RankedCells
     )
 
 
-def start_from_cells(model: MaskedGeneModel, cells: RankedCells, seed: int) -> None:
+def start_from_cells(model: MaskedGeneModel, cells: CellTokens, seed: int) -> None:
     """Set the head's bias to log frequencies, and add `gene_vectors` to the gene vectors.
 
     Parameters
@@ -67,7 +67,7 @@ def start_from_cells(model: MaskedGeneModel, cells: RankedCells, seed: int) -> N
 
 
 def gene_vectors(
-    cells: RankedCells, vocabulary_size: int, width: int, seed: int
+    cells: CellTokens, vocabulary_size: int, width: int, seed: int
 ) -> npt.NDArray[np.float64]:
     """Place genes that are seen in the same cells near each other.
 

@@ -1,0 +1,61 @@
+"""Further names of a gene table: how a published family reads what stands in a file.
+
+``gene_ids.tsv`` (``name  ensembl_id``) lies beside ``genes.tsv`` where a family has a rule of its
+own: retired ids and other names, in capitals, and the id of the table that each is read as; an
+empty one for a name that stands for no gene. Ids of the table stand for themselves unless a line
+says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cellscribe.errors import InputError
+
+FILE = "gene_ids.tsv"
+COLUMNS = ("name", "ensembl_id")
+
+
+def synonyms_to_text(synonyms: Mapping[str, int], ids: Sequence[str]) -> str:
+    """Render ``gene_ids.tsv``, sorted by name."""
+    rows = [
+        f"{name}\t{ids[token] if token >= 0 else ''}" for name, token in sorted(synonyms.items())
+    ]
+    return "\n".join(["\t".join(COLUMNS), *rows]) + "\n"
+
+
+def read_synonyms(path: Path, token_of: Mapping[str, int]) -> dict[str, int] | None:
+    """Read ``gene_ids.tsv``; None where there is none.
+
+    Parameters
+    ----------
+    path
+        The file.
+    token_of
+        Id of the gene table -> token.
+
+    Raises
+    ------
+    InputError
+        The file has other columns, a name twice, or an id that the gene table lacks.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"{path}: cannot be read; copy the whole model folder") from None
+    if not lines or tuple(lines[0].split("\t")) != COLUMNS:
+        raise InputError(f"{path}: the first line must be {' '.join(COLUMNS)}, tab-separated")
+    found: dict[str, int] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        name, tab, gene = line.partition("\t")
+        token = token_of.get(gene, -1)
+        if not name or not tab or name in found or (gene and token < 0):
+            raise InputError(
+                f"{path}, line {number}: expected a new name, a tab and an id of genes.tsv; gene "
+                "table and names belong to different models, or the file is damaged"
+            )
+        found[name] = token
+    return found

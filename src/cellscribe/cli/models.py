@@ -1,0 +1,66 @@
+"""Verbs on models: import and export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from cellscribe.cli.app import app
+
+
+@app.command(name="import")
+def import_(
+    source: str,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    genes: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Bring in a published model: Geneformer, BioNeMo, scGPT, scBERT, scFoundation.
+
+    What SRC is, is recognised. The new folder is a model like any other: embed, info and the rest
+    take it as --model.
+
+    Parameters
+    ----------
+    source
+        Folder or file as published, or a Hugging Face repository id (needs cellscribe[hub]).
+    out
+        Folder of the model; appears when it is whole.
+    genes
+        Gene list or dictionaries that are not in SRC itself; a refusal says when it is needed.
+    overwrite
+        Replace an output that exists.
+    """
+    from cellscribe import api
+    from cellscribe.cells.counts import tell
+
+    print(api.import_model(source, out, genes=genes, overwrite=overwrite, say=tell))
+
+
+@app.command
+def export(
+    model: str,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    format: Literal["hf"] = "hf",
+    overwrite: bool = False,
+) -> None:
+    """Write a model as other tools read it.
+
+    Parameters
+    ----------
+    model
+        A bundled model's name or a checkpoint directory.
+    out
+        The new folder; appears when it is whole.
+    format
+        hf: a Hugging Face BertForMaskedLM with the dictionaries of Geneformer's own tools.
+    overwrite
+        Replace an output that exists.
+    """
+    from cellscribe import api
+
+    print(api.export_model(model, out, format=format, overwrite=overwrite))

@@ -1,0 +1,95 @@
+"""What there is to know of a model or a preset: size, cost, gene table, origin."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from cellscribe.config import ModelConfig, load_preset
+from cellscribe.families.opening import Opened, family_module, open_model
+from cellscribe.model.checkpoint import WEIGHTS
+from cellscribe.model.encoder import MaskedGeneModel, count_parameters, flops_per_cell
+from cellscribe.model.header import BERTS
+from cellscribe.model.heads import has_head, load_head
+
+
+def about_preset(name: str) -> dict[str, Any]:
+    """Facts of a preset, by what they are called.
+
+    Raises
+    ------
+    InputError
+        There is no such preset.
+    """
+    config = load_preset(name)
+    with torch.device("meta"):
+        parameters = count_parameters(MaskedGeneModel(config))
+    facts = {"name": name, "weights": "none: a preset, to be trained"}
+    return {**facts, "parameters": f"{parameters:,}", **_shape(config)}
+
+
+def about_model(name: str | Path) -> dict[str, Any]:
+    """Facts of a model of any family, by what they are called.
+
+    Raises
+    ------
+    InputError
+        There is no such model, or it is damaged.
+    """
+    opened = open_model(name)
+    header, cells = opened.header, opened.cells
+    on_disk = (header.directory / WEIGHTS).stat().st_size / 1e6
+    facts: dict[str, Any] = {
+        "name": header.name,
+        "weights": f"{on_disk:,.1f} MB on disk, hash {opened.hash}",
+    }
+    if header.config is not None:
+        # The head is in the file, and no tensor stands in it twice.
+        with safe_open(header.directory / WEIGHTS, framework="np") as weights:
+            shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
+        parameters = sum(math.prod(shape) for shape in shapes)
+        facts |= {"parameters": f"{parameters:,}", **_shape(header.config)}
+    else:
+        facts |= {
+            "parameters": f"{count_parameters(cells.network):,}",
+            "settings": [f"{key}: {value}" for key, value in header.settings.items()],
+            "vector": f"{cells.width} values a cell",
+            "vocabulary": f"{len(header.table):,} tokens",
+            "context": f"{cells.context:,} genes",
+        }
+    facts |= {
+        "family": header.family,
+        "pooling": _pools(opened),
+        "gene table": f"hash {header.table.hash}",
+        **header.provenance,
+    }
+    if has_head(header.directory):
+        facts["labels"] = load_head(header.directory).labels
+    return facts
+
+
+def _pools(opened: Opened) -> list[str]:
+    """How a vector is made, and what else may be asked for."""
+    if opened.header.family in BERTS:
+        from cellscribe.families.bert import POOLS
+    else:
+        POOLS = family_module(opened.header.family).POOLS
+    return [opened.cells.pooling, f"--pool: {', '.join(POOLS)}"]
+
+
+def _shape(config: ModelConfig) -> dict[str, str]:
+    length = config.context + config.cls_token + config.sep_token
+    work, work_half = (flops_per_cell(config, n) / 1e9 for n in (length, length // 2))
+    return {
+        "shape": f"{config.num_hidden_layers} layers, {config.hidden_size} wide, "
+        f"{config.num_attention_heads} heads, FFN {config.intermediate_size}",
+        "vector": f"{config.hidden_size} values a cell",
+        "vocabulary": f"{config.vocab_size:,} tokens",
+        "context": f"{config.context:,} genes",
+        "work": f"{work:.2f} GFLOP for a cell of {config.context:,} genes, "
+        f"{work_half:.2f} for one of {config.context // 2:,}",
+    }

@@ -1,0 +1,149 @@
+"""What a family gives: a published checkpoint read, and a loaded model that embeds.
+
+A family's module has ``WANTS`` (what its checkpoints consist of), ``POOLS`` (ways to make a cell's
+vector, the published one first), ``recognise(source)``, ``read_published(source, options)``, and,
+unless it is a BERT that becomes one of our own, ``load(settings, tensors, table, options)``.
+
+Letters: ``B`` cells, ``G`` columns of the file, ``D`` width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from cellscribe.cells.tokens import CellTokens
+from cellscribe.cells.vocabulary import GeneTable
+from cellscribe.config import ModelOptions
+from cellscribe.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from scipy.sparse import csr_matrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A published checkpoint, understood."""
+
+    family: str
+    """Key of `opening.FAMILIES`."""
+    title: str
+    """What it is, in a line."""
+    settings: dict[str, Any]
+    """The family's configuration, as JSON holds it."""
+    tensors: dict[str, torch.Tensor]
+    """Weights, float32, under the names that the family's loader reads."""
+    table: GeneTable
+    """Genes in token order; with medians for the families that rank."""
+    licence: str
+    """Of the weights, as far as it is stated."""
+    origin: str
+    """Who published it, and where."""
+    notes: tuple[str, ...] = ()
+    """What a user must know."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """Further files of the checkpoint directory, by name."""
+
+
+class CellModel(Protocol):
+    """A loaded model of any family: counts to tokens, tokens to vectors."""
+
+    width: int
+    """``D``, the length of a vector."""
+    context: int
+    """Most genes of a cell that are read."""
+    pooling: str
+    """How a vector is made, in words."""
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """In evaluation mode."""
+        ...
+
+    def tokenize(self, block: csr_matrix, token_of_column: npt.NDArray[np.int32]) -> CellTokens:
+        """Tokens of each cell of raw counts ``[B, G]``; a cell without a known gene has none."""
+        ...
+
+    def places(self, cells: CellTokens) -> npt.NDArray[np.int64]:
+        """``[B]`` places of each cell that the network computes, 0 for a cell without tokens."""
+        ...
+
+    def embed(self, cells: CellTokens, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Vectors of some cells, none of them empty, ``[len(rows), D]`` float32."""
+        ...
+
+
+@runtime_checkable
+class GeneModel(Protocol):
+    """A model that has vectors of a cell's genes as well."""
+
+    gene_width: int
+    """Length of a gene's vector."""
+
+    def gene_vectors(
+        self, cells: CellTokens, rows: npt.NDArray[np.int64]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Genes of some cells, none of them empty, and their vectors in these cells.
+
+        Returns
+        -------
+        tokens
+            ``[M]`` int64, of all these cells together.
+        vectors
+            ``[M, gene_width]`` float32.
+        """
+        ...
+
+
+@runtime_checkable
+class ExpressionModel(Protocol):
+    """A model that gives expression values back."""
+
+    def expression(self, cells: CellTokens, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Expression of every gene of the table in some cells, ``[len(rows), V]`` float32."""
+        ...
+
+
+@runtime_checkable
+class ImportanceModel(Protocol):
+    """A model that tells how much attention genes get."""
+
+    def importance(self, cells: CellTokens, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Share of the attention in some cells that each gene gets, ``[len(rows), V]`` float32."""
+        ...
+
+
+def check_options(
+    options: ModelOptions, pools: Mapping[str, str], family: str, *, also: tuple[str, ...] = ()
+) -> str:
+    """Refuse what a family does not have; returns the pool that is asked for.
+
+    Parameters
+    ----------
+    options
+        What a user wishes.
+    pools
+        The family's ``POOLS``, its default first.
+    family
+        Its name in messages.
+    also
+        Fields of `options` other than ``pool`` that it knows.
+
+    Raises
+    ------
+    InputError
+        Another pool, or an option of another family.
+    """
+    for name in ("hidden_layer", "target_depth"):
+        if name not in also and getattr(options, name) is not None:
+            flag = name.replace("_", "-")
+            raise InputError(f"{family} has no --{flag}; leave it out")
+    pool = options.pool or next(iter(pools))
+    if pool not in pools:
+        raise InputError(f"{family} has no --pool {pool}; it has {', '.join(pools)}")
+    return pool

@@ -1,0 +1,276 @@
+"""A published checkpoint -> a model directory of ours, whole or not at all.
+
+The directory stands for itself: weights as safetensors, gene table, configuration, and a README
+with licence and source. Before it gets its name it is opened as `embed` will open it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.config import ImportOptions, ModelConfig, Pooling, from_mapping
+from cellscribe.errors import InputError
+from cellscribe.families.opening import FAMILIES, family_module, open_model
+from cellscribe.families.source import Source
+from cellscribe.model.header import BERTS
+from cellscribe.writing import check_target, hash_of, writing
+
+if TYPE_CHECKING:
+    import torch
+
+    from cellscribe.families.contract import Published
+
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+"""A Hugging Face repository id."""
+SHOWN = 5
+"""Names that a message lists."""
+
+
+def import_model(
+    source: str | Path,
+    out: str | Path,
+    options: ImportOptions | None = None,
+    *,
+    overwrite: bool = False,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Write a published checkpoint as a model directory of ours.
+
+    Parameters
+    ----------
+    source
+        Folder or file as published, or a Hugging Face repository id (with the extra ``hub``).
+    out
+        The new directory.
+    options
+        What is not in `source` itself.
+    overwrite
+        Replace `out` if it exists.
+    say
+        Told, a line each, what was found.
+
+    Returns
+    -------
+    pathlib.Path
+        `out`.
+
+    Raises
+    ------
+    InputError
+        Nothing known is there, something is missing, damaged or does not fit, or `out` cannot be
+        written.
+    """
+    out = Path(out)
+    place = Source(_local(source))
+    check_target(out, place.path, overwrite=overwrite)
+    module = recognise(place)
+    published: Published = module.read_published(place, options or ImportOptions())
+    say(f"{published.title}, from {place.path}")
+    for note in published.notes:
+        say(f"Note: {note}")
+    with writing(out) as partial:
+        write_published(partial, published, place, name=out.name)
+        open_model(partial)
+    return out
+
+
+def recognise(source: Source) -> Any:
+    """Module of the family that a source belongs to.
+
+    Raises
+    ------
+    InputError
+        Of none; the message lists what was looked for.
+    """
+    for family in FAMILIES:
+        module = family_module(family)
+        if module.recognise(source):
+            return module
+    wants = "; ".join(family_module(family).WANTS for family in FAMILIES)
+    there = ", ".join(source.names[:SHOWN]) + (", ..." if len(source.names) > SHOWN else "")
+    raise InputError(
+        f"{source.path}: no checkpoint of a known family ({there or 'an empty folder'}); "
+        f"looked for {wants}"
+    )
+
+
+def write_published(folder: Path, published: Published, source: Source, *, name: str) -> None:
+    """Write the files of a model directory.
+
+    Raises
+    ------
+    InputError
+        Weights and configuration do not fit together.
+    """
+    provenance = {
+        "model": published.title,
+        "licence": published.licence,
+        "published": published.origin,
+        "read from": source_files(source),
+        **({"notes": list(published.notes)} if published.notes else {}),
+    }
+    readme = card(name, published, provenance)
+    if published.family in BERTS:
+        _write_bert(folder, published, provenance, readme)
+    else:
+        _write_other(folder, published, provenance, readme)
+    for file, text in published.texts.items():
+        (folder / file).write_text(text, encoding="utf-8")
+
+
+def check_names(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], where: str, *, spare: str = ""
+) -> None:
+    """Refuse weights that are not those that are wanted, by name and shape.
+
+    Parameters
+    ----------
+    found
+        Tensors, by name.
+    wanted
+        Tensors, or anything with a shape.
+    where
+        What to call the weights in messages.
+    spare
+        Regular expression of names that may be left over.
+
+    Raises
+    ------
+    InputError
+        A name is missing, left over, or has another shape; the first five are named.
+    """
+    missing = [key for key in wanted if key not in found]
+    left = [key for key in found if key not in wanted and not (spare and re.match(spare, key))]
+    for keys, what in ((missing, "missing"), (left, "left over")):
+        if keys:
+            more = f" and {len(keys) - SHOWN:,} more" if len(keys) > SHOWN else ""
+            raise InputError(
+                f"{where}: {len(keys):,} tensors are {what}: {', '.join(keys[:SHOWN])}{more}; "
+                "is it another model, or not downloaded whole?"
+            )
+    for key, tensor in wanted.items():
+        if tuple(found[key].shape) != tuple(tensor.shape):
+            raise InputError(
+                f"{where}: {key} has shape {list(found[key].shape)} where the configuration asks "
+                f"for {list(tensor.shape)}; weights and configuration belong to different models"
+            )
+
+
+def source_files(source: Source) -> list[str]:
+    """Name, size and SHA-256 of the files that were given, the greatest ones first."""
+    if not source.is_folder:
+        paths = [source.path]
+    else:
+        paths = [source.path / name for name in source.names]
+    paths = sorted(paths, key=lambda path: -path.stat().st_size)[:SHOWN]
+    return [
+        f"{path.relative_to(source.folder)}, {path.stat().st_size:,} bytes, SHA-256 {hash_of(path)}" for path in paths
+    ]
+
+
+def card(name: str, published: Published, provenance: Mapping[str, Any]) -> str:
+    """README of an imported model."""
+    lines = [
+        f"# {name}",
+        "",
+        f"{published.title}. Published by {published.origin}.",
+        "",
+        f"**Licence of the weights: {published.licence}**",
+        "",
+        "Brought into this form by `cellscribe import`: the same weights under the names that "
+        "cellscribe reads, the gene table in `genes.tsv`, everything else in `config.json`.",
+        "",
+        "```",
+        f"cellscribe embed CELLS.h5ad --model {name} -o VECTORS.npy",
+        "```",
+        "",
+    ]
+    if published.notes:
+        lines += ["## To know", "", *(f"- {note}" for note in published.notes), ""]
+    lines += ["## Read from", "", *(f"- {file}" for file in provenance["read from"])]
+    return "\n".join(lines) + "\n"
+
+
+def _write_bert(
+    folder: Path, published: Published, provenance: Mapping[str, Any], readme: str
+) -> None:
+    import torch
+
+    from cellscribe.model.checkpoint import from_hugging_face, save_checkpoint, to_hugging_face
+    from cellscribe.model.encoder import MaskedGeneModel
+
+    title = published.title
+    config = from_mapping(ModelConfig, dict(published.settings["model"]), title)
+    pooling = from_mapping(Pooling, dict(published.settings["pooling"]), title)
+    assert isinstance(published.table, Vocabulary)
+    with torch.device("meta"):
+        model = MaskedGeneModel(config)
+    wanted = model.state_dict()
+    check_names(published.tensors, to_hugging_face(wanted), title)
+    state = from_hugging_face(published.tensors, wanted, title)
+    model.load_state_dict(state, assign=True)
+    save_checkpoint(
+        folder,
+        model,
+        published.table,
+        provenance,
+        readme=readme,
+        pooling=pooling,
+        family=published.family,
+    )
+
+
+def _write_other(
+    folder: Path, published: Published, provenance: Mapping[str, Any], readme: str
+) -> None:
+    from safetensors.torch import save_file
+
+    from cellscribe.model.checkpoint import WEIGHTS
+
+    folder.mkdir()
+    config = {
+        "model_type": f"cellscribe-{published.family}",
+        "cellscribe": {
+            "format": 1,
+            "family": published.family,
+            "settings": published.settings,
+            "provenance": dict(provenance),
+        },
+    }
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    tensors: dict[str, torch.Tensor] = {
+        name: tensor.contiguous() for name, tensor in published.tensors.items()
+    }
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    # safetensors makes it readable by its owner alone.
+    (folder / WEIGHTS).chmod(0o644)
+    published.table.write(folder / "genes.tsv")
+    (folder / "README.md").write_text(readme, encoding="utf-8")
+
+
+def _local(source: str | Path) -> Path:
+    """Path of a source; a repository of the Hugging Face hub is downloaded first."""
+    path = Path(source)
+    if path.exists() or not REPOSITORY.fullmatch(str(source)):
+        return path
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise InputError(
+            f"{source}: no such file or folder; if it is a Hugging Face repository, install "
+            'what downloads it: pip install "cellscribe[hub]"'
+        ) from None
+    try:
+        return Path(snapshot_download(str(source)))
+    except (OSError, ValueError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"{source}: neither here nor to be had from Hugging Face ({first}); check the name "
+            "and the network, or give a local folder"
+        ) from None

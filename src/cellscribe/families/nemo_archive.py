@@ -1,0 +1,132 @@
+"""What a NeMo 1 archive (``.nemo``) holds: a tar of a config, weights and artifacts.
+
+Members may be named with a leading ``./``; artifacts bear a hash before their name
+(``4f1c_medians.json``), which the config tells. Nothing is unpacked beside the archive: texts and
+weights are read from within it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+from cellscribe.errors import InputError
+from cellscribe.families.unpickle import AGAIN, load_torch
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIG = "model_config.yaml"
+WEIGHTS = "model_weights.ckpt"
+_GZIP = b"\x1f\x8b"
+_LINE = re.compile(r"^\s*([A-Za-z_]\w*)\s*:\s*(.*?)\s*(?:\s#.*)?$")
+
+T = TypeVar("T")
+
+
+def yaml_values(text: str) -> dict[str, str]:
+    """Values of a YAML file's simple lines (``num_attention_heads: 4``), whatever their depth.
+
+    A handful of settings with names of their own needs no YAML reader; of a name that stands twice
+    the first one counts.
+    """
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        if (match := _LINE.match(line)) and match[2]:
+            found.setdefault(match[1], match[2].strip("'\""))
+    return found
+
+
+class NemoArchive:
+    """A ``.nemo`` file, its members by their names without a leading ``./``.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read as an archive.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.compressed = False
+        self.members = self._guard(
+            lambda archive: {
+                str(PurePosixPath(member.name)): member for member in archive if member.isfile()
+            }
+        )
+
+    def _guard(self, do: Callable[[tarfile.TarFile], T]) -> T:
+        """Do something with the opened archive; what goes wrong is told in a line."""
+        try:
+            with self.path.open("rb") as file:
+                self.compressed = file.read(2) == _GZIP
+                file.seek(0)
+                with tarfile.open(fileobj=file, mode="r:*") as archive:
+                    return do(archive)
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise InputError(f"{self.path}: damaged or cut short ({error}); {AGAIN}") from None
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"{self.path}: cannot be read ({reason}); {AGAIN}") from None
+
+    def text(self, name: str) -> str | None:
+        """Text of a member; None where there is none."""
+        if name not in self.members:
+            return None
+        data = self._guard(lambda archive: _member(archive, self.members[name]).read())
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"{self.path}: {name} in it is not a text file; {AGAIN}") from None
+
+    def artifact(self, setting: str, ending: str) -> str | None:
+        """Name of an artifact: as the config's `setting` tells it, else by how its name ends."""
+        told = yaml_values(self.text(CONFIG) or "").get(setting, "")
+        name = str(PurePosixPath(told.removeprefix("nemo:")))
+        if told.startswith("nemo:") and name in self.members:
+            return name
+        return next((name for name in sorted(self.members) if name.endswith(ending)), None)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Read the flat state dict, on the CPU; what is no tensor in it is left out.
+
+        Raises
+        ------
+        InputError
+            It is missing, damaged, split over several ranks, or holds more than plain values.
+        """
+        if WEIGHTS not in self.members:
+            split = [name for name in self.members if name.endswith(f"/{WEIGHTS}")]
+            if split:
+                raise InputError(
+                    f"{self.path}: its weights are split over several ranks ({split[0]}, ...); "
+                    "merge them with NeMo first"
+                )
+            raise InputError(f"{self.path}: no {WEIGHTS} in it; not a NeMo 1 model, or cut short")
+        weights = self._guard(self._read_weights)
+        if not isinstance(weights, Mapping):
+            raise InputError(f"{self.path}: {WEIGHTS} in it is no table of tensors")
+        return {key: value for key, value in weights.items() if hasattr(value, "dtype")}
+
+    def _read_weights(self, archive: tarfile.TarFile) -> Any:
+        where = f"{self.path}:{WEIGHTS}"
+        with _member(archive, self.members[WEIGHTS]) as member:
+            if not self.compressed:
+                return load_torch(member, where)
+            # torch jumps about in a file; gzip would answer each jump back by starting anew.
+            with tempfile.TemporaryFile() as plain:
+                shutil.copyfileobj(member, plain, 1 << 20)
+                plain.seek(0)
+                return load_torch(plain, where)
+
+
+def _member(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    member = archive.extractfile(info)
+    assert member is not None, info.name  # only regular files are listed
+    return member

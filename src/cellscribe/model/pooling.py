@@ -1,0 +1,68 @@
+"""From the vectors of a cell's tokens to the vector of the cell.
+
+A cell's own tokens are summed in one order whatever stands beside it. BioNeMo's mean leaves out the
+last gene, and of a cell with one gene nothing would be left (there, not a number): such a cell gets
+the vector of its gene.
+
+Letters: ``B`` cells, ``L`` tokens of the longest, ``N`` packed tokens, ``D`` width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from cellscribe.model.attention import Cells
+
+
+@dataclass(frozen=True)
+class Specials:
+    """Special tokens around the genes of every cell."""
+
+    front: tuple[int, ...] = ()
+    back: tuple[int, ...] = ()
+
+    @property
+    def n(self) -> int:
+        """How many."""
+        return len(self.front) + len(self.back)
+
+
+def pool_packed(
+    hidden_ND: torch.Tensor, cells: Cells, specials: Specials, how: str = "genes"
+) -> torch.Tensor:
+    """Vectors of packed cells, ``[B, D]``; `how` is one of `config.Pooling.pool`."""
+    starts, ends = cells.offsets[:-1].long(), cells.offsets[1:].long()
+    if how == "cls":
+        return hidden_ND[starts]
+    sums_BD = torch.segment_reduce(
+        hidden_ND, "sum", lengths=cells.lengths_B, axis=0, unsafe=True, initial=0.0
+    )
+    for place in range(len(specials.front)):
+        sums_BD = sums_BD - hidden_ND[starts + place]
+    for place in range(len(specials.back)):
+        sums_BD = sums_BD - hidden_ND[ends - 1 - place]
+    genes_B = cells.lengths_B - specials.n
+    if how == "genes_but_last":
+        several_B = genes_B > 1
+        last_BD = hidden_ND[ends - 1 - len(specials.back)]
+        sums_BD = torch.where(several_B[:, None], sums_BD - last_BD, sums_BD)
+        genes_B = genes_B - several_B.long()
+    return sums_BD / genes_B.clamp(min=1)[:, None]
+
+
+def pool_padded(
+    hidden_BLD: torch.Tensor, cells: Cells, specials: Specials, how: str = "genes"
+) -> torch.Tensor:
+    """Vectors of padded cells, ``[B, D]``; `how` is one of `config.Pooling.pool`."""
+    if how == "cls":
+        return hidden_BLD[:, 0]
+    genes_B = cells.lengths_B - specials.n
+    if how == "genes_but_last":
+        genes_B = genes_B - (genes_B > 1).long()
+    first = len(specials.front)
+    place_L = torch.arange(cells.longest, device=hidden_BLD.device)
+    is_gene_BL = (place_L >= first) & (place_L < (first + genes_B)[:, None])
+    sums_BD = hidden_BLD.masked_fill(~is_gene_BL[:, :, None], 0.0).sum(1)
+    return sums_BD / genes_B.clamp(min=1)[:, None]

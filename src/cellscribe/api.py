@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -246,12 +247,14 @@ def train(
     InputError
         Something is missing or does not go together; see `training.plan` and `training.pretrain`.
     """
+    from cellscribe.report.training import draw_curve
     from cellscribe.training.plan import plan, settle
     from cellscribe.training.pretrain import pretrain
 
     config, options = settle(preset, settings, shape or {}, init_from)
     planned = plan(corpus, out, config, options, preset=preset, init_from=init_from, resume=resume)
-    return pretrain(planned, watch=watch, say=say)
+    can_draw = find_spec("matplotlib") is not None
+    return pretrain(planned, watch=watch, draw=draw_curve if can_draw else None, say=say)
 
 
 def import_model(

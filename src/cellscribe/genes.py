@@ -166,10 +166,13 @@ def enhance(
         for rows, part in expression(embedder, counts, genes, progress=progress):
             values[rows] = part
         told = _about(counts, embedder, "expression as the model gives it back")
+        var = _gene_frame(embedder)
+        # Of special tokens, such as read depths, there is no expression.
+        genes_alone = ~var["symbol"].str.startswith("<").to_numpy()
         return AnnData(
-            X=values,
+            X=values[:, genes_alone],
             obs=counts.obs.copy(),
-            var=_gene_frame(embedder),
+            var=var[genes_alone],
             uns={"cellscribe": told},
         )
 

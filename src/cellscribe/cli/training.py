@@ -51,7 +51,7 @@ def train(
         Go on with an interrupted run, where there is one.
     """
     from cellscribe.cells.counts import tell
-    from cellscribe.report.training import draw_in_card
+    from cellscribe.report.training import draw_curve
     from cellscribe.training.distributed import rank_here, ranks_here
     from cellscribe.training.plan import plan
     from cellscribe.training.pretrain import pretrain
@@ -67,13 +67,12 @@ def train(
     )
     leads = rank_here() == 0
     steps, device = planned.options.last_step, planned.device.type
+    can_draw = find_spec("matplotlib") is not None
     with training_bar(steps, device, ranks_here(), shown=leads, say=tell) as watch:
-        model = pretrain(planned, watch=watch, say=tell)
+        model = pretrain(planned, watch=watch, draw=draw_curve if can_draw else None, say=tell)
     if model is not None and leads:
-        if find_spec("matplotlib") is None:
+        if not can_draw:
             tell('The model card has no loss curve: pip install "cellscribe[report]" draws one.')
-        else:
-            draw_in_card(out, corpus, model)
         print(model)
 
 

@@ -85,10 +85,10 @@ def read_published(source: Source, options: ImportOptions) -> Published:
     if not isinstance(n_tokens, int):
         raise InputError(f"{config_path}: no vocab_size; copy or download it again")
     found = read_dictionaries(source.folder, options.genes, n_tokens)
-    config = _model_config(data, found, str(config_path))
+    config = model_config(data, found, str(config_path))
     is_bin = weights_path.suffix == ".bin"
     weights = read_torch(weights_path) if is_bin else read_tensors(weights_path)
-    tensors, notes = _tensors(weights, config, str(weights_path))
+    tensors, notes = bert_tensors(weights, config, str(weights_path))
     pooling = Pooling(hidden_layer=-2, pool="cls" if config.cls_token else "genes")
     if not found.has_mapping:
         notes.append(
@@ -121,7 +121,7 @@ def _files(source: Source) -> tuple[Path | None, Path | None]:
     return source.beside("config.json"), source.path if source.path.name in WEIGHTS else None
 
 
-def _model_config(data: Mapping[str, Any], found: Dictionaries, where: str) -> ModelConfig:
+def model_config(data: Mapping[str, Any], found: Dictionaries, where: str) -> ModelConfig:
     """Shape of the network; context and special tokens follow from the dictionary."""
     hints = get_type_hints(ModelConfig)
     if data.get("hidden_act") not in get_args(hints["hidden_act"]):
@@ -149,7 +149,7 @@ def _model_config(data: Mapping[str, Any], found: Dictionaries, where: str) -> M
     return from_mapping(ModelConfig, fields, where)
 
 
-def _tensors(
+def bert_tensors(
     published: Any, config: ModelConfig, where: str
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Weights under the names that our checkpoints have, and what to say of them."""

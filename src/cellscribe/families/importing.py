@@ -163,13 +163,11 @@ def check_names(
 
 def source_files(source: Source) -> list[str]:
     """Name, size and SHA-256 of the files that were given, the greatest ones first."""
-    if not source.is_folder:
-        paths = [source.path]
-    else:
-        paths = [source.path / name for name in source.names]
+    paths = [source.folder / name for name in source.names]
     paths = sorted(paths, key=lambda path: -path.stat().st_size)[:SHOWN]
     return [
-        f"{path.relative_to(source.folder)}, {path.stat().st_size:,} bytes, SHA-256 {hash_of(path)}" for path in paths
+        f"{path.relative_to(source.folder)}, {path.stat().st_size:,} bytes, SHA-256 {hash_of(path)}"
+        for path in paths
     ]
 
 

@@ -105,13 +105,13 @@ def read_published(source: Source, options: ImportOptions) -> Published:
     if not isinstance(n_tokens, int):
         raise InputError(f"{config_path}: no vocab_size; copy or download it again")
     found = read_dictionaries(source.folder, options.genes, n_tokens)
-    config = geneformer._model_config(data, found, str(config_path))
+    config = geneformer.model_config(data, found, str(config_path))
     weights = read_torch(path) if path.suffix == ".bin" else read_tensors(path)
     if not isinstance(weights, Mapping):
         raise InputError(f"{path}: not a table of tensors; copy or download it again")
     stored = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()})
     renamed = to_hugging_face(weights, config.num_attention_heads, str(path))
-    tensors, notes = geneformer._tensors(renamed, config, str(path))
+    tensors, notes = geneformer.bert_tensors(renamed, config, str(path))
     if stored != ["float32"]:
         notes.append(f"weights are stored as {', '.join(stored)}; kept here as float32")
     pooling = Pooling(hidden_layer=-2, pool="cls" if config.cls_token else "genes")

@@ -20,7 +20,7 @@ from cellscribe.report.colours import PALETTE
 from cellscribe.report.curves import MOST_POINTS, Level, Line, Values, lines_png, lines_svg
 from cellscribe.report.figures import need_matplotlib, write_whole
 from cellscribe.training import run_tables as tables
-from cellscribe.training.model_card import PICTURE, write_card
+from cellscribe.training.model_card import PICTURE
 from cellscribe.training.run_tables import decimals
 from cellscribe.training.runs import Run, best, read_run, smooth, summarise, tokens_per_second
 from cellscribe.training.runs import warnings as told_of
@@ -64,17 +64,16 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> list[str]:
     return warnings(runs)
 
 
-def draw_in_card(run: Path, corpus: Path, model: Path) -> None:
-    """Put the run's loss curve beside a finished model, and into its model card.
+def draw_curve(run: Path, model: Path) -> None:
+    """Put a run's loss curve beside its finished model, where the model card shows it.
 
     Raises
     ------
     InputError
-        matplotlib is missing, the run or the corpus cannot be read, or the disk refuses.
+        matplotlib is missing, the run cannot be read, or the disk refuses.
     """
     need_matplotlib()
     write_whole(model / PICTURE, render_picture(read_runs([run])))
-    write_card(run, corpus, model)
 
 
 def read_runs(folders: Sequence[Path]) -> dict[str, Run]:

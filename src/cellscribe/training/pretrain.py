@@ -45,7 +45,11 @@ FREE = {
 
 
 def pretrain(
-    plan: Plan, *, watch: Callable[[Line], None] | None = None, say: Say = print
+    plan: Plan,
+    *,
+    watch: Callable[[Line], None] | None = None,
+    draw: Callable[[Path, Path], None] | None = None,
+    say: Say = print,
 ) -> Path | None:
     """Train as planned.
 
@@ -55,6 +59,8 @@ def pretrain(
         From `plan`.
     watch
         Told of each step, as ``metrics.jsonl`` has it.
+    draw
+        Draws the loss curve for the model card: told the run's folder and the finished model's.
     say
         Told what a user should know.
 
@@ -73,7 +79,13 @@ def pretrain(
     with explained(plan.options), team(plan.device) as members:
         say = say if members.leads else (lambda line: None)
         with _files(plan, members, say), stopping() as stopped:
-            return _pretrain(plan, members, stopped, watch or (lambda line: None), say)
+            done = _pretrain(plan, members, stopped, watch or (lambda line: None), say)
+            if done is None or not members.leads:
+                return done
+            if draw is not None:
+                draw(plan.run, done)
+            write_card(plan.run, plan.corpus.path, done)
+            return done
 
 
 def _pretrain(
@@ -271,7 +283,6 @@ def _finish(plan: Plan, place: Place, say: Say) -> None:
     save_checkpoint(
         target, load_checkpoint(best / "model").model, plan.corpus.vocabulary, provenance
     )
-    write_card(plan.run, plan.corpus.path, target)
 
 
 @contextmanager

@@ -133,6 +133,46 @@ def train_table(results: list[Result]) -> str:
     return table(columns, rows)
 
 
+def families_table(results: list[Result]) -> str:
+    columns = [
+        "embed, published models",
+        "parameters",
+        "cells",
+        "load, cellscribe",
+        "load, published code",
+        "embed, cellscribe",
+        "embed, cellscribe in float32",
+        "embed, published code in float32",
+        "ratio (in float32)",
+        "peak memory, cellscribe",
+        "peak memory, published code",
+        "largest difference in float32",
+    ]
+    ours, ours_float32, theirs = "cellscribe", "cellscribe_float32", "published"
+    rows = []
+    for r in results:
+        load, peak = r["median_seconds_to_load"], r["highest_peak_gb"]
+        rates, ratios = r["cells_per_second"], r.get("ratio_of_medians")
+        beside = theirs in rates
+        rows.append(
+            [
+                r["settings"]["model"],
+                f"{r['parameters'] / 1e6:,.0f} M",
+                f"{r['settings']['cells']:,}",
+                f"{number(load[ours])} s",
+                f"{number(load[theirs])} s" if beside else "–",
+                f"{number(rates[ours])} cells/s",
+                f"{number(rates[ours_float32])} cells/s",
+                f"{number(rates[theirs])} cells/s" if beside else "–",
+                f"{ratios[ours]:.2f}× ({ratios[ours_float32]:.2f}×)" if ratios else "–",
+                f"{peak[ours]:.2f} GB",
+                f"{peak[theirs]:.2f} GB" if beside else "–",
+                f"{r['largest_difference']:.1e}" if beside else "–",
+            ]
+        )
+    return table(columns, rows)
+
+
 def own_table(results: list[Result]) -> str:
     return "\n\n".join(table(r["table"]["columns"], r["table"]["rows"]) for r in results)
 
@@ -142,6 +182,7 @@ TABLES: dict[str, Callable[[list[Result]], str]] = {
     "embed": embed_table,
     "memory": memory_table,
     "train": train_table,
+    "families": families_table,
 }
 
 

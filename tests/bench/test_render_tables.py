@@ -104,6 +104,32 @@ def test_every_table_holds_the_figures_of_its_result(results: Path) -> None:
     assert script.render(rendered, results) == rendered
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_published_models_with_and_without_their_own_code(tmp_path: Path, beside: bool) -> None:
+    figures: dict[str, dict[str, float]] = {
+        "median_seconds_to_load": {"cellscribe": 0.512, "published": 4.0},
+        "highest_peak_gb": {"cellscribe": 1.234, "published": 5.678},
+        "cells_per_second": {"cellscribe": 12.34, "cellscribe_float32": 7.5, "published": 3.21},
+    }
+    if not beside:
+        for each in figures.values():
+            del each["published"]
+    else:
+        figures["ratio_of_medians"] = {"cellscribe": 3.844, "cellscribe_float32": 2.336}
+    result(
+        *(tmp_path, "embed-x-cpu", "families"),
+        settings={"model": "X, 12 layers", "cells": 100},
+        parameters=51_300_000,
+        largest_difference=4.6e-7 if beside else None,
+        **figures,
+    )
+    rendered = script.render("<!-- bench:families -->\n<!-- /bench:families -->", tmp_path)
+    others = ["4 s", "3.21 cells/s", "3.84× (2.34×)", "5.68 GB", "4.6e-07"]
+    load, rate, ratio, peak, difference = others if beside else "–" * 5
+    row = f"| X, 12 layers | 51 M | 100 | 0.512 s | {load} | 12.3 cells/s | 7.5 cells/s | {rate} "
+    assert f"{row}| {ratio} | 1.23 GB | {peak} | {difference} |" in rendered
+
+
 def test_check_fails_on_a_stale_readme_and_leaves_it(results: Path) -> None:
     readme = results / "README.md"
     stale = "<!-- bench:quality -->\n<!-- /bench:quality -->\n"

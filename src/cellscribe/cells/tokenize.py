@@ -2,8 +2,8 @@
 
 Columns: ``cell_id``, ``input_ids`` (``list<uint16>``, with the model's special tokens), where a
 model reads values beside genes ``values`` (``list<float32>``), and ``length``. The file opens with
-``datasets.load_dataset("parquet", ...)``; what the tokens mean stands in its schema's metadata under
-``cellscribe``.
+``datasets.load_dataset("parquet", ...)``; what the tokens mean stands in its schema's metadata
+under ``cellscribe``.
 """
 
 from __future__ import annotations

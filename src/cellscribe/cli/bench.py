@@ -42,32 +42,48 @@ def bench_embed(
     *,
     data: Path,
     model: str = "geneformer-10m",
-    cells: int = 400,
+    source: Path | None = None,
+    reference: Path | None = None,
+    cells: int | None = None,
     repeats: int = 3,
     device: str = "auto",
     out: Path = Path("benchmarks/results"),
 ) -> None:
-    """File to vectors, beside transformers' BertModel in float32.
+    """File to vectors, beside transformers' BertModel in float32, or an imported model's own code.
 
     Parameters
     ----------
     data
         Folder of real h5ad files.
     model
-        A preset (random weights), a bundled model or a checkpoint directory.
+        A preset (random weights), a bundled model or a checkpoint directory, imported or not.
+    source
+        The published checkpoint that an imported model comes from, for the published code to read.
+    reference
+        Clone of the repository that an imported model's family publishes; Geneformer needs none.
     cells
-        Cells of the file that is embedded.
+        Cells of the file that is embedded: 400, or 100 with an imported model.
     repeats
         Measurements of each side.
     device
-        auto, cpu or a CUDA device; both sides use the same.
+        auto, cpu or a CUDA device; both sides use the same. Imported models: the CPU.
     out
         Folder of results.
     """
+    from cellscribe.bench.families import bench_family, imported_family
+
+    if imported_family(model) is not None:
+        if device not in ("auto", "cpu"):
+            raise InputError(f"--device {device}: imported models are measured on the CPU")
+        many = 100 if cells is None else cells
+        print(bench_family(data, Path(model), source, reference, many, repeats, out))
+        return
+    if source is not None or reference is not None:
+        raise InputError(f"--source and --reference go with an imported model; {model} is none")
     need("datasets", "transformers")
     from cellscribe.bench import verbs
 
-    print(verbs.bench_embed(data, model, cells, repeats, device, out))
+    print(verbs.bench_embed(data, model, 400 if cells is None else cells, repeats, device, out))
 
 
 @bench.command(name="memory")

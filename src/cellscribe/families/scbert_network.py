@@ -23,6 +23,7 @@ from cellscribe.errors import InputError
 from cellscribe.families.performer import Performer, PerformerLayer, published_names
 from cellscribe.families.scbert import MASK_TOKENS, OUTER_NAMES, ScbertConfig
 from cellscribe.model.attention import Cells
+from cellscribe.model.encoder import embedding
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -36,8 +37,8 @@ class ScbertNetwork(nn.Module):
 
     def __init__(self, config: ScbertConfig) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(config.bins + MASK_TOKENS, config.width)
-        self.places = nn.Embedding(config.genes + 1, config.width)
+        self.tokens = embedding(config.bins + MASK_TOKENS, config.width)
+        self.places = embedding(config.genes + 1, config.width)
         self.performer = Performer(
             width=config.width,
             heads=config.heads,

@@ -30,7 +30,7 @@ from cellscribe.errors import InputError
 from cellscribe.families import performer
 from cellscribe.families.scfoundation import BRANCHES, SPECIALS, Depth, ScfoundationConfig
 from cellscribe.model.attention import Cells, packed
-from cellscribe.model.encoder import Block, Linear, set_compute_dtype
+from cellscribe.model.encoder import Block, Linear, embedding, set_compute_dtype
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -70,7 +70,7 @@ class ValueEmbedding(nn.Module):
         # torch's own, which keep float32 whatever the blocks multiply in.
         self.into = nn.Linear(1, bins)
         self.across = nn.Linear(bins, bins)
-        self.rows = nn.Embedding(bins, config.width)
+        self.rows = embedding(bins, config.width)
 
     def forward(self, values_N: torch.Tensor) -> torch.Tensor:
         """``[N]`` to ``[N, D]``."""
@@ -94,7 +94,7 @@ class ScfoundationNetwork(nn.Module):
         super().__init__()
         self.config, self.branch = config, branch
         self.values = ValueEmbedding(config)
-        self.positions = nn.Embedding(config.genes + len(SPECIALS), config.width)
+        self.positions = embedding(config.genes + len(SPECIALS), config.width)
         block = ModelConfig(
             hidden_size=config.width,
             num_attention_heads=config.heads,

@@ -27,7 +27,7 @@ from cellscribe.errors import InputError
 from cellscribe.families.binning import bin_cells
 from cellscribe.families.importing import check_names
 from cellscribe.model.attention import Cells, packed
-from cellscribe.model.encoder import Block
+from cellscribe.model.encoder import Block, embedding
 from cellscribe.model.pooling import Specials, pool_packed
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class ScgptNetwork(nn.Module):
     def __init__(self, config: ScgptConfig) -> None:
         super().__init__()
         width = config.hidden_size
-        self.genes = nn.Embedding(config.vocab_size, width)
+        self.genes = embedding(config.vocab_size, width)
         self.gene_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         # torch's own: its few rows stay in float32 whatever the blocks multiply in.
         self.value_in = nn.Linear(1, width)

@@ -33,6 +33,14 @@ def activation(name: str, x: torch.Tensor) -> torch.Tensor:
     return F.gelu(x, approximate="tanh" if name == "gelu_new" else "none")
 
 
+def embedding(rows: int, width: int, padding_idx: int | None = None) -> nn.Embedding:
+    """Table of vectors, all zeros: whoever makes a network fills it, by `initialise` or a file.
+
+    Drawing torch's own first values on device "meta" would import its compiler: two seconds.
+    """
+    return nn.Embedding(rows, width, padding_idx, _weight=torch.zeros(rows, width))
+
+
 class Linear(nn.Linear):
     """A linear layer that multiplies in `compute_dtype`, whatever its parameters are kept in."""
 
@@ -88,9 +96,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         width = config.hidden_size
-        self.genes = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
-        self.positions = nn.Embedding(config.max_position_embeddings, width)
-        self.token_types = nn.Embedding(config.type_vocab_size, width)
+        self.genes = embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
+        self.positions = embedding(config.max_position_embeddings, width)
+        self.token_types = embedding(config.type_vocab_size, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         # Post-norm has it on the embeddings, pre-norm behind the last block.
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)

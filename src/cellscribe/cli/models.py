@@ -13,6 +13,7 @@ from cellscribe.cli.app import app
 @app.command(name="import")
 def import_(
     source: str,
+    /,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     genes: Path | None = None,
@@ -20,8 +21,7 @@ def import_(
 ) -> None:
     """Bring in a published model: Geneformer, BioNeMo, scGPT, scBERT, scFoundation.
 
-    What SRC is, is recognised. The new folder is a model like any other: embed, info and the rest
-    take it as --model.
+    What it is, is recognised. The new folder is a model like any other: embed --model takes it.
 
     Parameters
     ----------
@@ -43,6 +43,7 @@ def import_(
 @app.command
 def export(
     model: str,
+    /,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     format: Literal["hf"] = "hf",

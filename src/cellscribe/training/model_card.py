@@ -193,8 +193,9 @@ def _use(is_bert: bool) -> Iterator[str]:
     yield (
         "```python\n"
         "import cellscribe\n"
-        'cellscribe.embed(adata, model="path/to/this/folder")  # raw counts in, '
-        'adata.obsm["X_cellscribe"] out\n'
+        "\n"
+        "# raw counts in, adata.obsm out\n"
+        'cellscribe.embed(adata, model="path/to/this/folder")\n'
         "```"
     )
     if is_bert:
@@ -202,6 +203,7 @@ def _use(is_bert: bool) -> Iterator[str]:
         yield (
             "```python\n"
             "from transformers import AutoModelForMaskedLM\n"
+            "\n"
             'model = AutoModelForMaskedLM.from_pretrained("path/to/this/folder")\n'
             "```"
         )

@@ -187,7 +187,7 @@ def write_genes(
 ) -> AnnData:
     """Write `embed_genes` to an ``.h5ad`` or a ``.parquet`` (gene, symbol, n_cells, embedding)."""
     _check_out(out, source, options, (".h5ad", ".parquet"))
-    found = embed_genes(source, **_words(options), progress=progress, say=say)
+    found = embed_genes(source, **vars(options), progress=progress, say=say)
     with writing(out) as partial:
         if out.suffix == ".h5ad":
             found.write_h5ad(partial)
@@ -207,7 +207,7 @@ def write_enhanced(
 ) -> AnnData:
     """Write `enhance` to an ``.h5ad``."""
     _check_out(out, source, options, (".h5ad",))
-    found = enhance(source, **_words(options), progress=progress, say=say)
+    found = enhance(source, **vars(options), progress=progress, say=say)
     with writing(out) as partial:
         found.write_h5ad(partial)
     return found
@@ -219,10 +219,6 @@ def _check_out(
     if out.suffix not in forms:
         raise InputError(f"{out}: end the output's name in {' or '.join(forms)}")
     check_target(out, Path(source), overwrite=options.overwrite)
-
-
-def _words(options: EmbedOptions) -> dict[str, Any]:
-    return dict(vars(options))
 
 
 @contextmanager

@@ -137,6 +137,11 @@ class Vocabulary(GeneTable):
                 return self.token_of[spelling]
         raise InputError(f"the gene table has no {name} token, which config.json asks for")
 
+    def around(self, cls_token: bool, sep_token: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Tokens before and behind the genes of every cell, see `special`."""
+        front = (self.special("[CLS]"),) if cls_token else ()
+        return front, (self.special("[SEP]"),) if sep_token else ()
+
     def to_text(self) -> str:
         """Render the table as ``genes.tsv``; medians keep every bit."""
         rows = ["\t".join(COLUMNS)]

@@ -64,10 +64,7 @@ class Bert:
         self.width = self.gene_width = config.hidden_size
         self.context = config.context
         self.pooling = self.rule.sentence()
-        self.specials = Specials(
-            (vocabulary.special("[CLS]"),) if config.cls_token else (),
-            (vocabulary.special("[SEP]"),) if config.sep_token else (),
-        )
+        self.specials = Specials(*vocabulary.around(config.cls_token, config.sep_token))
         self.network: Encoder = checkpoint.model.encoder.eval()
 
     def tokenize(self, block: csr_matrix, token_of_column: npt.NDArray[np.int32]) -> CellTokens:

@@ -175,9 +175,5 @@ def open_tokenizer(header: ModelHeader) -> Tokenizer:
     def rank(block: Any, token_of_column: npt.NDArray[np.int32]) -> CellTokens:
         return rank_cells(block, token_of_column, table.medians, config.context)
 
-    return Tokenizer(
-        tokenize=rank,
-        front=(table.special("[CLS]"),) if config.cls_token else (),
-        back=(table.special("[SEP]"),) if config.sep_token else (),
-        about=about,
-    )
+    front, back = table.around(config.cls_token, config.sep_token)
+    return Tokenizer(tokenize=rank, front=front, back=back, about=about)

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from anndata.tests.helpers import assert_equal
 from support.formats import annotated
+from support.same import assert_same
 from support.tiny import N_GENES, WIDTH, real_genes, some_counts
 
 import cellscribe
@@ -56,7 +56,7 @@ def test_embed_writes_into_the_anndata(
     np.testing.assert_array_equal(cells.obsm["X_half"], vectors.astype(np.float16), strict=True)
     assert cells.uns["cellscribe"].keys() == {"X_cellscribe", "X_half"}
     del cells.obsm["X_cellscribe"], cells.obsm["X_half"], cells.uns["cellscribe"]
-    assert_equal(cells, before, exact=True)
+    assert_same(cells, before)
 
 
 def test_the_result_can_be_stored(cells: ad.AnnData, tiny_model: Path, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_copy_leaves_the_original_alone(
     assert list(cells.obsm) == []
     assert "cellscribe" not in cells.uns
     del made.obsm["X_tiny"], made.uns["cellscribe"]
-    assert_equal(made, before, exact=True)
+    assert_same(made, before)
     if backed:
         cells.file.close()
 

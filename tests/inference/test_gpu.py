@@ -362,7 +362,7 @@ class TestOnCuda:
         ids += [f"ENSG9{place:010d}" for place in range(config.vocab_size - 5 - len(ids))]
         vocabulary = Vocabulary.build(ids, [""] * len(ids), np.ones(len(ids)))
         some = cells[:4].copy()
-        on_cpu = Embedder(make_checkpoint(config, vocabulary), CPU, "float32", threads=2)
+        on_cpu = embedder_of(make_checkpoint(config, vocabulary), CPU, "float32")
         wanted = on_cpu.embed(some, gene_key="gene")
         bf16 = torch.cuda.get_device_capability() >= (8, 0)
         vectors = on_cuda(on_cpu, "bf16" if bf16 else "fp16").embed(some, gene_key="gene")

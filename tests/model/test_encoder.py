@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cellscribe.cells.vocabulary import PAD, Vocabulary
 from cellscribe.config import ModelConfig
-from cellscribe.model.attention import Cells, jagged, packed
+from cellscribe.model.attention import Cells, flash, jagged, packed
 from cellscribe.model.checkpoint import save_checkpoint
 from cellscribe.model.encoder import (
     Block,
@@ -285,6 +285,35 @@ def test_jagged_attention_is_packed_attention_with_its_gradients() -> None:
         found.append([out.detach(), *torch.autograd.grad(out, leaves, slope)])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_the_flash_operator_takes_what_it_is_given() -> None:
+    """It is torch's own affair; a release that changes it must not be met on a GPU first."""
+    schema = torch.ops.aten._flash_attention_forward.default._schema
+    names = [argument.name for argument in schema.arguments]
+    wanted = ["query", "key", "value", "cum_seq_q", "cum_seq_k", "max_q", "max_k"]
+    assert names[:10] == [*wanted, "dropout_p", "is_causal", "return_debug_mask"]
+    assert all(argument.has_default_value() for argument in schema.arguments[10:])
+    assert schema.returns[0].name == "output"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_flash_attention_is_that_of_nested_tensors(dropout: float) -> None:
+    """Kernel and seed are the same, so are the places that are dropped."""
+    generator = torch.Generator().manual_seed(4)
+    there = Cells(LENGTHS, torch.device("cuda"))
+    leaves = [
+        torch.randn(sum(LENGTHS), 3, 16, generator=generator).cuda().bfloat16().requires_grad_()
+        for _ in range(3)
+    ]
+    found = []
+    for attend in (flash, jagged):
+        torch.manual_seed(5)
+        out = attend(*leaves, there, dropout)
+        found.append([out.detach(), *torch.autograd.grad(out.float().sin().sum(), leaves)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.gpu

@@ -55,6 +55,7 @@ def relative(x: torch.Tensor, expected: torch.Tensor) -> float:
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six rows a chunk, at most."""
     monkeypatch.setattr(module, "LOGITS", 6 * 3 * LANES + 5)
+    monkeypatch.setattr(module, "GPU_LOGITS", 6 * 3 * LANES + 5)
 
 
 @pytest.mark.parametrize("n_places", [1, 5, 6, 7, 50])

@@ -91,7 +91,8 @@ def packed(
 
     On a CPU this is `attention_cpu` or, with gradients or dropout, `attention_cpu_training`, seeded
     by torch's generator; on a GPU in half precision torch's variable-length kernels, without
-    either `varlen_attn`, else `jagged`; in float32 one product after the other, cell by cell.
+    either `varlen_attn`, else `flash`, or `jagged` before compute capability 8.0; in float32 one
+    product after the other, cell by cell.
     """
     plain = dropout == 0.0 and not (torch.is_grad_enabled() and q_NHK.requires_grad)
     if q_NHK.device.type == "cpu":
@@ -107,6 +108,8 @@ def packed(
         out_NHK = varlen_attn(q_NHK, k_NHK, v_NHK, cells.offsets, cells.offsets, longest, longest)
         assert isinstance(out_NHK, torch.Tensor)
         return out_NHK
+    if has_flash_kernel(q_NHK):
+        return flash(q_NHK, k_NHK, v_NHK, cells, dropout)
     if q_NHK.device.type == "cuda" and q_NHK.dtype in HALVES:
         return jagged(q_NHK, k_NHK, v_NHK, cells, dropout)
     parts = []
@@ -115,6 +118,22 @@ def packed(
         out_1HLK = F.scaled_dot_product_attention(q_HLK, k_HLK, v_HLK, dropout_p=dropout)
         parts.append(out_1HLK[0].transpose(0, 1))
     return torch.cat(parts)
+
+
+def flash(
+    q_NHK: torch.Tensor, k_NHK: torch.Tensor, v_NHK: torch.Tensor, cells: Cells, dropout: float
+) -> torch.Tensor:
+    """Attention over a packed batch by torch's flash kernel, with gradients and dropout.
+
+    The kernel that `jagged` ends in, called by its operator: nested tensors are a class in Python,
+    whose every operation costs the host more than a small model's costs the device.
+    """
+    offsets, longest = cells.offsets, cells.longest
+    out_NHK = torch.ops.aten._flash_attention_forward(
+        q_NHK, k_NHK, v_NHK, offsets, offsets, longest, longest, dropout, False, False
+    )[0]
+    assert isinstance(out_NHK, torch.Tensor)
+    return out_NHK
 
 
 def jagged(
@@ -151,3 +170,13 @@ def has_varlen_kernel(tensor: torch.Tensor) -> bool:
     if find_spec("torch.nn.attention.varlen") is None:
         return False
     return torch.cuda.get_device_capability(tensor.device) >= (8, 0)
+
+
+def has_flash_kernel(q_NHK: torch.Tensor) -> bool:
+    """Whether torch's flash kernel trains on this device, with this dtype and width of a head."""
+    if q_NHK.device.type != "cuda" or q_NHK.dtype not in HALVES:
+        return False
+    if torch.cuda.get_device_capability(q_NHK.device) < (8, 0):
+        return False
+    # Wider heads have no backward pass with dropout everywhere; others are padded by `jagged`.
+    return q_NHK.shape[-1] % 8 == 0 and q_NHK.shape[-1] <= 128

@@ -26,6 +26,8 @@ from cellscribe.model.cpu_kernels import F32, U32, bits, compiled
 LOGITS = 1 << 24
 """Logits of a chunk, 32 MB of bf16: with smaller ones, adding up the gradients of the weights takes
 too large a share of a CPU's time; larger ones gain nothing."""
+GPU_LOGITS = 1 << 26
+"""On a GPU, which is kept waiting by many small steps: 256 MB of float32."""
 LANES = 128
 """Sums of a row that are kept apart: whole vectors, and enough of them to hide the latency."""
 FP16_UNIT = 2.0**15
@@ -126,9 +128,9 @@ def _takes_compiled(hidden_MD: torch.Tensor, dtype: torch.dtype) -> bool:
     return hidden_MD.device.type == "cpu" and dtype == torch.bfloat16 and not user.DISABLE_JIT
 
 
-def _bounds(n_rows: int, n_columns: int) -> list[tuple[int, int]]:
-    """Chunks of about equal size, at most `LOGITS` numbers each."""
-    n_chunks = -(-n_rows // max(1, LOGITS // n_columns))
+def _bounds(n_rows: int, n_columns: int, most: int) -> list[tuple[int, int]]:
+    """Chunks of about equal size, at most `most` numbers each."""
+    n_chunks = -(-n_rows // max(1, most // n_columns))
     edges = [n_rows * chunk // max(1, n_chunks) for chunk in range(n_chunks + 1)]
     return list(pairwise(edges))
 
@@ -153,7 +155,8 @@ def _chunks_torch(
     """Losses of all places; fill `gradients`, unless they are None."""
     weight_VD = weight_VD.to(hidden_MD.dtype)
     losses_M = torch.empty(len(hidden_MD), device=hidden_MD.device)
-    for start, end in _bounds(len(hidden_MD), len(weight_VD)):
+    most = GPU_LOGITS if hidden_MD.device.type == "cuda" else LOGITS
+    for start, end in _bounds(len(hidden_MD), len(weight_VD), most):
         here = slice(start, end)
         targets_C = targets_M[here, None]
         logs_CV = _product(hidden_MD[here], weight_VD.T).add_(bias_V).log_softmax(1)
@@ -189,7 +192,7 @@ def _chunks_compiled(
     bias_SI = np.pad(bias_V.numpy(), (0, padding), constant_values=-np.inf).reshape(-1, LANES)
     losses = np.empty(len(hidden_MD), np.float32)
     columns = (targets_M.contiguous().numpy(), weights_M.contiguous().numpy(), losses)
-    bounds = _bounds(len(hidden_MD), len(weight_WD))
+    bounds = _bounds(len(hidden_MD), len(weight_WD), LOGITS)
     most = max((end - start for start, end in bounds), default=0)
     logits = torch.empty((most, len(weight_WD)), dtype=torch.bfloat16)
     bias_grads_TSI = np.zeros((torch.get_num_threads(), *bias_SI.shape), np.float32)

@@ -86,6 +86,19 @@ def test_half_precision_on_disk_is_float32_in_memory(tmp_path: Path) -> None:
         assert torch.equal(after[name], tensor.half().float())
 
 
+def test_training_a_loaded_model_leaves_its_file_alone(saved: Path) -> None:
+    """Weights lie where the file is mapped; what is written to them must not reach the disk."""
+    before = (saved / "model.safetensors").read_bytes()
+    loaded = load_checkpoint(saved).model
+    with torch.no_grad():
+        for parameter in loaded.parameters():
+            parameter.add_(1.0)
+    assert (saved / "model.safetensors").read_bytes() == before
+    kept = load_checkpoint(saved).model.state_dict()
+    for name, tensor in loaded.state_dict().items():
+        torch.testing.assert_close(kept[name] + 1.0, tensor)
+
+
 def test_transformers_loads_it_as_it_is(saved: Path) -> None:
     transformers = pytest.importorskip("transformers")
     theirs, report = transformers.AutoModelForMaskedLM.from_pretrained(

@@ -24,6 +24,7 @@ from cellscribe.errors import InputError
 from cellscribe.families.names import map_symbols
 from cellscribe.model.header import (
     BERTS,
+    Header,
     config_text,
     find_checkpoint,
     read_config,
@@ -52,6 +53,8 @@ class ModelHeader:
     """The family's configuration; of a BERT, see `config`."""
     config: ModelConfig | None = None
     """Shape of a BERT."""
+    bert: Header | None = None
+    """All that `model.checkpoint` reads of a BERT before its weights."""
 
     def map_genes(
         self, var: pd.DataFrame, *, gene_key: str | None = None, name: str = "input"
@@ -104,6 +107,7 @@ def read_model(name: str | Path) -> ModelHeader:
             provenance=header.provenance,
             settings={},
             config=header.config,
+            bert=header,
         )
     if family not in FAMILIES:
         raise InputError(
@@ -131,11 +135,11 @@ def open_model(name: str | Path, options: ModelOptions | None = None) -> Opened:
     options = options or ModelOptions()
     header = read_model(name)
     cells: CellModel
-    if header.family in BERTS:
+    if header.bert is not None:
         from cellscribe.families.bert import Bert
         from cellscribe.model.checkpoint import load_checkpoint
 
-        checkpoint = load_checkpoint(header.directory)
+        checkpoint = load_checkpoint(header.bert)
         cells, digest = Bert(checkpoint, options), checkpoint.hash
     else:
         from cellscribe.model.checkpoint import read_weights

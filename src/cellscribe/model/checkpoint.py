@@ -23,7 +23,7 @@ from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig, Pooling
 from cellscribe.errors import InputError
 from cellscribe.model.encoder import MaskedGeneModel
-from cellscribe.model.header import BERTS, config_to_json, read_header
+from cellscribe.model.header import BERTS, Header, config_to_json, read_header
 
 WEIGHTS = "model.safetensors"
 BLOCK_NAMES = {
@@ -101,7 +101,8 @@ def from_hugging_face(
                     f"asks for {list(piece.shape)}; weights and config belong to different models"
                 )
             parts.append(weights[theirs])
-        state[name] = torch.cat(parts).to(wanted.dtype)
+        # one part stays where the file is mapped: no copy is made of it
+        state[name] = (torch.cat(parts) if len(parts) > 1 else parts[0]).to(wanted.dtype)
     return state
 
 
@@ -150,15 +151,20 @@ def save_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def load_checkpoint(name: str | Path) -> Checkpoint:
+def load_checkpoint(name: str | Path | Header) -> Checkpoint:
     """Read a checkpoint directory or a bundled model, on the CPU in float32.
+
+    Parameters
+    ----------
+    name
+        A directory, a bundled model's name, or a header that was read already.
 
     Raises
     ------
     InputError
         Unknown name; config, gene table or weights missing, damaged or not of one model.
     """
-    header = read_header(name)
+    header = name if isinstance(name, Header) else read_header(name)
     weights, digest = read_weights(header.directory)
     path = header.directory / WEIGHTS
     with torch.device("meta"):

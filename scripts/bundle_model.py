@@ -5,8 +5,15 @@
     cellscribe bench quality --data ../shared/data --also runs/mini/start
     python scripts/bundle_model.py runs/mini --card  # the card again, as measured
 
+The model keeps the hashes of its training cells, so that ``cellscribe evaluate`` marks figures of
+cells that it knows. Of a run that is older than this file, ``--cells`` makes it of the corpus:
+
+    python scripts/bundle_model.py runs/mini --cells
+
 The run's loss curve goes to ``benchmarks/mini``. ``RUN/start`` gets the network as training began,
-so that ``cellscribe bench quality`` can say what training adds.
+so that ``cellscribe bench quality`` can say what training adds. The card's sections on accuracy and
+speed stay empty until ``scripts/render_tables.py`` fills them from ``benchmarks/evaluation``, which
+``cellscribe evaluate mini -o benchmarks/evaluation`` with its data makes.
 """
 
 from __future__ import annotations
@@ -20,14 +27,26 @@ import torch
 from cellscribe.bench.record import read_results
 from cellscribe.config import ModelConfig, from_mapping
 from cellscribe.corpus.store import open_corpus
+from cellscribe.families.opening import read_model
 from cellscribe.model.checkpoint import load_checkpoint, save_checkpoint
 from cellscribe.model.encoder import MaskedGeneModel, initialise
 from cellscribe.training.model_card import write_card
 from cellscribe.training.runs import read_header
 from cellscribe.training.start import ranked_sample, start_from_cells
+from cellscribe.training.trained_cells import (
+    MOST,
+    TRAINED_CELLS,
+    trained_cells,
+    write_trained_cells,
+)
 from cellscribe.writing import remove
 
 ROOT = Path(__file__).resolve().parents[1]
+SECTIONS = {
+    "Downstream task accuracy": "card-accuracy",
+    "Performance benchmarks": "card-performance",
+}
+"""Of the card: heading -> what `render_tables.py` puts there."""
 
 
 def save_start(run: Path, corpus: Path) -> None:
@@ -44,6 +63,17 @@ def save_start(run: Path, corpus: Path) -> None:
     save_checkpoint(run / "start", model, store.vocabulary, {"weights": "as training began"})
 
 
+def keep_cells(corpus: Path, target: Path) -> Path:
+    """Write the hashes of a corpus's training cells into the model that was trained on it."""
+    store, told = open_corpus(corpus), read_model(target).provenance["corpus"]
+    if store.hash != told:
+        raise SystemExit(f"{corpus} is the corpus {store.hash}, {target} was trained on {told}")
+    hashes = trained_cells(store)
+    if hashes is None:
+        raise SystemExit(f"{corpus} has more than {MOST:,} training cells")
+    return write_trained_cells(target, hashes)
+
+
 def measured(name: str) -> list[tuple[str, str]]:
     """Rows of the model card: the linear probe of ``benchmarks/results``."""
     rows = []
@@ -57,16 +87,37 @@ def measured(name: str) -> list[tuple[str, str]]:
     return rows
 
 
+def mark_sections(card: Path) -> None:
+    """Put the sections that ``render_tables.py`` fills into a card, before its limits."""
+    text = card.read_text(encoding="utf-8")
+    marks = "".join(
+        f"## {title}\n\n<!-- evaluate:{name} -->\n<!-- /evaluate:{name} -->\n\n"
+        for title, name in SECTIONS.items()
+    )
+    before, limits, after = text.partition("## Limits\n")
+    if not limits:
+        raise SystemExit(f"{card} has no section on limits; sections are not put in")
+    card.write_text(f"{before}{marks}{limits}{after}", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("--corpus", type=Path, default=ROOT / "runs/corpus")
     parser.add_argument("--card", action="store_true", help="only write the model card again")
+    parser.add_argument(
+        "--cells", action="store_true", help="only write the hashes of the training cells"
+    )
     options = parser.parse_args()
     name = read_header(options.run)["preset"]
     target = ROOT / "src/cellscribe/bundled" / name
     if options.card:
-        print(write_card(options.run, options.corpus, target, benchmarks=measured(name)))
+        card = write_card(options.run, options.corpus, target, benchmarks=measured(name))
+        mark_sections(card)
+        print(card)
+        return
+    if options.cells:
+        print(keep_cells(options.corpus, target))
         return
     trained = load_checkpoint(options.run / "model")
     save_start(options.run, options.corpus)
@@ -78,7 +129,12 @@ def main() -> None:
         {**trained.provenance, "stored as": "float16"},
         dtype=torch.float16,
     )
-    write_card(options.run, options.corpus, target)
+    cells = options.run / "model" / TRAINED_CELLS
+    if cells.exists():
+        shutil.copy(cells, target / TRAINED_CELLS)
+    else:
+        keep_cells(options.corpus, target)
+    mark_sections(write_card(options.run, options.corpus, target))
     curve = ROOT / "benchmarks" / name
     curve.mkdir(parents=True, exist_ok=True)
     for file in ("metrics.jsonl", "run.json"):

@@ -1,12 +1,13 @@
-"""Render tables of README and docs from benchmarks/results/*.json, between markers that name them.
+"""Render tables of README, docs and model cards from results, between markers that name them.
 
     <!-- bench:embed -->
     (everything here is rendered)
     <!-- /bench:embed -->
 
-A benchmark has a function in `TABLES`; results of any other one carry their own ``"table"``:
-``{"columns": [...], "rows": [[...], ...]}``. With ``--check`` nothing is written, and a page that
-differs from what would be rendered is an error.
+``bench:`` are benchmarks, of benchmarks/results/*.json: each has a function in `TABLES`; results of
+any other one carry their own ``"table"``: ``{"columns": [...], "rows": [[...], ...]}``.
+``evaluate:`` are what `cellscribe evaluate` left in benchmarks/evaluation: see `EVALUATED`. With
+``--check`` nothing is written, and a page that differs from what would be rendered is an error.
 """
 
 from __future__ import annotations
@@ -14,15 +15,29 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from cellscribe.bench.record import read_results
 from cellscribe.errors import InputError
+from cellscribe.evaluation.models import RANDOM
+from cellscribe.evaluation.results import FOLDER, read_all
+from cellscribe.report import evaluation_grids as grids
+from cellscribe.report.evaluation import averaged, notes
+from cellscribe.report.evaluation_grids import Cell, Grid
+from cellscribe.report.evaluation_tables import DataTable, Row, TaskTables, best, tables
 
 ROOT = Path(__file__).resolve().parents[1]
-MARKED = re.compile(r"(<!-- bench:([\w-]+) -->\n)(.*?)(<!-- /bench:\2 -->)", re.DOTALL)
+EVALUATION = ROOT / "benchmarks" / "evaluation"
+MARKED = re.compile(r"(<!-- (bench|evaluate):([\w-]+) -->\n)(.*?)(<!-- /\2:\3 -->)", re.DOTALL)
+MODEL = "mini"
+"""The bundled model, whose evaluation the pages show."""
+NOT_DOWNSTREAM = ("mlm", "scaling", "performance")
+BRACKETS = (
+    "Mean over seeds, in brackets the 95 % interval; bold is the best, an arrow says which way is "
+    "better."
+)
 Result = dict[str, Any]
 
 
@@ -186,6 +201,107 @@ TABLES: dict[str, Callable[[list[Result]], str]] = {
 }
 
 
+def how_good(parts: list[TaskTables]) -> str:
+    """The model, its random weights and the best baseline, on every file that it never saw."""
+    rows: list[tuple[Cell, ...]] = []
+    for part in parts:
+        if part.task.NAME not in ("scaling", "performance"):
+            for data in part.tables:
+                rows += _three(part, data)
+    if not rows:
+        raise InputError(f"benchmarks/evaluation has no file that {MODEL} never saw; measure one")
+    header = ("measured", "data", MODEL, RANDOM, "best baseline", "which is")
+    return f"{grids.markdown(Grid(header, tuple(rows)))}\n\n{BRACKETS}"
+
+
+def _three(part: TaskTables, data: DataTable) -> Iterator[tuple[Cell, ...]]:
+    """One line of `how_good`; none if the model did not answer, or knew the file."""
+    headline = part.task.HEADLINE
+    metric = part.task.METRICS[headline]
+    rows = {row.method: row for row in data.rows if headline in row.estimates}
+    model, twin = rows.get(MODEL), rows.get(f"{MODEL}, {RANDOM}")
+    if model is None or twin is None or model.seen:
+        return
+
+    def rank(row: Row) -> float:
+        value = row.estimates[headline].value
+        return value if metric.better == "higher" else -value
+
+    told = [model, twin, max((row for row in rows.values() if row.kind == "baseline"), key=rank)]
+    figures = {row.method: row.estimates[headline] for row in told}
+    top = best(figures, metric)
+    yield (
+        Cell(f"{part.task.TITLE}: {grids.title(metric)}"),
+        Cell(data.data),
+        *(grids.figure(each, metric.digits, best=name in top) for name, each in figures.items()),
+        Cell(told[-1].method),
+    )
+
+
+def card_accuracy(parts: list[TaskTables]) -> str:
+    """Every method on every file, the headline of each task that uses the model for something."""
+    blocks = [BRACKETS]
+    for part in parts:
+        if part.task.NAME in NOT_DOWNSTREAM:
+            continue
+        metric = part.task.METRICS[part.task.HEADLINE]
+        blocks.append(f"**{part.task.TITLE}: {grids.title(metric)}**")
+        blocks.append(grids.markdown(grids.of_summary(part)))
+        seen = [f"{row.method}, {each.data}: {row.seen}." for each in part.tables
+                for row in each.rows if row.seen]  # fmt: skip
+        blocks += [f"{grids.MARK} {text}" for text in seen]
+        blocks += [averaged(part)] if len(part.tables) > 1 else []
+    return "\n\n".join(blocks)
+
+
+def card_performance(parts: list[TaskTables]) -> str:
+    """Speed and memory, as the task performance has them."""
+    found = [part for part in parts if part.task.NAME == "performance"]
+    if not found:
+        raise InputError(
+            f"benchmarks/evaluation has no result of the task performance; run cellscribe evaluate "
+            f"{MODEL} --task performance"
+        )
+    blocks = [BRACKETS]
+    for data in found[0].tables:
+        blocks += [f"**{data.data}**", grids.markdown(grids.of_table(found[0], data))]
+        blocks += notes(data)
+    return "\n\n".join(blocks)
+
+
+EVALUATED: dict[str, Callable[[list[TaskTables]], str]] = {
+    "how-good": how_good,
+    "card-accuracy": card_accuracy,
+    "card-performance": card_performance,
+}
+
+
+def evaluated(name: str, folder: Path) -> str:
+    """Fill a stretch from the evaluation in a folder, and tell where and when it was made."""
+    results = read_all(folder / FOLDER)
+    if name not in EVALUATED or not results:
+        raise InputError(
+            f"a page names evaluate:{name}, which has no result; measure it or remove the markers"
+        )
+    made = {
+        key: ", ".join(sorted({str(each.made[key]) for each in results if key in each.made}))
+        for key in ("cpu", "cellscribe", "date")
+    }
+    line = f"Measured on {made['cpu']}; cellscribe {made['cellscribe']}; {made['date']}."
+    return f"{EVALUATED[name](tables(results))}\n\n{line}"
+
+
+def benchmarked(name: str, folder: Path) -> str:
+    """Fill a stretch from the results of a benchmark, and tell where and when they were made."""
+    results = read_results(folder, name)
+    if not results:
+        raise InputError(
+            f"a page names bench:{name}, which has no result; measure it or remove the markers"
+        )
+    lines = dict.fromkeys(provenance(r) for r in results)
+    return f"{TABLES.get(name, own_table)(results)}\n\nMeasured on {'; and on '.join(lines)}."
+
+
 def provenance(result: Result) -> str:
     """One line: on what, when, at which commit."""
     machine, commit = result["machine"], result["commit"]
@@ -203,47 +319,47 @@ def provenance(result: Result) -> str:
     return f"{where}; torch {machine['packages']['torch']}; {result['date']}; {state}"
 
 
-def render(readme: str, results_folder: Path) -> str:
+def render(page: str, results_folder: Path, evaluation: Path = EVALUATION) -> str:
     """Fill every marked stretch of a text.
 
     Raises
     ------
     InputError
-        A marker names a benchmark that has no results, or a marker is not closed.
+        A marker names what has no results, a table of an evaluation lacks its baselines, or a
+        marker is not closed.
     """
 
     def fill(match: re.Match[str]) -> str:
-        name = match[2]
-        results = read_results(results_folder, name)
-        if not results:
-            raise InputError(
-                f"a page names bench:{name}, which has no result; measure it or remove the markers"
-            )
-        lines = dict.fromkeys(provenance(r) for r in results)
-        text = TABLES.get(name, own_table)(results)
-        return f"{match[1]}\n{text}\n\nMeasured on {'; and on '.join(lines)}.\n\n{match[4]}"
+        kind, name = match[2], match[3]
+        text = benchmarked(name, results_folder) if kind == "bench" else evaluated(name, evaluation)
+        return f"{match[1]}\n{text}\n\n{match[5]}"
 
-    opened, closed = (len(re.findall(mark, readme)) for mark in ("<!-- bench:", "<!-- /bench:"))
-    rendered, filled = MARKED.subn(fill, readme)
+    marks = (r"<!-- (?:bench|evaluate):", r"<!-- /(?:bench|evaluate):")
+    opened, closed = (len(re.findall(mark, page)) for mark in marks)
+    rendered, filled = MARKED.subn(fill, page)
     if not opened == closed == filled:
-        raise InputError("a page has a bench marker that is not closed by its own name")
+        raise InputError("a page has a marker that is not closed by its own name")
     return rendered
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Render tables from benchmarks/results.")
+    parser = argparse.ArgumentParser(description="Render tables from benchmarks.")
     parser.add_argument(
         "--check", action="store_true", help="fail where a page is stale; write nothing"
     )
-    parser.add_argument("--page", type=Path, action="append", help="README and docs if not given")
+    parser.add_argument(
+        "--page", type=Path, action="append", help="README, docs and model cards if not given"
+    )
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--evaluation", type=Path, default=EVALUATION)
     options = parser.parse_args(arguments)
-    pages = options.page or [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    cards = sorted((ROOT / "src/cellscribe/bundled").glob("*/README.md"))
+    pages = options.page or [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *cards]
     stale = {}
     try:
         for page in pages:
             before = page.read_text(encoding="utf-8")
-            after = render(before, options.results)
+            after = render(before, options.results, options.evaluation)
             if after != before:
                 stale[page] = after
     except InputError as error:

@@ -3,8 +3,9 @@
 ``embed`` for an AnnData or a file, ``load`` for a model to keep, ``embed_file`` from file to file,
 ``embed_genes``, ``gene_importance`` and ``enhance`` for genes, ``tokenize``, ``info``;
 ``import_model`` and ``export_model`` for published models, ``train`` for new ones; ``finetune`` and
-``annotate`` for labels; ``build_corpus`` and ``open_corpus`` for training stores; ``sample`` gives
-a few hundred real cells to try them on. Everything is imported when first used.
+``annotate`` for labels; ``evaluate`` to judge models, ``perturb`` to ask them what a gene does;
+``build_corpus`` and ``open_corpus`` for training stores; ``sample`` gives a few hundred real cells
+to try them on. Everything is imported when first used.
 """
 
 from __future__ import annotations
@@ -24,20 +25,30 @@ if TYPE_CHECKING:
         tokenize,
         train,
     )
-    from cellscribe.config import AnnotateOptions, EmbedOptions, FinetuneOptions
+    from cellscribe.config import (
+        AnnotateOptions,
+        EmbedOptions,
+        EvaluateOptions,
+        FinetuneOptions,
+        PerturbOptions,
+    )
     from cellscribe.corpus.build import build_corpus
     from cellscribe.corpus.store import open_corpus
     from cellscribe.errors import InputError
     from cellscribe.genes import embed_genes, enhance, gene_importance
     from cellscribe.inference.embedder import Embedder, load
+    from cellscribe.inference.perturb import perturb
+    from cellscribe.judging import evaluate
     from cellscribe.labels import annotate, annotate_file, finetune
 
 __all__ = [
     "AnnotateOptions",
     "EmbedOptions",
     "Embedder",
+    "EvaluateOptions",
     "FinetuneOptions",
     "InputError",
+    "PerturbOptions",
     "annotate",
     "annotate_file",
     "build_corpus",
@@ -45,6 +56,7 @@ __all__ = [
     "embed_file",
     "embed_genes",
     "enhance",
+    "evaluate",
     "export_model",
     "finetune",
     "gene_importance",
@@ -52,6 +64,7 @@ __all__ = [
     "info",
     "load",
     "open_corpus",
+    "perturb",
     "sample",
     "tokenize",
     "train",
@@ -61,8 +74,10 @@ _HOMES = {
     "AnnotateOptions": "cellscribe.config",
     "EmbedOptions": "cellscribe.config",
     "Embedder": "cellscribe.inference.embedder",
+    "EvaluateOptions": "cellscribe.config",
     "FinetuneOptions": "cellscribe.config",
     "InputError": "cellscribe.errors",
+    "PerturbOptions": "cellscribe.config",
     "annotate": "cellscribe.labels",
     "annotate_file": "cellscribe.labels",
     "build_corpus": "cellscribe.corpus.build",
@@ -70,6 +85,7 @@ _HOMES = {
     "embed_file": "cellscribe.api",
     "embed_genes": "cellscribe.genes",
     "enhance": "cellscribe.genes",
+    "evaluate": "cellscribe.judging",
     "export_model": "cellscribe.api",
     "finetune": "cellscribe.labels",
     "gene_importance": "cellscribe.genes",
@@ -77,6 +93,7 @@ _HOMES = {
     "info": "cellscribe.api",
     "load": "cellscribe.inference.embedder",
     "open_corpus": "cellscribe.corpus.store",
+    "perturb": "cellscribe.inference.perturb",
     "sample": "cellscribe.api",
     "tokenize": "cellscribe.api",
     "train": "cellscribe.api",

@@ -7,12 +7,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from evaluation.masked import best_prior
 from support.training import LENGTH, N_SPECIAL, SHAPE, SHORT, planted_corpus
 
 from cellscribe.config import ReaderOptions
 from cellscribe.corpus.reader import Reader
 from cellscribe.corpus.store import Corpus, open_corpus
-from cellscribe.evaluation.unigram import PRIOR, count_genes, rank_bins, unigram_losses
+from cellscribe.evaluation.unigram import count_genes, rank_bins, unigram_losses
 from cellscribe.training.distributed import Team
 from cellscribe.training.validation import read_validation
 
@@ -55,15 +56,16 @@ def test_losses_are_those_of_the_counts(corpus: Corpus) -> None:
     bins = rank_bins(SHAPE.context)
     by_bin = Counter((bins[r], g) for cell in seen for r, g in enumerate(cell))
     of_bin = Counter(bins[r] for cell in seen for r in range(len(cell)))
+    each_bin = {b: Counter({g: n for (c, g), n in by_bin.items() if c == b}) for b in of_bin}
+    prior = best_prior(list(each_bin.values()), share)
     for split, batches in read_validation(corpus, SHAPE, SHORT, Team()).batches.items():
         plain, ranked = [], []
         for batch in batches:
             for place, gene in zip(batch.chosen_M.tolist(), batch.targets_M.tolist(), strict=True):
                 b = bins[int(batch.positions_N[place]) - 1]
                 plain.append(-math.log(share[gene]))
-                ranked.append(
-                    -math.log((by_bin[b, gene] + PRIOR * share[gene]) / (of_bin[b] + PRIOR))
-                )
+                told = (by_bin[b, gene] + prior * share[gene]) / (of_bin[b] + prior)
+                ranked.append(-math.log(told))
         # all cells are as long, so a mean over places is one over cells
         assert losses[split]["unigram"] == pytest.approx(np.mean(plain), rel=1e-6)
         assert losses[split]["rank"] == pytest.approx(np.mean(ranked), rel=1e-6)

@@ -14,6 +14,7 @@ from cellscribe.config.corpus import (
     ReaderOptions,
     SplitOptions,
 )
+from cellscribe.config.evaluation import EvaluateOptions, PerturbOptions
 from cellscribe.config.inference import (
     EmbedOptions,
     ImportOptions,
@@ -40,11 +41,13 @@ __all__ = [
     "BuildOptions",
     "CensusOptions",
     "EmbedOptions",
+    "EvaluateOptions",
     "FinetuneOptions",
     "ImportOptions",
     "ModelConfig",
     "ModelOptions",
     "OutputDtype",
+    "PerturbOptions",
     "Pooling",
     "Precision",
     "Preset",

@@ -16,8 +16,8 @@ from cellscribe.corpus.store import Corpus
 from cellscribe.training.distributed import Team
 from cellscribe.training.validation import read_validation
 
-PRIOR = 100.0
-"""Genes drawn from the unigram that are added to the counts of each bin of ranks."""
+PRIORS = (1e2, 1e3, 3e3, 1e4, 3e4, 1e5, 1e6)
+"""Genes drawn from the unigram that may be added to the counts of each bin of ranks."""
 PER_DOUBLING = 4
 """Bins of ranks between a rank and its double."""
 
@@ -31,17 +31,77 @@ def rank_bins(context: int) -> npt.NDArray[np.int64]:
 
 def count_genes(corpus: Corpus, context: int) -> npt.NDArray[np.int64]:
     """``[bins, V]`` how often each gene stands at ranks of each bin in the training cells."""
-    bins, size = rank_bins(context), len(corpus.vocabulary)
-    counts = np.zeros((bins[-1] + 1, size), np.int64)
+    size = len(corpus.vocabulary)
+    counts = np.zeros((rank_bins(context)[-1] + 1, size), np.int64)
     for table in corpus.cells("train", ["input_ids"]):
         column = whole(table["input_ids"])
-        tokens = column.values.to_numpy(zero_copy_only=False).astype(np.int64)
-        offsets = column.offsets.to_numpy()
-        ranks = np.arange(len(tokens)) - np.repeat(offsets[:-1], np.diff(offsets))
-        keep = ranks < context
-        flat = bins[ranks[keep]] * size + tokens[keep]
-        counts += np.bincount(flat, minlength=counts.size).reshape(counts.shape)
+        tokens = column.values.to_numpy(zero_copy_only=False)
+        counts += count_packed(tokens, column.offsets.to_numpy(), context, size)
     return counts
+
+
+def count_packed(
+    tokens: npt.NDArray[np.integer], offsets: npt.NDArray[np.integer], context: int, size: int
+) -> npt.NDArray[np.int64]:
+    """``[bins, size]`` how often each gene stands at ranks of each bin in packed cells.
+
+    Parameters
+    ----------
+    tokens, offsets
+        ``[N]`` and ``[B + 1]``: cell i is ``tokens[offsets[i] : offsets[i + 1]]``, ranked, without
+        special tokens.
+    context
+        Genes behind so many of a cell are not counted.
+    size
+        Tokens of the vocabulary.
+    """
+    bins = rank_bins(context)
+    ranks = np.arange(offsets[0], offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
+    keep = ranks < context
+    flat = bins[ranks[keep]] * size + tokens[offsets[0] : offsets[-1]][keep].astype(np.int64)
+    shape = (int(bins[-1]) + 1, size)
+    return np.bincount(flat, minlength=shape[0] * size).reshape(shape)
+
+
+def shares(
+    counts: npt.NDArray[np.integer], n_special: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Turn counts into probabilities, none of a gene being 0.
+
+    Half a gene is added to each gene's count, and so many genes drawn from that unigram to each bin
+    of ranks (a Dirichlet prior, MacKay and Peto 1995) as tell each counted gene best from the
+    others: one of `PRIORS`, by leaving one out.
+
+    Parameters
+    ----------
+    counts
+        ``[bins, V]`` from `count_genes` or `count_packed`.
+    n_special
+        Tokens that are no genes, whose probability is 0.
+
+    Returns
+    -------
+    share
+        ``[V]`` of a gene among all genes.
+    by_bin
+        ``[bins, V]`` of a gene among those at ranks of each bin.
+    """
+    times = counts.astype(np.float64)
+    share = times.sum(0)
+    share[n_special:] += 0.5
+    share /= share.sum()
+    prior = min(PRIORS, key=lambda prior: _left_out(times, share, prior))
+    return share, (times + prior * share) / (times.sum(1, keepdims=True) + prior)
+
+
+def _left_out(
+    counts: npt.NDArray[np.float64], share: npt.NDArray[np.float64], prior: float
+) -> float:
+    """Sum of the losses of all counted genes, each judged without itself."""
+    bins, genes = counts.nonzero()
+    times = counts[bins, genes]
+    known = times - 1 + prior * share[genes]
+    return -float((times * np.log(known / (counts.sum(1)[bins] - 1 + prior))).sum())
 
 
 def unigram_losses(
@@ -62,12 +122,8 @@ def unigram_losses(
         Split -> ``{"unigram": loss, "rank": loss}``, natural logarithm, mean over a cell's chosen
         genes, then over cells.
     """
-    counts = count_genes(corpus, config.context).astype(np.float64)
-    genes = slice(corpus.vocabulary.n_special, None)
-    share = counts.sum(0)
-    share[genes] += 0.5
-    share /= share.sum()
-    by_bin = (counts + PRIOR * share) / (counts.sum(1, keepdims=True) + PRIOR)
+    counts = count_genes(corpus, config.context)
+    share, by_bin = shares(counts, corpus.vocabulary.n_special)
     bins, front = rank_bins(config.context), int(config.cls_token)
     found = {}
     for split, batches in read_validation(corpus, config, options, Team()).batches.items():

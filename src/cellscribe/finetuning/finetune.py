@@ -32,6 +32,7 @@ from cellscribe.finetuning.labelled import (
 )
 from cellscribe.finetuning.linear import fit_head
 from cellscribe.model.heads import Head, save_head
+from cellscribe.training.trained_cells import TRAINED_CELLS
 from cellscribe.writing import writing
 
 if TYPE_CHECKING:
@@ -210,6 +211,8 @@ def save_finetuned(
         if tuned is None:
             shutil.copyfile(folder / WEIGHTS, partial / WEIGHTS)
         save_head(partial, head)
+        if (folder / TRAINED_CELLS).exists():  # what the base knows, this model knows
+            shutil.copyfile(folder / TRAINED_CELLS, partial / TRAINED_CELLS)
 
 
 def card(base: str, head: Head) -> str:

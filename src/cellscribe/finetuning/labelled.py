@@ -7,7 +7,6 @@ a new donor; a label that occurs in one group alone is learnt but can be held ou
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,15 +15,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from cellscribe.cells.counts import Counts
+from cellscribe.cells.obs import text_column
 from cellscribe.errors import InputError
 from cellscribe.writing import check_target, hash_of
 
 NO_LABEL = ("", "na", "n/a", "nan", "none", "unknown", "unassigned")
 """What says that a cell has no label, in any case."""
-NAMES_SHOWN = 8
 
 Say = Callable[[str], None]
 Integers = npt.NDArray[np.int64]
@@ -90,13 +88,15 @@ def read_labels(
     InputError
         A column is missing, or fewer than two labels, or fewer than two groups, remain.
     """
-    names = [_column(source, label, "--label") for source in sources]
+    names = [text_column(source.obs, label, "--label", source.name) for source in sources]
     found = np.concatenate(names)
     known = ~np.isin([name.lower() for name in found], NO_LABEL)
     left_out = {"no label": int((~known).sum())}
     groups = None
     if group is not None:
-        groups = np.concatenate([_column(source, group, "--group") for source in sources])
+        groups = np.concatenate(
+            [text_column(source.obs, group, "--group", source.name) for source in sources]
+        )
         grouped = groups != ""
         left_out["no group"] = int((known & ~grouped).sum())
         known &= grouped
@@ -131,22 +131,6 @@ def read_labels(
         sources=[_source(source) for source in sources],
         left_out={why: n for why, n in left_out.items() if n},
     )
-
-
-def _column(source: Counts, name: str, flag: str) -> npt.NDArray[np.object_]:
-    """Texts of a column of obs, "" where missing."""
-    there = [str(column) for column in source.obs.columns]
-    if name not in there:
-        near = (
-            difflib.get_close_matches(name, there, NAMES_SHOWN, cutoff=0.4) or there[:NAMES_SHOWN]
-        )
-        more = f"; near it: {', '.join(near)}" if near else "; it has no columns"
-        raise InputError(f"{source.name}: obs has no column {name!r} ({flag}){more}")
-    values = source.obs[name]
-    if isinstance(values, pd.DataFrame):
-        raise InputError(f"{source.name}: obs has several columns {name!r} ({flag}); rename one")
-    texts = values.astype(object).where(values.notna(), "")
-    return np.array([str(text).strip() for text in texts], dtype=object)
 
 
 def _source(source: Counts) -> dict[str, Any]:

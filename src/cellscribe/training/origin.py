@@ -19,6 +19,7 @@ from cellscribe.config import ModelConfig
 from cellscribe.errors import InputError
 from cellscribe.model.checkpoint import Checkpoint, load_checkpoint
 from cellscribe.model.encoder import MaskedGeneModel
+from cellscribe.model.header import find_checkpoint
 
 BY_GENE = ("encoder.genes.weight", "bias")
 """Parameters with a row a token."""
@@ -33,6 +34,7 @@ class Origin:
     """A model to begin with."""
 
     checkpoint: Checkpoint
+    directory: Path
     rows: npt.NDArray[np.int64]
     """``[V]`` for each token of the corpus its token in the model, -1 where it is new."""
     changed_medians: int
@@ -47,7 +49,8 @@ class Origin:
         InputError
             No such model, or it knows less than half of the corpus's genes.
         """
-        checkpoint = load_checkpoint(name)
+        directory = find_checkpoint(name)
+        checkpoint = load_checkpoint(directory)
         theirs = {gene: token for token, gene in enumerate(checkpoint.vocabulary.ids)}
         for name, other in ALSO_CALLED.items():
             theirs.setdefault(name, theirs.get(other, -1))
@@ -62,6 +65,7 @@ class Origin:
         ours, before = vocabulary.medians[known], checkpoint.vocabulary.medians[rows[known]]
         return cls(
             checkpoint=checkpoint,
+            directory=directory,
             rows=rows,
             changed_medians=int((np.abs(ours / before - 1) > 0.01).sum()),
         )

@@ -33,8 +33,14 @@ from cellscribe.training.plan import Plan
 from cellscribe.training.start import ranked_sample, start_from_cells
 from cellscribe.training.thinning import Thinning
 from cellscribe.training.tracking import Tracker
+from cellscribe.training.trained_cells import (
+    MOST,
+    trained_cells,
+    with_earlier,
+    write_trained_cells,
+)
 from cellscribe.training.validation import Validation, read_validation
-from cellscribe.writing import alone, disk_errors, remove, write_json
+from cellscribe.writing import alone, disk_errors, write_json, writing
 
 Say = Callable[[str], None]
 FREE = {
@@ -278,11 +284,19 @@ def _finish(plan: Plan, place: Place, say: Say) -> None:
         ],
         "hours": round(place.seconds / 3600, 3),
     }
-    target = plan.run / "model"
-    remove(target)
-    save_checkpoint(
-        target, load_checkpoint(best / "model").model, plan.corpus.vocabulary, provenance
-    )
+    hashes = trained_cells(plan.corpus)
+    if plan.origin:
+        # its weights know what it learnt from, too
+        before = plan.origin.checkpoint.provenance.get("trained on", [])
+        provenance["trained before on"] = [before] if isinstance(before, str) else before
+        hashes = with_earlier(hashes, plan.origin.directory)
+    if hashes is None:
+        provenance["training cells"] = f"more than {MOST:,}: told by their datasets' names alone"
+    with writing(plan.run / "model") as partial:
+        network = load_checkpoint(best / "model").model
+        save_checkpoint(partial, network, plan.corpus.vocabulary, provenance)
+        if hashes is not None:
+            write_trained_cells(partial, hashes)
 
 
 @contextmanager

@@ -1,0 +1,173 @@
+"""What a model is judged on: a file of cells, read whole; a corpus; or a folder of runs.
+
+Cells beyond `EvaluateOptions.cells` are left out by a draw that depends on the seed alone, so every
+method and every later run sees the same ones, in the order of the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cellscribe.cells.obs import text_column
+from cellscribe.config import EvaluateOptions
+from cellscribe.corpus.store import MANIFEST, Corpus, open_corpus
+from cellscribe.errors import InputError
+from cellscribe.evaluation.contract import UnfitError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from scipy.sparse import csr_matrix
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cells:
+    """Cells of a file."""
+
+    name: str
+    """The file's stem: what its table is called, and a dataset id that a model may list."""
+    counts: csr_matrix
+    """``[B, G]`` raw counts, float32."""
+    obs: pd.DataFrame
+    var: pd.DataFrame
+    gene_key: str | None
+    """As the user gave it."""
+    n_in_file: int
+    """Cells before the draw."""
+
+    @property
+    def n_cells(self) -> int:
+        """``B``."""
+        return self.counts.shape[0]
+
+    @cached_property
+    def adata(self) -> AnnData:
+        """The same cells as an AnnData, which shares their arrays."""
+        import anndata
+
+        with warnings.catch_warnings():
+            # of several samples they often are not, and nothing here goes by a name
+            warnings.filterwarnings("ignore", "(Observation|Variable) names are not unique")
+            return anndata.AnnData(self.counts, obs=self.obs, var=self.var)
+
+    @cached_property
+    def hash(self) -> str:
+        """16 hexadecimal digits that name counts and genes, and where their names are read."""
+        digest = hashlib.sha256(f"{self.gene_key}\n{_text_of(self.var)}".encode())
+        for part in (self.counts.data, self.counts.indices, self.counts.indptr):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def labels_hash(self) -> str:
+        """16 hexadecimal digits that name all that obs says."""
+        return hashlib.sha256(_text_of(self.obs).encode()).hexdigest()[:16]
+
+    def take(self, rows: npt.NDArray[np.integer]) -> Cells:
+        """Some of the cells."""
+        return Cells(
+            name=self.name,
+            counts=self.counts[rows],
+            obs=self.obs.iloc[rows],
+            var=self.var,
+            gene_key=self.gene_key,
+            n_in_file=self.n_in_file,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Data:
+    """One ``--data``: exactly one of cells and corpus is there."""
+
+    name: str
+    path: Path
+    cells: Cells | None = None
+    corpus: Corpus | None = None
+
+
+def read_data(path: Path, options: EvaluateOptions) -> Data:
+    """Read a file of cells, or open a corpus.
+
+    Raises
+    ------
+    InputError
+        There is no such file, or it does not hold raw counts.
+    """
+    if path.is_dir() and (path / MANIFEST).is_file():
+        return Data(name=path.resolve().name, path=path, corpus=open_corpus(path))
+    return Data(name=stem(path), path=path, cells=read_cells(path, options))
+
+
+def stem(path: Path) -> str:
+    """Name of a file without what its format adds."""
+    name = path.resolve().name
+    for suffix in (".tar.gz", ".h5ad", ".zarr", ".h5", ".loom"):
+        name = name.removesuffix(suffix)
+    return name
+
+
+def read_cells(path: Path | AnnData, options: EvaluateOptions, *, name: str = "") -> Cells:
+    """Read the cells of a file, at most `options.cells` of them.
+
+    Raises
+    ------
+    InputError
+        As `open_counts` and `Counts.blocks`.
+    """
+    from scipy.sparse import csr_matrix, vstack
+
+    from cellscribe.cells.counts import open_counts
+
+    with open_counts(path, layer=options.layer) as counts:
+        rows = draw(counts.n_cells, options.cells, options.seed)
+        blocks, start = [], 0
+        for block in counts.blocks():
+            first, last = np.searchsorted(rows, [start, start + block.shape[0]])
+            blocks.append(csr_matrix(block[rows[first:last] - start], dtype=np.float32))
+            start += block.shape[0]
+        if not name:
+            name = stem(Path(path)) if isinstance(path, str | Path) else "cells"
+        return Cells(
+            name=name,
+            counts=csr_matrix(vstack(blocks)),
+            obs=counts.obs.iloc[rows],
+            var=counts.var,
+            gene_key=options.gene_key,
+            n_in_file=counts.n_cells,
+        )
+
+
+def draw(n: int, most: int, seed: int) -> npt.NDArray[np.int64]:
+    """`most` of `n` rows, ascending; all if there are no more."""
+    if n <= most:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).permutation(n)[:most])
+
+
+def _text_of(table: pd.DataFrame) -> str:
+    """All of a table as text, in order."""
+    columns = [(str(name), table.iloc[:, place]) for place, name in enumerate(table.columns)]
+    parts = [("", table.index), *columns]
+    return "\n".join(f"{name}\t" + "\t".join(map(str, values)) for name, values in parts)
+
+
+def column(cells: Cells, name: str, flag: str) -> npt.NDArray[np.object_]:
+    """Values of a column of obs as text, missing ones as "".
+
+    Raises
+    ------
+    UnfitError
+        There is no such column, or more than one.
+    """
+    try:
+        return text_column(cells.obs, name, flag, cells.name)
+    except InputError as error:
+        raise UnfitError(str(error)) from None

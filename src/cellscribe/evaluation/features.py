@@ -1,0 +1,200 @@
+"""Features that baselines are made of: what the standard workflow gives without any model.
+
+Normalised counts, their most variable genes, principal components; Harmony and scVI where the extra
+``eval`` is installed. All are fitted on the cells they are given, without a label. Genes are chosen
+by the plain variance of their normalised counts: one rule, no fit, and the same for every task.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix, diags
+
+if TYPE_CHECKING:
+    from cellscribe.evaluation.data import Cells
+
+HVG = 2_000
+"""Genes that features are made of."""
+SCVI_EPOCHS = 100
+"""Most passes of scVI over the cells; its own rule is 400 for 20,000 cells or fewer."""
+SCVI_PATIENCE = 15
+"""Passes without a better loss on held-out cells, after which scVI stops before that."""
+
+
+def log_norm(counts: csr_matrix, target: float = 1e4) -> csr_matrix:
+    """Scale each cell's counts to a sum of `target`, and take log(1 + x).
+
+    Parameters
+    ----------
+    counts
+        ``[B, G]`` raw counts; a cell without any stays zero.
+    target
+        Sum of a cell's scaled counts.
+
+    Returns
+    -------
+    scipy.sparse.csr_matrix
+        ``[B, G]`` float64.
+    """
+    counts = csr_matrix(counts, dtype=np.float64)
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    scaled = (diags(target / np.where(totals > 0, totals, 1.0)) @ counts).tocsr()
+    scaled.data = np.log1p(scaled.data)
+    return scaled
+
+
+def most_variable(logs: csr_matrix, n: int = HVG) -> npt.NDArray[np.int64]:
+    """Columns of the highest variance, ascending; all if there are no more than `n`.
+
+    Parameters
+    ----------
+    logs
+        ``[B, G]`` of `log_norm`.
+    n
+        Columns wanted.
+    """
+    mean = np.asarray(logs.mean(axis=0)).ravel()
+    variance = np.asarray(logs.multiply(logs).mean(axis=0)).ravel() - mean**2
+    return np.sort(np.argsort(-variance, kind="stable")[:n])
+
+
+def hvg(counts: csr_matrix, n: int = HVG) -> npt.NDArray[np.float64]:
+    """``[B, n]`` normalised counts of the `n` genes chosen by `most_variable`."""
+    logs = log_norm(counts)
+    return logs[:, most_variable(logs, n)].toarray()
+
+
+def pca(
+    counts: csr_matrix, components: int = 50, *, genes: int = HVG, seed: int = 0
+) -> npt.NDArray[np.float64]:
+    """Project cells the standard way: counts per 10,000, log1p, most variable genes, PCA.
+
+    Parameters
+    ----------
+    counts
+        ``[B, G]`` raw counts.
+    components
+        Principal components of the centred columns; no more than cells or genes.
+    genes
+        Columns kept, see `most_variable`.
+    seed
+        Of the randomised solver.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[B, components]``.
+    """
+    from sklearn.decomposition import PCA
+
+    chosen = hvg(counts, genes)
+    return PCA(min(components, *chosen.shape), random_state=seed).fit_transform(chosen)
+
+
+def harmony(
+    pcs: npt.NDArray[np.floating], batch: npt.NDArray[np.object_], *, seed: int = 0
+) -> npt.NDArray[np.float64]:
+    """Move cells of all batches together by Harmony, as harmonypy does it with its settings.
+
+    Korsunsky et al., Nature Methods 2019.
+
+    Parameters
+    ----------
+    pcs
+        ``[B, D]`` principal components.
+    batch
+        ``[B]`` batch of each cell; two batches or more.
+    seed
+        Of the clusters it starts from.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[B, D]``.
+    """
+    import pandas as pd
+    from harmonypy import run_harmony
+
+    batches = pd.DataFrame({"batch": np.asarray(batch).astype(str)})
+    found = run_harmony(
+        np.asarray(pcs, np.float64), batches, "batch", verbose=False, random_state=seed, ncores=1
+    )
+    return np.asarray(found.Z_corr, np.float64)
+
+
+def scvi_latent(
+    cells: Cells, batch: npt.NDArray[np.object_] | None = None, *, seed: int = 0
+) -> npt.NDArray[np.float32]:
+    """Train scVI on the cells, and return the means of its latent variables.
+
+    Lopez et al., Nature Methods 2018, with the settings of scvi-tools (10 latent variables) on raw
+    counts of the `HVG` most variable genes, on CPU, for `SCVI_EPOCHS` or less.
+
+    Parameters
+    ----------
+    cells
+        Raw counts; a cell without a count on these genes is not trained on and gets zeros, the mean
+        of the prior.
+    batch
+        ``[B]`` batch of each cell, given to the model as covariate.
+    seed
+        Of weights, draws and the held-out tenth of the cells.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[B, 10]``.
+    """
+    import anndata
+    import pandas as pd
+
+    with _quiet(seed):
+        from scvi.model import SCVI
+
+        counts = cells.counts[:, most_variable(log_norm(cells.counts), HVG)]
+        filled = np.asarray(counts.sum(axis=1)).ravel() > 0
+        covariate = np.zeros(len(filled), int) if batch is None else np.asarray(batch).astype(str)
+        obs = pd.DataFrame({"batch": pd.Categorical(covariate[filled])})
+        obs.index = obs.index.astype(str)
+        adata = anndata.AnnData(csr_matrix(counts[filled]), obs=obs)
+        SCVI.setup_anndata(adata, batch_key=None if batch is None else "batch")
+        model = SCVI(adata)
+        # scvi-tools splits by a seed of its own, whose setter changes the environment for good
+        order = np.random.default_rng(seed).permutation(adata.n_obs)
+        held = max(adata.n_obs // 10, 1)
+        model.train(
+            max_epochs=SCVI_EPOCHS, accelerator="cpu", devices=1, early_stopping=True,
+            early_stopping_patience=SCVI_PATIENCE,
+            datasplitter_kwargs={"external_indexing": [order[held:], order[:held]]},
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        latent = model.get_latent_representation()
+    vectors = np.zeros((len(filled), latent.shape[1]), np.float32)
+    vectors[filled] = latent
+    return vectors
+
+
+@contextmanager
+def _quiet(seed: int) -> Iterator[None]:
+    """Seed torch and numpy as scvi-tools wants it, and put them back; mute what it prints."""
+    import torch
+
+    before, level = np.random.get_state(), logging.root.manager.disable  # noqa: NPY002
+    logging.disable(logging.WARNING)
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # advice on workers and hardware, which is the same for every cell and no one's to heed
+            warnings.simplefilter("ignore")
+            torch.manual_seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
+        logging.disable(level)

@@ -1,0 +1,152 @@
+"""One JSON file for each task, data, method and seed: what was measured, of what, and with what.
+
+A result says enough to be repeated and to be recognised: a later run of the same task on the same
+cells, model and settings reads it instead of measuring again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import math
+import platform
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cellscribe.errors import InputError
+from cellscribe.evaluation.contract import Curve, Estimate, Kind, Scores
+from cellscribe.writing import write_json
+
+FORMAT, VERSION = "cellscribe evaluation", 1
+FOLDER = "results"
+"""Of the JSON files, in the folder of an evaluation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One answer, judged."""
+
+    task: str
+    data: str
+    """Name of the problem, as its table is called."""
+    method: str
+    kind: Kind
+    seed: int
+    scores: Scores
+    about: dict[str, Any] = field(default_factory=dict)
+    """Sizes of the problem."""
+    identity: dict[str, Any] = field(default_factory=dict)
+    """Hashes and settings that decide the figures; equal ones need not be measured again."""
+    model: dict[str, Any] | None = None
+    """Facts of the model, see `Model.facts`."""
+    seen: str = ""
+    """Why the model may know the data from its training; "" if nothing says so."""
+    seconds: float = 0.0
+    made: dict[str, Any] = field(default_factory=dict)
+    """Date, versions, processor."""
+
+    @property
+    def file(self) -> str:
+        """Name of its JSON file."""
+        return f"{slug(self.task)}--{slug(self.data)}--{slug(self.method)}--{self.seed}.json"
+
+
+def slug(text: str) -> str:
+    """Text as part of a file's name."""
+    return re.sub(r"[^\w.+-]+", "-", text).strip("-").lower()
+
+
+def made_here() -> dict[str, Any]:
+    """Date, versions and processor, for `Result.made`."""
+    from importlib import metadata
+
+    from cellscribe.model.device import cpu_facts
+
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "cellscribe": metadata.version("cellscribe"),
+        "scikit-learn": metadata.version("scikit-learn"),
+        "python": platform.python_version(),
+        "cpu": cpu_facts()["model"],
+    }
+
+
+def write(folder: Path, result: Result) -> Path:
+    """Write one result into a folder that exists; an older one of its name is replaced."""
+    path = folder / result.file
+    write_json(path, {"format": FORMAT, "version": VERSION, **plain(dataclasses.asdict(result))})
+    return path
+
+
+def read(path: Path) -> Result:
+    """Read one result.
+
+    Raises
+    ------
+    InputError
+        The file is none.
+    """
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if (told.pop("format"), told.pop("version")) != (FORMAT, VERSION):
+            raise KeyError
+        scores = told.pop("scores")
+        return Result(
+            scores=Scores(
+                estimates={
+                    name: Estimate(**{k: _number(v) for k, v in each.items()})
+                    for name, each in scores["estimates"].items()
+                },
+                breakdowns={
+                    title: {name: _number(value) for name, value in row.items()}
+                    for title, row in scores["breakdowns"].items()
+                },
+                curves={
+                    title: Curve(**{**each, "y": [_number(value) for value in each["y"]]})
+                    for title, each in scores["curves"].items()
+                },
+            ),
+            **told,
+        )
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise InputError(
+            f"{path}: not a result of this cellscribe evaluate; remove it and measure again"
+        ) from None
+
+
+def read_all(folder: Path) -> list[Result]:
+    """All results of a folder, by file name."""
+    return [read(path) for path in sorted(folder.glob("*.json"))]
+
+
+def by_table(results: Iterable[Result]) -> dict[tuple[str, str], list[Result]]:
+    """Results by task and problem, in the order of their files."""
+    tables: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        tables.setdefault((result.task, result.data), []).append(result)
+    return tables
+
+
+def plain(value: Any) -> Any:
+    """Value as it will be read back from JSON, which has no NaN: null stands for it."""
+    if isinstance(value, dict):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(each) for each in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)

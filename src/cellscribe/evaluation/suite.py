@@ -1,0 +1,234 @@
+"""`cellscribe evaluate`: every model and every baseline, through every task, on all data.
+
+The loop is plain: data, task, problem, method, seed. Results are written one by one, so what was
+measured before an interruption is not measured again, and the report is made of what is on disk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+from cellscribe.cells.counts import tell
+from cellscribe.config import EvaluateOptions
+from cellscribe.errors import InputError
+from cellscribe.evaluation.contract import Method, Problem, Scores, Task, UnfitError
+from cellscribe.evaluation.data import Data, read_data
+from cellscribe.evaluation.leakage import seen
+from cellscribe.evaluation.models import Model, read_models
+from cellscribe.evaluation.results import (
+    FOLDER,
+    Result,
+    made_here,
+    plain,
+    read,
+    slug,
+    write,
+)
+
+TASKS = {
+    "mlm": "cellscribe.evaluation.mlm",
+    "celltype": "cellscribe.evaluation.celltype",
+    "integration": "cellscribe.evaluation.integration",
+    "confounding": "cellscribe.evaluation.confounding",
+    "perturbation": "cellscribe.evaluation.perturbation",
+    "deletion": "cellscribe.evaluation.deletion",
+    "genes": "cellscribe.evaluation.genes",
+    "scaling": "cellscribe.evaluation.scaling",
+    "performance": "cellscribe.evaluation.performance",
+}
+"""Modules of the tasks, in the order of a report."""
+SUITES = {
+    "core": ("mlm", "celltype", "integration", "confounding", "perturbation", "deletion", "genes"),
+    "full": tuple(TASKS),
+}
+VECTORS = "vectors"
+"""Folder of embeddings, in the folder of an evaluation."""
+_NOTHING = Scores(estimates={})
+Say = Callable[[str], None]
+Progress = Callable[..., None]
+
+
+def task_module(name: str) -> Task:
+    """Return the module of a task."""
+    return cast(Task, importlib.import_module(TASKS[name]))
+
+
+def chosen_tasks(names: Sequence[str]) -> tuple[list[str], frozenset[str]]:
+    """Tasks that are asked for, and those of them that need not fit: no one named them.
+
+    Raises
+    ------
+    InputError
+        There is no such task.
+    """
+    found: list[str] = []
+    for name in names:
+        if name not in TASKS and name not in SUITES:
+            known = ", ".join([*TASKS, *SUITES])
+            raise InputError(f"no task {name!r}; there are {known}")
+        found += [task for task in SUITES.get(name, (name,)) if task not in found]
+    return found, frozenset(found).difference(names)
+
+
+def run_suite(
+    models: Sequence[str | Path],
+    data: Sequence[str | Path],
+    out: Path,
+    options: EvaluateOptions,
+    tasks: Sequence[str],
+    *,
+    progress: Progress | None = None,
+    say: Say = tell,
+) -> list[Result]:
+    """Measure what is not measured yet; arguments as `judging.evaluate`."""
+    names, lenient = chosen_tasks(tasks)
+    judged = read_models(models, options, out / VECTORS)
+    problems = list(_problems(names, data, judged, options, lenient=lenient, say=say))
+    if not problems:
+        raise InputError("none of the tasks fits the data; see the lines above")
+    _check_names(problems)
+    (out / FOLDER).mkdir(parents=True, exist_ok=True)
+    results: list[Result] = []
+    for place, posed in enumerate(problems):
+        if progress is not None:
+            progress(place, len(problems), f"{posed.task.NAME}, {posed.problem.name}")
+        results += _judge(posed, out / FOLDER, options, say)
+    if progress is not None:
+        progress(len(problems), len(problems), "done")
+    return results
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Posed:
+    task: Task
+    problem: Problem
+    data: Data
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the figures of every method, as a result's file has it."""
+        cells = self.data.cells
+        labels = None if cells is None else cells.labels_hash
+        return plain({"labels": labels, **self.problem.identity})
+
+
+def _problems(
+    tasks: Sequence[str],
+    data: Sequence[str | Path],
+    models: Sequence[Model],
+    options: EvaluateOptions,
+    *,
+    lenient: Collection[str],
+    say: Say,
+) -> Iterator[_Posed]:
+    """All problems of all data; what does not fit is refused, or passed over in a suite."""
+    for path in data:
+        opened: Data = read_data(Path(path), options)
+        for name in tasks:
+            task = task_module(name)
+            try:
+                found = task.load(opened, models, options)
+            except UnfitError as error:
+                if name not in lenient:
+                    raise
+                say(f"{name} is left out: {error}")
+                continue
+            for problem in found:
+                yield _Posed(task=task, problem=problem, data=opened)
+
+
+def _check_names(problems: Sequence[_Posed]) -> None:
+    """Refuse problems whose results would take each other's place."""
+    names = [(posed.task.NAME, slug(posed.problem.name)) for posed in problems]
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise InputError(
+                f"two data are called {problems[place].problem.name}; rename a file, "
+                "or give them an evaluation each"
+            )
+
+
+def _judge(posed: _Posed, folder: Path, options: EvaluateOptions, say: Say) -> list[Result]:
+    """Ask all methods of a problem, and score what is not scored yet."""
+    task, problem = posed.task, posed.problem
+    methods: list[Method] = []
+    for model in problem.models:
+        try:
+            methods += task.answers(problem, model)
+        except UnfitError as error:
+            say(f"{task.NAME}, {problem.name}: {error}")
+    methods += task.baselines(problem)
+    for name, package in task.EXTRA_BASELINES.items():
+        if find_spec(package) is None:
+            say(f'{task.NAME}: {name} is not measured, pip install "cellscribe[eval]" brings it')
+    words = [_words(posed, method, options) for method in methods]
+    _clear(posed, {told["method"]: told["identity"] for told in words}, folder, say)
+    results = []
+    for method, told in zip(methods, words, strict=True):
+        answer, answered = None, False
+        for seed in range(options.seed, options.seed + options.seeds):
+            empty = Result(scores=_NOTHING, seed=seed, **told)
+            path = folder / empty.file
+            if path.exists() and not options.overwrite:
+                results.append(read(path))
+                continue
+            began = time.perf_counter()
+            if not answered:
+                answer, answered = method.answer(), True
+            scores = task.score(problem, answer, seed)
+            seconds = round(time.perf_counter() - began, 3)
+            result = dataclasses.replace(empty, scores=scores, seconds=seconds)
+            write(folder, result)
+            results.append(result)
+    return results
+
+
+def _clear(posed: _Posed, identities: dict[str, dict[str, Any]], folder: Path, say: Say) -> None:
+    """Remove results of the same table that came from other data, settings or weights.
+
+    Beside new ones they would be averaged with what they cannot be compared to.
+
+    Parameters
+    ----------
+    identities
+        Method -> what its results are recognised by.
+    """
+    n = 0
+    for path in folder.glob(f"{slug(posed.task.NAME)}--{slug(posed.problem.name)}--*.json"):
+        old = read(path)
+        if (old.task, old.data) != (posed.task.NAME, posed.problem.name):
+            continue
+        wanted = identities.get(old.method, old.identity)
+        if old.identity != wanted or old.identity.get("problem") != posed.identity:
+            path.unlink()
+            n += 1
+    if n:
+        where = f"{posed.task.NAME}, {posed.problem.name}"
+        say(f"{where}: {n:,} results of other data, settings or weights are removed")
+
+
+def _words(posed: _Posed, method: Method, options: EvaluateOptions) -> dict[str, Any]:
+    """All of a method's results but scores and seed."""
+    model, problem = method.model, posed.problem
+    return {
+        "task": posed.task.NAME,
+        "data": problem.name,
+        "method": method.name,
+        "kind": method.kind,
+        "about": plain(problem.about),
+        "identity": {
+            "problem": posed.identity,
+            "model": None if model is None else model.fingerprint,
+            "bootstrap": options.bootstrap,
+        },
+        "model": None if model is None else model.facts,
+        "seen": "" if model is None else seen(model, problem.origin),
+        "made": made_here(),
+    }

@@ -1,0 +1,229 @@
+"""Figures of an evaluation as SVG: a dot with its interval for each method, and lines.
+
+Written by hand in the page's own colours, since an evaluation must not need matplotlib. A method
+has one colour all over a task; dashes and the order of the rows say the same once more to those
+who see no colours. Names stand above their dots, where a phone has room for them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from cellscribe.evaluation.contract import Curve, Estimate, Kind
+from cellscribe.report.colours import FOLDED, PALETTE
+
+WIDTH = 360
+"""Of a figure, in units of which a letter has 10."""
+ROW = 30
+NAME_LENGTH = 46
+PLOT = (46, 12, 304, 150)
+"""Left, top, width and height of what the axes of lines enclose."""
+DASHES: dict[Kind, str] = {"model": "none", "random": "1 3", "baseline": "5 3"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How a method is drawn."""
+
+    colour: str
+    dashes: str
+
+
+def looks(kinds: Mapping[str, Kind]) -> dict[str, Look]:
+    """A colour for every method; those after the palette's last share one."""
+    return {
+        method: Look(colour=PALETTE[place] if place < len(PALETTE) else FOLDED, dashes=DASHES[kind])
+        for place, (method, kind) in enumerate(kinds.items())
+    }
+
+
+def dots_svg(
+    figures: Mapping[str, Estimate],
+    looks: Mapping[str, Look],
+    texts: Mapping[str, str],
+    *,
+    alt: str,
+) -> str:
+    """Draw a dot and its interval for each method, the first on top.
+
+    Parameters
+    ----------
+    figures
+        By method; finite ones.
+    looks
+        Of at least these methods.
+    texts
+        What stands at the right of each.
+    alt
+        The text that stands for the figure when it is not seen.
+    """
+    bounds = [
+        value
+        for each in figures.values()
+        for value in (each.value, each.low, each.high)
+        if math.isfinite(value)
+    ]
+    low, high = _room(bounds)
+    ticks = _ticks(low, high)
+    height = ROW * len(figures)
+    parts = []
+    for at in ticks:
+        x = _scale(at, low, high, 6, WIDTH - 12)
+        parts.append(_line(x, 0, x, height, "var(--rule)", 1))
+        parts.append(_text(x, height + 13, _tick_text(at, ticks), "middle", "var(--muted)"))
+    for row, (method, each) in enumerate(figures.items()):
+        y, look = ROW * row, looks[method]
+        parts.append(_text(2, y + 11, _cut(method), "start", "var(--ink)"))
+        parts.append(_text(WIDTH - 2, y + 11, texts[method], "end", "var(--muted)"))
+        x = _scale(each.value, low, high, 6, WIDTH - 12)
+        if math.isfinite(each.low) and math.isfinite(each.high):
+            ends = [_scale(value, low, high, 6, WIDTH - 12) for value in (each.low, each.high)]
+            parts.append(_line(ends[0], y + 19, ends[1], y + 19, look.colour, 2))
+        parts.append(f'<circle cx="{x:.1f}" cy="{y + 19}" r="3.6" fill="{look.colour}"/>')
+    return _svg(height + 18, alt, parts)
+
+
+def lines_svg(curves: Mapping[str, Curve], looks: Mapping[str, Look], *, alt: str) -> str:
+    """Draw a line for each method; points that are not finite are gaps.
+
+    Parameters
+    ----------
+    curves
+        By method; the axes are those of the first.
+    looks
+        Of at least these methods.
+    alt
+        The text that stands for the figure when it is not seen.
+    """
+    first = next(iter(curves.values()))
+    left, top, width, height = PLOT
+    log = first.log_x and all(x > 0 for curve in curves.values() for x in curve.x)
+    along = math.log10 if log else float
+    xs = [along(x) for curve in curves.values() for x in curve.x]
+    ys = [y for curve in curves.values() for y in curve.y if math.isfinite(y)]
+    x_low, x_high = _room(xs, share=0.02)
+    y_low, y_high = _room(ys)
+    parts = []
+    y_ticks = _ticks(y_low, y_high)
+    for at in y_ticks:
+        y = top + height - _scale(at, y_low, y_high, 0, height)
+        parts.append(_line(left, y, left + width, y, "var(--rule)", 1))
+        parts.append(_text(left - 5, y + 3.5, _tick_text(at, y_ticks), "end", "var(--muted)"))
+    x_ticks = _log_ticks(x_low, x_high) if log else _ticks(x_low, x_high)
+    for at in x_ticks:
+        x = _scale(along(at), x_low, x_high, left, width)
+        parts.append(_line(x, top + height, x, top + height + 3, "var(--muted)", 1))
+        label = f"{at:,g}" if log else _tick_text(at, x_ticks)
+        parts.append(_text(x, top + height + 14, label, "middle", "var(--muted)"))
+    for method, curve in curves.items():
+        parts += _drawn(
+            [
+                (
+                    _scale(along(x), x_low, x_high, left, width),
+                    top + height - _scale(y, y_low, y_high, 0, height)
+                    if math.isfinite(y)
+                    else math.nan,
+                )
+                for x, y in zip(curve.x, curve.y, strict=True)
+            ],
+            looks[method],
+        )
+    middle = left + width / 2
+    parts.append(_text(middle, top + height + 29, first.x_label, "middle", "var(--muted)"))
+    parts.append(_text(2, 8, first.y_label, "start", "var(--muted)"))
+    return _svg(top + height + 34, alt, parts)
+
+
+def legend(methods: Iterable[str], looks: Mapping[str, Look]) -> str:
+    """Render the legend of lines as HTML, which wraps where a figure cannot."""
+    items = "".join(
+        f'<li><svg viewBox="0 0 34 10" aria-hidden="true"><path d="M0 5H34" fill="none" '
+        f'stroke="{looks[method].colour}" stroke-width="2" '
+        f'stroke-dasharray="{looks[method].dashes}"/></svg><span>{escape(method)}</span></li>'
+        for method in methods
+    )
+    return f'<ul class="lines">{items}</ul>'
+
+
+def _drawn(points: Sequence[tuple[float, float]], look: Look) -> list[str]:
+    """A polyline for each stretch without a gap, and a dot for each point where there are few."""
+    stretches: list[list[tuple[float, float]]] = [[]]
+    for point in points:
+        if math.isfinite(point[1]):
+            stretches[-1].append(point)
+        elif stretches[-1]:
+            stretches.append([])
+    parts = [
+        f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in stretch)}" fill="none" '
+        f'stroke="{look.colour}" stroke-width="1.8" stroke-dasharray="{look.dashes}"/>'
+        for stretch in stretches
+        if len(stretch) > 1
+    ]
+    if len(points) <= 24:
+        parts += [
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.4" fill="{look.colour}"/>'
+            for stretch in stretches
+            for x, y in stretch
+        ]
+    return parts
+
+
+def _room(values: Sequence[float], share: float = 0.05) -> tuple[float, float]:
+    """Ends of an axis: the values, and some room; 0 to 1 where there are none."""
+    if not values:
+        return 0.0, 1.0
+    low, high = min(values), max(values)
+    room = share * (high - low) or 0.05 * abs(high) or 1.0
+    return low - room, high + room
+
+
+def _ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers between the ends of an axis: steps of 1, 2 or 5 of a power of ten."""
+    rough = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    return [step * place for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 of each decade, or the decades alone where they are many."""
+    factors = (1, 2, 5) if high - low < 2.5 else (1,)
+    exponents = range(math.floor(low), math.ceil(high) + 1)
+    every = [factor * 10.0**exponent for exponent in exponents for factor in factors]
+    return [at for at in every if low <= math.log10(at) <= high]
+
+
+def _tick_text(at: float, ticks: Sequence[float]) -> str:
+    step = ticks[1] - ticks[0] if len(ticks) > 1 else abs(at) or 1.0
+    return f"{at:z,.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
+
+
+def _scale(value: float, low: float, high: float, start: float, length: float) -> float:
+    return start + (value - low) / (high - low) * length
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, colour: str, width: float) -> str:
+    return (
+        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" '
+        f'stroke-width="{width}"/>'
+    )
+
+
+def _text(x: float, y: float, text: str, anchor: str, colour: str) -> str:
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f'<text {place} fill="{colour}">{escape(text)}</text>'
+
+
+def _cut(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= NAME_LENGTH else text[: NAME_LENGTH - 1].rstrip() + "…"
+
+
+def _svg(height: float, alt: str, parts: Iterable[str]) -> str:
+    return (
+        f'<svg role="img" aria-label="{escape(alt)}" viewBox="0 0 {WIDTH} {height:.0f}" '
+        f'font-size="10">\n' + "\n".join(parts) + "\n</svg>"
+    )

@@ -1,0 +1,77 @@
+"""Which cells a model learnt from, kept beside its weights: a hash of each.
+
+A hash is of a cell's genes and their counts alone (`corpus.packed`), so that a judge finds a cell
+again in a file of another name, with other columns or another order. Nobody can read a cell from
+it. The file is a plain array, ``training_cells.npy``: sorted, each hash once, never pickled.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from cellscribe.errors import InputError
+from cellscribe.writing import writing
+
+if TYPE_CHECKING:
+    from cellscribe.corpus.store import Corpus
+
+TRAINED_CELLS = "training_cells.npy"
+"""In a model directory."""
+MOST = 5_000_000
+"""More training cells than these are told by their datasets' names alone: 8 bytes each."""
+
+Hashes = npt.NDArray[np.uint64]
+
+
+def trained_cells(corpus: Corpus) -> Hashes | None:
+    """Hashes of a corpus's training cells, sorted, each once; None for more than `MOST` cells."""
+    if corpus.splits["train"]["cells"] > MOST:
+        return None
+    columns = [table["cell_hash"].to_numpy() for table in corpus.cells("train", ["cell_hash"])]
+    return np.unique(np.concatenate(columns)).astype("<u8", copy=False)
+
+
+def with_earlier(hashes: Hashes | None, directory: Path) -> Hashes | None:
+    """Add the cells of the model that training began with; None if they become more than `MOST`.
+
+    A model that does not tell its cells adds none.
+    """
+    earlier = read_trained_cells(directory)
+    if hashes is None or earlier is None:
+        return hashes
+    both = np.union1d(hashes, earlier)
+    return None if len(both) > MOST else both
+
+
+def write_trained_cells(directory: Path, hashes: Hashes) -> Path:
+    """Write the file into a model directory; it appears whole."""
+    path = directory / TRAINED_CELLS
+    with writing(path) as partial, partial.open("wb") as file:
+        np.save(file, np.unique(hashes).astype("<u8"), allow_pickle=False)
+    return path
+
+
+def read_trained_cells(directory: Path) -> Hashes | None:
+    """Hashes of a model's training cells, sorted; None if the model does not tell.
+
+    They stay on disk until they are looked at.
+
+    Raises
+    ------
+    InputError
+        The file is damaged.
+    """
+    path = directory / TRAINED_CELLS
+    if not path.exists():
+        return None
+    try:
+        hashes = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"{path}: damaged ({error}); copy the whole model folder again") from None
+    if hashes.dtype != np.uint64 or hashes.ndim != 1:
+        raise InputError(f"{path}: not hashes of cells; copy the whole model folder again")
+    return hashes

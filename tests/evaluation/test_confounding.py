@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 from support.tiny import CONTEXT, N_GENES, real_genes, some_counts
 
 from cellscribe.config import EvaluateOptions
-from cellscribe.evaluation import confounding, features
+from cellscribe.evaluation import confounding, features, ridge
 from cellscribe.evaluation.contract import Scores, UnfitError
 from cellscribe.evaluation.data import Cells, Data, read_cells
 from cellscribe.evaluation.models import read_models
@@ -70,10 +70,10 @@ def test_ridge_is_that_of_scikit_learn() -> None:
         vectors[:, 1] = 7.5
         clear = vectors[:, 0] + rng.normal(scale=0.01, size=60)
         targets = np.stack([clear, rng.normal(size=60), vectors[:, 2] ** 2], axis=1)
-        ours = confounding.ridge(vectors[:40], targets[:40], vectors[40:])
-        theirs = make_pipeline(
-            StandardScaler(), RidgeCV(confounding.ALPHAS, alpha_per_target=True)
-        ).fit(vectors[:40], targets[:40])
+        ours = ridge.ridge(vectors[:40], targets[:40], vectors[40:])
+        theirs = make_pipeline(StandardScaler(), RidgeCV(ridge.ALPHAS, alpha_per_target=True)).fit(
+            vectors[:40], targets[:40]
+        )
         np.testing.assert_allclose(ours, theirs.predict(vectors[40:]), rtol=1e-7, atol=1e-8)
         assert len(set(theirs[-1].alpha_)) > 1
 
@@ -84,19 +84,19 @@ def test_r2_is_that_of_scikit_learn() -> None:
     rng = np.random.default_rng(1)
     truth = rng.normal(size=50)
     for guess in (truth + rng.normal(size=50), -truth, np.full(50, truth.mean())):
-        assert confounding.r2(truth, guess) == pytest.approx(r2_score(truth, guess), abs=1e-12)
+        assert ridge.r2(truth, guess) == pytest.approx(r2_score(truth, guess), abs=1e-12)
 
 
 def test_no_cell_helps_to_predict_itself() -> None:
     """Another target of one cell changes what is said of the others' folds, not of its own."""
     rng = np.random.default_rng(2)
     vectors, targets = rng.normal(size=(50, 4)), rng.normal(size=(50, 1))
-    before = confounding.out_of_fold(vectors, targets, seed=3)
+    before = ridge.out_of_fold(vectors, targets, seed=3)
     targets[7] += 100
-    changed = confounding.out_of_fold(vectors, targets, seed=3) != before
+    changed = ridge.out_of_fold(vectors, targets, seed=3) != before
     assert not changed[7]
     assert changed.sum() == 40
-    assert (confounding.out_of_fold(vectors, targets, seed=4) != before).any()
+    assert (ridge.out_of_fold(vectors, targets, seed=4) != before).any()
 
 
 def test_vectors_of_depth_give_all_away(simulated: confounding.Problem) -> None:

@@ -29,6 +29,7 @@ from cellscribe.evaluation.probe import (
     INNER_FOLDS,
     PLAIN_STRENGTH,
     STRENGTHS,
+    Fold,
     Folds,
     Integers,
     accuracy,
@@ -40,6 +41,7 @@ from cellscribe.evaluation.probe import (
     predict_forest,
     predict_linear,
     predict_near,
+    side_by_side,
     standardised,
 )
 from cellscribe.finetuning.labelled import NO_LABEL
@@ -233,14 +235,18 @@ def score(problem: Problem, answer: Features, seed: int) -> Scores:
     folds = folds_of(truth, problem.groups, seed)
     predicted = np.empty(len(truth), np.int64)
     near = np.empty(len(truth), np.int64)
-    for train, test in folds:
+
+    def predict(fold: Fold) -> None:
+        train, test = fold
         if answer.forest:
             predicted[test] = predict_forest(vectors[train], truth[train], vectors[test], seed)
-            continue
+            return
         groups = None if problem.groups is None else problem.groups[train]
         inner = folds_of(truth[train], groups, seed, INNER_FOLDS)
         predicted[test] = predict_linear(vectors[train], truth[train], vectors[test], inner)
         near[test] = predict_near(vectors[train], truth[train], vectors[test])
+
+    side_by_side(predict, folds)
     estimates = {
         "macro_f1": _estimate(problem, predicted, seed, macro_f1),
         "accuracy": _estimate(problem, predicted, seed, accuracy),
@@ -286,7 +292,9 @@ def _few_shot(
     """Macro-F1 by the labelled cells of a class; cells of fewer shots are among those of more."""
     truth, size = problem.truth, len(problem.classes)
     predicted = np.empty((len(SHOTS), len(truth)), np.int64)
-    for fold, (train, test) in enumerate(folds):
+
+    def learn(fold: int) -> None:
+        train, test = folds[fold]
         # unlabelled cells abound where labelled ones are few, so all of them give the scale
         fit, held = standardised(vectors[train], vectors[test])
         order = np.random.default_rng([seed, fold]).permutation(len(train))
@@ -294,6 +302,8 @@ def _few_shot(
             found = [order[truth[train[order]] == each][:shots] for each in range(size)]
             few = np.concatenate(found)
             predicted[place, test] = fit_linear(fit[few], held, truth[train[few]], PLAIN_STRENGTH)
+
+    side_by_side(learn, range(len(folds)))
     scores = [macro_f1(confusion(truth, each, size)) for each in predicted]
     return Curve(
         x=[float(shots) for shots in SHOTS],

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.errors import InputError
 from cellscribe.evaluation.contract import UnfitError
 from cellscribe.evaluation.data import Cells, column
 
@@ -70,10 +69,8 @@ def read_conditions(
     Raises
     ------
     UnfitError
-        There is no column of perturbations, or fewer than `MIN_PERTURBATIONS` of them have
-        `min_cells` cells.
-    InputError
-        No cell, or fewer than `min_cells` cells, are controls.
+        There is no column of perturbations, fewer than `MIN_PERTURBATIONS` of them have
+        `min_cells` cells, or fewer than `min_cells` cells are controls.
     """
     key = _key(cells, options.condition)
     labels = column(cells, key, "--condition")
@@ -82,7 +79,7 @@ def read_conditions(
     n_control = int((all_names == CONTROL).sum())
     if n_control < min_cells:
         said = f"has {n_control}" if n_control else "has no"
-        raise InputError(
+        raise UnfitError(
             f"{cells.name}: obs column {key!r} {said} controls (ctrl, control, non-targeting, NT), "
             f"and at least {min_cells} are needed; rename theirs, or name another column with "
             "--condition"

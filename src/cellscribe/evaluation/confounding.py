@@ -4,11 +4,7 @@ Depth is an accident of the experiment, so a vector of the cell's state should n
 looks: what a ridge regression reads off the vectors about cells it never saw, and whether a cell
 that is thinned, as if it had been sequenced less deeply, is still nearest to itself.
 
-The ridge is written here and not taken from scikit-learn, whose answers it gives: one
-eigendecomposition a fold serves all penalties and all three targets, which for 2,000 columns is
-what makes the task affordable. Its penalty is chosen by leaving out one cell at a time.
-
-Letters: ``B`` cells, ``G`` genes, ``D`` width of a vector, ``T`` targets.
+Letters: ``B`` cells, ``G`` genes, ``D`` width of a vector.
 """
 
 from __future__ import annotations
@@ -28,6 +24,7 @@ from cellscribe.evaluation.estimates import bootstrap, bootstrap_mean
 from cellscribe.evaluation.features import HVG, log_norm, most_variable
 from cellscribe.evaluation.leakage import Origin, origin_of
 from cellscribe.evaluation.models import Model
+from cellscribe.evaluation.ridge import ALPHAS, FOLDS, out_of_fold, r2
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -36,9 +33,6 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
-FOLDS = 5
-ALPHAS = tuple(10.0**power for power in range(6))
-"""Penalties of the ridge, on standardised vectors."""
 SHARES = (50, 25, 10)
 """Per cent of its counts that a thinned cell keeps."""
 MOST_THINNED = 500
@@ -147,6 +141,7 @@ class Problem:
             "folds": FOLDS,
             "alphas": list(ALPHAS),
             "shares": list(SHARES),
+            "thinned vectors": "centred",
             "thinned cells": len(self.some),
             "draw": self.options.seed,
         }
@@ -307,58 +302,6 @@ def score(problem: Problem, answer: Answer, seed: int) -> Scores:
             FOUND: Curve(x=x, y=stays, x_label=label, y_label="share of cells"),
         },
     )
-
-
-def out_of_fold(vectors: Floats, targets: Floats, *, seed: int) -> Floats:
-    """Predict targets of every cell by a ridge regression that never saw it.
-
-    Vectors ``[B, D]`` are standardised by what the other folds have; each of the targets
-    ``[B, T]``, which is what comes back, has a penalty of its own. Folds depend on the seed alone.
-    """
-    n = len(vectors)
-    fold_of = np.random.default_rng(seed).permutation(n) % FOLDS
-    told = np.empty_like(targets)
-    for fold in range(FOLDS):
-        test = fold_of == fold
-        told[test] = ridge(vectors[~test], targets[~test], vectors[test])
-    return told
-
-
-def ridge(train: Floats, targets: Floats, test: Floats) -> Floats:
-    """Predict ``[b, T]`` targets of test cells; the penalty of each target is chosen on training.
-
-    Chosen is the penalty of `ALPHAS` with the least squared error of cells left out one at a time,
-    by Allen's shortcut (PRESS, 1974): a residual over one less its leverage. The intercept is not
-    penalised. The same as scikit-learn's ``StandardScaler`` and ``RidgeCV``.
-    """
-    mean, spread = train.mean(axis=0), train.std(axis=0)
-    # a column that does not vary but for rounding would be blown up to noise
-    varies = spread > 1e-7 * np.maximum(np.abs(mean), 1e-30)
-    if not varies.any():
-        return np.broadcast_to(targets.mean(axis=0), (len(test), targets.shape[1])).copy()
-    x = (train[:, varies] - mean[varies]) / spread[varies]
-    y = targets - targets.mean(axis=0)
-    values, basis = np.linalg.eigh(x.T @ x)
-    values = np.maximum(values, 0.0)
-    turned = x @ basis
-    squares, onto = turned**2, turned.T @ y
-    errors, weights = [], []
-    for alpha in ALPHAS:
-        weight = onto / (values + alpha)[:, None]
-        leverage = 1 / len(y) + squares @ (1 / (values + alpha))
-        left_out = (y - turned @ weight) / (1 - leverage)[:, None]
-        errors.append((left_out**2).mean(axis=0))
-        weights.append(weight)
-    best = np.argmin(errors, axis=0)
-    chosen = np.stack([weights[place][:, target] for target, place in enumerate(best)], axis=1)
-    seen = (test[:, varies] - mean[varies]) / spread[varies]
-    return seen @ (basis @ chosen) + targets.mean(axis=0)
-
-
-def r2(truth: Floats, guess: Floats) -> float:
-    """Share of the variance that is explained; below 0 where the mean would have told more."""
-    around = float(((truth - truth.mean()) ** 2).sum())
-    return 1 - float(((truth - guess) ** 2).sum()) / around if around > 0 else float("nan")
 
 
 def nearest_is_own(whole: Floats, thinned: Floats, own: npt.NDArray[np.int64]) -> Floats:

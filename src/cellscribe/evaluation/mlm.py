@@ -85,11 +85,6 @@ BASELINES = (
 )
 EXTRA_BASELINES: dict[str, str] = {}
 
-CELLS = 1_000
-"""Most cells that are asked: a hundred thousand genes, known to a hundredth of their loss."""
-FEWEST = 10
-"""Cells with a known gene, without which nothing is measured."""
-SPLITS = ("val", "test", "test_unseen")
 RANKS = (1, 11, 31, 101, 301, 1_001)
 """Where bins of ranks begin in the breakdown."""
 LENGTHS = (1, 101, 301, 601, 1_001, 2_001)

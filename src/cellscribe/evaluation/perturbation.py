@@ -209,9 +209,8 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
     Raises
     ------
     UnfitError
-        The data are no file of cells, tell no perturbations or too few of them to split.
-    InputError
-        There are no controls.
+        The data are no file of cells, tell no perturbations, too few of them to split, or no
+        controls.
     """
     if data.cells is None:
         raise UnfitError(

@@ -59,8 +59,9 @@ def number(value: float, digits: int) -> str:
 
 
 def of_table(part: TaskTables, table: DataTable) -> Grid:
-    """Methods by metrics."""
-    metrics = part.task.METRICS
+    """Methods by metrics; those that no method has (of batches, where there are none) left out."""
+    shown = {name for row in table.rows for name in row.estimates}
+    metrics = {name: metric for name, metric in part.task.METRICS.items() if name in shown}
     unseen = [row for row in table.rows if not row.seen]
     tops = {
         name: best(

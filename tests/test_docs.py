@@ -16,6 +16,8 @@ from markdown_it import MarkdownIt
 
 from cellscribe.cli import app
 from cellscribe.config import ModelConfig, TrainOptions, from_mapping, preset_names
+from cellscribe.evaluation.results import FOLDER, read_all
+from cellscribe.report.evaluation import render_markdown, tables
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -197,3 +199,10 @@ def test_the_kubernetes_recipe_holds_together(tmp_path: Path) -> None:
     path = tmp_path / "pod.sh"
     path.write_text(script)
     subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+def test_the_report_of_the_bundled_model_is_not_stale() -> None:
+    folder = ROOT / "benchmarks" / "evaluation"
+    results = read_all(folder / FOLDER)
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert text == render_markdown(tables(results), results)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from cellscribe.corpus.genes import all_genes
 from cellscribe.corpus.packed import gene_hashes, to_space
+from cellscribe.errors import InputError
 from cellscribe.evaluation.data import Cells, stem
 from cellscribe.evaluation.models import Model
 from cellscribe.families.opening import ModelHeader
@@ -43,16 +44,18 @@ class Origin:
 def origin_of(cells: Cells) -> Origin:
     """Names and hashes of the cells of a file.
 
-    Raises
-    ------
-    InputError
-        Its genes are not human ones, see `cells.genes.map_genes`.
+    A file whose genes are not known human ones (a family goes by names of its own) has no hashes: a
+    corpus could not have been built of it.
     """
     names = {cells.name}
     for name in DATASET_COLUMNS:
         if name in cells.obs:
             names |= set(cells.obs[name].dropna().astype(str).unique())
-    return Origin(names=frozenset(names), hashes=cell_hashes(cells))
+    try:
+        hashes = cell_hashes(cells)
+    except InputError:  # what a build refuses it with
+        hashes = None
+    return Origin(names=frozenset(names), hashes=hashes)
 
 
 def cell_hashes(cells: Cells) -> npt.NDArray[np.uint64]:

@@ -1,0 +1,62 @@
+"""An imported model of any family is judged, and asked what a gene does, as our own are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from families import every
+
+import cellscribe
+from cellscribe.config import EvaluateOptions, ImportOptions
+from cellscribe.evaluation.suite import run_suite
+from cellscribe.families.importing import import_model
+
+OPTIONS = EvaluateOptions(label="kind", seeds=1, bootstrap=20, precision="float32", device="cpu")
+
+
+def silent(line: str) -> None:
+    """Say nothing."""
+
+
+@pytest.fixture(scope="module", params=every.FAMILIES)
+def imported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(request.param)
+    source, genes = every.write(request.param, folder / "published")
+    import_model(source, folder / "model", ImportOptions(genes=genes), say=silent)
+    every.cells_of(folder / "model", 60).write_h5ad(folder / "cells.h5ad")
+    return folder
+
+
+def test_it_is_judged_beside_its_twin(imported: Path) -> None:
+    results = run_suite(
+        [imported / "model"],
+        [imported / "cells.h5ad"],
+        imported / "judged",
+        OPTIONS,
+        ["celltype", "confounding"],
+        say=silent,
+    )
+    for task in ("celltype", "confounding"):
+        kinds = [each.kind for each in results if each.task == task]
+        assert kinds[:2] == ["model", "random"]
+        assert set(kinds[2:]) == {"baseline"}
+    model, twin, *_ = (each for each in results if each.task == "confounding")
+    assert model.scores.estimates["depth_r2"] != twin.scores.estimates["depth_r2"]
+    assert all(np.isfinite(each.value) for each in model.scores.estimates.values())
+
+
+def test_it_is_asked_what_a_deleted_gene_does(imported: Path) -> None:
+    table = cellscribe.perturb(
+        imported / "cells.h5ad",
+        model=imported / "model",
+        top=3,
+        cells=20,
+        precision="float32",
+        device="cpu",
+        say=silent,
+    )
+    assert len(table) == 3
+    assert (table["n_cells"] > 0).all()
+    assert (table["shift"] > 0).all()

@@ -148,7 +148,9 @@ class Problem:
 def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Problem]:
     """Find the list's genes among those of the cells and the models; see `contract.Task`."""
     if options.gene_list is None:
-        raise UnfitError("it needs a list of genes with labels; give one with --gene-list")
+        raise UnfitError(
+            "the task genes needs a list of genes with labels; give one with --gene-list"
+        )
     if data.cells is None:
         raise UnfitError(f"{data.name} is a corpus; give a file of cells")
     from cellscribe.cells.genes import map_genes

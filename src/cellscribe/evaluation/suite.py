@@ -19,7 +19,7 @@ from cellscribe.cells.counts import tell
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
 from cellscribe.evaluation.contract import Method, Problem, Scores, Task, UnfitError
-from cellscribe.evaluation.data import Data, read_data
+from cellscribe.evaluation.data import Cells, Data, read_data
 from cellscribe.evaluation.leakage import seen
 from cellscribe.evaluation.models import Model, read_models
 from cellscribe.evaluation.results import (
@@ -131,6 +131,8 @@ def _problems(
     """All problems of all data; what does not fit is refused, or passed over in a suite."""
     for path in data:
         opened: Data = read_data(Path(path), options)
+        if opened.cells is not None:
+            _check_genes(opened.cells, models)
         for name in tasks:
             task = task_module(name)
             try:
@@ -142,6 +144,13 @@ def _problems(
                 continue
             for problem in found:
                 yield _Posed(task=task, problem=problem, data=opened)
+
+
+def _check_genes(cells: Cells, models: Sequence[Model]) -> None:
+    """Refuse cells of which a model knows too few genes, before anything is measured."""
+    for model in models:
+        if not model.random:
+            model.header.map_genes(cells.var, gene_key=cells.gene_key, name=cells.name)
 
 
 def _check_names(problems: Sequence[_Posed]) -> None:

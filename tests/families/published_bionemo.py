@@ -42,6 +42,7 @@ class Shape:
 SHAPES = {
     "small": Shape(layers=2, width=128, heads=2, ffn=192, positions=96),
     "full": Shape(layers=6, width=256, heads=4, ffn=512, positions=2048),
+    "106M": Shape(layers=12, width=768, heads=12, ffn=3072, positions=2048),
 }
 MADE_GENES = tuple(f"ENSG9{place:010d}" for place in range(300))
 MODEL_YAML = """\

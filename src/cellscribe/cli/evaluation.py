@@ -19,7 +19,9 @@ def evaluate(
     *,
     data: Annotated[list[Path], Parameter(negative=(), consume_multiple=True)],
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
-    task: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("core",),
+    task: Annotated[tuple[str, ...], Parameter(consume_multiple=True, show_default=", ".join)] = (
+        "core",
+    ),
     options: Annotated[EvaluateOptions | None, Parameter(name="*")] = None,
 ) -> None:
     """Judge models beside baselines and random weights; tables, figures and a report.

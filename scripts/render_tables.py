@@ -24,7 +24,7 @@ from cellscribe.errors import InputError
 from cellscribe.evaluation.models import RANDOM
 from cellscribe.evaluation.results import FOLDER, read_all
 from cellscribe.report import evaluation_grids as grids
-from cellscribe.report.evaluation import averaged, notes
+from cellscribe.report.evaluation import averaged, notes, published
 from cellscribe.report.evaluation_grids import Cell, Grid
 from cellscribe.report.evaluation_tables import DataTable, Row, TaskTables, best, tables
 
@@ -38,6 +38,8 @@ BRACKETS = (
     "Mean over seeds, in brackets the 95 % interval; bold is the best, an arrow says which way is "
     "better."
 )
+PUBLISHED = ("Masked genes, as others have published them:", grids.markdown(published()))
+"""Beside ours, never in one table with it."""
 Result = dict[str, Any]
 
 
@@ -211,7 +213,8 @@ def how_good(parts: list[TaskTables]) -> str:
     if not rows:
         raise InputError(f"benchmarks/evaluation has no file that {MODEL} never saw; measure one")
     header = ("measured", "data", MODEL, RANDOM, "best baseline", "which is")
-    return f"{grids.markdown(Grid(header, tuple(rows)))}\n\n{BRACKETS}"
+    blocks = [grids.markdown(Grid(header, tuple(rows))), BRACKETS, *PUBLISHED]
+    return "\n\n".join(blocks)
 
 
 def _three(part: TaskTables, data: DataTable) -> Iterator[tuple[Cell, ...]]:
@@ -251,7 +254,7 @@ def card_accuracy(parts: list[TaskTables]) -> str:
                 for row in each.rows if row.seen]  # fmt: skip
         blocks += [f"{grids.MARK} {text}" for text in seen]
         blocks += [averaged(part)] if len(part.tables) > 1 else []
-    return "\n\n".join(blocks)
+    return "\n\n".join([*blocks, *PUBLISHED])
 
 
 def card_performance(parts: list[TaskTables]) -> str:

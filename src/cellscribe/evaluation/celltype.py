@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from cellscribe.errors import InputError
 from cellscribe.evaluation.contract import Curve, Estimate, Method, Metric, Scores, UnfitError
 from cellscribe.evaluation.data import Cells, Data, column
 from cellscribe.evaluation.estimates import bootstrap
-from cellscribe.evaluation.leakage import Origin, origin_of
+from cellscribe.evaluation.leakage import Origin
 from cellscribe.evaluation.probe import (
     FOLDS,
     INNER_FOLDS,
@@ -44,7 +43,7 @@ from cellscribe.evaluation.probe import (
     side_by_side,
     standardised,
 )
-from cellscribe.finetuning.labelled import NO_LABEL
+from cellscribe.finetuning.labelled import has_label
 
 if TYPE_CHECKING:
     from cellscribe.config import EvaluateOptions
@@ -126,10 +125,10 @@ class Problem:
     about: dict[str, Any]
     identity: dict[str, Any]
 
-    @cached_property
+    @property
     def origin(self) -> Origin:
         """Where the cells come from."""
-        return origin_of(self.cells)
+        return self.cells.origin
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -156,7 +155,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
     if cells is None:
         raise UnfitError(f"{data.name}: a corpus has no cell types; give a file of labelled cells")
     labels = column(cells, options.label, "--label")
-    known = ~np.isin([text.lower() for text in labels], NO_LABEL)
+    known = has_label(labels)
     left_out = {"no label": int((~known).sum())}
     names, numbers = np.unique(labels[known], return_counts=True)
     small = set(names[numbers < FEWEST_CELLS])
@@ -204,14 +203,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
 
 def answers(problem: Problem, model: Model) -> list[Method]:
     """Return a model's row: its vectors."""
-    return [
-        Method(
-            name=model.name,
-            kind="random" if model.random else "model",
-            answer=lambda: Features(vectors=model.vectors(problem.cells)[problem.rows]),
-            model=model,
-        )
-    ]
+    return [model.row(lambda: Features(vectors=model.vectors(problem.cells)[problem.rows]))]
 
 
 def baselines(problem: Problem) -> list[Method]:

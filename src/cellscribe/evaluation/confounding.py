@@ -10,9 +10,8 @@ Letters: ``B`` cells, ``G`` genes, ``D`` width of a vector.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,8 +20,8 @@ import numpy.typing as npt
 from cellscribe.evaluation.contract import Curve, Estimate, Method, Metric, Scores, UnfitError
 from cellscribe.evaluation.data import Cells, Data, draw
 from cellscribe.evaluation.estimates import bootstrap, bootstrap_mean
-from cellscribe.evaluation.features import HVG, log_norm, most_variable
-from cellscribe.evaluation.leakage import Origin, origin_of
+from cellscribe.evaluation.features import HVG, fit_features
+from cellscribe.evaluation.leakage import Origin
 from cellscribe.evaluation.models import Model
 from cellscribe.evaluation.ridge import ALPHAS, FOLDS, out_of_fold, r2
 
@@ -128,10 +127,10 @@ class Problem:
         """Sizes."""
         return {"cells": len(self.filled), "thinned cells": len(self.some), "folds": FOLDS}
 
-    @cached_property
+    @property
     def origin(self) -> Origin:
         """Where the cells come from."""
-        return origin_of(self.cells)
+        return self.cells.origin
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -211,8 +210,7 @@ def answers(problem: Problem, model: Model) -> list[Method]:
             },
         )
 
-    kind = "random" if model.random else "model"
-    return [Method(name=model.name, kind=kind, answer=answer, model=model)]  # type: ignore[arg-type]
+    return [model.row(answer)]
 
 
 def token_lengths(model: Model, cells: Cells) -> Floats:
@@ -243,28 +241,6 @@ def baselines(problem: Problem) -> list[Method]:
         Method(name=BASELINES[0], kind="baseline", answer=lambda: answer(COMPONENTS)),
         Method(name=BASELINES[1], kind="baseline", answer=lambda: answer(None)),
     ]
-
-
-def fit_features(
-    counts: csr_matrix, *, components: int | None, seed: int
-) -> Callable[[csr_matrix], Floats]:
-    """Fit the features of `features.hvg`, or of `features.pca`, on cells ``[B, G]``.
-
-    What comes back makes them, ``[b, D]``, of raw counts ``[b, G]`` of any cells over the same
-    genes. `components` are None for the genes themselves, else at most as many as there are.
-    """
-    kept = most_variable(log_norm(counts), HVG)
-
-    def genes(counts: csr_matrix) -> Floats:
-        return log_norm(counts)[:, kept].toarray()
-
-    if components is None:
-        return genes
-    from sklearn.decomposition import PCA
-
-    fitted = PCA(min(components, len(kept), counts.shape[0]), random_state=seed)
-    fitted.fit(genes(counts))
-    return lambda counts: fitted.transform(genes(counts))
 
 
 def score(problem: Problem, answer: Answer, seed: int) -> Scores:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scipy.sparse import csr_matrix
 
+    from cellscribe.evaluation.leakage import Origin
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cells:
@@ -70,6 +72,13 @@ class Cells:
     def labels_hash(self) -> str:
         """16 hexadecimal digits that name all that obs says."""
         return hashlib.sha256(_text_of(self.obs).encode()).hexdigest()[:16]
+
+    @cached_property
+    def origin(self) -> Origin:
+        """Datasets and hashes of the cells, see `leakage.origin_of`."""
+        from cellscribe.evaluation.leakage import origin_of
+
+        return origin_of(self)
 
     def take(self, rows: npt.NDArray[np.integer]) -> Cells:
         """Some of the cells."""

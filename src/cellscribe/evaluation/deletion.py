@@ -29,11 +29,12 @@ from cellscribe.evaluation.conditions import read_conditions, target_columns
 from cellscribe.evaluation.contract import Estimate, Method, Metric, Scores, UnfitError
 from cellscribe.evaluation.data import Cells, Data
 from cellscribe.evaluation.estimates import bootstrap, bootstrap_mean
-from cellscribe.evaluation.leakage import Origin, origin_of
+from cellscribe.evaluation.features import fit_features
+from cellscribe.evaluation.leakage import Origin
 from cellscribe.evaluation.models import Model
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
+    pass
 
 Floats = npt.NDArray[np.floating]
 Rows = npt.NDArray[np.int64]
@@ -86,7 +87,7 @@ MOST_DELETIONS = 8_000
 FEWEST_CELLS = 20
 """Control cells that show a gene; of fewer the mean move is mostly noise."""
 FEWEST_PERTURBATIONS = 3
-PCA_GENES, PCA_COMPONENTS = 2_000, 50
+PCA_COMPONENTS = 50
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,7 +134,7 @@ class Deletions:
     @property
     def origin(self) -> Origin:
         """Where the cells come from."""
-        return origin_of(self.cells)
+        return self.cells.origin
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -237,8 +238,7 @@ def answers(problem: Deletions, model: Model) -> list[Method]:
 
         return _moves(problem, vectors, move)
 
-    kind = "random" if model.random else "model"
-    return [Method(name=model.name, kind=kind, answer=answer, model=model)]  # type: ignore[arg-type]
+    return [model.row(answer)]
 
 
 def baselines(problem: Deletions) -> list[Method]:
@@ -246,7 +246,10 @@ def baselines(problem: Deletions) -> list[Method]:
 
     def answer() -> Moves:
         counts = problem.cells.counts
-        project = _fit_pca(counts, np.array(list(problem.targets.values())))
+        # The fit sees knocked-down cells as well, and with them which genes fall together: a strong
+        # baseline. The genes that will change are kept, whatever their variance.
+        targets = np.array(list(problem.targets.values()))
+        project = fit_features(counts, components=PCA_COMPONENTS, always=targets)
         vectors = project(counts)
 
         def move(rows: Rows, column: int) -> Floats:
@@ -273,31 +276,6 @@ def _moves(problem: Deletions, vectors: Floats, move: Callable[[Rows, int], Floa
         real.append(far)
         others.append(far + of_knocked * also - of_controls * away)
     return Moves(deleted=np.array(deleted), real=np.array(real), real_others=np.array(others))
-
-
-def _fit_pca(counts: csr_matrix, always: npt.NDArray[np.int64]) -> Any:
-    """Fit counts per 10,000, log1p, most variable genes, PCA; return the projection.
-
-    Columns `always` are kept whatever their variance: those are the ones that will change. The fit
-    sees knocked-down cells as well, and with them which genes fall together: a strong baseline.
-    """
-    from scipy.sparse import csr_matrix, diags
-    from sklearn.decomposition import PCA
-
-    def log_norm(block: csr_matrix) -> csr_matrix:
-        totals = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
-        scaled = csr_matrix(diags(1e4 / np.maximum(totals, 1)) @ block.astype(np.float64))
-        scaled.data = np.log1p(scaled.data)
-        return scaled
-
-    values = log_norm(counts)
-    mean = np.asarray(values.mean(axis=0)).ravel()
-    variance = np.asarray(values.multiply(values).mean(axis=0)).ravel() - mean**2
-    variance[always] = np.inf
-    kept = np.sort(np.argsort(-variance, kind="stable")[: max(PCA_GENES, len(always))])
-    components = min(PCA_COMPONENTS, len(kept), counts.shape[0])
-    pca = PCA(components, random_state=0).fit(values[:, kept].toarray())
-    return lambda block: pca.transform(log_norm(block)[:, kept].toarray())
 
 
 def score(problem: Deletions, answer: Moves, seed: int) -> Scores:
@@ -370,9 +348,9 @@ def own_ranks(scores: Floats) -> npt.NDArray[np.float64]:
 
 
 def _spearman(first: Floats, second: Floats) -> float:
-    from scipy.stats import rankdata
+    """Correlation of ranks; NaN, in silence, where all of one side are equal."""
+    from scipy.stats import spearmanr
 
-    ranks = [rankdata(each) for each in (first, second)]
-    ranks = [each - each.mean() for each in ranks]
-    lengths = [np.sqrt((each**2).sum()) for each in ranks]
-    return float(ranks[0] @ ranks[1] / np.prod(lengths)) if all(lengths) else float("nan")
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan")
+    return float(spearmanr(first, second).statistic)

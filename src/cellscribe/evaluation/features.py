@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,9 @@ def log_norm(counts: csr_matrix, target: float = 1e4) -> csr_matrix:
     return scaled
 
 
-def most_variable(logs: csr_matrix, n: int = HVG) -> npt.NDArray[np.int64]:
+def most_variable(
+    logs: csr_matrix, n: int = HVG, always: npt.NDArray[np.int64] | None = None
+) -> npt.NDArray[np.int64]:
     """Columns of the highest variance, ascending; all if there are no more than `n`.
 
     Parameters
@@ -59,9 +61,14 @@ def most_variable(logs: csr_matrix, n: int = HVG) -> npt.NDArray[np.int64]:
         ``[B, G]`` of `log_norm`.
     n
         Columns wanted.
+    always
+        Columns that are among them whatever their variance, and be they more than `n`.
     """
     mean = np.asarray(logs.mean(axis=0)).ravel()
     variance = np.asarray(logs.multiply(logs).mean(axis=0)).ravel() - mean**2
+    if always is not None:
+        variance[always] = np.inf
+        n = max(n, len(always))
     return np.sort(np.argsort(-variance, kind="stable")[:n])
 
 
@@ -96,6 +103,46 @@ def pca(
 
     chosen = hvg(counts, genes)
     return PCA(min(components, *chosen.shape), random_state=seed).fit_transform(chosen)
+
+
+def fit_features(
+    counts: csr_matrix,
+    *,
+    components: int | None,
+    seed: int = 0,
+    always: npt.NDArray[np.int64] | None = None,
+) -> Callable[[csr_matrix], npt.NDArray[np.float64]]:
+    """Fit the features of `hvg`, or of `pca`, for other counts of the same genes.
+
+    Parameters
+    ----------
+    counts
+        ``[B, G]`` raw counts that genes and components are chosen by.
+    components
+        Principal components, at most as many as there are; None for the genes themselves.
+    seed
+        Of the randomised solver.
+    always
+        Columns that are kept, see `most_variable`.
+
+    Returns
+    -------
+    Callable
+        Makes features ``[b, D]`` of raw counts ``[b, G]``.
+    """
+    logs = log_norm(counts)
+    kept = most_variable(logs, HVG, always)
+
+    def genes(counts: csr_matrix) -> npt.NDArray[np.float64]:
+        return log_norm(counts)[:, kept].toarray()
+
+    if components is None:
+        return genes
+    from sklearn.decomposition import PCA
+
+    fitted = PCA(min(components, len(kept), counts.shape[0]), random_state=seed)
+    fitted.fit(logs[:, kept].toarray())
+    return lambda counts: fitted.transform(genes(counts))
 
 
 def harmony(

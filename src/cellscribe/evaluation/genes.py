@@ -14,7 +14,7 @@ import csv
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,7 @@ from cellscribe.evaluation.gene_probe import (
     probe_genes,
     roc,
 )
-from cellscribe.evaluation.leakage import Origin, origin_of
+from cellscribe.evaluation.leakage import Origin
 from cellscribe.evaluation.models import Model
 
 if TYPE_CHECKING:
@@ -126,10 +126,10 @@ class Problem:
             "folds": FOLDS,
         }
 
-    @cached_property
+    @property
     def origin(self) -> Origin:
         """Of the cells; lists of genes are not looked for in what a model was trained on."""
-        return origin_of(self.cells)
+        return self.cells.origin
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
     judged &= np.isin(np.arange(len(table)), list(label_of))
     tokens = {}
     for model in models:
-        if has_gene_vectors(model):
+        if model.has_gene_vectors:
             tokens[model.name] = _tokens(model, cells, place, len(table))
             judged &= np.isin(tokens[model.name], model.gene_vectors(cells).tokens)
     genes = np.flatnonzero(judged)
@@ -269,13 +269,6 @@ def _check_classes(labels: list[str], classes: list[str], path: Path, name: str)
             )
 
 
-def has_gene_vectors(model: Model) -> bool:
-    """Whether a model's family has vectors of genes."""
-    from cellscribe.families.contract import GeneModel
-
-    return isinstance(model.embedder.cells, GeneModel)
-
-
 def _tokens(model: Model, cells: Cells, place: npt.NDArray[np.int32], n: int) -> Integers:
     """``[n]`` token of each gene of the table by the file's columns, -1 where there is none."""
     found = model.header.map_genes(cells.var, gene_key=cells.gene_key, name=cells.name).token
@@ -302,12 +295,7 @@ def answers(problem: Problem, model: Model) -> list[Method]:
     if model.name not in problem.tokens:
         raise UnfitError(f"{model.name} has no vectors of genes")
     return [
-        Method(
-            name=model.name,
-            kind="random" if model.random else "model",
-            answer=lambda: of_genes(model.gene_vectors(problem.cells), problem.tokens[model.name]),
-            model=model,
-        )
+        model.row(lambda: of_genes(model.gene_vectors(problem.cells), problem.tokens[model.name]))
     ]
 
 

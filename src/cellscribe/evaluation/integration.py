@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
@@ -30,9 +31,9 @@ from cellscribe.evaluation import features, metrics
 from cellscribe.evaluation.contract import Estimate, Method, Metric, Scores, UnfitError
 from cellscribe.evaluation.data import Cells, Data, column, draw
 from cellscribe.evaluation.estimates import between
-from cellscribe.evaluation.leakage import Origin, origin_of
+from cellscribe.evaluation.leakage import Origin
 from cellscribe.evaluation.models import Model
-from cellscribe.finetuning.labelled import NO_LABEL
+from cellscribe.finetuning.labelled import has_label
 
 Texts = npt.NDArray[np.object_]
 Floats = npt.NDArray[np.float64]
@@ -156,7 +157,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
     if cells is None:
         raise UnfitError(f"{data.name}: a corpus has no labels to cluster by; give a file of cells")
     labels = column(cells, options.label, "--label")
-    kept = ~np.isin([text.lower() for text in labels], NO_LABEL)
+    kept = has_label(labels)
     left_out = {"no label": int((~kept).sum())}
     named, batches = _find_batches(cells, kept, options)
     if batches is not None:
@@ -199,7 +200,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
     return [
         Integration(
             name=cells.name, models=models, whole=cells, rows=rows, labels=labels[rows],
-            batches=batches, about=about, origin=origin_of(cells), identity=identity,
+            batches=batches, about=about, origin=cells.origin, identity=identity,
             bootstrap=options.bootstrap,
         )
     ]  # fmt: skip
@@ -252,19 +253,13 @@ def _digest(rows: Integers, labels: Texts, batches: Texts | None) -> str:
 
 def answers(problem: Integration, model: Model) -> list[Method]:
     """Vectors of the model, ``[B, D]``."""
-    return [
-        Method(
-            name=model.name,
-            kind="random" if model.random else "model",
-            answer=lambda: model.vectors(problem.whole)[problem.rows],
-            model=model,
-        )
-    ]
+    return [model.row(lambda: model.vectors(problem.whole)[problem.rows])]
 
 
 def baselines(problem: Integration) -> list[Method]:
     """Genes, principal components, and what corrects batches; Harmony only where there are any."""
 
+    @cache  # Harmony begins with them
     def pca() -> Floats:
         return features.pca(problem.cells.counts, COMPONENTS)
 

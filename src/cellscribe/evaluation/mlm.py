@@ -20,6 +20,7 @@ from cellscribe.evaluation.contract import Curve, Method, Metric, Scores, UnfitE
 from cellscribe.evaluation.estimates import bootstrap, bootstrap_mean
 from cellscribe.evaluation.mlm_problems import Problem, load
 from cellscribe.evaluation.mlm_questions import Answer, Questions, Told
+from cellscribe.evaluation.unigram import rank_bins
 
 if TYPE_CHECKING:
     from cellscribe.evaluation.models import Model
@@ -107,14 +108,7 @@ def answers(problem: Problem, model: Model) -> list[Method]:
             f"{model.name} is left out: its gene table {model.header.table.hash} is not the "
             f"corpus's {problem.vocabulary.hash}; build one with --vocabulary and its genes.tsv"
         )
-    return [
-        Method(
-            name=model.name,
-            kind="random" if model.random else "model",
-            answer=functools.partial(mlm_questions.network_answer, model),
-            model=model,
-        )
-    ]
+    return [model.row(functools.partial(mlm_questions.network_answer, model))]
 
 
 def baselines(problem: Problem) -> list[Method]:
@@ -212,7 +206,7 @@ def _means(
 def _by_rank(questions: Questions, told: Told) -> Curve:
     """Mean loss over the chosen genes at ranks of each bin, at the middle of its ranks."""
     ranks = np.arange(1, int(questions.ranked.lengths_B.max()) + 1)
-    _, bins = np.unique(np.floor(PER_DOUBLING * np.log2(ranks)), return_inverse=True)
+    bins = rank_bins(len(ranks), PER_DOUBLING)
     names = [str(bin_) for bin_ in range(int(bins[-1]) + 1)]
     means = _means(told.losses_M, bins[questions.ranks_M], names)
     middles = np.bincount(bins, ranks) / np.bincount(bins)

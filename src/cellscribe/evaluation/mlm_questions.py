@@ -278,22 +278,20 @@ def _hidden(
     """What is multiplied by the gene vectors at the chosen places of some cells, and these."""
     import torch
 
-    from cellscribe.model.attention import Cells
+    from cellscribe.model.pooling import Specials
 
-    front, back = (np.array(tokens, np.int64) for tokens in around)
-    parts, lengths, chosen, places = [], [], [], []
+    specials = Specials(*around)
+    cells, chosen, places = [], [], []
     at = 0
     for row in rows:
         start, end = questions.ranked.offsets[row : row + 2]
         here = np.arange(questions.bounds[row], questions.bounds[row + 1])
-        parts += [front, questions.given_N[start:end], back]
-        chosen.append(questions.chosen_M[here] - start + at + len(front))
+        cells.append(questions.given_N[start:end])
+        chosen.append(questions.chosen_M[here] - start + at + len(specials.front))
         places.append(here)
-        lengths.append(int(end - start) + len(front) + len(back))
-        at += lengths[-1]
+        at += int(end - start) + specials.n
     device = network.bias.device
-    tokens_N = torch.from_numpy(np.concatenate(parts)).to(device)
-    hidden_ND = network.encoder(tokens_N, Cells(tuple(lengths), device))
+    hidden_ND = network.encoder(*specials.pack(cells, device))
     chosen_M = torch.from_numpy(np.concatenate(chosen)).to(device)
     return network.before_logits(hidden_ND[chosen_M]), np.concatenate(places)
 

@@ -7,7 +7,7 @@ nothing. What the twin reaches, the architecture and the way of reading a cell g
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
+from cellscribe.evaluation.contract import Kind, Method
 from cellscribe.families.opening import ModelHeader, read_model
 from cellscribe.training.runs import HEADER, MODEL
 from cellscribe.writing import writing
@@ -50,6 +51,22 @@ class Model:
     run: Path | None = None
     """Folder of the training run that it comes from, where a run was named; a twin has none."""
     _genes: dict[str, GeneVectors] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> Kind:
+        """Of its rows."""
+        return "random" if self.random else "model"
+
+    def row(self, answer: Callable[[], Any]) -> Method:
+        """Its row of a table."""
+        return Method(name=self.name, kind=self.kind, answer=answer, model=self)
+
+    @property
+    def has_gene_vectors(self) -> bool:
+        """Whether its family has vectors of genes."""
+        from cellscribe.families.contract import GeneModel
+
+        return isinstance(self.embedder.cells, GeneModel)
 
     @cached_property
     def embedder(self) -> Embedder:

@@ -26,7 +26,7 @@ from cellscribe.errors import InputError
 from cellscribe.evaluation.contract import Estimate, Method, Metric, Scores, UnfitError
 from cellscribe.evaluation.data import Cells, Data, read_cells
 from cellscribe.evaluation.features import pca
-from cellscribe.evaluation.leakage import Origin, origin_of
+from cellscribe.evaluation.leakage import Origin
 from cellscribe.evaluation.models import Model
 
 if TYPE_CHECKING:
@@ -105,10 +105,10 @@ class Problem:
         """Sizes, and the machine."""
         return {"cells": self.cells.n_cells, "repeats": REPEATS, **self._machine}
 
-    @cached_property
+    @property
     def origin(self) -> Origin:
         """Where the cells come from."""
-        return origin_of(self.cells)
+        return self.cells.origin
 
     @cached_property
     def identity(self) -> dict[str, Any]:

@@ -28,15 +28,17 @@ from cellscribe.evaluation.conditions import (
     read_conditions,
     target_columns,
 )
-from cellscribe.evaluation.contract import Estimate, Kind, Method, Metric, Scores, UnfitError
+from cellscribe.evaluation.contract import Estimate, Method, Metric, Scores, UnfitError
 from cellscribe.evaluation.data import Cells, Data
 from cellscribe.evaluation.estimates import bootstrap_mean
 from cellscribe.evaluation.features import log_norm, most_variable, pca
-from cellscribe.evaluation.leakage import Origin, origin_of
+from cellscribe.evaluation.leakage import Origin
 from cellscribe.evaluation.models import Model
 from cellscribe.evaluation.perturbation_splits import Split, split_perturbations
 
 if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
     from cellscribe.config import EvaluateOptions
 
 NAME = "perturbation"
@@ -145,16 +147,19 @@ class Problem:
         return self.cells.name
 
     @cached_property
+    def _logs(self) -> csr_matrix:
+        return log_norm(self.cells.counts)
+
+    @cached_property
     def genes(self) -> npt.NDArray[np.int64]:
         """Columns of the file that responses are judged on, ascending."""
-        logs = log_norm(self.cells.counts)
         measured = [column for column in self.columns.values() if column is not None]
-        return np.union1d(most_variable(logs, GENES), np.array(measured, np.int64))
+        return np.union1d(most_variable(self._logs, GENES), np.array(measured, np.int64))
 
     def profiles(self, seed: int) -> metrics.Profiles:
         """Measured responses; the seed halves the control cells."""
         if seed not in self._profiles:
-            logs = log_norm(self.cells.counts)[:, self.genes]
+            logs = self._logs[:, self.genes]
             names, targets = self.conditions.names, tuple(self.conditions.targets)
             self._profiles[seed] = metrics.profiles(logs, names, targets, CONTROL, seed=seed)
         return self._profiles[seed]
@@ -178,10 +183,10 @@ class Problem:
             "split": SPLIT,
         }
 
-    @cached_property
+    @property
     def origin(self) -> Origin:
         """Of the cells."""
-        return origin_of(self.cells)
+        return self.cells.origin
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -241,8 +246,7 @@ def answers(problem: Problem, model: Model) -> list[Method]:
         vectors = model.vectors(problem.cells)
         return Answer(predict=_predict_with(problem, model), vectors=vectors)
 
-    kind: Kind = "random" if model.random else "model"
-    return [Method(name=model.name, kind=kind, answer=answer, model=model)]
+    return [model.row(answer)]
 
 
 def baselines(problem: Problem) -> list[Method]:
@@ -353,9 +357,7 @@ def _linear(
 
 def _predict_with(problem: Problem, model: Model) -> Predict | None:
     """The linear model with a model's vectors of genes; None for a family that has none."""
-    from cellscribe.families.contract import GeneModel
-
-    if not isinstance(model.embedder.cells, GeneModel):
+    if not model.has_gene_vectors:
         return None
     controls = np.flatnonzero(problem.conditions.is_control)
     controls = np.random.default_rng(problem.options.seed).permutation(controls)[:CONTROL_CELLS]

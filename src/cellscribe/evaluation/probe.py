@@ -153,11 +153,9 @@ def predict_linear(
 
     chosen, best = strengths[0], -1.0
     known = np.concatenate([truth[held] for _, held in inner])
+    made = [(*standardised(train[fit], train[held]), truth[fit]) for fit, held in inner]
     for strength in strengths:
-        guessed = [
-            fit_linear(*standardised(train[fit], train[held]), truth[fit], strength, 1e-3)
-            for fit, held in inner
-        ]
+        guessed = [fit_linear(*fold, strength, 1e-3) for fold in made]
         found = float(f1_score(known, np.concatenate(guessed), average="macro", zero_division=0))
         if found > best:
             chosen, best = strength, found

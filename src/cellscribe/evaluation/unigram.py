@@ -22,10 +22,10 @@ PER_DOUBLING = 4
 """Bins of ranks between a rank and its double."""
 
 
-def rank_bins(context: int) -> npt.NDArray[np.int64]:
+def rank_bins(context: int, per_doubling: int = PER_DOUBLING) -> npt.NDArray[np.int64]:
     """``[context]`` bin of each rank: a bin for each of the first ranks, then wider ones."""
     ranks = np.arange(1, context + 1)
-    _, bins = np.unique(np.floor(PER_DOUBLING * np.log2(ranks)), return_inverse=True)
+    _, bins = np.unique(np.floor(per_doubling * np.log2(ranks)), return_inverse=True)
     return bins.astype(np.int64)
 
 

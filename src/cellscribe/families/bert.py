@@ -8,6 +8,7 @@ Letters: ``B`` cells of a batch, ``N`` packed tokens, ``D`` width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, get_args, get_type_hints
 
@@ -85,24 +86,18 @@ class Bert:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Genes of some cells and their contextual vectors, see `contract.GeneModel`."""
         tokens_N, hidden_ND, where = self._hidden(cells, rows)
-        place_N = where.positions(tokens_N)
-        end_N = where.lengths_B.repeat_interleave(where.lengths_B)
-        n_front, n_back = len(self.specials.front), len(self.specials.back)
-        is_gene_N = (place_N >= n_front) & (place_N < end_N - n_back)
+        is_gene_N = self.specials.genes_among(tokens_N, where)
         return tokens_N[is_gene_N], hidden_ND[is_gene_N]
 
     def _hidden(
         self, cells: CellTokens, rows: npt.NDArray[np.int64]
     ) -> tuple[torch.Tensor, torch.Tensor, Cells]:
-        """Packed tokens of some cells and the hidden layer that is read."""
-        front = np.array(self.specials.front, np.uint16)
-        back = np.array(self.specials.back, np.uint16)
-        parts, lengths = [], []
-        for row in rows:
-            tokens = cells.tokens[cells.offsets[row] : cells.offsets[row + 1]]
-            parts += [front, tokens, back]
-            lengths.append(len(tokens) + self.specials.n)
-        device = self.network.positions.weight.device
-        tokens_N = torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(device)
-        where = Cells(tuple(lengths), device)
+        """`hidden` of some cells."""
+        return self.hidden([cells.tokens[cells.offsets[r] : cells.offsets[r + 1]] for r in rows])
+
+    def hidden(
+        self, ranked: Sequence[npt.NDArray[np.integer]]
+    ) -> tuple[torch.Tensor, torch.Tensor, Cells]:
+        """Packed tokens of ranked cells, and the hidden layer that is read, ``[N, D]``."""
+        tokens_N, where = self.specials.pack(ranked, self.network.positions.weight.device)
         return tokens_N, self.network(tokens_N, where, hidden_layer=self.rule.hidden_layer), where

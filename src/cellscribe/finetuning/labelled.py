@@ -67,6 +67,11 @@ class Labelled:
         return {label: int(n) for label, n in zip(self.labels, numbers, strict=True)}
 
 
+def has_label(texts: npt.NDArray[np.object_]) -> npt.NDArray[np.bool_]:
+    """``[B]`` whether a text is a label, and not a word for none."""
+    return ~np.isin([text.lower() for text in texts], NO_LABEL)
+
+
 def read_labels(
     sources: Sequence[Counts], label: str, group: str | None, fewest_cells: int, *, say: Say
 ) -> Labelled:
@@ -90,7 +95,7 @@ def read_labels(
     """
     names = [text_column(source.obs, label, "--label", source.name) for source in sources]
     found = np.concatenate(names)
-    known = ~np.isin([name.lower() for name in found], NO_LABEL)
+    known = has_label(found)
     left_out = {"no label": int((~known).sum())}
     groups = None
     if group is not None:

@@ -265,24 +265,13 @@ def _embed(model: Bert, cells: list[Tokens]) -> tuple[torch.Tensor, torch.Tensor
     `Bert.embed` and `Bert.gene_vectors` in one pass through the network. Half the squared distance
     of unit vectors is 1 - cosine, without the digits that the difference from 1 would lose.
     """
-    import torch
     from torch.nn.functional import normalize
 
-    from cellscribe.model.attention import Cells
     from cellscribe.model.pooling import pool_packed
 
-    front = np.array(model.specials.front, np.int64)
-    back = np.array(model.specials.back, np.int64)
-    device = model.network.positions.weight.device
-    where = Cells(tuple(len(cell) + model.specials.n for cell in cells), device)
-    packed = np.concatenate([part for cell in cells for part in (front, cell, back)])
-    tokens_N = torch.from_numpy(packed).to(device)
-    hidden_ND = model.network(tokens_N, where, hidden_layer=model.rule.hidden_layer)
+    tokens_N, hidden_ND, where = model.hidden(cells)
     vectors_PD = pool_packed(hidden_ND, where, model.specials, model.rule.pool)
-    is_gene = np.concatenate(
-        [np.repeat([False, True, False], [len(front), len(cell), len(back)]) for cell in cells]
-    )
-    genes_MD = hidden_ND[torch.from_numpy(is_gene).to(device)]
+    genes_MD = hidden_ND[model.specials.genes_among(tokens_N, where)]
     return normalize(vectors_PD.double(), dim=1), normalize(genes_MD.float(), dim=1)
 
 

@@ -9,8 +9,11 @@ Letters: ``B`` cells, ``L`` tokens of the longest, ``N`` packed tokens, ``D`` wi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from cellscribe.model.attention import Cells
@@ -27,6 +30,21 @@ class Specials:
     def n(self) -> int:
         """How many."""
         return len(self.front) + len(self.back)
+
+    def pack(
+        self, cells: Sequence[npt.NDArray[np.integer]], device: torch.device
+    ) -> tuple[torch.Tensor, Cells]:
+        """Cells one after the other, each between its special tokens: ``[N]`` int64, and where."""
+        front, back = np.array(self.front, np.int64), np.array(self.back, np.int64)
+        tokens = np.concatenate([part for cell in cells for part in (front, cell, back)])
+        where = Cells(tuple(len(cell) + self.n for cell in cells), device)
+        return torch.from_numpy(tokens.astype(np.int64, copy=False)).to(device), where
+
+    def genes_among(self, tokens_N: torch.Tensor, cells: Cells) -> torch.Tensor:
+        """``[N]`` true where a packed token is a gene of its cell."""
+        place_N = cells.positions(tokens_N)
+        end_N = cells.lengths_B.repeat_interleave(cells.lengths_B)
+        return (place_N >= len(self.front)) & (place_N < end_N - len(self.back))
 
 
 def pool_packed(

@@ -19,6 +19,7 @@ from cellscribe.report.figures import (
     RULE,
     inline,
     need_matplotlib,
+    one_line,
     plain_style,
 )
 
@@ -85,7 +86,7 @@ def bars_svg(
                 "va": "center_baseline",
                 "parse_math": False,
             }
-            axes.text(-0.03, row, _one_line(names[row]), ha="right", color=INK, **style)
+            axes.text(-0.03, row, one_line(names[row], NAME_LENGTH), ha="right", color=INK, **style)
             axes.text(1.03, row, texts[row], ha="left", color=MUTED, **style)
         buffer = io.StringIO()
         with warnings.catch_warnings():
@@ -93,8 +94,3 @@ def bars_svg(
             warnings.filterwarnings("ignore", message="Glyph")
             figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return inline(buffer.getvalue(), alt)
-
-
-def _one_line(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= NAME_LENGTH else text[: NAME_LENGTH - 1].rstrip() + "…"

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.report.figures import ACCENT, INK, MUTED, RULE, inline, need_matplotlib, plain_style
+from cellscribe.report.figures import (
+    ACCENT,
+    INK,
+    MUTED,
+    RULE,
+    inline,
+    need_matplotlib,
+    one_line,
+    plain_style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -159,8 +168,8 @@ def lines_png(
         axes.set_ylabel(ylabel, color=PAPER.muted)
         _legend(axes, legend)
         plain: dict[str, Any] = {"x": 0.02, "parse_math": False, "va": "baseline"}
-        figure.text(y=0.95, s=_cut(title, 80), size=12, weight="bold", color=PAPER.ink, **plain)
-        figure.text(y=0.91, s=_cut(subtitle, 110), size=8, color=PAPER.muted, **plain)
+        figure.text(y=0.95, s=one_line(title, 80), size=12, weight="bold", color=PAPER.ink, **plain)
+        figure.text(y=0.91, s=one_line(subtitle, 110), size=8, color=PAPER.muted, **plain)
         buffer = io.BytesIO()
         with warnings.catch_warnings():
             # a name may have signs that matplotlib's font lacks: they become boxes
@@ -297,7 +306,7 @@ def _legend(axes: Axes, lines: Sequence[Line]) -> None:
     # set afterwards: as labels, names that start with _ would be left out
     for text, line in zip(legend.get_texts(), lines, strict=True):
         text.set_parse_math(False)
-        text.set_text(_cut(line.name, 30))
+        text.set_text(one_line(line.name, 30))
 
 
 def thin(x: npt.NDArray[np.int64], y: Values) -> tuple[npt.NDArray[np.int64], Values]:
@@ -327,8 +336,3 @@ def stretches(x: npt.NDArray[np.int64], values: Values) -> tuple[Values, Values,
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.6g}"
-
-
-def _cut(text: str, length: int) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= length else text[: length - 1].rstrip() + "…"

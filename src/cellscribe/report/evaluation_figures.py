@@ -14,6 +14,7 @@ from html import escape
 
 from cellscribe.evaluation.contract import Curve, Estimate, Kind
 from cellscribe.report.colours import FOLDED, PALETTE
+from cellscribe.report.figures import one_line
 
 WIDTH = 360
 """Of a figure, in units of which a letter has 10."""
@@ -76,7 +77,7 @@ def dots_svg(
         parts.append(_text(x, height + 13, _tick_text(at, ticks), "middle", "var(--muted)"))
     for row, (method, each) in enumerate(figures.items()):
         y, look = ROW * row, looks[method]
-        parts.append(_text(2, y + 11, _cut(method), "start", "var(--ink)"))
+        parts.append(_text(2, y + 11, one_line(method, NAME_LENGTH), "start", "var(--ink)"))
         parts.append(_text(WIDTH - 2, y + 11, texts[method], "end", "var(--muted)"))
         x = _scale(each.value, low, high, 6, WIDTH - 12)
         if math.isfinite(each.low) and math.isfinite(each.high):
@@ -215,11 +216,6 @@ def _line(x1: float, y1: float, x2: float, y2: float, colour: str, width: float)
 def _text(x: float, y: float, text: str, anchor: str, colour: str) -> str:
     place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
     return f'<text {place} fill="{colour}">{escape(text)}</text>'
-
-
-def _cut(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= NAME_LENGTH else text[: NAME_LENGTH - 1].rstrip() + "…"
 
 
 def _svg(height: float, alt: str, parts: Iterable[str]) -> str:

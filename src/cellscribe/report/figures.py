@@ -217,6 +217,11 @@ def _literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def one_line(text: str, length: int) -> str:
+    """Text without line breaks, cut to a length."""
+    return _short(" ".join(text.split()), length)
+
+
 def _short(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 

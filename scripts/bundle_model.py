@@ -23,22 +23,22 @@ import shutil
 from pathlib import Path
 
 import torch
+from benchmarks.record import read_results
 
-from cellscribe.bench.record import read_results
 from cellscribe.config import ModelConfig, from_mapping
 from cellscribe.corpus.store import open_corpus
-from cellscribe.families.opening import read_model
+from cellscribe.families.registry import read_model
 from cellscribe.model.checkpoint import load_checkpoint, save_checkpoint
 from cellscribe.model.encoder import MaskedGeneModel, initialise
-from cellscribe.training.model_card import write_card
+from cellscribe.report.model_card import write_card
 from cellscribe.training.runs import read_header
-from cellscribe.training.start import ranked_sample, start_from_cells
 from cellscribe.training.trained_cells import (
     MOST,
     TRAINED_CELLS,
     trained_cells,
     write_trained_cells,
 )
+from cellscribe.training.warm_start import ranked_sample, start_from_cells
 from cellscribe.writing import remove
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,7 +19,7 @@ from support.tiny import N_GENES, WIDTH, real_genes, some_counts
 
 import cellscribe
 from cellscribe import EmbedOptions, InputError
-from cellscribe.model.header import bundled_models
+from cellscribe.model.metadata import bundled_models
 
 DENSE = some_counts(50)
 

@@ -31,7 +31,7 @@ from support.command import (
 from support.formats import write_genome
 from support.tiny import CONTEXT, N_GENES, WIDTH, every_gene, real_genes, save_model
 
-from cellscribe.model.header import bundled_models
+from cellscribe.model.metadata import bundled_models
 
 
 @pytest.mark.parametrize(

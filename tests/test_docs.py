@@ -17,7 +17,7 @@ from markdown_it import MarkdownIt
 from cellscribe.cli import app
 from cellscribe.config import ModelConfig, TrainOptions, from_mapping, preset_names
 from cellscribe.evaluation.results import FOLDER, read_all
-from cellscribe.report.evaluation import render_markdown, tables
+from cellscribe.report.evaluation_page import render_markdown, tables
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 from support.command import Cli, nothing_new, refused
+from support.simulate import simulate
 from support.tiny import N_GENES, real_genes
 
 from cellscribe.config import EvaluateOptions
-from cellscribe.evaluation import celltype, confounding
-from cellscribe.evaluation.simulate import simulate
+from cellscribe.evaluation.tasks import celltype, confounding
 
 SMALL = ("--seeds", "1", "--bootstrap", "20", "--threads", "1")
 

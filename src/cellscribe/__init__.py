@@ -15,16 +15,14 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cellscribe.api import (
-        embed,
-        embed_file,
-        export_model,
-        import_model,
-        info,
-        sample,
-        tokenize,
-        train,
-    )
+    from cellscribe.api.annotate import annotate, annotate_file, finetune
+    from cellscribe.api.embed import embed, embed_file
+    from cellscribe.api.evaluate import evaluate
+    from cellscribe.api.genes import embed_genes, enhance, gene_importance
+    from cellscribe.api.models import export_model, import_model, info
+    from cellscribe.api.sample import sample
+    from cellscribe.api.tokenize import tokenize
+    from cellscribe.api.train import train
     from cellscribe.config import (
         AnnotateOptions,
         EmbedOptions,
@@ -32,14 +30,11 @@ if TYPE_CHECKING:
         FinetuneOptions,
         PerturbOptions,
     )
-    from cellscribe.corpus.build import build_corpus
+    from cellscribe.corpus.build.build import build_corpus
     from cellscribe.corpus.store import open_corpus
     from cellscribe.errors import InputError
-    from cellscribe.genes import embed_genes, enhance, gene_importance
     from cellscribe.inference.embedder import Embedder, load
-    from cellscribe.inference.perturb import perturb
-    from cellscribe.judging import evaluate
-    from cellscribe.labels import annotate, annotate_file, finetune
+    from cellscribe.perturbation.perturb import perturb
 
 __all__ = [
     "AnnotateOptions",
@@ -78,25 +73,25 @@ _HOMES = {
     "FinetuneOptions": "cellscribe.config",
     "InputError": "cellscribe.errors",
     "PerturbOptions": "cellscribe.config",
-    "annotate": "cellscribe.labels",
-    "annotate_file": "cellscribe.labels",
-    "build_corpus": "cellscribe.corpus.build",
-    "embed": "cellscribe.api",
-    "embed_file": "cellscribe.api",
-    "embed_genes": "cellscribe.genes",
-    "enhance": "cellscribe.genes",
-    "evaluate": "cellscribe.judging",
-    "export_model": "cellscribe.api",
-    "finetune": "cellscribe.labels",
-    "gene_importance": "cellscribe.genes",
-    "import_model": "cellscribe.api",
-    "info": "cellscribe.api",
+    "annotate": "cellscribe.api.annotate",
+    "annotate_file": "cellscribe.api.annotate",
+    "build_corpus": "cellscribe.corpus.build.build",
+    "embed": "cellscribe.api.embed",
+    "embed_file": "cellscribe.api.embed",
+    "embed_genes": "cellscribe.api.genes",
+    "enhance": "cellscribe.api.genes",
+    "evaluate": "cellscribe.api.evaluate",
+    "export_model": "cellscribe.api.models",
+    "finetune": "cellscribe.api.annotate",
+    "gene_importance": "cellscribe.api.genes",
+    "import_model": "cellscribe.api.models",
+    "info": "cellscribe.api.models",
     "load": "cellscribe.inference.embedder",
     "open_corpus": "cellscribe.corpus.store",
-    "perturb": "cellscribe.inference.perturb",
-    "sample": "cellscribe.api",
-    "tokenize": "cellscribe.api",
-    "train": "cellscribe.api",
+    "perturb": "cellscribe.perturbation.perturb",
+    "sample": "cellscribe.api.sample",
+    "tokenize": "cellscribe.api.tokenize",
+    "train": "cellscribe.api.train",
 }
 
 

@@ -7,11 +7,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cellscribe.callbacks import Log
 from cellscribe.errors import InputError
 
 
@@ -80,9 +81,7 @@ def writing(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(
-    folder: Path, refusal: str, say: Callable[[str], None] = lambda line: None
-) -> Iterator[None]:
+def alone(folder: Path, refusal: str, log: Log = lambda line: None) -> Iterator[None]:
     """Hold a folder, so that no second process works in it.
 
     Parameters
@@ -91,7 +90,7 @@ def alone(
         Exists.
     refusal
         Of the second process, one line.
-    say
+    log
         Told where the file system has no locks.
 
     Raises
@@ -108,7 +107,7 @@ def alone(
         except BlockingIOError:
             raise InputError(refusal) from None
         except OSError as error:
-            say(f"{folder} cannot be locked ({error.strerror}): let one process work in it.")
+            log(f"{folder} cannot be locked ({error.strerror}): let one process work in it.")
         yield
     finally:
         os.close(handle)

@@ -11,6 +11,8 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from benchmarks import families, family_side, real_cells, references
+from benchmarks.family_side import OURS, OURS_FLOAT32, THEIRS
 from families import (
     every,
     published_bionemo,
@@ -24,10 +26,8 @@ from support.command import Cli, nothing_new, refused
 from support.tiny import real_genes
 
 from cellscribe import import_model
-from cellscribe.bench import families, family_side, real_cells, references
-from cellscribe.bench.family_side import OURS, OURS_FLOAT32, THEIRS
 from cellscribe.errors import InputError
-from cellscribe.families.opening import read_model
+from cellscribe.families.registry import read_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -66,7 +66,7 @@ def publish(family: str, folder: Path) -> tuple[Path, Path | None]:
 def imported(family: str, folder: Path) -> tuple[Path, Path]:
     """An imported model, and the checkpoint that it comes from."""
     source, genes = publish(family, folder / "published")
-    return import_model(source, folder / "model", genes=genes, say=lambda line: None), source
+    return import_model(source, folder / "model", genes=genes, log=lambda line: None), source
 
 
 def turn_here(settings: dict[str, Any]) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def test_geneformer_beside_transformers(
     about = references.ABOUT["geneformer"]
     monkeypatch.setitem(references.ABOUT, "geneformer", replace(about, batch=3))
     source = published_geneformer.write_published(tmp_path / "published", version)
-    model = import_model(source, tmp_path / "model", say=lambda line: None)
+    model = import_model(source, tmp_path / "model", log=lambda line: None)
     path = families.bench_family(data, model, source, None, CELLS, 2, tmp_path / "results")
     assert path == tmp_path / "results" / "embed-model-cpu.json"
     found = json.loads(path.read_text())

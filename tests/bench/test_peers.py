@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from benchmarks import peers
 from scipy.sparse import csr_matrix
 
-from cellscribe.bench import peers
 from cellscribe.cells.rank import rank_cells
 from cellscribe.cells.vocabulary import CLS, Vocabulary
 from cellscribe.config import ModelConfig

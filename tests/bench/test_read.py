@@ -11,11 +11,11 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from benchmarks import read, real_cells
 from scipy.sparse import csr_matrix
 from support.corpus import write_corpus
 from support.tiny import real_genes
 
-from cellscribe.bench import read, real_cells
 from cellscribe.config import ReaderOptions
 from cellscribe.corpus.reader import Reader, pad_cells
 from cellscribe.errors import InputError

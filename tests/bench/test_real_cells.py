@@ -9,10 +9,10 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from benchmarks import real_cells as module
+from benchmarks.real_cells import real_cells
 from scipy.sparse import csr_matrix
 
-from cellscribe.bench import real_cells as module
-from cellscribe.bench.real_cells import real_cells
 from cellscribe.errors import InputError
 
 A, B, C, D = (f"ENSG{i:011d}" for i in range(1, 5))

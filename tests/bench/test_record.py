@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmarks import memory, record
+from benchmarks.commands import _cosines, _in_turns, _quantiles, _rates
 
-from cellscribe.bench import memory, peak, record
-from cellscribe.bench.verbs import _cosines, _in_turns, _quantiles, _rates
 from cellscribe.errors import InputError
+from cellscribe.model import peak
 
 needs_proc = pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="needs Linux's /proc"

@@ -12,8 +12,8 @@ from support import markdown
 
 from cellscribe.errors import InputError
 from cellscribe.evaluation import suite
-from cellscribe.evaluation.contract import Estimate, Kind, Metric, Scores
 from cellscribe.evaluation.results import Result, write
+from cellscribe.evaluation.task import Estimate, Kind, Metric, Scores
 
 ROOT = Path(__file__).resolve().parents[2]
 BASELINES = ("weak", "strong")
@@ -42,7 +42,7 @@ TASKS = {
 
 
 def load_script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

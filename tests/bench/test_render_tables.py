@@ -26,7 +26,7 @@ COMMON = {
 
 
 def load_script() -> ModuleType:
-    path = ROOT / "scripts" / "render_tables.py"
+    path = ROOT / "benchmarks" / "render_tables.py"
     spec = importlib.util.spec_from_file_location("render_tables", path)
     assert spec is not None
     assert spec.loader is not None

@@ -9,12 +9,11 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from benchmarks import quality
+from benchmarks import runs as runs_room
 from support.command import Cli, refused
 from support.tiny import real_genes
 from support.training import lines_of, planted_corpus, run_training
-
-from cellscribe.bench import quality
-from cellscribe.bench import runs as runs_room
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmarks import train, train_peer, train_side
+from benchmarks.train_side import KEEPING, OURS, PEER
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.command import Cli, nothing_new, refused
 from support.training import planted_corpus
 
-from cellscribe.bench import peak, train, train_peer, train_side
-from cellscribe.bench.train_side import KEEPING, OURS, PEER
 from cellscribe.cells.vocabulary import CLS, PAD
 from cellscribe.config import TrainOptions
 from cellscribe.corpus.store import open_corpus
 from cellscribe.errors import InputError
+from cellscribe.model import peak
 from cellscribe.training.masking import MaskedBatch, mask_cells
 
 pytest.importorskip("transformers", reason="needs the extra cellscribe[bench]")

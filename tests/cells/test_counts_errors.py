@@ -355,7 +355,7 @@ def test_scratch_folder_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(convert._File, "write", full)
-    message = refusal(path, scratch=tmp_path, say=lambda line: None)
+    message = refusal(path, scratch=tmp_path, log=lambda line: None)
     assert "is full" in message
     assert "set TMPDIR" in message
     assert [p.name for p in tmp_path.iterdir()] == ["x.h5ad"]

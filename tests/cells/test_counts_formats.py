@@ -89,7 +89,7 @@ def test_large_columns_go_through_scratch_files(
     scratch, said = tmp_path / "scratch", []
     scratch.mkdir()
     source = WRITERS[kind](dense, tmp_path)
-    with open_counts(source, scratch=scratch, say=said.append) as counts:
+    with open_counts(source, scratch=scratch, log=said.append) as counts:
         np.testing.assert_array_equal(sp.vstack(list(counts.blocks(7))).toarray(), dense)
         np.testing.assert_array_equal(sp.vstack(list(counts.blocks(7))).toarray(), dense)
         converted = kind in ("h5ad csc", "10x mtx")
@@ -139,7 +139,7 @@ def test_features_that_are_not_genes_are_left_out_and_said_so(tmp_path: Path) ->
         file["matrix/features/feature_type"][...] = np.array(kinds, dtype="S16")[:4].astype("S15")
         del file["matrix/features/feature_type"]
         file["matrix/features/feature_type"] = np.array(kinds, dtype="S")
-    with open_counts(path, say=said.append) as counts:
+    with open_counts(path, log=said.append) as counts:
         assert counts.n_genes == 3
         assert list(counts.var.index) == ["gene0", "gene2", "gene3"]
         assert list(counts.var.columns) == ["feature_types", "genome", "gene_ids"]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cellscribe.cells.inflate import Inflated, quick
+from cellscribe.cells.gzip_chunks import Inflated, quick
 
 
 def stored(folder: Path, values: np.ndarray, **how: Any) -> h5py.Dataset:

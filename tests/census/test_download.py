@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("small_blocks")
 
 def test_files_equal_the_source(ask: Any, out: Path, reads: list[np.ndarray]) -> None:
     told: list[tuple[int, int]] = []
-    done = download_census(out, ask(), progress=lambda *numbers: told.append(numbers), say=silent)
+    done = download_census(out, ask(), progress=lambda *numbers: told.append(numbers), log=silent)
     expect(out, SCFM)
     assert done.cells == SCFM.sum()
     assert done.left_out == {}
@@ -43,7 +43,7 @@ def test_files_equal_the_source(ask: Any, out: Path, reads: list[np.ndarray]) ->
 
 
 def test_files_are_as_anndata_writes_them(ask: Any, out: Path, tmp_path: Path) -> None:
-    download_census(out, ask(), say=silent)
+    download_census(out, ask(), log=silent)
     cells = ad.read_h5ad(out / "beta-2.h5ad")
     cells.write_h5ad(tmp_path / "again.h5ad")
     with h5py.File(out / "beta-2.h5ad") as ours, h5py.File(tmp_path / "again.h5ad") as theirs:
@@ -88,7 +88,7 @@ def test_files_are_as_anndata_writes_them(ask: Any, out: Path, tmp_path: Path) -
     ],
 )
 def test_filters(ask: Any, out: Path, changes: dict[str, Any], chosen: pd.Series) -> None:
-    download_census(out, ask(**changes), say=silent)
+    download_census(out, ask(**changes), log=silent)
     expect(out, chosen)
 
 
@@ -97,7 +97,7 @@ def test_dry_run_counts_labels_and_needs_no_counts(soma_census: Path, tmp_path: 
     shutil.copytree(soma_census, bare)
     shutil.rmtree(bare / "census_data" / "homo_sapiens" / "ms")
     columns = (*CensusOptions().obs, "is_primary_data", "donor_age")
-    counted = count_labels(CensusOptions(uri=str(bare), obs=columns), say=silent)
+    counted = count_labels(CensusOptions(uri=str(bare), obs=columns), log=silent)
     obs = HUMAN.obs[SCFM]
     assert counted.cells == len(obs)
     assert set(counted.labels) == {*columns} - {"donor_age"}
@@ -119,19 +119,19 @@ def test_dry_run_counts_labels_and_needs_no_counts(soma_census: Path, tmp_path: 
 
 def test_all_cells_without_a_filter(ask: Any) -> None:
     loose = ask(disease=("any",), exclude_suspension_type=("none",), include_duplicates=True)
-    counted = count_labels(loose, say=silent)
+    counted = count_labels(loose, log=silent)
     assert counted.filter is None
     assert counted.cells == len(HUMAN.obs)
 
 
 def test_mouse_is_apart(ask: Any, out: Path) -> None:
-    download_census(out, ask(organism="Mus musculus"), say=silent)
+    download_census(out, ask(organism="Mus musculus"), log=silent)
     expect(out, SCFM[:300], MOUSE)
 
 
 def test_single_experiment(soma_census: Path, out: Path) -> None:
     uri = soma_census / "census_data" / "mus_musculus"
-    done = download_census(out, CensusOptions(uri=uri.as_uri()), say=silent)
+    done = download_census(out, CensusOptions(uri=uri.as_uri()), log=silent)
     expect(out, SCFM[:300], MOUSE)
     kept = json.loads((out / "census.json").read_text())
     assert kept["organism"] is None
@@ -148,19 +148,19 @@ def test_single_experiment(soma_census: Path, out: Path) -> None:
 def test_bad_datasets(ask: Any, out: Path, dataset: str, disease: str, reason: str) -> None:
     both = ("normal", disease)
     with pytest.raises(InputError, match="--skip-bad") as refusal:
-        download_census(out, ask(disease=both), say=silent)
+        download_census(out, ask(disease=both), log=silent)
     assert f"dataset {dataset}: " in str(refusal.value)
     assert reason in str(refusal.value)
     assert "--layer" not in str(refusal.value)
     expect(out, SCFM)  # the good ones came first and stay
     said: list[str] = []
-    done = download_census(out, ask(disease=both, skip_bad=True), say=said.append)
+    done = download_census(out, ask(disease=both, skip_bad=True), log=said.append)
     assert len(said) == 1
     assert list(done.left_out) == [dataset]
     assert reason in done.left_out[dataset]
     assert "skip-bad" not in done.left_out[dataset]
     assert done.cells == SCFM.sum()
-    assert download_census(out, ask(disease=both, skip_bad=True), say=silent) == done
+    assert download_census(out, ask(disease=both, skip_bad=True), log=silent) == done
 
 
 def test_what_was_written_is_compared(ask: Any, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ def test_what_was_written_is_compared(ask: Any, out: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(dataset_file, "_stream", torn)
     with pytest.raises(InputError, match=r"reads back as .* check the disk"):
-        download_census(out, ask(), say=silent)
+        download_census(out, ask(), log=silent)
     assert [p.name for p in out.iterdir()] == ["census.json"]
 
 
@@ -198,15 +198,15 @@ def test_published_census_by_version(
         open_soma=open_soma, get_census_version_directory=lambda retracted: directory
     )
     monkeypatch.setitem(sys.modules, "cellxgene_census", package)
-    done = download_census(out, CensusOptions(census_version="stable"), say=silent)
+    done = download_census(out, CensusOptions(census_version="stable"), log=silent)
     assert (done.census_version, opened) == ("2023-12-15", ["stable"])
     expect(out, SCFM)
-    assert download_census(out, CensusOptions(), say=silent) == done
+    assert download_census(out, CensusOptions(), log=silent) == done
     directory["stable"] = about | {"release_build": "2025-11-08"}
     with pytest.raises(InputError, match=r"--census-version \(2023-12-15, not 2025-11-08\)"):
-        download_census(out, CensusOptions(census_version="stable"), say=silent)
+        download_census(out, CensusOptions(census_version="stable"), log=silent)
     with pytest.raises(InputError, match=r"'2023'; there are stable, 2023-12-15, 2023-07-25$"):
-        count_labels(CensusOptions(census_version="2023"), say=silent)
+        count_labels(CensusOptions(census_version="2023"), log=silent)
 
 
 @given(st.sets(st.integers(0, 60), min_size=1), st.lists(st.integers(0, 60), max_size=8))

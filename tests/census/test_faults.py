@@ -37,19 +37,19 @@ def stop_in_second(total_before: int) -> Callable[[int, int], None]:
 def test_resumes_by_dataset(ask: Any, out: Path, tmp_path: Path, reads: list[np.ndarray]) -> None:
     first = HUMAN.obs["soma_joinid"][SCFM & (HUMAN.obs["dataset_id"] == "alpha-1")]
     with pytest.raises(KeyboardInterrupt):
-        download_census(out, ask(), progress=stop_in_second(len(first)), say=silent)
+        download_census(out, ask(), progress=stop_in_second(len(first)), log=silent)
     assert {p.name for p in out.iterdir()} == {"alpha-1.h5ad", "census.json"}
     reads.clear()
     told: list[int] = []
-    download_census(out, ask(), progress=lambda done, total: told.append(done), say=silent)
+    download_census(out, ask(), progress=lambda done, total: told.append(done), log=silent)
     assert not set(np.concatenate(reads)) & set(first)
     assert told[:2] == [0, len(first)]
     expect(out, SCFM)
-    download_census(tmp_path / "whole", ask(), say=silent)
+    download_census(tmp_path / "whole", ask(), log=silent)
     for path in out.iterdir():
         assert path.read_bytes() == (tmp_path / "whole" / path.name).read_bytes()
     reads.clear()
-    download_census(out, ask(), say=silent)
+    download_census(out, ask(), log=silent)
     assert reads == []
 
 
@@ -61,9 +61,9 @@ def test_stopped_between_file_and_list(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(CensusState, "add", stop)
-        download_census(out, ask(), say=silent)
+        download_census(out, ask(), log=silent)
     assert (out / "alpha-1.h5ad").exists()
-    download_census(out, ask(), say=silent)
+    download_census(out, ask(), log=silent)
     expect(out, SCFM)
 
 
@@ -92,9 +92,9 @@ def test_ctrl_c_is_heard_in_the_midst_of_hdf5(
     for owner, name, work in ((dataset_file, "_append", append), (Counts, "blocks", blocks)):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(owner, name, work)
-            download_census(out, ask(), say=silent)
+            download_census(out, ask(), log=silent)
         assert [p.name for p in out.iterdir()] == ["census.json"]
-    download_census(out, ask(), say=silent)
+    download_census(out, ask(), log=silent)
     expect(out, SCFM)
 
 
@@ -103,18 +103,18 @@ def test_what_a_killed_run_left_is_removed(ask: Any, out: Path) -> None:
     (out / ".alpha-1.h5ad.partial-4711").write_bytes(b"half")
     (out / ".census.json.partial-4711").write_bytes(b"{")
     (out / ".hidden").write_bytes(b"mine")
-    download_census(out, ask(), say=silent)
+    download_census(out, ask(), log=silent)
     assert (out / ".hidden").read_bytes() == b"mine"
     (out / ".hidden").unlink()
     expect(out, SCFM)
 
 
 def test_a_file_that_changed_is_read_anew(ask: Any, out: Path) -> None:
-    download_census(out, ask(), say=silent)
+    download_census(out, ask(), log=silent)
     (out / "alpha-1.h5ad").write_bytes(b"short")
     (out / "gamma-3.h5ad").unlink()
     said: list[str] = []
-    download_census(out, ask(), say=said.append)
+    download_census(out, ask(), log=said.append)
     assert [line.split()[0] for line in said] == [
         str(out / f"{name}.h5ad") for name in ("alpha-1", "gamma-3")
     ]
@@ -134,7 +134,7 @@ def test_faults_that_pass_are_retried(
 
     monkeypatch.setattr(soma_cells, "read_block", faulty)
     said: list[str] = []
-    download_census(out, ask(), say=said.append)
+    download_census(out, ask(), log=said.append)
     assert len(said) == 3
     assert all("(the line is down); trying again in 0 s" in line for line in said)
     expect(out, SCFM)
@@ -152,7 +152,7 @@ def test_faults_in_obs_are_retried(ask: Any, out: Path, monkeypatch: pytest.Monk
             return work(*given)
 
         monkeypatch.setattr(soma_cells, name, faulty)
-    download_census(out, ask(), say=said.append)
+    download_census(out, ask(), log=said.append)
     assert len(said) == 2
     expect(out, SCFM)
 
@@ -164,11 +164,11 @@ def test_gives_up_after_so_many_tries(ask: Any, out: Path, monkeypatch: pytest.M
     said: list[str] = []
     with monkeypatch.context() as patch, pytest.raises(InputError) as refusal:
         patch.setattr(soma_cells, "read_block", broken)
-        download_census(out, ask(retries=2), say=said.append)
+        download_census(out, ask(retries=2), log=said.append)
     assert len(said) == 2
     assert "dataset alpha-1 cannot be read (no route to host), tried 3 times" in str(refusal.value)
     assert [p.name for p in out.iterdir()] == ["census.json"]
-    download_census(out, ask(), say=silent)
+    download_census(out, ask(), log=silent)
     expect(out, SCFM)
 
 

@@ -37,8 +37,8 @@ pytest.importorskip("tiledbsoma", reason="needs the extra census")
 )
 def test_refusals(ask: Any, out: Path, changes: dict[str, Any], words: list[str]) -> None:
     for work in (
-        lambda asked: count_labels(asked, say=silent),
-        lambda asked: download_census(out, asked, say=silent),
+        lambda asked: count_labels(asked, log=silent),
+        lambda asked: download_census(out, asked, log=silent),
     ):
         with pytest.raises(InputError) as refusal:
             work(ask(**changes))
@@ -51,25 +51,25 @@ def test_refusals(ask: Any, out: Path, changes: dict[str, Any], words: list[str]
 def test_other_shapes_are_refused(soma_census: Path, out: Path, tmp_path: Path) -> None:
     human = soma_census / "census_data" / "homo_sapiens"
     with pytest.raises(InputError, match="is a SOMADataFrame"):
-        count_labels(CensusOptions(uri=str(human / "obs")), say=silent)
+        count_labels(CensusOptions(uri=str(human / "obs")), log=silent)
     frame = HUMAN.obs[["soma_joinid", "assay"]]
     odd = store.Organism(frame, HUMAN.var, HUMAN.counts)
     path = store.write_census(tmp_path / "odd", {"homo_sapiens": odd})
     plain = {"disease": (), "exclude_suspension_type": (), "include_duplicates": True}
     with pytest.raises(InputError, match=r"'dataset_id'.*each dataset becomes a file"):
-        count_labels(CensusOptions(uri=str(path), obs=("assay",), **plain), say=silent)
+        count_labels(CensusOptions(uri=str(path), obs=("assay",), **plain), log=silent)
     frame = frame.assign(dataset_id="../up")
     odd = store.Organism(frame, HUMAN.var.drop(columns="feature_id"), HUMAN.counts)
     path = store.write_census(tmp_path / "odder", {"homo_sapiens": odd})
     with pytest.raises(InputError, match=r"'disease'.*--disease any"):
-        count_labels(CensusOptions(uri=str(path), obs=("assay",)), say=silent)
+        count_labels(CensusOptions(uri=str(path), obs=("assay",)), log=silent)
     with pytest.raises(InputError, match=r"'\.\./up', which cannot name a file"):
-        download_census(out, CensusOptions(uri=str(path), obs=("assay",), **plain), say=silent)
+        download_census(out, CensusOptions(uri=str(path), obs=("assay",), **plain), log=silent)
     frame = frame.assign(dataset_id="fine")
     odd = store.Organism(frame, HUMAN.var.drop(columns="feature_id"), HUMAN.counts)
     path = store.write_census(tmp_path / "oddest", {"homo_sapiens": odd})
     with pytest.raises(InputError, match="no column 'feature_id'"):
-        download_census(out, CensusOptions(uri=str(path), obs=("assay",), **plain), say=silent)
+        download_census(out, CensusOptions(uri=str(path), obs=("assay",), **plain), log=silent)
 
 
 def test_a_folder_with_something_else_is_refused(
@@ -78,7 +78,7 @@ def test_a_folder_with_something_else_is_refused(
     def refused(**changes: Any) -> str:
         before = {p.name: p.read_bytes() for p in out.iterdir()}
         with pytest.raises(InputError) as refusal:
-            download_census(out, ask(**changes), say=silent)
+            download_census(out, ask(**changes), log=silent)
         assert {p.name: p.read_bytes() for p in out.iterdir()} == before
         return str(refusal.value)
 
@@ -86,7 +86,7 @@ def test_a_folder_with_something_else_is_refused(
     (out / "mine.h5ad").write_bytes(b"mine")
     assert "mine.h5ad is not of a Census download" in refused()
     (out / "mine.h5ad").unlink()
-    download_census(out, ask(), say=silent)
+    download_census(out, ask(), log=silent)
     assert "another filter" in refused(disease=("any",))
     assert "another --obs" in refused(obs=("assay",))
     assert "another --organism (Homo sapiens, not Mus musculus)" in refused(organism="Mus musculus")
@@ -97,13 +97,13 @@ def test_a_folder_with_something_else_is_refused(
     (out / "census.json").write_text('{"format": "cellscribe census", "ver')
     assert "census.json is damaged" in refused()
     with pytest.raises(InputError, match="is a file"):
-        download_census(out / "census.json", ask(), say=silent)
+        download_census(out / "census.json", ask(), log=silent)
     with pytest.raises(InputError, match="no such folder"):
-        download_census(out / "deep" / "deeper", ask(), say=silent)
+        download_census(out / "deep" / "deeper", ask(), log=silent)
     with pytest.raises(InputError, match="retries is -1"):
         ask(retries=-1)
     with pytest.raises(InputError, match="dry run"):
-        download_census(out, ask(dry_run=True), say=silent)
+        download_census(out, ask(dry_run=True), log=silent)
 
 
 @pytest.mark.parametrize("package", ["tiledbsoma", "cellxgene_census"])
@@ -113,5 +113,5 @@ def test_missing_packages(
     monkeypatch.setitem(sys.modules, package, None)
     asked = CensusOptions() if package == "cellxgene_census" else ask()
     with pytest.raises(InputError, match=r'pip install "cellscribe\[census\]"'):
-        download_census(out, asked, say=silent)
+        download_census(out, asked, log=silent)
     assert not out.exists()

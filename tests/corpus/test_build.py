@@ -17,8 +17,8 @@ from support.sources import Made, made, some_sources
 from cellscribe.cells.tokenize import tokenize_file
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import BuildOptions, SplitOptions
-from cellscribe.corpus import scan
-from cellscribe.corpus.build import build_corpus
+from cellscribe.corpus.build import scatter
+from cellscribe.corpus.build.build import build_corpus
 from cellscribe.corpus.store import Corpus, open_corpus
 from cellscribe.errors import InputError
 
@@ -32,7 +32,7 @@ def quiet(line: str) -> None:
 
 def build(sources: list[Made], out: Path, **changes: Any) -> Corpus:
     options = BuildOptions(**{"context": 48, "shard_cells": 64, **changes})
-    return build_corpus([s.path for s in sources], out, options, SPLIT, say=quiet)
+    return build_corpus([s.path for s in sources], out, options, SPLIT, log=quiet)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_splits_go_by_dataset_and_cover_all_labels(corpus: Corpus) -> None:
 def test_a_source_without_datasets_is_told(sources: list[Made], tmp_path: Path) -> None:
     said: list[str] = []
     paths = [source.path for source in sources]
-    built = build_corpus(paths, tmp_path / "out", OPTIONS, SPLIT, say=said.append)
+    built = build_corpus(paths, tmp_path / "out", OPTIONS, SPLIT, log=said.append)
     line = "no obs column dataset_id: the file name is the dataset_id"
     assert f"d.h5ad: {line}" in said
     assert [s["name"] for s in built.manifest["sources"] if line in s["notes"]] == ["d.h5ad"]
@@ -205,7 +205,7 @@ def test_a_second_run_changes_nothing(
         return {str(p): (p.stat().st_mtime_ns, p.stat().st_ino) for p in files}
 
     before, said = state(), []
-    again = build_corpus([s.path for s in sources], corpus.path, OPTIONS, SPLIT, say=said.append)
+    again = build_corpus([s.path for s in sources], corpus.path, OPTIONS, SPLIT, log=said.append)
     assert state() == before
     assert again.manifest == corpus.manifest
     assert said == [f"{corpus.path} holds this corpus already; nothing is changed"]
@@ -214,10 +214,10 @@ def test_a_second_run_changes_nothing(
 def test_threads_and_runs_do_not_change_a_byte(
     sources: list[Made], corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scan, "RUN_CELLS", 40)
-    monkeypatch.setattr(scan, "BLOCK", 16)
-    monkeypatch.setattr(scan, "usable_cores", lambda: 1)
-    monkeypatch.setattr("cellscribe.corpus.pack.usable_cores", lambda: 1)
+    monkeypatch.setattr(scatter, "RUN_CELLS", 40)
+    monkeypatch.setattr(scatter, "BLOCK", 16)
+    monkeypatch.setattr(scatter, "usable_cores", lambda: 1)
+    monkeypatch.setattr("cellscribe.corpus.build.write_shards.usable_cores", lambda: 1)
     other = build(sources, tmp_path / "other")
     assert contents(other.path) == contents(corpus.path)
 
@@ -227,7 +227,7 @@ def test_another_seed_shuffles_otherwise(sources: list[Made], tmp_path: Path) ->
     orders = []
     for seed in (0, 1):
         split = SplitOptions(holdout=0, seed=seed)
-        built = build_corpus(paths, tmp_path / str(seed), OPTIONS, split, say=quiet)
+        built = build_corpus(paths, tmp_path / str(seed), OPTIONS, split, log=quiet)
         orders.append(tokens_of(built)["cell"].tolist())
     assert orders[0] != orders[1]
     assert sorted(orders[0]) == sorted(orders[1])
@@ -243,7 +243,7 @@ def test_what_is_dropped_is_counted_by_reason(sources: list[Made], tmp_path: Pat
     adata.write_h5ad(tmp_path / "a.h5ad")
     paths = [tmp_path / "a.h5ad", *(source.path for source in sources[1:])]
     options = BuildOptions(context=48, shard_cells=64, exclude=("disease=ill",))
-    built = build_corpus(paths, tmp_path / "out", options, SPLIT, say=quiet)
+    built = build_corpus(paths, tmp_path / "out", options, SPLIT, log=quiet)
     went = {"disease is ill": 7, "too few genes": 4, "duplicate of an earlier cell": 3}
     told = built.manifest["sources"][0]
     assert told["dropped"] == went == built.manifest["dropped"]
@@ -256,7 +256,7 @@ def test_what_is_dropped_is_counted_by_reason(sources: list[Made], tmp_path: Pat
         tmp_path / "kept",
         BuildOptions(context=48, min_genes=0, keep_duplicates=True),
         SPLIT,
-        say=quiet,
+        log=quiet,
     )
     assert kept.manifest["dropped"] == {}
 
@@ -304,5 +304,5 @@ def test_labels_that_only_dropped_cells_had_are_refused(
             tmp_path / "out",
             OPTIONS,
             split,
-            say=quiet,
+            log=quiet,
         )

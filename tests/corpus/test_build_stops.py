@@ -19,8 +19,8 @@ from support.command import Cli, refused
 from support.sources import Made, made, some_sources
 
 from cellscribe.config import BuildOptions, SplitOptions
-from cellscribe.corpus import pack, runs, scan
-from cellscribe.corpus.build import build_corpus
+from cellscribe.corpus.build import scatter, spill, write_shards
+from cellscribe.corpus.build.build import build_corpus
 from cellscribe.corpus.store import open_corpus
 from cellscribe.errors import InputError
 from cellscribe.writing import OutputError
@@ -41,15 +41,15 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def whole(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("whole") / "out"
-    build_corpus(sources, out, OPTIONS, SPLIT, say=quiet)
+    build_corpus(sources, out, OPTIONS, SPLIT, log=quiet)
     return contents(out)
 
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several runs and blocks, though the files are small."""
-    monkeypatch.setattr(scan, "RUN_CELLS", 40)
-    monkeypatch.setattr(scan, "BLOCK", 16)
+    monkeypatch.setattr(scatter, "RUN_CELLS", 40)
+    monkeypatch.setattr(scatter, "BLOCK", 16)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -68,7 +68,7 @@ def stopping(after: int, error: type[BaseException]) -> Callable[[str, int, int]
     """Progress that raises at its so many-th call."""
     calls = iter(range(after))
 
-    def progress(what: str, done: int, total: int) -> None:
+    def progress(done: int, total: int, what: str | None = None) -> None:
         if next(calls, None) is None:
             raise error
 
@@ -88,10 +88,10 @@ def test_a_stopped_build_goes_on_to_the_same_bytes(
 ) -> None:
     out = tmp_path / "out"
     with pytest.raises(error):
-        build_corpus(sources, out, OPTIONS, SPLIT, progress=stopping(after, error), say=quiet)
+        build_corpus(sources, out, OPTIONS, SPLIT, progress=stopping(after, error), log=quiet)
     with pytest.raises(InputError, match=r"not finished; run .* again, and it goes on"):
         open_corpus(out)
-    build_corpus(sources, out, OPTIONS, SPLIT, say=quiet)
+    build_corpus(sources, out, OPTIONS, SPLIT, log=quiet)
     assert contents(out) == whole
 
 
@@ -100,25 +100,25 @@ def test_what_was_read_is_not_read_again(
 ) -> None:
     out = tmp_path / "out"
     with pytest.raises(Stop):
-        build_corpus(sources, out, OPTIONS, SPLIT, progress=stopping(18, Stop), say=quiet)
-    found = runs.finished_runs(out / ".build/runs")
+        build_corpus(sources, out, OPTIONS, SPLIT, progress=stopping(18, Stop), log=quiet)
+    found = spill.finished_runs(out / ".build/runs")
     assert len(found) > 1
     seen = []
-    read = scan._source_blocks
+    read = scatter._source_blocks
     monkeypatch.setattr(
-        scan,
+        scatter,
         "_source_blocks",
-        lambda plan, place, first, say: (seen.append(first), read(plan, place, first, say))[1],
+        lambda plan, place, first, log: (seen.append(first), read(plan, place, first, log))[1],
     )
-    build_corpus(sources, out, OPTIONS, SPLIT, say=quiet)
+    build_corpus(sources, out, OPTIONS, SPLIT, log=quiet)
     assert seen[0] == found[-1].stop > 0
 
 
 SLOW = """
 import sys, time
-from cellscribe.corpus import pack, scan
-scan.RUN_CELLS, scan.BLOCK = 40, 16
-for module, name in ((scan, "write_run"), (pack, "_write_counts")):
+from cellscribe.corpus.build import write_shards, scatter
+scatter.RUN_CELLS, scatter.BLOCK = 40, 16
+for module, name in ((scatter, "write_run"), (write_shards, "_write_counts")):
     def slowly(*words, do=getattr(module, name)):
         time.sleep(0.15)
         return do(*words)
@@ -170,7 +170,7 @@ def test_signals(
     assert not (out / "manifest.json").exists()
     if sign != signal.SIGKILL:
         assert not [p for p in out.rglob(".*.partial-*") if p.exists()]
-    build_corpus(sources, out, OPTIONS, SPLIT, say=quiet)
+    build_corpus(sources, out, OPTIONS, SPLIT, log=quiet)
     assert contents(out) == whole
 
 
@@ -182,7 +182,7 @@ def test_two_processes_do_not_build_the_same(sources: list[Path], tmp_path: Path
             assert process.poll() is None, process.communicate()
             time.sleep(0.005)
         with pytest.raises(InputError, match="another process is building"):
-            build_corpus(sources, out, OPTIONS, SPLIT, say=quiet)
+            build_corpus(sources, out, OPTIONS, SPLIT, log=quiet)
     finally:
         process.kill()
         process.communicate()
@@ -197,9 +197,9 @@ def test_a_full_disk_is_told_and_gone_on_from(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     module, name = {
-        "runs": (scan, "write_run"),
-        "tokens": (pack, "_write_tokens"),
-        "counts": (pack, "_write_counts"),
+        "runs": (scatter, "write_run"),
+        "tokens": (write_shards, "_write_tokens"),
+        "counts": (write_shards, "_write_counts"),
     }[where]
     work, calls = getattr(module, name), iter(range(2))
 
@@ -212,18 +212,18 @@ def test_a_full_disk_is_told_and_gone_on_from(
     with monkeypatch.context() as patch:
         patch.setattr(module, name, filling)
         with pytest.raises(OutputError, match=r"the disk is full; free some space"):
-            build_corpus(sources, out, OPTIONS, SPLIT, say=quiet)
-    build_corpus(sources, out, OPTIONS, SPLIT, say=quiet)
+            build_corpus(sources, out, OPTIONS, SPLIT, log=quiet)
+    build_corpus(sources, out, OPTIONS, SPLIT, log=quiet)
     assert contents(out) == whole
 
 
 def test_other_work_is_not_mixed_in(sources: list[Path], tmp_path: Path, run: Cli) -> None:
     out = tmp_path / "out"
     with pytest.raises(Stop):
-        build_corpus(sources, out, OPTIONS, SPLIT, progress=stopping(18, Stop), say=quiet)
+        build_corpus(sources, out, OPTIONS, SPLIT, progress=stopping(18, Stop), log=quiet)
     with pytest.raises(InputError, match="unfinished corpus of other sources or options"):
-        build_corpus(sources[1:], out, OPTIONS, SPLIT, say=quiet)
-    build_corpus(sources, out, OPTIONS, SPLIT, say=quiet)
+        build_corpus(sources[1:], out, OPTIONS, SPLIT, log=quiet)
+    build_corpus(sources, out, OPTIONS, SPLIT, log=quiet)
     before = contents(out)
     line = refused(run("corpus", "build", *sources, "-o", out, "--context", "40"))
     assert "holds a corpus of other sources or options; remove it or name a new folder" in line

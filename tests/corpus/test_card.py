@@ -23,8 +23,8 @@ from cellscribe import writing
 from cellscribe.corpus import store
 from cellscribe.corpus.card import Card, checks, describe, markdown, warnings
 from cellscribe.corpus.card_tables import number, share
+from cellscribe.corpus.statistics import Tally, find_repeats
 from cellscribe.corpus.store import open_corpus
-from cellscribe.corpus.tallies import Tally, find_repeats
 from cellscribe.errors import InputError
 
 SIZES = {"train": [60, 45], "val": [20], "test": [15], "test_unseen": [10]}

@@ -22,7 +22,7 @@ from support.labels import (
 )
 
 from cellscribe.config import SplitOptions
-from cellscribe.corpus.splits import SIDES, split_datasets
+from cellscribe.corpus.build.splits import SIDES, split_datasets
 from cellscribe.errors import InputError
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cellscribe.corpus.medians import LARGEST_ERROR, SCALE, GeneMedians, Values
+from cellscribe.corpus.build.medians import LARGEST_ERROR, SCALE, GeneMedians, Values
 
 N_TOKENS = 7
 counts_of_cells = hnp.arrays(

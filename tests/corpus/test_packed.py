@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cellscribe.corpus.packed import gene_hashes, random_keys, to_space
-from cellscribe.corpus.runs import list_array, rows_in_order
+from cellscribe.corpus.build.packing import gene_hashes, random_keys, to_space
+from cellscribe.corpus.build.spill import list_array, rows_in_order
 
 N_COLUMNS, N_GENES = 9, 6
 IDS = [f"ENSG{i:011}" for i in range(N_GENES)]

@@ -12,7 +12,7 @@ from support.command import Cli
 
 from cellscribe.cells.tokenize import tokenize_file
 from cellscribe.config import BuildOptions, SplitOptions, from_mapping, read_toml
-from cellscribe.corpus.build import build_corpus
+from cellscribe.corpus.build.build import build_corpus
 from cellscribe.corpus.store import Corpus, open_corpus
 
 ALL_IN_TRAIN = SplitOptions(holdout=0, covered=())
@@ -21,7 +21,7 @@ RECIPE = Path(__file__).parents[2] / "recipes/small.toml"
 
 def build(paths: list[Path], out: Path, **options: object) -> Corpus:
     chosen = BuildOptions(**options)  # type: ignore[arg-type]
-    return build_corpus(paths, out, chosen, ALL_IN_TRAIN, say=lambda line: None)
+    return build_corpus(paths, out, chosen, ALL_IN_TRAIN, log=lambda line: None)
 
 
 def test_the_same_cells_in_another_format_are_duplicates(shared_data: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 from support.labels import Rows, atlas, held_by, labels_in, of_sizes, shares, table_of, tables
 
 from cellscribe.config import SplitOptions
-from cellscribe.corpus.splits import (
+from cellscribe.corpus.build.splits import (
     SIDES,
     SPLITS,
     split_cells,

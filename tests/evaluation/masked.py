@@ -11,10 +11,10 @@ from support.tiny import real_genes
 
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import EvaluateOptions
-from cellscribe.evaluation import mlm, mlm_baselines, mlm_problems
-from cellscribe.evaluation.contract import Scores
-from cellscribe.evaluation.mlm_questions import Ranked
-from cellscribe.evaluation.unigram import PRIORS
+from cellscribe.evaluation.task import Scores
+from cellscribe.evaluation.tasks.mlm import baselines, data, task
+from cellscribe.evaluation.tasks.mlm.masked import Ranked
+from cellscribe.evaluation.tasks.mlm.unigram import PRIORS
 
 OPTIONS = EvaluateOptions(precision="float32", device="cpu", threads=1, bootstrap=50)
 N_SPECIAL = 5
@@ -56,16 +56,16 @@ def best_prior(at_rank: Sequence[Counter[int]], share: Mapping[int, float]) -> f
     return min(PRIORS, key=loss)
 
 
-def problem_of(cells: list[list[int]], n_genes: int, train: list[list[int]]) -> mlm.Problem:
+def problem_of(cells: list[list[int]], n_genes: int, train: list[list[int]]) -> task.Problem:
     """Cells, judged by the counts of others."""
     others, context = packed(train), max(map(len, cells + train))
     ranked, table = packed(cells), vocabulary(n_genes)
-    counts = mlm_baselines.count_packed(others.tokens_N, others.offsets, context, len(table))
-    return mlm.Problem(
+    counts = baselines.count_packed(others.tokens_N, others.offsets, context, len(table))
+    return task.Problem(
         name="made up",
         models=[],
         about={},
-        origin=mlm_problems.Origin(names=frozenset()),
+        origin=data.Origin(names=frozenset()),
         identity={},
         vocabulary=table,
         context=context,
@@ -75,9 +75,11 @@ def problem_of(cells: list[list[int]], n_genes: int, train: list[list[int]]) -> 
     )
 
 
-def scores_of(problem: mlm.Problem, seed: int = 0) -> dict[str, Scores]:
-    methods = [m for model in problem.models for m in mlm.answers(problem, model)]
-    return {m.name: mlm.score(problem, m.answer(), seed) for m in methods + mlm.baselines(problem)}
+def scores_of(problem: task.Problem, seed: int = 0) -> dict[str, Scores]:
+    methods = [m for model in problem.models for m in task.answers(problem, model)]
+    return {
+        m.name: task.score(problem, m.answer(), seed) for m in methods + task.baselines(problem)
+    }
 
 
 def values(scores: Scores) -> dict[str, float]:

@@ -20,17 +20,23 @@ from sklearn.model_selection import (
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from support.simulate import simulate
 from support.tiny import real_genes, save_model, some_counts
 
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
-from cellscribe.evaluation import celltype
-from cellscribe.evaluation.celltype import Features, Problem, answers, baselines, load, score
-from cellscribe.evaluation.contract import UnfitError
 from cellscribe.evaluation.data import Cells, Data
 from cellscribe.evaluation.models import read_models
-from cellscribe.evaluation.probe import fit_linear, folds_of, predict_linear, rotated, standardised
-from cellscribe.evaluation.simulate import simulate
+from cellscribe.evaluation.stats.probe import (
+    fit_linear,
+    folds_of,
+    predict_linear,
+    rotated,
+    standardised,
+)
+from cellscribe.evaluation.task import UnfitError
+from cellscribe.evaluation.tasks import celltype
+from cellscribe.evaluation.tasks.celltype import Features, Problem, answers, baselines, load, score
 
 OPTIONS = EvaluateOptions(bootstrap=40)
 

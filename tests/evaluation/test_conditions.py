@@ -9,9 +9,13 @@ from scipy.sparse import csr_matrix
 
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
-from cellscribe.evaluation.conditions import read_conditions, target_columns, targets_of
-from cellscribe.evaluation.contract import UnfitError
 from cellscribe.evaluation.data import Cells
+from cellscribe.evaluation.task import UnfitError
+from cellscribe.evaluation.tasks.perturbation.conditions import (
+    read_conditions,
+    target_columns,
+    targets_of,
+)
 
 
 def cells_of(obs: dict, var: pd.DataFrame | None = None, gene_key: str | None = None) -> Cells:

@@ -12,14 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
+from support.simulate import simulate
 from support.tiny import CONTEXT, N_GENES, real_genes, some_counts
 
 from cellscribe.config import EvaluateOptions
-from cellscribe.evaluation import confounding, features, ridge
-from cellscribe.evaluation.contract import Scores, UnfitError
 from cellscribe.evaluation.data import Cells, Data, read_cells
 from cellscribe.evaluation.models import read_models
-from cellscribe.evaluation.simulate import simulate
+from cellscribe.evaluation.stats import features, ridge
+from cellscribe.evaluation.task import Scores, UnfitError
+from cellscribe.evaluation.tasks import confounding
 
 OPTIONS = EvaluateOptions(bootstrap=20, threads=1)
 Vectors = Callable[[Cells], np.ndarray]

@@ -15,8 +15,8 @@ from support.tiny import real_genes, some_counts
 from cellscribe.cells import counts as reading
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
-from cellscribe.evaluation.contract import UnfitError
 from cellscribe.evaluation.data import column, draw, read_cells, read_data, stem
+from cellscribe.evaluation.task import UnfitError
 
 N = 130
 DENSE = some_counts(N)

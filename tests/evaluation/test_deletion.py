@@ -13,22 +13,22 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
+from support.simulate import simulate
 from support.tiny import N_GENES, real_genes
 
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
-from cellscribe.evaluation import deletion
-from cellscribe.evaluation.contract import UnfitError
 from cellscribe.evaluation.data import Cells, Data, read_cells
-from cellscribe.evaluation.deletion import (
+from cellscribe.evaluation.models import Model, read_models
+from cellscribe.evaluation.task import UnfitError
+from cellscribe.evaluation.tasks import deletion
+from cellscribe.evaluation.tasks.deletion import (
     Deletions,
     Moves,
     auroc,
     centred_cosines,
     own_ranks,
 )
-from cellscribe.evaluation.models import Model, read_models
-from cellscribe.evaluation.simulate import simulate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -24,7 +24,7 @@ def silent(line: str) -> None:
 def imported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(request.param)
     source, genes = every.write(request.param, folder / "published")
-    import_model(source, folder / "model", ImportOptions(genes=genes), say=silent)
+    import_model(source, folder / "model", ImportOptions(genes=genes), log=silent)
     every.cells_of(folder / "model", 60).write_h5ad(folder / "cells.h5ad")
     return folder
 
@@ -36,7 +36,7 @@ def test_it_is_judged_beside_its_twin(imported: Path) -> None:
         imported / "judged",
         OPTIONS,
         ["celltype", "confounding"],
-        say=silent,
+        log=silent,
     )
     for task in ("celltype", "confounding"):
         kinds = [each.kind for each in results if each.task == task]
@@ -55,7 +55,7 @@ def test_it_is_asked_what_a_deleted_gene_does(imported: Path) -> None:
         cells=20,
         precision="float32",
         device="cpu",
-        say=silent,
+        log=silent,
     )
     assert len(table) == 3
     assert (table["n_cells"] > 0).all()

@@ -7,13 +7,20 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 from sklearn.metrics import silhouette_score
+from support.simulate import simulate
 from support.tiny import real_genes
 
 from cellscribe.config import EvaluateOptions
 from cellscribe.evaluation.data import Cells, read_cells
-from cellscribe.evaluation.features import harmony, hvg, log_norm, most_variable, pca, scvi_latent
-from cellscribe.evaluation.probe import linear_probe
-from cellscribe.evaluation.simulate import simulate
+from cellscribe.evaluation.stats.features import (
+    harmony,
+    hvg,
+    log_norm,
+    most_variable,
+    pca,
+    scvi_latent,
+)
+from cellscribe.evaluation.stats.probe import linear_probe
 
 
 def some_counts(seed: int = 0) -> np.ndarray:
@@ -78,7 +85,7 @@ def test_harmony_mixes_batches_and_keeps_types() -> None:
 
 @pytest.fixture
 def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cellscribe.evaluation.features.SCVI_EPOCHS", 20)
+    monkeypatch.setattr("cellscribe.evaluation.stats.features.SCVI_EPOCHS", 20)
 
 
 @pytest.mark.usefixtures("few_epochs")

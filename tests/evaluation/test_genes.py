@@ -15,10 +15,11 @@ from support.tiny import real_genes
 
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
-from cellscribe.evaluation import genes
-from cellscribe.evaluation.contract import UnfitError
 from cellscribe.evaluation.data import Data, read_cells
-from cellscribe.evaluation.gene_probe import (
+from cellscribe.evaluation.models import Model, read_models
+from cellscribe.evaluation.task import UnfitError
+from cellscribe.evaluation.tasks import genes
+from cellscribe.evaluation.tasks.gene_probe import (
     area,
     average_precision,
     coexpression,
@@ -26,7 +27,6 @@ from cellscribe.evaluation.gene_probe import (
     probe_genes,
     roc,
 )
-from cellscribe.evaluation.models import Model, read_models
 
 N_CELLS, N = 60, 120
 OPTIONS = EvaluateOptions(bootstrap=40, seeds=1, threads=1)
@@ -83,7 +83,7 @@ def posed(data: Data, models: list[Model], path: Path) -> genes.Problem:
 
 @pytest.mark.parametrize("sep", [",", "\t"])
 def test_a_list_of_ids_and_symbols_is_read(tmp_path: Path, sep: str) -> None:
-    from cellscribe.corpus.genes import all_genes
+    from cellscribe.corpus.build.gene_space import all_genes
 
     ids, _ = real_genes(N)
     found = genes.read_gene_list(gene_list(tmp_path, labels_by(MODULES), sep=sep))

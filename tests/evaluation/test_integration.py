@@ -5,15 +5,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from support.simulate import simulate
 from support.tiny import N_GENES, WIDTH, every_gene, real_genes, save_model
 
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
-from cellscribe.evaluation import features, integration, metrics
-from cellscribe.evaluation.contract import UnfitError
 from cellscribe.evaluation.data import Data, read_cells
 from cellscribe.evaluation.models import read_models
-from cellscribe.evaluation.simulate import simulate
+from cellscribe.evaluation.stats import features, metrics
+from cellscribe.evaluation.task import UnfitError
+from cellscribe.evaluation.tasks import integration
 
 GENES = every_gene()[0][:300]
 BIO = ["avg_bio", "nmi", "ari", "label_asw"]

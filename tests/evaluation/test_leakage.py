@@ -17,15 +17,15 @@ from support.tiny import save_model
 from support.training import planted_corpus, run_training
 
 from cellscribe.config import BuildOptions, EvaluateOptions, SplitOptions
-from cellscribe.corpus.build import build_corpus
+from cellscribe.corpus.build.build import build_corpus
 from cellscribe.corpus.store import Corpus
 from cellscribe.errors import InputError
 from cellscribe.evaluation.data import read_cells
 from cellscribe.evaluation.leakage import Origin, origin_of, seen
 from cellscribe.evaluation.models import Model, read_models
-from cellscribe.families.opening import read_model
+from cellscribe.families.registry import read_model
 from cellscribe.model.checkpoint import load_checkpoint
-from cellscribe.model.header import bundled_models
+from cellscribe.model.metadata import bundled_models
 from cellscribe.training import trained_cells as kept
 from cellscribe.training.trained_cells import (
     TRAINED_CELLS,
@@ -49,7 +49,7 @@ def corpus(sources: list[Made], tmp_path_factory: pytest.TempPathFactory) -> Cor
         tmp_path_factory.mktemp("corpus") / "out",
         BuildOptions(context=48, shard_cells=64),
         SplitOptions(holdout=0.1),
-        say=lambda line: None,
+        log=lambda line: None,
     )
 
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from support.simulate import simulate
 
-from cellscribe.evaluation import metrics
-from cellscribe.evaluation.probe import log_norm_pca
-from cellscribe.evaluation.simulate import simulate
+from cellscribe.evaluation.stats import metrics
+from cellscribe.evaluation.stats.probe import log_norm_pca
 
 GENES = [f"g{number}" for number in range(300)]
 N_BATCHES = 3

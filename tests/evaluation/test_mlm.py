@@ -32,12 +32,12 @@ from support.training import SHAPE, SHORT, planted_corpus, run_training
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig, TrainOptions
 from cellscribe.corpus.store import Corpus, open_corpus
-from cellscribe.evaluation import mlm, mlm_baselines, mlm_problems, mlm_questions
-from cellscribe.evaluation.contract import Method, UnfitError
 from cellscribe.evaluation.data import Data, read_cells
-from cellscribe.evaluation.mlm_questions import Questions, Told, ask, ask_network
 from cellscribe.evaluation.models import Model, read_models
 from cellscribe.evaluation.suite import run_suite
+from cellscribe.evaluation.task import Method, UnfitError
+from cellscribe.evaluation.tasks.mlm import baselines, data, masked, task
+from cellscribe.evaluation.tasks.mlm.masked import Questions, Told, ask, ask_network
 from cellscribe.model.attention import Cells
 from cellscribe.model.checkpoint import load_checkpoint, save_checkpoint
 from cellscribe.model.encoder import MaskedGeneModel, initialise
@@ -130,7 +130,7 @@ def test_a_network_is_read_as_torch_reads_it(cls_token: bool, sep_token: bool) -
 def test_the_loss_is_that_of_trainings_validation(corpus: Corpus, tmp_path: Path) -> None:
     options = replace(OPTIONS, cells=50)
     models = read_models([save_bert(tmp_path / "bert", corpus.vocabulary)], options)
-    problems = {p.name: p for p in mlm.load(data_of(corpus), models, options)}
+    problems = {p.name: p for p in task.load(data_of(corpus), models, options)}
     assert list(problems) == ["made-up val", "made-up test", "made-up test_unseen"]
     checkpoint = load_checkpoint(tmp_path / "bert")
     # so few cells that which are read counts too
@@ -139,12 +139,12 @@ def test_the_loss_is_that_of_trainings_validation(corpus: Corpus, tmp_path: Path
         validation = read_validation(corpus, checkpoint.config, training, Team())
         wanted = validation.losses(Objective(checkpoint.model), torch.device("cpu"), Team())
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(mlm_problems, "CELLS", n_cells)
-            posed = {p.name: p for p in mlm.load(data_of(corpus), models, options)}
+            patch.setattr(data, "CELLS", n_cells)
+            posed = {p.name: p for p in task.load(data_of(corpus), models, options)}
         for split, loss in wanted.items():
             problem = posed[f"made-up {split}"]
-            (method,) = mlm.answers(problem, models[0])
-            scores = mlm.score(problem, method.answer(), seed)
+            (method,) = task.answers(problem, models[0])
+            scores = task.score(problem, method.answer(), seed)
             assert scores.estimates["loss"].value == pytest.approx(loss, abs=1e-4)
             # cells differ in length: the other mean is another number
             assert abs(scores.estimates["loss_per_token"].value - loss) > 1e-4
@@ -159,22 +159,22 @@ def test_random_weights_know_nothing_and_training_teaches(tmp_path: Path) -> Non
     trained = run_training(folder, tmp_path / "run", options=training)
     assert trained is not None
     models = read_models([trained], OPTIONS)
-    for problem in mlm.load(data_of(open_corpus(folder)), models, OPTIONS):
+    for problem in task.load(data_of(open_corpus(folder)), models, OPTIONS):
         found = {name: values(each) for name, each in scores_of(problem).items()}
         ours, twin = (found[model.name] for model in models)
         assert twin["loss"] == pytest.approx(math.log(155), rel=0.02)
         assert twin["top1"] < 0.1
-        assert ours["loss"] < found[mlm_baselines.RANK]["loss"] - 0.2
-        assert found[mlm_baselines.RANK]["loss"] < found[mlm_baselines.UNIGRAM]["loss"] - 0.5
-        assert ours["top1"] > found[mlm_baselines.RANK]["top1"]
+        assert ours["loss"] < found[baselines.RANK]["loss"] - 0.2
+        assert found[baselines.RANK]["loss"] < found[baselines.UNIGRAM]["loss"] - 0.5
+        assert ours["top1"] > found[baselines.RANK]["top1"]
 
 
 def test_the_twin_has_a_new_head_as_well(corpus: Corpus, tmp_path: Path) -> None:
     models = read_models([save_bert(tmp_path / "bert", corpus.vocabulary)], OPTIONS)
-    problem = mlm.load(data_of(corpus), models, OPTIONS)[0]
+    problem = task.load(data_of(corpus), models, OPTIONS)[0]
     found: dict[str, Told] = {}
     for model in (models[1], Model(**{**vars(models[1]), "random": False})):
-        (method,) = mlm.answers(problem, model)
+        (method,) = task.answers(problem, model)
         found[method.kind] = method.answer()(problem.questions(0))
     assert not np.allclose(found["random"].losses_M, found["model"].losses_M)
     network = load_checkpoint(tmp_path / "bert").model
@@ -197,7 +197,7 @@ def told_by(rule: Callable[[Questions], np.ndarray]) -> Callable[[Questions], To
 
 def test_who_knows_everything_loses_nothing() -> None:
     problem = problem_of(shuffled(30, 40), 40, shuffled(5, 40))
-    scores = mlm.score(problem, told_by(lambda q: np.zeros(len(q.chosen_M))), 0)
+    scores = task.score(problem, told_by(lambda q: np.zeros(len(q.chosen_M))), 0)
     assert values(scores) == {"loss": 0, "loss_per_token": 0, "top1": 1, "top5": 1}
     for estimate in scores.estimates.values():
         assert estimate.low == estimate.value == estimate.high
@@ -216,7 +216,7 @@ def test_breakdowns_recombine_to_the_totals() -> None:
     q = problem.questions(0)
     lengths = q.ranked.lengths_B
     losses = 1.0 * q.corruptions_M + q.ranks_M / 50 + lengths[q.cells_M] / 100
-    scores = mlm.score(problem, told_by(lambda _: losses), 0)
+    scores = task.score(problem, told_by(lambda _: losses), 0)
     means = np.array([losses[q.cells_M == cell].mean() for cell in range(200)])
     assert values(scores)["loss"] == pytest.approx(means.mean(), rel=1e-12)
     assert values(scores)["loss_per_token"] == pytest.approx(losses.mean(), rel=1e-12)
@@ -247,7 +247,7 @@ def test_intervals_hold_the_figure_and_narrow_with_more_cells() -> None:
     widths = []
     for n_cells in (20, 500):
         problem = problem_of(shuffled(n_cells, 40, least=10), 40, shuffled(5, 40))
-        scores = mlm.score(problem, told_by(lambda q: 1.0 * q.ranks_M), 0)
+        scores = task.score(problem, told_by(lambda q: 1.0 * q.ranks_M), 0)
         for estimate in scores.estimates.values():
             assert estimate.low <= estimate.value <= estimate.high
         for name in ("loss", "loss_per_token"):
@@ -269,7 +269,7 @@ def file_of(n_cells: int = 60) -> Data:
 def test_a_file_is_read_as_the_model_reads_it(tiny_model: Path) -> None:
     models = read_models([tiny_model], OPTIONS)
     data = file_of()
-    (problem,) = mlm.load(data, models, OPTIONS)
+    (problem,) = task.load(data, models, OPTIONS)
     assert problem.name == "cells"
     assert problem.models == models
     assert problem.origin.names == {"cells"}
@@ -294,7 +294,7 @@ def test_what_differs_in_reading_is_a_problem_of_its_own(tiny_model: Path, tmp_p
         initialise(network, 0)
         save_checkpoint(tmp_path / name, network, checkpoint.vocabulary, {})
     models = read_models([tiny_model, tmp_path / "short", tmp_path / "bare"], OPTIONS)
-    problems = mlm.load(file_of(), models, OPTIONS)
+    problems = task.load(file_of(), models, OPTIONS)
     assert [p.name for p in problems] == [
         "cells (context 48, [CLS])",
         "cells (context 20, [CLS])",
@@ -308,7 +308,7 @@ def test_what_differs_in_reading_is_a_problem_of_its_own(tiny_model: Path, tmp_p
 
 def test_origins_of_a_split(corpus: Corpus, tmp_path: Path) -> None:
     models = read_models([save_bert(tmp_path / "bert", corpus.vocabulary)], OPTIONS)
-    for problem in mlm.load(data_of(corpus), models, OPTIONS):
+    for problem in task.load(data_of(corpus), models, OPTIONS):
         split = problem.name.split()[1]
         table = pq.read_table(corpus.token_files(split)[0]).to_pandas()
         hashes = table.set_index("cell").loc[problem.ranked.numbers_B, "cell_hash"]
@@ -317,7 +317,7 @@ def test_origins_of_a_split(corpus: Corpus, tmp_path: Path) -> None:
         assert problem.origin.names == set(table["dataset_id"])
     # a dataset with other cells in train does not mark a model by its name
     corpus.manifest["datasets"]["val-0"]["side"] = "train"
-    origin = mlm_problems._origin(corpus, "val", np.arange(100, 140))
+    origin = data._origin(corpus, "val", np.arange(100, 140))
     corpus.manifest["datasets"]["val-0"]["side"] = "holdout"
     assert origin.names == {"val-1", "val-2"}
 
@@ -326,7 +326,7 @@ def test_baselines_of_a_corpus_are_counted_in_its_training_cells(
     corpus: Corpus, tmp_path: Path
 ) -> None:
     models = read_models([save_bert(tmp_path / "bert", corpus.vocabulary)], OPTIONS)
-    problem = mlm.load(data_of(corpus), models, OPTIONS)[0]
+    problem = task.load(data_of(corpus), models, OPTIONS)[0]
     ((cells, counts),) = problem.count(5)
     assert cells.all()
     train = pq.read_table(corpus.token_files("train")[0])["input_ids"].to_pylist()
@@ -344,16 +344,16 @@ def test_models_without_a_head_are_told_so(corpus: Corpus, tmp_path: Path) -> No
     other = models[0].header
     stranger = Model(name="scgpt", path="", options=OPTIONS,
                      header=replace(other, config=None, family="scgpt"))  # fmt: skip
-    problems = mlm.load(data_of(corpus), [*models, stranger], OPTIONS)
+    problems = task.load(data_of(corpus), [*models, stranger], OPTIONS)
     assert [len(p.models) for p in problems] == [4, 3, 3]
     with pytest.raises(UnfitError, match="bare is left out: it came without a masked-gene head"):
-        mlm.answers(problems[0], models[1])
+        task.answers(problems[0], models[1])
     with pytest.raises(UnfitError, match="scgpt is left out: mlm asks BERTs of ranked genes"):
-        mlm.answers(problems[0], stranger)
-    methods: list[Method] = mlm.answers(problems[0], models[0])
+        task.answers(problems[0], stranger)
+    methods: list[Method] = task.answers(problems[0], models[0])
     assert [(m.name, m.kind) for m in methods] == [("bert", "model")]
     with pytest.raises(UnfitError, match=r"no model is one \(scgpt\)"):
-        mlm.load(data_of(corpus), [stranger], OPTIONS)
+        task.load(data_of(corpus), [stranger], OPTIONS)
 
 
 def test_a_corpus_of_other_genes_and_one_without_a_holdout(
@@ -361,19 +361,19 @@ def test_a_corpus_of_other_genes_and_one_without_a_holdout(
 ) -> None:
     strangers = read_models([tiny_model], OPTIONS)
     with pytest.raises(UnfitError, match="no model has the corpus's gene table"):
-        mlm.load(data_of(corpus), strangers, OPTIONS)
+        task.load(data_of(corpus), strangers, OPTIONS)
     ours = read_models([save_bert(tmp_path / "bert", corpus.vocabulary)], OPTIONS)
-    problem, *_ = mlm.load(data_of(corpus), [*ours, *strangers], OPTIONS)
+    problem, *_ = task.load(data_of(corpus), [*ours, *strangers], OPTIONS)
     with pytest.raises(UnfitError, match="tiny is left out: its gene table"):
-        mlm.answers(problem, strangers[0])
+        task.answers(problem, strangers[0])
     whole = open_corpus(write_corpus(tmp_path / "whole", {"train": [60]}))
     with pytest.raises(UnfitError, match="all cells are for training"):
-        mlm.load(data_of(whole), ours, OPTIONS)
+        task.load(data_of(whole), ours, OPTIONS)
 
 
 def test_a_file_of_too_few_cells(tiny_model: Path) -> None:
     with pytest.raises(UnfitError, match="8 cells show a gene that tiny knows"):
-        mlm.load(file_of(9), read_models([tiny_model], OPTIONS), OPTIONS)
+        task.load(file_of(9), read_models([tiny_model], OPTIONS), OPTIONS)
 
 
 def test_the_suite_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,12 +384,12 @@ def test_the_suite_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     options = replace(OPTIONS, seeds=2)
     arguments = ([model], [tmp_path / "cells.h5ad"], tmp_path / "out", options, ["mlm"])
     results = run_suite(*arguments)
-    assert len(results) == 2 * (2 + len(mlm.BASELINES))
-    assert {r.method for r in results} == {"tiny", "tiny, random weights", *mlm.BASELINES}
+    assert len(results) == 2 * (2 + len(task.BASELINES))
+    assert {r.method for r in results} == {"tiny", "tiny, random weights", *task.BASELINES}
     losses = {r.seed: r.scores.estimates["loss"].value for r in results if r.method == "tiny"}
     assert losses[0] != losses[1]
     # all is on disk now: nobody is asked again
-    monkeypatch.setattr(mlm, "score", None)
-    monkeypatch.setattr(mlm_questions, "ask", None)
+    monkeypatch.setattr(task, "score", None)
+    monkeypatch.setattr(masked, "ask", None)
     again = run_suite(*arguments)
     assert [r.scores.estimates for r in again] == [r.scores.estimates for r in results]

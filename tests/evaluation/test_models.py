@@ -55,7 +55,7 @@ def test_twins_of_every_family(family: str, tmp_path: Path) -> None:
     """All weights are drawn anew, the same for a seed, and cells still differ in their vectors."""
     source, genes = every.write(family, tmp_path / "published")
     folder = tmp_path / "model"
-    import_model(source, folder, ImportOptions(genes=genes), say=lambda line: None)
+    import_model(source, folder, ImportOptions(genes=genes), log=lambda line: None)
     adata = every.cells_of(folder)
     before = load(folder, device="cpu", precision="float32", threads=1)
     shapes = {name: p.shape for name, p in before.cells.network.named_parameters()}

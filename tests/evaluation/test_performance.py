@@ -19,10 +19,10 @@ from support.tiny import CONTEXT, N_GENES, real_genes, some_counts
 
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
-from cellscribe.evaluation import performance
-from cellscribe.evaluation.contract import UnfitError
 from cellscribe.evaluation.data import Data, read_cells
 from cellscribe.evaluation.models import Model, read_models
+from cellscribe.evaluation.task import UnfitError
+from cellscribe.evaluation.tasks import performance
 from cellscribe.inference.embedder import Embedder
 
 OPTIONS = EvaluateOptions(bootstrap=20, threads=1, device="cpu")

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
+from support.simulate import simulate
 from support.tiny import real_genes, save_model
 
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
-from cellscribe.evaluation import perturbation as task
-from cellscribe.evaluation import perturbation_baselines as predictors
-from cellscribe.evaluation.contract import UnfitError
 from cellscribe.evaluation.data import Data, read_cells
 from cellscribe.evaluation.models import read_models
-from cellscribe.evaluation.perturbation_splits import split_perturbations
-from cellscribe.evaluation.simulate import simulate
+from cellscribe.evaluation.task import UnfitError
+from cellscribe.evaluation.tasks.perturbation import baselines as predictors
+from cellscribe.evaluation.tasks.perturbation import task as task
+from cellscribe.evaluation.tasks.perturbation.splits import split_perturbations
 
 OPTIONS = EvaluateOptions(seeds=1, bootstrap=50, device="cpu", threads=1)
 

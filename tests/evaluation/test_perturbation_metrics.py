@@ -8,7 +8,7 @@ from scipy import stats
 from scipy.sparse import csr_matrix
 from sklearn.metrics import r2_score
 
-from cellscribe.evaluation import perturbation_metrics as metrics
+from cellscribe.evaluation.tasks.perturbation import metrics as metrics
 
 NAMES = ("A", "B", "C")
 

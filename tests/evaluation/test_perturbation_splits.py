@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cellscribe.errors import InputError
-from cellscribe.evaluation.perturbation_splits import Split, split_perturbations
+from cellscribe.evaluation.tasks.perturbation.splits import Split, split_perturbations
 
 GENES = [f"G{number:02d}" for number in range(12)]
 KINDS = ("simulation", "single", "combo_seen0", "combo_seen1", "combo_seen2", "no_test")
@@ -127,7 +127,7 @@ def test_other_splits_are_those_that_gears_draws(
     kind: str, test: list[str], validation: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Recorded as above, with a share of 0.3 tested, but for no_test."""
-    monkeypatch.setattr("cellscribe.evaluation.perturbation_splits.TEST", 0.3)
+    monkeypatch.setattr("cellscribe.evaluation.tasks.perturbation.splits.TEST", 0.3)
     found = parts_of(split_perturbations(made_up(), kind, seed=1))
     assert (found["test"], found["validation"]) == (test, validation)
 

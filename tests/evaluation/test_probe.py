@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from cellscribe.evaluation.probe import linear_probe, log_norm_pca
+from cellscribe.evaluation.stats.probe import linear_probe, log_norm_pca
 
 
 def labels_of(n: int, n_classes: int) -> np.ndarray:

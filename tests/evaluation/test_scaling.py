@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.simulate import simulate
 from support.tiny import N_GENES, real_genes, save_model
 from support.training_runs import write_run
 
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
-from cellscribe.evaluation import celltype, scaling
-from cellscribe.evaluation.contract import Scores, UnfitError
 from cellscribe.evaluation.data import Cells, Data, read_cells
 from cellscribe.evaluation.models import Model, read_models
-from cellscribe.evaluation.simulate import simulate
+from cellscribe.evaluation.task import Scores, UnfitError
+from cellscribe.evaluation.tasks import celltype, scaling
 from cellscribe.training.runs import read_run
 
 OPTIONS = EvaluateOptions(bootstrap=20, threads=1, device="cpu")

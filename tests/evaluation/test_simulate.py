@@ -4,10 +4,10 @@ import anndata
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
+from support.simulate import simulate
 
-from cellscribe.evaluation.metrics import explained_by_batch
-from cellscribe.evaluation.probe import linear_probe, log_norm_pca
-from cellscribe.evaluation.simulate import simulate
+from cellscribe.evaluation.stats.metrics import explained_by_batch
+from cellscribe.evaluation.stats.probe import linear_probe, log_norm_pca
 
 GENES = [f"ENSG{number:011d}" for number in range(300)]
 

@@ -21,12 +21,12 @@ from support.tiny import real_genes, save_model, some_counts
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
 from cellscribe.evaluation import suite
-from cellscribe.evaluation.contract import Estimate, Method, Metric, Scores, UnfitError
 from cellscribe.evaluation.data import Cells, column
 from cellscribe.evaluation.leakage import Origin, origin_of
 from cellscribe.evaluation.models import Model
 from cellscribe.evaluation.results import read_all
 from cellscribe.evaluation.suite import chosen_tasks, run_suite
+from cellscribe.evaluation.task import Estimate, Method, Metric, Scores, UnfitError
 
 MADE_UP = "cellscribe_made_up_task"
 OPTIONS = EvaluateOptions(label="kind", seeds=2, threads=1, bootstrap=20)
@@ -127,7 +127,7 @@ def measure(model: Any, data: Any, out: Path, tasks: tuple[str, ...] = ("made",)
     lines: list[str] = []
     models = model if isinstance(model, list) else [model]
     files = data if isinstance(data, list) else [data]
-    found = run_suite(models, files, out, replace(OPTIONS, **changes), tasks, say=lines.append)
+    found = run_suite(models, files, out, replace(OPTIONS, **changes), tasks, log=lines.append)
     return found, lines
 
 
@@ -292,7 +292,7 @@ def test_progress_is_told(task: MadeUp, tiny_model: Path, data: Path, tmp_path: 
     told: list[Any] = []
     run_suite(
         [tiny_model], [data], tmp_path / "out", OPTIONS, ["made"],
-        progress=lambda *now: told.append(now), say=lambda line: None,
+        progress=lambda *now: told.append(now), log=lambda line: None,
     )  # fmt: skip
     assert told == [(0, 1, "made, some"), (1, 1, "done")]
 

@@ -13,7 +13,7 @@ from support.training import LENGTH, N_SPECIAL, SHAPE, SHORT, planted_corpus
 from cellscribe.config import ReaderOptions
 from cellscribe.corpus.reader import Reader
 from cellscribe.corpus.store import Corpus, open_corpus
-from cellscribe.evaluation.unigram import count_genes, rank_bins, unigram_losses
+from cellscribe.evaluation.tasks.mlm.unigram import count_genes, rank_bins, unigram_losses
 from cellscribe.training.distributed import Team
 from cellscribe.training.validation import read_validation
 

@@ -16,8 +16,8 @@ from families import (
 )
 from scipy.sparse import csr_matrix
 
-from cellscribe.families.opening import read_model
-from cellscribe.model.header import BERTS
+from cellscribe.families.registry import read_model
+from cellscribe.model.metadata import BERTS
 
 FAMILIES = ("geneformer", "bionemo", "scgpt", "scbert", "scfoundation")
 

@@ -15,9 +15,9 @@ from families.formula import fill
 from scipy.sparse import csr_matrix
 
 from cellscribe.config import ImportOptions, ModelOptions
-from cellscribe.families import scfoundation
-from cellscribe.families.contract import Published
-from cellscribe.families.scfoundation_network import Scfoundation
+from cellscribe.families.base import Published
+from cellscribe.families.scfoundation import checkpoint
+from cellscribe.families.scfoundation.network import Scfoundation
 from cellscribe.families.source import Source
 
 Size = Literal["small", "full"]
@@ -188,12 +188,12 @@ def made_cells() -> csr_matrix:
 
 def read(source: Path, **options: Any) -> Published:
     """Read a published checkpoint."""
-    return scfoundation.read_published(Source(source), ImportOptions(**options))
+    return checkpoint.read_published(Source(source), ImportOptions(**options))
 
 
 def load(read: Published, **options: Any) -> Scfoundation:
     """Make a model of what was read."""
-    model = scfoundation.load(read.settings, read.tensors, read.table, ModelOptions(**options))
+    model = checkpoint.load(read.settings, read.tensors, read.table, ModelOptions(**options))
     assert isinstance(model, Scfoundation)
     return model
 

@@ -12,8 +12,8 @@ from support.tiny import CONTEXT, N_GENES, WIDTH, real_genes, save_model, some_c
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig, ModelOptions, Pooling
 from cellscribe.errors import InputError
-from cellscribe.families.bert import Bert, choose_pooling
-from cellscribe.families.opening import open_model
+from cellscribe.families.bert.model import Bert, choose_pooling
+from cellscribe.families.registry import open_model
 from cellscribe.model.checkpoint import load_checkpoint, save_checkpoint
 from cellscribe.model.encoder import MaskedGeneModel, initialise
 from cellscribe.model.pooling import Specials, pool_packed, pool_padded

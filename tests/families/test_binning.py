@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from cellscribe.cells.tokens import CellTokens, known_counts
-from cellscribe.families.binning import bin_cells
+from cellscribe.families.scgpt.binning import bin_cells
 
 
 def packed(rows: list[npt.ArrayLike]) -> CellTokens:

@@ -22,11 +22,11 @@ from cellscribe.cells.rank import rank_cells
 from cellscribe.cells.tokens import PER_CELL, CellTokens
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import ImportOptions, ModelOptions
-from cellscribe.families import bionemo, megatron
-from cellscribe.families.bionemo_genes import read_table
-from cellscribe.families.contract import CellModel
+from cellscribe.families.base import CellModel
+from cellscribe.families.bionemo import checkpoint, megatron
+from cellscribe.families.bionemo.genes import read_table
 from cellscribe.families.importing import import_model
-from cellscribe.families.opening import Opened, open_model
+from cellscribe.families.registry import Opened, open_model
 from cellscribe.families.source import Source
 from cellscribe.families.unpickle import read_pickle
 from cellscribe.model.attention import Cells
@@ -42,7 +42,7 @@ COLUMNS = np.arange(len(made.MADE_GENES), dtype=np.int32) + len(made.SPECIALS)
 def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Our directory of the small archive."""
     folder = tmp_path_factory.mktemp("bionemo")
-    return import_model(made.write_nemo(folder / "small.nemo"), folder / "small", say=str)
+    return import_model(made.write_nemo(folder / "small.nemo"), folder / "small", log=str)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_pools_are_means_of_the_hidden_layer(imported: Path) -> None:
         "genes": hidden[1:].mean(0),
         "cls": hidden[0],
     }
-    assert set(wanted) - {None} == set(bionemo.POOLS)
+    assert set(wanted) - {None} == set(checkpoint.POOLS)
     for pool, vector in wanted.items():
         cells = open_model(imported, ModelOptions(pool=pool)).cells
         assert_close(vectors(cells, packed([tokens[1:]]))[0], vector.numpy())
@@ -186,7 +186,7 @@ def full(shared_genes: Path, tmp_path_factory: pytest.TempPathFactory) -> Opened
     published = made.write_nemo_2(
         folder / "geneformer_10M", "full", medians=read_pickle(medians), beside=False
     )
-    out = import_model(published, folder / "ours", ImportOptions(genes=medians), say=str)
+    out = import_model(published, folder / "ours", ImportOptions(genes=medians), log=str)
     return open_model(out)
 
 

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 
 from cellscribe.config import ImportOptions
 from cellscribe.errors import InputError
-from cellscribe.families import bionemo, distributed_checkpoint, geneformer, megatron
-from cellscribe.families import transformer_engine as engine
-from cellscribe.families.contract import Published
+from cellscribe.families.base import Published
+from cellscribe.families.bionemo import checkpoint, distributed_checkpoint, megatron
+from cellscribe.families.bionemo import transformer_engine as engine
+from cellscribe.families.geneformer import checkpoint as geneformer
 from cellscribe.families.importing import recognise as family_of
 from cellscribe.families.source import Source
 from cellscribe.families.unpickle import read_tensors
@@ -35,8 +36,8 @@ LAYER_1 = "bert.encoder.layer.1"
 
 def read(path: Path, genes: Path | None = None) -> Published:
     source = Source(path)
-    assert family_of(source) is bionemo
-    return bionemo.read_published(source, ImportOptions(genes=genes))
+    assert family_of(source) is checkpoint
+    return checkpoint.read_published(source, ImportOptions(genes=genes))
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +229,7 @@ def test_an_export_is_the_geneformer_it_was_made_of(
     folder = made.write_transformer_engine(published_v1, tmp_path / "te", bin_file=bin_file)
     dictionaries = published_v1.parent / "geneformer/gene_dictionaries_30m"
     (weights,) = [path for path in folder.iterdir() if path.suffix != ".json"]
-    assert bionemo.recognise(Source(weights))
+    assert checkpoint.recognise(Source(weights))
     ours = read(folder, dictionaries)
     wanted = geneformer.read_published(Source(published_v1), ImportOptions())
     assert ours.family == "geneformer"
@@ -259,5 +260,5 @@ def test_an_export_without_dictionaries_or_with_other_heads_is_refused(
 
 def test_another_familys_metadata_is_not_taken_for_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "metadata.json").write_text('{"date": "2024"}')
-    assert not bionemo.recognise(Source(tmp_path))
-    assert not bionemo.recognise(Source(tmp_path / "metadata.json"))
+    assert not checkpoint.recognise(Source(tmp_path))
+    assert not checkpoint.recognise(Source(tmp_path / "metadata.json"))

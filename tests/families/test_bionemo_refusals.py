@@ -15,7 +15,7 @@ from families import published_bionemo as made
 
 from cellscribe.config import ImportOptions
 from cellscribe.errors import InputError
-from cellscribe.families import bionemo
+from cellscribe.families.bionemo import checkpoint
 from cellscribe.families.importing import import_model
 from cellscribe.families.source import Source
 
@@ -201,7 +201,7 @@ def test_what_does_not_fit_is_refused_in_a_line(
     write, message = REFUSED[what]
     path = write(tmp_path)
     with pytest.raises(InputError, match=message) as caught:
-        import_model(path, tmp_path / "out", say=str)
+        import_model(path, tmp_path / "out", log=str)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "exploded").exists()
@@ -217,4 +217,4 @@ def test_genes_that_are_not_there_are_refused(
     archive = made.write_nemo(tmp_path / "in/a.nemo")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message):
-        bionemo.read_published(Source(archive), ImportOptions(genes=Path(genes)))
+        checkpoint.read_published(Source(archive), ImportOptions(genes=Path(genes)))

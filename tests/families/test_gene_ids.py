@@ -13,7 +13,7 @@ from cellscribe.cells.genes import map_genes, resolve
 from cellscribe.cells.synonyms import read_synonyms, synonyms_to_text
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.errors import InputError
-from cellscribe.families.gene_ids import mapping_of, synonyms_of
+from cellscribe.families.geneformer.gene_ids import mapping_of, synonyms_of
 
 FIRST = len(SPECIALS["V2"])
 

@@ -23,9 +23,9 @@ from cellscribe.cells.tokens import CellTokens
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig, ModelOptions
 from cellscribe.errors import InputError
-from cellscribe.families import geneformer
+from cellscribe.families.geneformer import checkpoint
 from cellscribe.families.importing import import_model
-from cellscribe.families.opening import Opened, open_model
+from cellscribe.families.registry import Opened, open_model
 from cellscribe.families.source import Source
 from cellscribe.model.encoder import MaskedGeneModel, count_parameters
 
@@ -42,7 +42,7 @@ MODES = {
 
 
 def bring_in(published: Path, out: Path) -> Path:
-    return import_model(published, out, say=lambda line: None)
+    return import_model(published, out, log=lambda line: None)
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
@@ -274,21 +274,21 @@ def test_weights_and_gene_table_pass_unchanged(version: str, small: tuple[Path, 
     assert table.medians[-1] == made["gene_median_dictionary"][table.ids[-1]]
     assert (ours / "gene_ids.tsv").is_file()
     assert open_model(ours).header.table.synonyms == table.synonyms
-    assert geneformer.recognise(Source(published))
-    assert geneformer.recognise(Source(published / "model.safetensors"))
+    assert checkpoint.recognise(Source(published))
+    assert checkpoint.recognise(Source(published / "model.safetensors"))
 
 
 def test_what_belongs_to_others_is_not_recognised(small: tuple[Path, Path], tmp_path: Path) -> None:
     published, ours = small
-    assert not geneformer.recognise(Source(ours))
-    assert not geneformer.recognise(Source(published.parent))
+    assert not checkpoint.recognise(Source(ours))
+    assert not checkpoint.recognise(Source(published.parent))
     (tmp_path / "model.safetensors").touch()
-    assert not geneformer.recognise(Source(tmp_path))
+    assert not checkpoint.recognise(Source(tmp_path))
     config = json.loads((published / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "use_te_layers": True}))
-    assert not geneformer.recognise(Source(tmp_path))
+    assert not checkpoint.recognise(Source(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert geneformer.recognise(Source(tmp_path))
+    assert checkpoint.recognise(Source(tmp_path))
 
 
 def test_early_files_of_weights_are_read(version: str, tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_of_a_classifier_the_encoder_is_taken_and_the_head_told_to_be_absent(
     whole = write_published(tmp_path / "whole", "V1", sizes={"positions": 48})
     tuned = write_published(tmp_path / "tuned", "V1", sizes={"positions": 48}, classes=3)
     said: list[str] = []
-    ours = import_model(tuned, tmp_path / "ours", say=said.append)
+    ours = import_model(tuned, tmp_path / "ours", log=said.append)
     assert any("no masked-gene head" in line for line in said)
     assert any("classifier.weight" in line for line in said)
     assert "no masked-gene head" in (ours / "README.md").read_text()

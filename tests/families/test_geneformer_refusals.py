@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from cellscribe.config import ImportOptions
 from cellscribe.errors import InputError
-from cellscribe.families import geneformer
+from cellscribe.families.geneformer import checkpoint
 from cellscribe.families.importing import import_model
 from cellscribe.families.source import Source
 
@@ -35,7 +35,7 @@ def refusal(folder: Path, genes: Path | None = None) -> str:
     """The line, and that nothing is left under the name of the import."""
     out = folder.parent / "ours"
     with pytest.raises(InputError) as caught:
-        import_model(folder, out, ImportOptions(genes=genes), say=lambda line: None)
+        import_model(folder, out, ImportOptions(genes=genes), log=lambda line: None)
     assert "\n" not in str(caught.value)
     assert not out.exists()
     return str(caught.value)
@@ -141,7 +141,7 @@ def test_the_dictionaries_of_a_repository_with_both_releases_are_told_apart(
 ) -> None:
     folders = {v: write_published(tmp_path, v, sizes={"positions": 48}) for v in ("V1", "V2")}
     for version, folder in folders.items():
-        found = geneformer.read_published(Source(folder), ImportOptions())
+        found = checkpoint.read_published(Source(folder), ImportOptions())
         assert found.title.startswith(f"Geneformer {version}, 3 layers, 128 wide")
         assert found.settings["pooling"]["pool"] == ("cls" if version == "V2" else "genes")
 
@@ -157,9 +157,9 @@ def test_dictionaries_from_elsewhere(tmp_path: Path) -> None:
     assert "--genes the folder" in line
     assert "token_dictionary*.pkl" in line
     assert "no such file" in refusal(deep, tmp_path / "nowhere")
-    by_folder = geneformer.read_published(Source(deep), ImportOptions(genes=moved))
+    by_folder = checkpoint.read_published(Source(deep), ImportOptions(genes=moved))
     tokens = moved / Path(TOKENS).name
-    by_file = geneformer.read_published(Source(deep), ImportOptions(genes=tokens))
+    by_file = checkpoint.read_published(Source(deep), ImportOptions(genes=tokens))
     assert by_folder.table.ids == by_file.table.ids
     other = tokens.rename(moved / "tokens.pkl")
     assert "name it as published" in refusal(deep, other)
@@ -218,5 +218,5 @@ def test_what_is_no_text_in_the_dictionaries_of_names_is_passed_over(tmp_path: P
     for kind in ("ensembl_mapping_dict", "gene_name_id_dict"):
         path = tmp_path / "geneformer" / f"{kind}_gc104M.pkl"
         rewritten(path, lambda d: {**d, "NOTHING": None, float("nan"): "ENSG00000000003"})
-    found = geneformer.read_published(Source(folder), ImportOptions())
+    found = checkpoint.read_published(Source(folder), ImportOptions())
     assert "NOTHING" not in (found.table.synonyms or {})

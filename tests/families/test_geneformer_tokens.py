@@ -16,8 +16,8 @@ from scipy.sparse import csr_matrix
 from cellscribe.cells.genes import map_genes
 from cellscribe.cells.rank import rank_cells
 from cellscribe.cells.vocabulary import Vocabulary
-from cellscribe.families.dictionaries import read_dictionaries
-from cellscribe.families.gene_ids import synonyms_of
+from cellscribe.families.geneformer.dictionaries import read_dictionaries
+from cellscribe.families.geneformer.gene_ids import synonyms_of
 
 VERSIONS = ("V1", "V2")
 KNOWN_V1 = {

@@ -15,8 +15,8 @@ from families.published_geneformer import small_dictionaries, write_published
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import ImportOptions, ModelConfig
 from cellscribe.errors import InputError
-from cellscribe.families import geneformer
-from cellscribe.families.hugging_face import check_bert, export_hugging_face
+from cellscribe.families.geneformer import checkpoint
+from cellscribe.families.geneformer.export import check_bert, export_hugging_face
 from cellscribe.families.importing import import_model
 from cellscribe.families.source import Source
 from cellscribe.model.attention import Cells
@@ -35,7 +35,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """Version, an import of a small published model, and its export."""
     root = tmp_path_factory.mktemp("export")
     published = write_published(root, request.param, sizes={"positions": 48})
-    ours = import_model(published, root / "ours", say=lambda line: None)
+    ours = import_model(published, root / "ours", log=lambda line: None)
     export_hugging_face(load_checkpoint(ours), root / "hf")
     return request.param, ours, root / "hf"
 
@@ -79,8 +79,8 @@ def test_transformers_opens_it(exported: Any) -> None:
 
 def test_it_comes_back_as_it_was(exported: Any, tmp_path: Path) -> None:
     _, ours, folder = exported
-    assert geneformer.recognise(Source(folder))
-    again = import_model(folder, tmp_path / "again", say=lambda line: None)
+    assert checkpoint.recognise(Source(folder))
+    again = import_model(folder, tmp_path / "again", log=lambda line: None)
     before, after = load_checkpoint(ours), load_checkpoint(again)
     assert (before.hash, before.config, before.pooling) == (after.hash, after.config, after.pooling)
     assert before.vocabulary.hash == after.vocabulary.hash
@@ -138,7 +138,7 @@ def test_medians_keep_every_bit(shared_genes: Path, tmp_path: Path) -> None:
     published = write_published(
         tmp_path, "V1", dictionaries=shared_genes, sizes={"positions": 48, "layers": 1}
     )
-    found = geneformer.read_published(Source(published), ImportOptions()).table
+    found = checkpoint.read_published(Source(published), ImportOptions()).table
     assert isinstance(found, Vocabulary)
     found.write(tmp_path / "genes.tsv")
     again = Vocabulary.read(tmp_path / "genes.tsv").medians

@@ -18,7 +18,7 @@ import cellscribe
 from cellscribe.errors import InputError
 from cellscribe.families import importing
 from cellscribe.families.importing import check_names
-from cellscribe.families.opening import FAMILIES, family_module, read_model
+from cellscribe.families.registry import FAMILIES, family_module, read_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,7 +31,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for family in every.FAMILIES:
         source, genes = every.write(family, folder / f"{family}-published")
         made[family] = cellscribe.import_model(
-            source, folder / family, genes=genes, say=lambda line: None
+            source, folder / family, genes=genes, log=lambda line: None
         )
     return made
 
@@ -120,9 +120,9 @@ def test_every_pool_that_is_offered_works(model: Path) -> None:
 def test_genes_have_vectors(model: Path) -> None:
     cells = every.cells_of(model, 4)
     settings = {"precision": "float32", "device": "cpu", "threads": 1}
-    found = cellscribe.embed_genes(cells, model=model, say=lambda line: None, **settings)
+    found = cellscribe.embed_genes(cells, model=model, log=lambda line: None, **settings)
     one = [
-        cellscribe.embed_genes(cells[row].copy(), model=model, say=lambda line: None, **settings)
+        cellscribe.embed_genes(cells[row].copy(), model=model, log=lambda line: None, **settings)
         for row in range(3)
     ]
     table = {}
@@ -251,7 +251,7 @@ def test_what_cannot_be_opened_again_is_not_kept(
 
     monkeypatch.setattr(importing, "open_model", damaged)
     with pytest.raises(InputError, match="damaged"):
-        cellscribe.import_model(source, tmp_path / "out", say=lambda line: None)
+        cellscribe.import_model(source, tmp_path / "out", log=lambda line: None)
     nothing_new(tmp_path, "published")
 
 

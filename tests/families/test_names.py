@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cellscribe.cells.genes import human_genes
 from cellscribe.errors import InputError
-from cellscribe.families.names import map_symbols, symbol_table
+from cellscribe.families.symbols import map_symbols, symbol_table
 
 # CCN2 was CTGF; a table of an older release has the older name, and knows no other
 TABLE = symbol_table(["GAPDH", "CD4", "CTGF", "MALAT1", "NOT-A-GENE", "<pad>", "<cls>"])

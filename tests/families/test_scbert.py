@@ -23,15 +23,15 @@ from scipy.sparse import csr_matrix
 from cellscribe.cells.tokens import CellTokens, known_counts
 from cellscribe.config import ImportOptions, ModelOptions
 from cellscribe.errors import InputError
-from cellscribe.families import scbert
-from cellscribe.families.contract import Published
-from cellscribe.families.names import map_symbols, symbol_table
-from cellscribe.families.scbert_network import (
+from cellscribe.families.base import Published
+from cellscribe.families.scbert import checkpoint
+from cellscribe.families.scbert.network import (
     Scbert,
     bin_counts,
     build_network,
 )
 from cellscribe.families.source import Source
+from cellscribe.families.symbols import map_symbols, symbol_table
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "scbert.json").read_text())
 SMALL, FULL = GOLDEN["small"], GOLDEN["full"]
@@ -48,11 +48,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read(folder: Path, genes: Path | None = None) -> Published:
     options = ImportOptions(genes=genes or folder / "genes.txt")
-    return scbert.read_published(Source(folder), options)
+    return checkpoint.read_published(Source(folder), options)
 
 
 def loaded(published: Published, pool: str | None = None) -> Scbert:
-    model = scbert.load(
+    model = checkpoint.load(
         published.settings, published.tensors, published.table, ModelOptions(pool=pool)
     )
     assert isinstance(model, Scbert)
@@ -230,14 +230,14 @@ def test_a_fine_tuned_file_is_read_without_its_classifier(folder: Path, tmp_path
 
 def test_recognised_by_name_or_contents(folder: Path, tmp_path: Path) -> None:
     path, _ = copied(folder, tmp_path)
-    assert scbert.recognise(Source(tmp_path)) and scbert.recognise(Source(path))
+    assert checkpoint.recognise(Source(tmp_path)) and checkpoint.recognise(Source(path))
     other = path.rename(tmp_path / "finetuned_best.pth")
-    assert scbert.recognise(Source(tmp_path)) and scbert.recognise(Source(other))
+    assert checkpoint.recognise(Source(tmp_path)) and checkpoint.recognise(Source(other))
     torch.save({"encoder.weight": torch.ones(2)}, other)
-    assert not scbert.recognise(Source(tmp_path))
+    assert not checkpoint.recognise(Source(tmp_path))
     other.write_bytes(b"PK\3\4 cut short")
-    assert not scbert.recognise(Source(other))
-    assert not scbert.recognise(Source(tmp_path / "genes.txt"))
+    assert not checkpoint.recognise(Source(other))
+    assert not checkpoint.recognise(Source(tmp_path / "genes.txt"))
 
 
 def copied(folder: Path, to: Path) -> tuple[Path, Path]:
@@ -315,13 +315,13 @@ def test_bad_input(
     path, genes = copied(folder, tmp_path)
     spoil(path, genes)
     with pytest.raises(InputError, match=line) as refused:
-        scbert.read_published(Source(path), ImportOptions(genes=genes))
+        checkpoint.read_published(Source(path), ImportOptions(genes=genes))
     assert "\n" not in str(refused.value)
 
 
 def test_the_gene_list_has_to_be_named(folder: Path) -> None:
     with pytest.raises(InputError, match=r"holds no gene names; name with --genes FILE the list"):
-        scbert.read_published(Source(folder), ImportOptions())
+        checkpoint.read_published(Source(folder), ImportOptions())
 
 
 def test_a_damaged_h5ad_of_genes(folder: Path, tmp_path: Path) -> None:
@@ -340,18 +340,18 @@ def test_what_load_refuses(folder: Path) -> None:
         (ModelOptions(hidden_layer=-2), "scBERT has no --hidden-layer"),
     ):
         with pytest.raises(InputError, match=line):
-            scbert.load(published.settings, published.tensors, published.table, options)
+            checkpoint.load(published.settings, published.tensors, published.table, options)
     with pytest.raises(InputError, match=r"genes\.tsv has 96 genes, config\.json says 95"):
-        scbert.load(
+        checkpoint.load(
             published.settings | {"genes": 95}, published.tensors, published.table, ModelOptions()
         )
     with pytest.raises(InputError, match="heads must be a whole number of 1 or more, not 0"):
-        scbert.load(
+        checkpoint.load(
             published.settings | {"heads": 0}, published.tensors, published.table, ModelOptions()
         )
     with pytest.raises(InputError, match=r"lacks norm\.bias"):
         fewer = {n: x for n, x in published.tensors.items() if n != "norm.bias"}
-        scbert.load(published.settings, fewer, published.table, ModelOptions())
+        checkpoint.load(published.settings, fewer, published.table, ModelOptions())
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,10 @@ from scipy.sparse import csr_matrix
 
 from cellscribe.cells.tokens import CellTokens, known_counts
 from cellscribe.errors import InputError
-from cellscribe.families import scfoundation
-from cellscribe.families.contract import ExpressionModel, GeneModel, Published
-from cellscribe.families.scfoundation import Depth, ScfoundationConfig
-from cellscribe.families.scfoundation_network import Scfoundation, with_depths
+from cellscribe.families.base import ExpressionModel, GeneModel, Published
+from cellscribe.families.scfoundation import checkpoint
+from cellscribe.families.scfoundation.checkpoint import Depth, ScfoundationConfig
+from cellscribe.families.scfoundation.network import Scfoundation, with_depths
 from cellscribe.model.attention import Cells
 from cellscribe.model.encoder import set_compute_dtype
 
@@ -62,7 +62,7 @@ def model(imported: Published) -> Scfoundation:
 def compute(imported: Published, counts: csr_matrix, run: str) -> npt.NDArray[np.float32]:
     """What a run of the golden numbers asks for, a row a cell."""
     what, _, depth = run.partition(" ")
-    embeds = what in scfoundation.POOLS
+    embeds = what in checkpoint.POOLS
     model = load(imported, pool=what if embeds else None, target_depth=depth or None)
     cells = model.tokenize(counts, np.arange(counts.shape[1], dtype=np.int32))
     rows = every_row(model, cells)
@@ -263,7 +263,7 @@ def test_depths_that_no_cell_has_are_refused(depth: str) -> None:
 # --- vectors --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pool", list(scfoundation.POOLS))
+@pytest.mark.parametrize("pool", list(checkpoint.POOLS))
 def test_a_vector_does_not_depend_on_its_neighbours(imported: Published, pool: str) -> None:
     model = load(imported, pool=pool)
     cells = model.tokenize(published.made_cells(), MADE)

@@ -15,11 +15,11 @@ from families.published_scfoundation import load, read, relative
 
 from cellscribe.config import ModelOptions
 from cellscribe.errors import InputError
-from cellscribe.families import scfoundation
-from cellscribe.families.contract import Published
+from cellscribe.families.base import Published
 from cellscribe.families.importing import import_model
-from cellscribe.families.opening import open_model
-from cellscribe.families.scfoundation_network import Scfoundation
+from cellscribe.families.registry import open_model
+from cellscribe.families.scfoundation import checkpoint
+from cellscribe.families.scfoundation.network import Scfoundation
 from cellscribe.families.source import Source
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -71,9 +71,9 @@ def test_what_is_read(imported: Published) -> None:
 def test_a_tensor_that_branches_share_is_stored_once_and_given_back() -> None:
     one, other, odd = torch.ones(2), torch.ones(2), torch.zeros(2)
     branches = {"cell": {"a": one}, "gene": {"a": odd, "b": one}, "rde": {"a": other, "b": one}}
-    merged = scfoundation.merge(branches)
+    merged = checkpoint.merge(branches)
     assert set(merged) == {"cell+rde.a", "gene.a", "gene+rde.b"}
-    again = scfoundation.split(merged)
+    again = checkpoint.split(merged)
     assert {branch: set(found) for branch, found in again.items()} == {
         branch: set(found) for branch, found in branches.items()
     }
@@ -86,7 +86,7 @@ def test_an_imported_folder_gives_the_same_numbers(
     small: Path, model: Scfoundation, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    directory = import_model(small, tmp_path / "imported", say=said.append)
+    directory = import_model(small, tmp_path / "imported", log=said.append)
     assert any("non-commercial" in line for line in said)
     assert "non-commercial" in (directory / "README.md").read_text()
     opened = open_model(directory)
@@ -114,23 +114,23 @@ def test_branches_that_are_missing_are_said_and_refused(tmp_path: Path) -> None:
 
 
 def test_recognise(small: Path, broken: Path, tmp_path_factory: Any) -> None:
-    assert scfoundation.recognise(Source(small))
-    assert scfoundation.recognise(Source(small / "models.ckpt"))
+    assert checkpoint.recognise(Source(small))
+    assert checkpoint.recognise(Source(small / "models.ckpt"))
     renamed = (broken / "models.ckpt").rename(broken / "mine.ckpt")
-    assert scfoundation.recognise(Source(broken))
+    assert checkpoint.recognise(Source(broken))
     assert read(renamed).title == read(small).title
     torch.save({"state_dict": {"encoder.weight": torch.ones(2)}}, renamed)
-    assert not scfoundation.recognise(Source(broken))
+    assert not checkpoint.recognise(Source(broken))
     renamed.write_bytes(b"PK")
-    assert not scfoundation.recognise(Source(broken))
-    assert not scfoundation.recognise(Source(tmp_path_factory.mktemp("empty")))
+    assert not checkpoint.recognise(Source(broken))
+    assert not checkpoint.recognise(Source(tmp_path_factory.mktemp("empty")))
 
 
 def test_a_copy_of_the_published_repository_is_read(broken: Path, small: Path) -> None:
     (broken / "models").mkdir()
     moved = (broken / "models.ckpt").rename(broken / "models" / "models.ckpt")
     for source in (broken, broken / "models", moved):
-        assert scfoundation.recognise(Source(source))
+        assert checkpoint.recognise(Source(source))
         assert read(source).title == read(small).title
 
 
@@ -254,15 +254,15 @@ def test_bad_input_gives_one_line(broken: Path, case: str) -> None:
 
 
 def test_a_stored_model_that_does_not_fit_is_refused(imported: Published) -> None:
-    other = scfoundation.symbol_table(published.MADE_NAMES)
+    other = checkpoint.symbol_table(published.MADE_NAMES)
     with pytest.raises(InputError, match=r"500 rows, .* asks for 503"):
-        scfoundation.load(imported.settings, imported.tensors, other, ModelOptions())
+        checkpoint.load(imported.settings, imported.tensors, other, ModelOptions())
     with pytest.raises(InputError, match="no branch 'cell'"):
-        scfoundation.load(imported.settings, {}, imported.table, ModelOptions())
+        checkpoint.load(imported.settings, {}, imported.table, ModelOptions())
     fewer = {name: x for name, x in imported.tensors.items() if "pos_emb" not in name}
     with pytest.raises(InputError, match=r"branch cell: lacks pos_emb\.weight"):
-        scfoundation.load(imported.settings, fewer, imported.table, ModelOptions())
+        checkpoint.load(imported.settings, fewer, imported.table, ModelOptions())
     with pytest.raises(InputError, match="unknown key 'layers'"):
-        scfoundation.load(
+        checkpoint.load(
             imported.settings | {"layers": 3}, imported.tensors, imported.table, ModelOptions()
         )

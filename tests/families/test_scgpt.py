@@ -18,9 +18,9 @@ from scipy.sparse import csr_matrix
 from cellscribe.cells.tokens import CellTokens
 from cellscribe.config import ImportOptions, ModelOptions
 from cellscribe.errors import InputError
-from cellscribe.families import scgpt
-from cellscribe.families.contract import CellModel, Published
-from cellscribe.families.scgpt_network import Scgpt
+from cellscribe.families.base import CellModel, Published
+from cellscribe.families.scgpt import checkpoint
+from cellscribe.families.scgpt.network import Scgpt
 from cellscribe.families.source import Source
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -31,11 +31,11 @@ MADE = np.arange(len(published.MADE_NAMES), dtype=np.int32)
 
 
 def read(folder: Path, **options: Any) -> Published:
-    return scgpt.read_published(Source(folder), ImportOptions(**options))
+    return checkpoint.read_published(Source(folder), ImportOptions(**options))
 
 
 def load(read: Published, **options: Any) -> CellModel:
-    return scgpt.load(read.settings, read.tensors, read.table, ModelOptions(**options))
+    return checkpoint.load(read.settings, read.tensors, read.table, ModelOptions(**options))
 
 
 def vectors(model: CellModel, cells: CellTokens) -> npt.NDArray[np.float32]:
@@ -171,7 +171,7 @@ def test_what_was_counted_is_kept(model: CellModel) -> None:
 # --- vectors --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pool", list(scgpt.POOLS))
+@pytest.mark.parametrize("pool", list(checkpoint.POOLS))
 def test_a_vector_does_not_depend_on_its_neighbours(small: Path, pool: str) -> None:
     model = load(read(small), pool=pool)
     cells = model.tokenize(published.made_cells(), MADE)
@@ -275,14 +275,14 @@ def test_settings_that_embed_data_passes_over_are_said(broken: Path) -> None:
 
 
 def test_recognise(small: Path, broken: Path, tmp_path_factory: Any) -> None:
-    assert scgpt.recognise(Source(small))
-    assert scgpt.recognise(Source(small / "best_model.pt"))
+    assert checkpoint.recognise(Source(small))
+    assert checkpoint.recognise(Source(small / "best_model.pt"))
     (broken / "best_model.pt").rename(broken / "model_e5.pt")
-    assert scgpt.recognise(Source(broken))
+    assert checkpoint.recognise(Source(broken))
     assert read(broken).title == read(small).title
     (broken / "args.json").unlink()
-    assert not scgpt.recognise(Source(broken))
-    assert not scgpt.recognise(Source(tmp_path_factory.mktemp("empty")))
+    assert not checkpoint.recognise(Source(broken))
+    assert not checkpoint.recognise(Source(tmp_path_factory.mktemp("empty")))
 
 
 # --- bad input ------------------------------------------------------------------------------------
@@ -361,11 +361,11 @@ def test_bad_input_gives_one_line(broken: Path, case: str) -> None:
 
 def test_a_stored_model_that_does_not_fit_is_refused(small: Path) -> None:
     imported = read(small)
-    other = scgpt.symbol_table(published.MADE_NAMES)
+    other = checkpoint.symbol_table(published.MADE_NAMES)
     with pytest.raises(InputError, match="1,500 tokens"):
-        scgpt.load(imported.settings, imported.tensors, other, ModelOptions())
+        checkpoint.load(imported.settings, imported.tensors, other, ModelOptions())
     with pytest.raises(InputError, match=r"missing: encoder\.embedding\.weight"):
-        scgpt.load(imported.settings, {}, imported.table, ModelOptions())
+        checkpoint.load(imported.settings, {}, imported.table, ModelOptions())
     unknown = imported.settings | {"depth": 3}
     with pytest.raises(InputError, match="unknown key 'depth'"):
-        scgpt.load(unknown, imported.tensors, imported.table, ModelOptions())
+        checkpoint.load(unknown, imported.tensors, imported.table, ModelOptions())

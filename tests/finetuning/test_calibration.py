@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cellscribe.finetuning.calibration import (
+from cellscribe.annotation.calibration import (
     EVEN,
     NOTHING,
     calibrate,

@@ -13,16 +13,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from support.typed_cells import typed_cells
 
-from cellscribe.cells.counts import open_counts
-from cellscribe.cells.genes import map_genes
-from cellscribe.cells.pipeline import ranked_blocks
-from cellscribe.cells.tokens import CellTokens
-from cellscribe.config import FinetuneOptions
-from cellscribe.finetuning.calibration import log_loss
-from cellscribe.finetuning.held_out import pick
-from cellscribe.finetuning.labelled import Labelled
-from cellscribe.finetuning.linear import fit_head, fit_linear
-from cellscribe.finetuning.tuning import (
+from cellscribe.annotation.calibration import log_loss
+from cellscribe.annotation.held_out import pick
+from cellscribe.annotation.labels import Labelled
+from cellscribe.annotation.linear import fit_head, fit_linear
+from cellscribe.annotation.tuning import (
     CellClassifier,
     add_adapters,
     merge_adapters,
@@ -30,6 +25,11 @@ from cellscribe.finetuning.tuning import (
     predict,
     tune,
 )
+from cellscribe.cells.counts import open_counts
+from cellscribe.cells.genes import map_genes
+from cellscribe.cells.pipeline import ranked_blocks
+from cellscribe.cells.tokens import CellTokens
+from cellscribe.config import FinetuneOptions
 from cellscribe.inference.embedder import load
 from cellscribe.model.checkpoint import load_checkpoint
 from cellscribe.model.heads import Head

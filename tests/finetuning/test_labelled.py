@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.typed_cells import typed_cells
 
+from cellscribe.annotation.labels import Labelled, choose_folds, read_labels
 from cellscribe.cells.counts import open_counts
 from cellscribe.errors import InputError
-from cellscribe.finetuning.labelled import Labelled, choose_folds, read_labels
 
 
 def read(adata: Any, *, group: str | None = "donor", fewest: int = 10) -> tuple[Labelled, list]:
     said: list[str] = []
     counts = open_counts(adata)
-    return read_labels([counts], "cell_type", group, fewest, say=said.append), said
+    return read_labels([counts], "cell_type", group, fewest, log=said.append), said
 
 
 @given(
@@ -66,7 +66,7 @@ def test_cells_without_a_label_and_rare_labels_are_left_out_and_told() -> None:
 def test_several_sources_are_one() -> None:
     first, second = typed_cells(60), typed_cells(30, seed=1)
     with open_counts(first) as a, open_counts(second) as b:
-        labelled = read_labels([a, b], "cell_type", "donor", 10, say=print)
+        labelled = read_labels([a, b], "cell_type", "donor", 10, log=print)
     assert [len(rows) for rows in labelled.rows] == [60, 30]
     kept = labelled.keep(np.arange(90) % 2 == 0)
     assert [len(rows) for rows in kept.rows] == [30, 15]

@@ -1,4 +1,4 @@
-"""Write ``scgpt.json``: what scGPT's own code makes of checkpoints of formula weights.
+"""Write ``checkpoint.json``: what scGPT's own code makes of checkpoints of formula weights.
 
     git clone https://github.com/bowang-lab/scGPT && git -C scGPT checkout cebd6fa
     PYTHONPATH=src:tests python tests/golden/make_scgpt.py scGPT
@@ -36,7 +36,7 @@ from families.published_scgpt import (
 from scipy.sparse import csr_matrix
 
 from cellscribe.config import ImportOptions, ModelOptions
-from cellscribe.families import scgpt
+from cellscribe.families.scgpt import checkpoint
 from cellscribe.families.source import Source
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -179,8 +179,8 @@ def record(
     """What is kept of each cell."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = write_published(Path(scratch) / "model", size, names=vocabulary)
-        read = scgpt.read_published(Source(folder), ImportOptions())
-        cells = scgpt.load(read.settings, read.tensors, read.table, ModelOptions())
+        read = checkpoint.read_published(Source(folder), ImportOptions())
+        cells = checkpoint.load(read.settings, read.tensors, read.table, ModelOptions())
         token_of = {name: token for token, name in enumerate(vocabulary)}
         tokens = np.array([token_of.get(name, -1) for name in names], np.int32)
         ours = cells.tokenize(counts, tokens)
@@ -211,7 +211,7 @@ def unit(vector: np.ndarray) -> list[float]:
 
 
 def main(checkout: Path) -> None:
-    """Write ``scgpt.json``."""
+    """Write ``checkpoint.json``."""
     parts = import_reference(checkout)
     made = record(parts, "small", made_cells(), MADE_NAMES, MADE_NAMES)
     vocabulary = whole_human_names(SHARED / "genes")

@@ -33,7 +33,7 @@ def hundred_cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(hundred_cells: Path, tiny_model: Path) -> Run:
     """Embeds `hundred_cells`, or another source; may stop itself as Ctrl-C would."""
-    from cellscribe.api import embed_file
+    from cellscribe.api.embed import embed_file
     from cellscribe.config import EmbedOptions
 
     def embed(out: Path, stop_after: int | None = None, **options: Any) -> Any:

@@ -13,8 +13,8 @@ from scipy.sparse import csr_matrix
 from support.typed_cells import saved, typed_cells
 
 import cellscribe
+from cellscribe.annotation.labels import Labelled
 from cellscribe.errors import InputError
-from cellscribe.finetuning.labelled import Labelled
 from cellscribe.model.heads import UNKNOWN, load_head
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -31,13 +31,13 @@ def tuned(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with a head for three types, the fourth withheld."""
     out = tmp_path_factory.mktemp("tuned") / "ft"
     words: dict[str, Any] = {"label": "cell_type", "group": "donor", "accuracy": 0.9}
-    cellscribe.finetune(tiny_model, typed_cells(360), out, say=quiet, **words, **FLAT)
+    cellscribe.finetune(tiny_model, typed_cells(360), out, log=quiet, **words, **FLAT)
     return out
 
 
 def test_labels_come_back(tuned: Path) -> None:
     query = typed_cells(150, seed=1)
-    assert cellscribe.annotate(query, model=tuned, say=quiet, **FLAT) is None
+    assert cellscribe.annotate(query, model=tuned, log=quiet, **FLAT) is None
     found, head = query.obs, load_head(tuned)
     called = found["cellscribe_label"] != UNKNOWN
     assert (called == (found["cellscribe_probability"] >= head.threshold)).all()
@@ -49,7 +49,7 @@ def test_labels_come_back(tuned: Path) -> None:
 
 def test_probabilities_are_those_of_the_head_on_what_embed_gives(tuned: Path) -> None:
     query = typed_cells(40, seed=2)
-    table = cellscribe.annotate(query, model=tuned, copy=True, say=quiet, **FLAT).obs
+    table = cellscribe.annotate(query, model=tuned, copy=True, log=quiet, **FLAT).obs
     vectors = cellscribe.load(tuned, **FLAT).embed(query)
     each = load_head(tuned).probabilities(vectors)
     np.testing.assert_allclose(table["cellscribe_probability"], each.max(1), atol=1e-6)
@@ -82,14 +82,14 @@ def test_trained_layers_are_saved_as_they_were_measured(
     said: list[str] = []
     done = cellscribe.finetune(
         tiny_model, typed_cells(135), tmp_path / "ft", label="cell_type", group="donor",
-        fewest_cells=5, say=said.append, **words, **FLAT,
+        fewest_cells=5, log=said.append, **words, **FLAT,
     )  # fmt: skip
     about = load_head(tmp_path / "ft").about
     assert about["mode"] == mode
     assert "training stopped by another" in about["calibration"]["held_out_by"]
     assert about["calibration"]["held_out"]["cells"] == 45
     query = typed_cells(60, seed=3)
-    cellscribe.annotate(query, model=tmp_path / "ft", say=quiet, **FLAT)
+    cellscribe.annotate(query, model=tmp_path / "ft", log=quiet, **FLAT)
     best = query.obs["cellscribe_best"].to_numpy()
     assert (best == query.obs["cell_type"].to_numpy()).mean() > 0.6
     assert done.epochs == about["epochs"]
@@ -99,7 +99,7 @@ def test_runs_are_the_same_again(tiny_model: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         cellscribe.finetune(
             tiny_model, typed_cells(90), tmp_path / name, label="cell_type", mode="all", epochs=1,
-            say=quiet, **FLAT,
+            log=quiet, **FLAT,
         )  # fmt: skip
     for part in ("head.safetensors", "model.safetensors", "head.json"):
         assert (tmp_path / "one" / part).read_bytes() == (tmp_path / "two" / part).read_bytes()
@@ -111,7 +111,7 @@ def test_nearest_neighbours_give_labels_back(group: str | None, tiny_model: Path
     said: list[str] = []
     words: dict[str, Any] = {"reference": reference, "label": "cell_type", "group": group}
     words |= {"model": tiny_model, "accuracy": 0.85}
-    cellscribe.annotate(query, say=said.append, **words, **FLAT)
+    cellscribe.annotate(query, log=said.append, **words, **FLAT)
     called = query.obs["cellscribe_label"] != UNKNOWN
     right = query.obs["cellscribe_best"].to_numpy() == query.obs["cell_type"].to_numpy()
     assert called.mean() > 0.25
@@ -127,7 +127,7 @@ def clusters(n: int, middles: list[int], seed: int) -> tuple[np.ndarray, np.ndar
 
 
 def test_a_type_that_the_reference_lacks_is_unknown() -> None:
-    from cellscribe.inference.transfer import fit_reference
+    from cellscribe.annotation.neighbors import fit_reference
 
     vectors, kind = clusters(300, [0, 1, 2], 0)
     groups = np.array([f"d{i // 3 % 4}" for i in range(300)], dtype=object)
@@ -147,7 +147,7 @@ def test_votes_are_weighted_by_inverse_distance() -> None:
     """Against scikit-learn's classifier on the same standardised vectors."""
     from sklearn.neighbors import KNeighborsClassifier
 
-    from cellscribe.inference.transfer import fit_reference
+    from cellscribe.annotation.neighbors import fit_reference
 
     rng = np.random.default_rng(0)
     vectors, truth = rng.normal(size=(80, 5)), rng.integers(0, 3, 80)
@@ -171,9 +171,9 @@ def test_files_hold_what_python_gives(form: str, tuned: Path, tmp_path: Path) ->
     adata.X = csr_matrix(adata.X.toarray() * (np.arange(50) != 7)[:, None])
     adata.obs["cellscribe_label"] = "old"
     source, out = saved(tmp_path / "in.h5ad", adata), tmp_path / f"out{form}"
-    expected = cellscribe.annotate(source, model=tuned, say=quiet, **FLAT)
+    expected = cellscribe.annotate(source, model=tuned, log=quiet, **FLAT)
     options = cellscribe.AnnotateOptions(model=str(tuned), **FLAT)
-    done = cellscribe.annotate_file(source, out, options, say=quiet)
+    done = cellscribe.annotate_file(source, out, options, log=quiet)
     assert done.n_empty == 1
     assert sum(done.counts().values()) == 50
     if form == ".h5ad":
@@ -196,7 +196,7 @@ def test_files_hold_what_python_gives(form: str, tuned: Path, tmp_path: Path) ->
 def test_an_input_of_another_form_becomes_an_h5ad(tuned: Path, tmp_path: Path) -> None:
     adata = typed_cells(30, seed=5)
     options = cellscribe.AnnotateOptions(model=str(tuned), **FLAT)
-    cellscribe.annotate_file(adata, tmp_path / "out.h5ad", options, say=quiet)
+    cellscribe.annotate_file(adata, tmp_path / "out.h5ad", options, log=quiet)
     written = ad.read_h5ad(tmp_path / "out.h5ad")
     assert list(written.obs) == ["cell_type", "donor", *COLUMNS]
     assert (written.X != adata.X).nnz == 0
@@ -204,8 +204,8 @@ def test_an_input_of_another_form_becomes_an_h5ad(tuned: Path, tmp_path: Path) -
 
 def test_blocks_do_not_matter(tuned: Path, small_blocks: None) -> None:
     query = typed_cells(50, seed=6)
-    here = cellscribe.annotate(query, model=tuned, copy=True, say=quiet, **FLAT)
-    one = cellscribe.annotate(query[40:].copy(), model=tuned, copy=True, say=quiet, **FLAT)
+    here = cellscribe.annotate(query, model=tuned, copy=True, log=quiet, **FLAT)
+    one = cellscribe.annotate(query[40:].copy(), model=tuned, copy=True, log=quiet, **FLAT)
     np.testing.assert_allclose(
         here.obs["cellscribe_probability"][40:], one.obs["cellscribe_probability"], atol=1e-5
     )
@@ -218,10 +218,10 @@ def test_a_damaged_head_is_refused(part: str, tuned: Path, tmp_path: Path) -> No
     copied = shutil.copytree(tuned, tmp_path / "ft")
     (copied / part).write_bytes(b"{")
     with pytest.raises(InputError, match="its head is damaged"):
-        cellscribe.annotate(typed_cells(30), model=copied, say=quiet)
+        cellscribe.annotate(typed_cells(30), model=copied, log=quiet)
     (copied / part).unlink()
     with pytest.raises(InputError, match=r"without a head|damaged"):
-        cellscribe.annotate(typed_cells(30), model=copied, say=quiet)
+        cellscribe.annotate(typed_cells(30), model=copied, log=quiet)
 
 
 def test_ctrl_c_leaves_nothing(tiny_model: Path, tmp_path: Path) -> None:
@@ -231,6 +231,6 @@ def test_ctrl_c_leaves_nothing(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         cellscribe.finetune(
             tiny_model, typed_cells(90), tmp_path / "ft", label="cell_type", mode="all",
-            progress=stop, say=quiet, **FLAT,
+            progress=stop, log=quiet, **FLAT,
         )  # fmt: skip
     assert list(tmp_path.iterdir()) == []

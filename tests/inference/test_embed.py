@@ -18,7 +18,7 @@ from support.formats import WRITERS, Write, annotated, write_zarr
 from support.same import assert_same
 from support.tiny import CONTEXT, N_GENES, WIDTH, real_genes, save_model, some_counts
 
-from cellscribe.api import embed_file
+from cellscribe.api.embed import embed_file
 from cellscribe.cells import pipeline
 from cellscribe.cells.vocabulary import CLS, Vocabulary
 from cellscribe.config import EmbedOptions
@@ -70,7 +70,7 @@ def cells_of(dense: np.ndarray, **more: Any) -> ad.AnnData:
 
 def run(source: Any, out: Path, model: Path, **options: Any) -> Embedded:
     chosen = {"model": str(model), "precision": "float32", "device": "cpu"} | options
-    return embed_file(source, out, EmbedOptions(**chosen), say=lambda line: None)
+    return embed_file(source, out, EmbedOptions(**chosen), log=lambda line: None)
 
 
 def read_container(path: Path) -> ad.AnnData:

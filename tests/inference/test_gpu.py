@@ -21,11 +21,11 @@ from cellscribe.cells.tokens import PER_CELL, CellTokens
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig, Pooling, load_preset
 from cellscribe.errors import InputError
-from cellscribe.families.bert import Bert
-from cellscribe.families.opening import ModelHeader, Opened
+from cellscribe.families.bert.model import Bert
+from cellscribe.families.registry import ModelHeader, Opened
 from cellscribe.inference import gpu
 from cellscribe.inference.embedder import Block, Embedder
-from cellscribe.inference.staging import Lanes, stage
+from cellscribe.inference.pinned import Lanes, stage
 from cellscribe.model.checkpoint import Checkpoint
 from cellscribe.model.encoder import MaskedGeneModel, initialise
 

@@ -22,10 +22,10 @@ import cellscribe
 from cellscribe.cells.counts import open_counts
 from cellscribe.cells.rank import rank_cells
 from cellscribe.errors import InputError
-from cellscribe.families.opening import read_model
-from cellscribe.inference.perturb_counts import deleted_vectors
-from cellscribe.inference.perturb_edits import FEWEST_NEAR, edited, null_genes
-from cellscribe.inference.perturb_statistics import (
+from cellscribe.families.registry import read_model
+from cellscribe.perturbation.by_counts import deleted_vectors
+from cellscribe.perturbation.by_tokens import FEWEST_NEAR, edited, null_genes
+from cellscribe.perturbation.statistics import (
     NULL,
     false_discovery_rates,
     mann_whitney_of_each,
@@ -369,9 +369,9 @@ def test_imported_families(family: str, tmp_path: Path) -> None:
 
     source, _ = every.write(family, tmp_path / "published")
     model = tmp_path / family
-    cellscribe.import_model(source, model, say=lambda line: None)
+    cellscribe.import_model(source, model, log=lambda line: None)
     cells = every.cells_of(model)
-    quiet: dict[str, Any] = {"model": model, "say": lambda line: None, **EXACT}
+    quiet: dict[str, Any] = {"model": model, "log": lambda line: None, **EXACT}
     table = cellscribe.perturb(cells, top=3, **quiet)
     assert len(table) == 3 and (table["n_cells"] > 0).all()
     before = cellscribe.load(model, **EXACT).embed(cells)
@@ -433,5 +433,5 @@ def test_cells_without_a_group_are_told(tiny_model: Path, adata: ad.AnnData) -> 
     adata.obs["kind"] = adata.obs["kind"].astype(object).where(np.arange(30) > 3)
     said: list[str] = []
     words: Callable[[str], None] = said.append
-    cellscribe.perturb(adata, model=tiny_model, top=2, group_by="kind", say=words, **EXACT)
+    cellscribe.perturb(adata, model=tiny_model, top=2, group_by="kind", log=words, **EXACT)
     assert "4 cells without a kind are left out." in said

@@ -17,7 +17,7 @@ from cellscribe.cells import pipeline
 from cellscribe.errors import InputError
 from cellscribe.inference import outputs
 from cellscribe.inference.embed import Interrupted
-from cellscribe.inference.partial import CELL
+from cellscribe.inference.resume import CELL
 
 FORMS = (".npy", ".h5ad")
 pytestmark = pytest.mark.usefixtures("small_blocks")

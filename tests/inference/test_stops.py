@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("small_blocks")
 SLOW = """
 import sys, time
 from cellscribe.cells import pipeline
-from cellscribe.inference import embedder, outputs, partial
+from cellscribe.inference import embedder, outputs, resume as partial
 for module in (pipeline, outputs):
     module.BLOCK = {block}
 append = partial.Partial.append

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cellscribe.errors import InputError
-from cellscribe.report.layout import layout_of, tag_places, to_frame, umap_coordinates
+from cellscribe.report.umap import layout_of, tag_places, to_frame, umap_coordinates
 
 
 @pytest.fixture(scope="module")

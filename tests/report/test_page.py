@@ -16,7 +16,7 @@ import pytest
 from support.browser import complaints, open_page
 
 from cellscribe.errors import InputError
-from cellscribe.report.page import EmbeddingReport, render_page, write_report
+from cellscribe.report.embedding_page import EmbeddingReport, render_page, write_report
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>\"'&"
 DARK = ("--blink-settings=preferredColorScheme=0",)

@@ -17,7 +17,7 @@ from support.training_runs import SESSION, metrics, write_run
 
 from cellscribe.errors import InputError
 from cellscribe.report.curves import MOST_POINTS, Level, Line, lines_svg, stretches, thin
-from cellscribe.report.training import read_runs, render_page, write_report
+from cellscribe.report.training_page import read_runs, render_page, write_report
 
 HOSTILE = "<script>document.title='owned'<|script><img src=x onerror=alert(1)>\"'& $x$ 日"
 DARK = ("--blink-settings=preferredColorScheme=0",)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from hypothesis import strategies as st
 
-from cellscribe.corpus.splits import DatasetSplit
+from cellscribe.corpus.build.splits import DatasetSplit
 
 COVERED = ("assay", "tissue_general")
 Rows = list[tuple[str, str, str, int]]

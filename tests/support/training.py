@@ -79,8 +79,8 @@ def run_training(
     *,
     shape: ModelConfig = SHAPE,
     options: TrainOptions = SHORT,
-    say: Any = lambda line: None,
-    watch: Any = None,
+    log: Any = lambda line: None,
+    on_step: Any = None,
     resume: bool = False,
     init_from: Any = None,
     **changes: Any,
@@ -98,7 +98,7 @@ def run_training(
         resume=resume,
         init_from=init_from,
     )
-    return pretrain(planned, watch=watch, say=say)
+    return pretrain(planned, on_step=on_step, log=log)
 
 
 def lines_of(run: Path, *, timed: bool = False) -> list[dict[str, Any]]:

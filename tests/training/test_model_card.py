@@ -19,7 +19,7 @@ from support.training_runs import metrics, write_run
 
 from cellscribe.corpus.store import Corpus, open_corpus
 from cellscribe.errors import InputError
-from cellscribe.training.model_card import count_labels, render, write_card
+from cellscribe.report.model_card import count_labels, render, write_card
 from cellscribe.training.runs import read_run
 
 SIZES = {"train": [60, 45], "val": [20], "test": [15], "test_unseen": [10]}

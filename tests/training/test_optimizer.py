@@ -13,7 +13,6 @@ from torch import nn
 
 from cellscribe.config import TrainOptions
 from cellscribe.model.encoder import MaskedGeneModel, initialise
-from cellscribe.training.interruptions import explained
 from cellscribe.training.optimizer import (
     GROW_AFTER,
     LARGEST_SCALE,
@@ -22,6 +21,7 @@ from cellscribe.training.optimizer import (
     learning_rate,
     make_optimizer,
 )
+from cellscribe.training.signals import explained
 
 OPTIONS = TrainOptions(schedule_steps=1_100, warmup_steps=100, learning_rate=2e-3, last_rate=0.01)
 

@@ -17,7 +17,7 @@ from cellscribe.corpus.store import open_corpus
 from cellscribe.errors import InputError
 from cellscribe.model.checkpoint import load_checkpoint, save_checkpoint
 from cellscribe.model.encoder import MaskedGeneModel, initialise
-from cellscribe.training.origin import Origin, continue_from
+from cellscribe.training.init_from import Origin, continue_from
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,7 +47,7 @@ def test_the_first_loss_is_that_of_the_model(corpus: Path, tmp_path: Path) -> No
     first = run_training(corpus, tmp_path / "first", validation_cells=40)
     said: list[str] = []
     still = replace(SHORT, learning_rate=1e-30, steps=1, validation_cells=40)
-    run_training(corpus, tmp_path / "second", options=still, init_from=first, say=said.append)
+    run_training(corpus, tmp_path / "second", options=still, init_from=first, log=said.append)
     # weights have not moved: the first validation says of them what the last one said
     assert lines_of(tmp_path / "second")[0]["loss_val"] == pytest.approx(
         load_checkpoint(first).provenance["loss on val"], rel=1e-6

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from support.training import DROPPING, lines_of, planted_corpus, run_training
 
 from cellscribe.errors import InputError
-from cellscribe.training import state as state_room
+from cellscribe.training import checkpoints as checkpoints
 from cellscribe.writing import OutputError, hash_of
 
 TESTS = Path(__file__).parents[1]
@@ -56,11 +56,11 @@ class Stop(Exception):
 
 
 def stop_at(step: int) -> Any:
-    def watch(line: dict[str, Any]) -> None:
+    def on_step(line: dict[str, Any]) -> None:
         if line["step"] == step:
             raise Stop
 
-    return watch
+    return on_step
 
 
 @pytest.mark.parametrize("step", [3, 5, 10, 13])
@@ -69,10 +69,10 @@ def test_resumed_is_bit_for_bit_the_same(
 ) -> None:
     run = tmp_path / "run"
     with pytest.raises(Stop):
-        run_training(corpus, run, shape=DROPPING, watch=stop_at(step))
+        run_training(corpus, run, shape=DROPPING, on_step=stop_at(step))
     assert len(lines_of(run)) == step
     said: list[str] = []
-    run_training(corpus, run, shape=DROPPING, resume=True, say=said.append)
+    run_training(corpus, run, shape=DROPPING, resume=True, log=said.append)
     same_end(run, whole)
     # the line of a step comes before its checkpoint
     behind = (step - 1) // 5 * 5
@@ -85,13 +85,15 @@ def test_a_signal_saves_and_the_run_goes_on(corpus: Path, whole: Path, tmp_path:
     run = tmp_path / "run"
     handlers = [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)]
 
-    def watch(line: dict[str, Any]) -> None:
+    def on_step(line: dict[str, Any]) -> None:
         if line["step"] in (2, 7):
             os.kill(os.getpid(), signal.SIGTERM if line["step"] == 2 else signal.SIGINT)
 
     for step in (3, 8):
         said: list[str] = []
-        done = run_training(corpus, run, shape=DROPPING, watch=watch, resume=True, say=said.append)
+        done = run_training(
+            corpus, run, shape=DROPPING, on_step=on_step, resume=True, log=said.append
+        )
         assert done is None
         assert (run / f"checkpoints/{step:06}").is_dir()
         assert said[-1] == f"Stopped and saved at step {step}; --resume goes on from there."
@@ -115,7 +117,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
 ) -> None:
     run = tmp_path / "run"
     with pytest.raises(Stop):
-        run_training(corpus, run, shape=DROPPING, watch=stop_at(12))
+        run_training(corpus, run, shape=DROPPING, on_step=stop_at(12))
     newest = run / "checkpoints/000010"
     weights = newest / "model/model.safetensors"
     if damage == "cut":
@@ -127,7 +129,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
     else:
         (newest / "state.json" if damage == "no state" else weights).unlink()
     said: list[str] = []
-    run_training(corpus, run, shape=DROPPING, resume=True, say=said.append)
+    run_training(corpus, run, shape=DROPPING, resume=True, log=said.append)
     assert any(line.startswith("Checkpoint 000010 is damaged") for line in said)
     assert any("behind step 5" in line for line in said)
     same_end(run, whole)
@@ -136,7 +138,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
 def test_no_sound_checkpoint_is_refused(corpus: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(Stop):
-        run_training(corpus, run, watch=stop_at(7))
+        run_training(corpus, run, on_step=stop_at(7))
     (run / "checkpoints/000005/state.json").write_text("{")
     before = hash_of(run)
     with pytest.raises(InputError, match="no checkpoint that is sound"):
@@ -147,7 +149,7 @@ def test_no_sound_checkpoint_is_refused(corpus: Path, tmp_path: Path) -> None:
 def test_a_full_disk_leaves_older_checkpoints(
     corpus: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, before = tmp_path / "run", state_room.save_file
+    run, before = tmp_path / "run", checkpoints.save_file
 
     def full(tensors: Any, path: Path, **more: Any) -> None:
         if "000010" in str(path):
@@ -155,7 +157,7 @@ def test_a_full_disk_leaves_older_checkpoints(
         before(tensors, path, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(state_room, "save_file", full)
+        patch.setattr(checkpoints, "save_file", full)
         with pytest.raises(
             OutputError, match=r"000010 cannot be written: the disk is full.*--resume"
         ):
@@ -237,11 +239,11 @@ import torch
 torch.set_num_threads(1)
 from support.training import DROPPING, run_training
 first = []
-def watch(line):
+def on_step(line):
     if not first:
         first.append(line)
         print("begun", flush=True)
 if run_training(Path(sys.argv[1]), Path(sys.argv[2]), shape=DROPPING, resume=True,
-                checkpoint_every=1, watch=watch):
+                checkpoint_every=1, on_step=on_step):
     print("done", flush=True)
 """

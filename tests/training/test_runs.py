@@ -216,7 +216,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_neither_runs_nor_cards_import_torch() -> None:
-    code = "import sys, cellscribe.training.runs, cellscribe.training.model_card\n"
-    code += "import cellscribe.report.training\nassert 'torch' not in sys.modules\n"
+    code = "import sys, cellscribe.training.runs, cellscribe.report.model_card\n"
+    code += "import cellscribe.report.training_page\nassert 'torch' not in sys.modules\n"
     code += "assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,7 +13,7 @@ from cellscribe.cells.tokens import CellTokens
 from cellscribe.cells.vocabulary import PAD
 from cellscribe.config import ModelConfig
 from cellscribe.model.encoder import MaskedGeneModel, initialise
-from cellscribe.training.start import LENGTH, gene_vectors, start_from_cells
+from cellscribe.training.warm_start import LENGTH, gene_vectors, start_from_cells
 
 N_SPECIAL, N_GENES, N_CELLS, WIDTH = 5, 40, 600, 8
 VOCABULARY = N_SPECIAL + N_GENES + 1

@@ -12,21 +12,21 @@ from support.training import SHAPE, SHORT, lines_of, run_training
 
 from cellscribe.cells.vocabulary import CLS
 from cellscribe.config import BuildOptions, ReaderOptions, SplitOptions
-from cellscribe.corpus.build import build_corpus
+from cellscribe.corpus.build.build import build_corpus
 from cellscribe.corpus.reader import Batch, Reader
 from cellscribe.corpus.store import Corpus, open_corpus
 from cellscribe.errors import InputError
-from cellscribe.training import thinning
-from cellscribe.training.thinning import Thinning
+from cellscribe.training import downsampling
+from cellscribe.training.downsampling import Thinning
 
-SAMPLE = Path(thinning.__file__).parents[1] / "bundled/pbmc3k_sample.h5ad"
+SAMPLE = Path(downsampling.__file__).parents[1] / "bundled/pbmc3k_sample.h5ad"
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     out = tmp_path_factory.mktemp("corpus") / "out"
     options = BuildOptions(genes=1_500)
-    return build_corpus([SAMPLE], out, options, SplitOptions(holdout=0), say=lambda line: None)
+    return build_corpus([SAMPLE], out, options, SplitOptions(holdout=0), log=lambda line: None)
 
 
 def first(corpus: Corpus, n_cells: int = 200, epoch: int = 0) -> Batch:
@@ -42,7 +42,7 @@ def test_all_counts_kept_give_the_corpuss_own_ranks(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That the counts found are those of the cell, gene by gene, in the right order."""
-    monkeypatch.setattr(thinning, "LEAST", 1.0)
+    monkeypatch.setattr(downsampling, "LEAST", 1.0)
     batch = first(corpus)
     thinned = Thinning(corpus, 1.0, 0, corpus.context, cls_token=True)(batch)
     assert cells_of(thinned) == cells_of(batch)
@@ -52,12 +52,12 @@ def test_genes_are_lost_as_thinning_loses_them(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gene of count c is seen with probability 1 - (1 - p)^c."""
-    monkeypatch.setattr(thinning, "LEAST", 0.999999)
+    monkeypatch.setattr(downsampling, "LEAST", 0.999999)
     thin = Thinning(corpus, 1.0, 0, corpus.context, cls_token=True)
     # p is next to 1 here: thin the counts by hand first, and nothing more may be lost
     batch = first(corpus, 50)
     assert [len(c) for c in cells_of(thin(batch))] == [len(c) for c in cells_of(batch)]
-    monkeypatch.setattr(thinning, "LEAST", 0.1)
+    monkeypatch.setattr(downsampling, "LEAST", 0.1)
     thin = Thinning(corpus, 1.0, 1, corpus.context, cls_token=True)
     shares, expected = [], []
     counts: csr_matrix = thin._counts

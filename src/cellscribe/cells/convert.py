@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from cellscribe.callbacks import Log
 from cellscribe.cells.matrices import Array, CsrRows, Entries
 from cellscribe.errors import InputError
 
@@ -52,9 +53,7 @@ def _place(
         cursor[cells[at]] = to + 1
 
 
-def to_rows(
-    entries: Entries, stack: ExitStack, scratch: Path | None, say: Callable[[str], None]
-) -> CsrRows:
+def to_rows(entries: Entries, stack: ExitStack, scratch: Path | None, log: Log) -> CsrRows:
     """Turn a stream of entries into compressed rows.
 
     Parameters
@@ -65,7 +64,7 @@ def to_rows(
         Closes and removes the scratch files, if any.
     scratch
         Folder for them; the system's temporary folder if None.
-    say
+    log
         Told one line when files are written.
 
     Raises
@@ -78,7 +77,7 @@ def to_rows(
         return _in_memory(entries, held)
     folder = scratch_folder(stack, scratch)
     n_bytes = entries.n_entries * (8 + entries.dtype.itemsize)
-    say(
+    log(
         f"{entries.where} is stored by columns: ordering it by cells once, "
         f"{n_bytes / 1e9:.1f} GB under {folder}"
     )

@@ -8,7 +8,6 @@ whole numbers from 0 to 2**31 - 1 pass, in any numeric type.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property
@@ -21,7 +20,9 @@ import pandas as pd
 from numba import njit
 from scipy.sparse import csr_matrix
 
+from cellscribe.callbacks import Log, log_stderr
 from cellscribe.cells.convert import to_rows
+from cellscribe.cells.detect_format import open_source
 from cellscribe.cells.formats import Source
 from cellscribe.cells.matrices import (
     DAMAGED,
@@ -30,7 +31,6 @@ from cellscribe.cells.matrices import (
     Rows,
     make_rows,
 )
-from cellscribe.cells.recognise import open_source
 from cellscribe.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,17 +42,12 @@ LOG_CEILING = 25
 """Logarithms of counts stay below, normalised counts of any use do not."""
 
 
-def tell(line: str) -> None:
-    """Say something that is not a result."""
-    print(line, file=sys.stderr)
-
-
 def open_counts(
     source: str | Path | AnnData | Counts,
     *,
     layer: str | None = None,
     scratch: Path | None = None,
-    say: Callable[[str], None] = tell,
+    log: Log = log_stderr,
 ) -> Counts:
     """Open cells of any known format.
 
@@ -65,7 +60,7 @@ def open_counts(
         "X" (default), the name of a layer such as "counts", or "raw" for ``raw.X``.
     scratch
         Folder for the files of a conversion or an unpacked archive, removed at close.
-    say
+    log
         Told, a line each, what a user should know: features left out, a conversion.
 
     Raises
@@ -80,12 +75,12 @@ def open_counts(
         return source
     stack = ExitStack()
     try:
-        opened = open_source(source, stack, scratch, say)
+        opened = open_source(source, stack, scratch, log)
         address = _address(layer, list(opened.matrices), opened.name)
         matrix = opened.matrices[address]()
         var = opened.var(address)
         _check_shape(matrix.shape, len(var), opened.name, address)
-        rows = to_rows(matrix, stack, scratch, say) if isinstance(matrix, Entries) else matrix
+        rows = to_rows(matrix, stack, scratch, log) if isinstance(matrix, Entries) else matrix
         return Counts(opened, layer=address, rows=rows, var=var, stack=stack)
     except BaseException:
         stack.close()

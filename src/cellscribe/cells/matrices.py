@@ -20,7 +20,7 @@ import numpy.typing as npt
 from numba import njit
 from scipy.sparse import csr_matrix, hstack, vstack
 
-from cellscribe.cells.inflate import quick
+from cellscribe.cells.gzip_chunks import quick
 from cellscribe.errors import InputError
 
 Array = npt.NDArray[Any]

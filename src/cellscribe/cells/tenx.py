@@ -11,7 +11,7 @@ import gzip
 import shutil
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -19,6 +19,7 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 
+from cellscribe.callbacks import Log
 from cellscribe.cells.convert import scratch_folder
 from cellscribe.cells.formats import Source, is_group, member, names, text, tidy
 from cellscribe.cells.matrices import (
@@ -39,10 +40,8 @@ MTX_NAMES = ("matrix.mtx", "features.tsv", "genes.tsv", "barcodes.tsv")
 READ_BYTES = 16 << 20
 """Text parsed at a time."""
 
-Say = Callable[[str], None]
 
-
-def genes_only(var: pd.DataFrame, name: str, say: Say) -> Array | None:
+def genes_only(var: pd.DataFrame, name: str, log: Log) -> Array | None:
     """Mark the gene-expression features; None if there is nothing else.
 
     Raises
@@ -61,7 +60,7 @@ def genes_only(var: pd.DataFrame, name: str, say: Say) -> Array | None:
             f"{name} has no features of type {GENE_EXPRESSION!r}, only {kinds}; "
             "give the gene-expression matrix"
         )
-    say(f"{name}: {int((~keep).sum()):,} features left out that are not genes ({kinds})")
+    log(f"{name}: {int((~keep).sum()):,} features left out that are not genes ({kinds})")
     return keep
 
 
@@ -70,7 +69,7 @@ def is_genome(group: Any) -> bool:
     return is_group(group) and {"barcodes", "indptr", "indices", "data", "genes"} <= set(group)
 
 
-def h5_file(file: Any, *, path: Path, say: Say) -> Source:
+def h5_file(file: Any, *, path: Path, log: Log) -> Source:
     """Open the .h5 of CellRanger 3 and later (``matrix``) or 2 (a group for each genome)."""
     name = str(path)
     if "matrix" in file:
@@ -87,7 +86,7 @@ def h5_file(file: Any, *, path: Path, say: Say) -> Source:
         matrices={"X": lambda: rows},
         var=lambda layer: var,
         obs=lambda: pd.DataFrame(index=barcodes),
-        keep=genes_only(var, name, say),
+        keep=genes_only(var, name, log),
     )
 
 
@@ -181,7 +180,7 @@ def unpack(path: Path, stack: ExitStack, scratch: Path | None) -> Path:
     return folder / "0"
 
 
-def mtx_folder(folder: Path, *, name: str, path: Path, say: Say) -> Source:
+def mtx_folder(folder: Path, *, name: str, path: Path, log: Log) -> Source:
     """Open a folder with matrix.mtx, genes.tsv or features.tsv, and barcodes.tsv, each maybe .gz.
 
     File names may share a prefix, as in GEO's downloads.
@@ -228,7 +227,7 @@ def mtx_folder(folder: Path, *, name: str, path: Path, say: Say) -> Source:
         matrices={"X": lambda: entries},
         var=lambda layer: var,
         obs=lambda: pd.DataFrame(index=names(barcodes[0])),
-        keep=genes_only(var, name, say),
+        keep=genes_only(var, name, log),
     )
 
 

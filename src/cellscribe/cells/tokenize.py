@@ -19,6 +19,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from cellscribe.callbacks import Progress
 from cellscribe.cells.counts import Counts, open_counts
 from cellscribe.cells.genes import GeneMap, map_genes
 from cellscribe.cells.pipeline import Tokenize, token_blocks
@@ -31,9 +32,6 @@ from cellscribe.writing import check_target, writing
 if TYPE_CHECKING:
     import pyarrow as pa
     from anndata import AnnData
-
-Progress = Callable[[int, int], None]
-"""Told (cells done, cells in all) now and then."""
 
 
 @dataclass(frozen=True, kw_only=True)

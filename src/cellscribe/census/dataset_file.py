@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from cellscribe.callbacks import Log
 from cellscribe.cells.counts import check_counts, open_counts
 from cellscribe.cells.pipeline import read_ahead
 from cellscribe.census import soma, soma_cells
@@ -50,7 +51,7 @@ class Dataset:
         Which dataset, and where its cells lie.
     options
         Filter, columns and patience.
-    say
+    log
         Told of faults.
     """
 
@@ -59,11 +60,11 @@ class Dataset:
     name: str
     extent: soma_cells.Extent
     options: CensusOptions
-    say: Callable[[str], None]
+    log: Log
 
     def patiently(self, action: Callable[[], T]) -> T:
         """Try `action` as often as the options say."""
-        return soma.patiently(action, f"dataset {self.name}", self.options.retries, self.say)
+        return soma.patiently(action, f"dataset {self.name}", self.options.retries, self.log)
 
 
 def write_dataset(
@@ -238,7 +239,7 @@ def _check(path: Path, facts: dict[str, int]) -> None:
 def _read_back(path: Path) -> dict[str, int]:
     """Count what the file holds, as any later step will read it."""
     cells = non_zeros = umis = 0
-    with open_counts(path, say=lambda line: None) as counts:
+    with open_counts(path, log=lambda line: None) as counts:
         for block in read_ahead(counts.blocks(BLOCK), depth=1):
             cells += block.shape[0]
             non_zeros += block.nnz

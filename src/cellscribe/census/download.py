@@ -26,15 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cellscribe.cells.counts import tell
+from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.census import soma, soma_cells
 from cellscribe.census.dataset_file import Dataset, write_dataset
 from cellscribe.census.state import CensusState, locked
 from cellscribe.config import DATASET, CensusOptions
 from cellscribe.errors import InputError
 
-Say = Callable[[str], None]
-Progress = Callable[[int, int], None]
 T = TypeVar("T")
 
 
@@ -73,7 +71,7 @@ class Census:
         return sum(about["cells"] for about in self.datasets.values())
 
 
-def count_labels(options: CensusOptions, *, say: Say = tell) -> LabelCounts:
+def count_labels(options: CensusOptions, *, log: Log = log_stderr) -> LabelCounts:
     """Count the cells of every label; only `obs` is read.
 
     Raises
@@ -82,8 +80,8 @@ def count_labels(options: CensusOptions, *, say: Say = tell) -> LabelCounts:
         There is no such store, version, organism or column, the filter is malformed or fits no
         cell, or the network fails for good.
     """
-    with _open(options, say) as source:
-        labels, datasets = _tally(source, options, say)
+    with _open(options, log) as source:
+        labels, datasets = _tally(source, options, log)
     cells = sum(extent.cells for extent in datasets.values())
     return LabelCounts(
         cells,
@@ -113,7 +111,7 @@ def download_census(
     options: CensusOptions | None = None,
     *,
     progress: Progress | None = None,
-    say: Say = tell,
+    log: Log = log_stderr,
 ) -> Census:
     """Write one h5ad a dataset into folder `out`; run again, it goes on where it was stopped.
 
@@ -128,7 +126,7 @@ def download_census(
         Which cells, and how.
     progress
         Told the cells that are done and the cells in all.
-    say
+    log
         Told, a line each, of faults that are tried again, of datasets read anew or left out.
 
     Raises
@@ -143,16 +141,16 @@ def download_census(
         raise InputError("a dry run downloads nothing; call count_labels, or leave dry_run out")
     out = Path(out)
     report = progress or (lambda done, total: None)
-    with locked(out, say), _open(options, say) as source:
+    with locked(out, log), _open(options, log) as source:
         state = CensusState(out, _identity(source, options))
-        extents = _tally(source, options, say)[1]
+        extents = _tally(source, options, log)[1]
         state.begin(extents)
-        matrix = soma.patiently(lambda: soma.open_matrix(source), source.uri, options.retries, say)
+        matrix = soma.patiently(lambda: soma.open_matrix(source), source.uri, options.retries, log)
         done, total = 0, sum(extent.cells for extent in extents.values())
         report(done, total)
         for name, extent in extents.items():
-            if not state.has(name, extent.cells, options.skip_bad, say):
-                dataset = Dataset(source, matrix, name, extent, options, say)
+            if not state.has(name, extent.cells, options.skip_bad, log):
+                dataset = Dataset(source, matrix, name, extent, options, log)
                 _fetch(dataset, state, lambda cells, done=done: report(done + cells, total))  # type: ignore[misc]
             done += extent.cells
             report(done, total)
@@ -167,14 +165,14 @@ def _fetch(dataset: Dataset, state: CensusState, progress: Callable[[int], None]
         if not dataset.options.skip_bad:
             raise InputError(f"{what}; give --skip-bad to leave this dataset out") from error
         state.leave_out(dataset.name, str(error))
-        dataset.say(f"{what}; it is left out")
+        dataset.log(f"{what}; it is left out")
     else:
         state.add(dataset.name, facts)
 
 
-def _open(options: CensusOptions, say: Say) -> AbstractContextManager[soma.Source]:
+def _open(options: CensusOptions, log: Log) -> AbstractContextManager[soma.Source]:
     uri = soma.address(options.uri)
-    return soma.opened(uri, options.census_version, options.organism, options.retries, say)
+    return soma.opened(uri, options.census_version, options.organism, options.retries, log)
 
 
 def _identity(source: soma.Source, options: CensusOptions) -> dict[str, Any]:
@@ -188,7 +186,7 @@ def _identity(source: soma.Source, options: CensusOptions) -> dict[str, Any]:
 
 
 def _tally(
-    source: soma.Source, options: CensusOptions, say: Say
+    source: soma.Source, options: CensusOptions, log: Log
 ) -> tuple[dict[str, Counter[str]], dict[str, soma_cells.Extent]]:
     """Refuse wrong columns and filters, then count."""
     wanted = dict.fromkeys(options.columns, "name others with --obs")
@@ -196,7 +194,7 @@ def _tally(
     wanted |= {column: f"give {flags}" for column, (_, flags) in options.conditions.items()}
 
     def patiently(action: Callable[[], T]) -> T:
-        return soma.patiently(action, f"obs of {source.uri}", options.retries, say)
+        return soma.patiently(action, f"obs of {source.uri}", options.retries, log)
 
     def count() -> tuple[dict[str, Counter[str]], dict[str, soma_cells.Extent]]:
         soma.columns_missing(source, wanted)

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
+from cellscribe.callbacks import Log
 from cellscribe.config import SOMA_ID
 from cellscribe.errors import InputError
 
@@ -75,7 +76,7 @@ def extra(name: str) -> Any:
         ) from error
 
 
-def patiently(action: Callable[[], T], what: str, retries: int, say: Callable[[str], None]) -> T:
+def patiently(action: Callable[[], T], what: str, retries: int, log: Log) -> T:
     """Do what a network may spoil, again and again with growing waits.
 
     Raises
@@ -95,7 +96,7 @@ def patiently(action: Callable[[], T], what: str, retries: int, say: Callable[[s
                     "the address and the network, then give the same command again"
                 ) from error
             wait = min(FIRST_WAIT * 2**attempt, LONGEST_WAIT)
-            say(
+            log(
                 f"{what} cannot be read ({reason(error)}); "
                 f"trying again in {wait:g} s ({attempt + 1} of {retries})"
             )
@@ -111,7 +112,7 @@ def reason(error: BaseException) -> str:
 
 @contextmanager
 def opened(
-    uri: str | None, version: str, organism: str, retries: int, say: Callable[[str], None]
+    uri: str | None, version: str, organism: str, retries: int, log: Log
 ) -> Iterator[Source]:
     """Open one organism of a Census, or a single experiment.
 
@@ -134,14 +135,14 @@ def opened(
     def open_top() -> tuple[str | None, Any]:
         return _open_version(version) if uri is None else (None, _open_uri(uri))
 
-    build, top = patiently(open_top, where, retries, say)
+    build, top = patiently(open_top, where, retries, log)
     with top:
 
         def descend() -> tuple[Any, Any, str | None]:
             experiment, known = _experiment(top, organism, where)
             return experiment, _member(experiment, "obs", where), known
 
-        experiment, obs, known = patiently(descend, where, retries, say)
+        experiment, obs, known = patiently(descend, where, retries, log)
         yield Source(build, str(top.uri), experiment, obs, known)
 
 

@@ -8,11 +8,12 @@ removes. The folder is locked while a download is at work: the system frees it h
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cellscribe.callbacks import Log
 from cellscribe.census.soma_cells import Extent
 from cellscribe.errors import InputError
 from cellscribe.writing import alone, disk_errors, remove, write_json
@@ -29,7 +30,7 @@ FLAGS = {
 
 
 @contextmanager
-def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+def locked(folder: Path, log: Log) -> Iterator[None]:
     """Make the folder, keep other downloads out of it, and remove what a killed one left.
 
     Raises
@@ -46,7 +47,7 @@ def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     with disk_errors(folder):
         folder.mkdir(exist_ok=True)
     try:
-        with alone(folder, busy, say):
+        with alone(folder, busy, log):
             with disk_errors(folder):
                 for pattern in (".*.h5ad.partial-*", f".{NAME}.partial-*"):
                     for left in folder.glob(pattern):
@@ -129,7 +130,7 @@ class CensusState:
             )
         return dict(kept)
 
-    def has(self, dataset: str, cells: int, skip_bad: bool, say: Callable[[str], None]) -> bool:
+    def has(self, dataset: str, cells: int, skip_bad: bool, log: Log) -> bool:
         """Whether nothing is left to do for a dataset."""
         if dataset in self.left_out:
             return skip_bad
@@ -140,7 +141,7 @@ class CensusState:
         there = path.stat().st_size if path.is_file() else None
         if there == about["bytes"] and cells == about["cells"]:
             return True
-        say(f"{path} is not as {NAME} lists it; it is read anew")
+        log(f"{path} is not as {NAME} lists it; it is read anew")
         return False
 
     def add(self, dataset: str, facts: dict[str, Any]) -> None:

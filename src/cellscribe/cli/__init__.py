@@ -1,17 +1,6 @@
 """The command line: parse, call one function, print. One file a family of verbs."""
 
-from cellscribe.cli import annotation, bench, cells, corpus, evaluation, models, report, training
+from cellscribe.cli import annotate, corpus, embed, evaluate, models, report, train
 from cellscribe.cli.app import app, main
 
-__all__ = [
-    "annotation",
-    "app",
-    "bench",
-    "cells",
-    "corpus",
-    "evaluation",
-    "main",
-    "models",
-    "report",
-    "training",
-]
+__all__ = ["annotate", "app", "corpus", "embed", "evaluate", "main", "models", "report", "train"]

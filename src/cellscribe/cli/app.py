@@ -68,10 +68,15 @@ def launch(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; leaves by SystemExit with status 0, 2 or 130."""
+    run(app.meta, arguments)
+
+
+def run(program: App, arguments: list[str] | None = None) -> None:
+    """Run a program of commands as `main` does."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         try:
-            app.meta(arguments, exit_on_error=False, print_error=False)
+            program(arguments, exit_on_error=False, print_error=False)
         finally:
             # here, where a reader that went away can still be told from an error
             sys.stdout.flush()

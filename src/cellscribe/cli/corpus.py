@@ -29,18 +29,18 @@ def census(
     out
         Folder of the files; the same command goes on with one that was interrupted.
     """
-    from cellscribe.cells.counts import tell
+    from cellscribe.callbacks import log_stderr
     from cellscribe.census.download import count_labels, download_census, render_labels
 
     options = options or CensusOptions()
     if options.dry_run:
-        print(render_labels(count_labels(options, say=tell)))
+        print(render_labels(count_labels(options, log=log_stderr)))
         return
     if out is None:
         raise InputError("name a folder for the download with -o, or count cells with --dry-run")
-    with progress_bar("Downloading") as follow:
-        done = download_census(out, options, progress=follow, say=tell)
-    tell(f"{done.cells:,} cells of {len(done.datasets):,} datasets")
+    with progress_bar("Downloading") as progress:
+        done = download_census(out, options, progress=progress, log=log_stderr)
+    log_stderr(f"{done.cells:,} cells of {len(done.datasets):,} datasets")
     print(out)
 
 
@@ -62,20 +62,20 @@ def build(
     out
         Folder of the corpus. The same command goes on with one that was interrupted.
     """
-    from cellscribe.cells.counts import tell
-    from cellscribe.corpus.build import build_corpus
+    from cellscribe.callbacks import log_stderr
+    from cellscribe.corpus.build.build import build_corpus
 
-    with progress_bar("Looking at sources") as follow:
+    with progress_bar("Looking at sources") as progress:
         done = build_corpus(
             sources,
             out,
             options,
             split,
-            progress=lambda what, done, total: follow(done, total, what),
-            say=tell,
+            progress=progress,
+            log=log_stderr,
         )
     for line in done.summary():
-        tell(line)
+        log_stderr(line)
     print(out)
 
 
@@ -98,14 +98,14 @@ def card(
     md
         The same as Markdown; card.md in the corpus if not given.
     """
-    from cellscribe.cells.counts import tell
+    from cellscribe.callbacks import log_stderr
     from cellscribe.corpus.card import warnings
-    from cellscribe.report.corpus import write_card
+    from cellscribe.report.data_card_page import write_card
 
     html, md = html or folder / "card.html", md or folder / "card.md"
-    with progress_bar("Counting") as follow:
-        done = write_card(folder, html=html, md=md, progress=follow)
+    with progress_bar("Counting") as progress:
+        done = write_card(folder, html=html, md=md, progress=progress)
     for line in warnings(done):
-        tell(f"Warning: {line}")
+        log_stderr(f"Warning: {line}")
     print(html)
     print(md)

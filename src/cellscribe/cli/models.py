@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+import cellscribe
 from cellscribe.cli.app import app
 
 
@@ -34,10 +35,9 @@ def import_(
     overwrite
         Replace an output that exists.
     """
-    from cellscribe import api
-    from cellscribe.cells.counts import tell
+    from cellscribe.callbacks import log_stderr
 
-    print(api.import_model(source, out, genes=genes, overwrite=overwrite, say=tell))
+    print(cellscribe.import_model(source, out, genes=genes, overwrite=overwrite, log=log_stderr))
 
 
 @app.command
@@ -62,6 +62,4 @@ def export(
     overwrite
         Replace an output that exists.
     """
-    from cellscribe import api
-
-    print(api.export_model(model, out, format=format, overwrite=overwrite))
+    print(cellscribe.export_model(model, out, format=format, overwrite=overwrite))

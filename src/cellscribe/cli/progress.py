@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cellscribe.callbacks import Log
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -77,13 +79,13 @@ LINE_EVERY = 60.0
 
 @contextmanager
 def training_bar(
-    steps: int, device: str, ranks: int, *, shown: bool, say: Callable[[str], None]
+    steps: int, device: str, ranks: int, *, shown: bool, log: Log
 ) -> Iterator[Callable[[Any], None]]:
     """Follow a training run: step, loss, cells/s, tokens/s, share of the peak, time left.
 
     The peak is the fastest matrix product measured here and now, in a second or less. Processes
     that share a CPU cannot each measure it: of them, and off a terminal, GFLOP/s are told.
-    On a terminal validation losses stay above the bar; elsewhere `say` gets them, and a line a
+    On a terminal validation losses stay above the bar; elsewhere `log` gets them, and a line a
     minute.
     """
     from rich.console import Console
@@ -114,19 +116,17 @@ def training_bar(
     with bar:
         peak = None
         if console.is_terminal and (ranks == 1 or device == "cuda"):
-            from cellscribe.bench.peak import highest, measure_peak
+            from cellscribe.model.peak import highest, measure_peak
 
             peak = ranks * highest(measure_peak(device, seconds=0.2)) * 1e9
-        yield _Training(bar, steps, peak, say)
+        yield _Training(bar, steps, peak, log)
 
 
 class _Training:
     """Turns the lines of ``metrics.jsonl`` into a bar, or into lines."""
 
-    def __init__(
-        self, bar: Progress, steps: int, peak: float | None, say: Callable[[str], None]
-    ) -> None:
-        self.bar, self.steps, self.peak, self.say = bar, steps, peak, say
+    def __init__(self, bar: Progress, steps: int, peak: float | None, log: Log) -> None:
+        self.bar, self.steps, self.peak, self.say = bar, steps, peak, log
         self.task = bar.add_task("", total=steps, told="")
         self.last: deque[dict[str, Any]] = deque(maxlen=21)
         self.said = 0.0

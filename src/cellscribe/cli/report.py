@@ -26,10 +26,10 @@ def report(
     out
         Folder of report.html and report.png; the first run if not given.
     """
-    from cellscribe.cells.counts import tell
-    from cellscribe.report.training import write_report
+    from cellscribe.callbacks import log_stderr
+    from cellscribe.report.training_page import write_report
 
     for line in write_report(runs, out):
-        tell(f"Warning: {line}")
+        log_stderr(f"Warning: {line}")
     for name in ("report.html", "report.png"):
         print((out or runs[0]) / name)

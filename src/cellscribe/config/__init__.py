@@ -4,7 +4,7 @@ The same tree is the command line's flags, the TOML under them, and the header t
 a result carries.
 """
 
-from cellscribe.config.annotation import AnnotateOptions, FinetuneOptions
+from cellscribe.config.annotate import AnnotateOptions, FinetuneOptions
 from cellscribe.config.corpus import (
     DATASET,
     LABELS,
@@ -14,15 +14,15 @@ from cellscribe.config.corpus import (
     ReaderOptions,
     SplitOptions,
 )
-from cellscribe.config.evaluation import EvaluateOptions, PerturbOptions
-from cellscribe.config.inference import (
+from cellscribe.config.embed import (
     EmbedOptions,
     ImportOptions,
     ModelOptions,
     OutputDtype,
     Precision,
 )
-from cellscribe.config.model import ModelConfig, Pooling
+from cellscribe.config.encoder import ModelConfig, Pooling
+from cellscribe.config.evaluate import EvaluateOptions, PerturbOptions
 from cellscribe.config.reading import (
     Preset,
     from_mapping,
@@ -31,7 +31,7 @@ from cellscribe.config.reading import (
     read_preset,
     read_toml,
 )
-from cellscribe.config.training import TrainOptions
+from cellscribe.config.train import TrainOptions
 
 __all__ = [
     "DATASET",

@@ -9,8 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cellscribe.config.model import ModelConfig
-from cellscribe.config.training import TrainOptions
+from cellscribe.config.encoder import ModelConfig
+from cellscribe.config.train import TrainOptions
 from cellscribe.errors import InputError
 
 T = TypeVar("T")

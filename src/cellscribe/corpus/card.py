@@ -19,8 +19,15 @@ import numpy.typing as npt
 
 from cellscribe.corpus import card_tables as tables
 from cellscribe.corpus.card_tables import Table, number, several, share
+from cellscribe.corpus.statistics import (
+    DEPTHS,
+    Repeats,
+    SplitCounts,
+    Tally,
+    count_split,
+    find_repeats,
+)
 from cellscribe.corpus.store import Corpus
-from cellscribe.corpus.tallies import DEPTHS, Repeats, SplitCounts, Tally, count_split, find_repeats
 from cellscribe.errors import InputError
 
 if TYPE_CHECKING:
@@ -136,11 +143,11 @@ def describe(corpus: Corpus, progress: Progress | None = None) -> Card:
     for name in corpus.splits:
         before = done
 
-        def tell(cells: int, before: int = before) -> None:
+        def log_stderr(cells: int, before: int = before) -> None:
             if progress is not None:
                 progress(before + cells, total)
 
-        splits[name] = count_split(corpus, name, (*columns, "source"), tell)
+        splits[name] = count_split(corpus, name, (*columns, "source"), log_stderr)
         done += splits[name].cells
     n_special = corpus.vocabulary.n_special
     return Card(

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cellscribe.cells.obs import text_column
+from cellscribe.cells.columns import text_column
 from cellscribe.config import EvaluateOptions
 from cellscribe.corpus.store import MANIFEST, Corpus, open_corpus
 from cellscribe.errors import InputError
-from cellscribe.evaluation.contract import UnfitError
+from cellscribe.evaluation.task import UnfitError
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.corpus.genes import all_genes
-from cellscribe.corpus.packed import gene_hashes, to_space
+from cellscribe.corpus.build.gene_space import all_genes
+from cellscribe.corpus.build.packing import gene_hashes, to_space
 from cellscribe.errors import InputError
 from cellscribe.evaluation.data import Cells, stem
 from cellscribe.evaluation.models import Model
-from cellscribe.families.opening import ModelHeader
+from cellscribe.families.registry import ModelHeader
 from cellscribe.model.heads import HEADER
 from cellscribe.training.trained_cells import read_trained_cells
 

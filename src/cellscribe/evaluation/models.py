@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
-from cellscribe.evaluation.contract import Kind, Method
-from cellscribe.families.opening import ModelHeader, read_model
+from cellscribe.evaluation.task import Kind, Method
+from cellscribe.families.registry import ModelHeader, read_model
 from cellscribe.training.runs import HEADER, MODEL
 from cellscribe.writing import writing
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from cellscribe.evaluation.data import Cells
     from cellscribe.inference.embedder import Embedder
-    from cellscribe.inference.genes import GeneVectors
+    from cellscribe.inference.gene_vectors import GeneVectors
 
 RANDOM = "random weights"
 SPREAD = 0.02
@@ -64,7 +64,7 @@ class Model:
     @property
     def has_gene_vectors(self) -> bool:
         """Whether its family has vectors of genes."""
-        from cellscribe.families.contract import GeneModel
+        from cellscribe.families.base import GeneModel
 
         return isinstance(self.embedder.cells, GeneModel)
 
@@ -134,7 +134,7 @@ class Model:
             The model's family has no vectors of genes.
         """
         from cellscribe.cells.counts import open_counts
-        from cellscribe.inference.genes import GeneVectors, gene_vectors
+        from cellscribe.inference.gene_vectors import GeneVectors, gene_vectors
 
         if cells.hash in self._genes:
             return self._genes[cells.hash]

@@ -9,16 +9,15 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-from cellscribe.cells.counts import tell
+from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
-from cellscribe.evaluation.contract import Method, Problem, Scores, Task, UnfitError
 from cellscribe.evaluation.data import Cells, Data, read_data
 from cellscribe.evaluation.leakage import seen
 from cellscribe.evaluation.models import Model, read_models
@@ -31,17 +30,18 @@ from cellscribe.evaluation.results import (
     slug,
     write,
 )
+from cellscribe.evaluation.task import Method, Problem, Scores, Task, UnfitError
 
 TASKS = {
-    "mlm": "cellscribe.evaluation.mlm",
-    "celltype": "cellscribe.evaluation.celltype",
-    "integration": "cellscribe.evaluation.integration",
-    "confounding": "cellscribe.evaluation.confounding",
-    "perturbation": "cellscribe.evaluation.perturbation",
-    "deletion": "cellscribe.evaluation.deletion",
-    "genes": "cellscribe.evaluation.genes",
-    "scaling": "cellscribe.evaluation.scaling",
-    "performance": "cellscribe.evaluation.performance",
+    "mlm": "cellscribe.evaluation.tasks.mlm.task",
+    "celltype": "cellscribe.evaluation.tasks.celltype",
+    "integration": "cellscribe.evaluation.tasks.integration",
+    "confounding": "cellscribe.evaluation.tasks.confounding",
+    "perturbation": "cellscribe.evaluation.tasks.perturbation.task",
+    "deletion": "cellscribe.evaluation.tasks.deletion",
+    "genes": "cellscribe.evaluation.tasks.genes",
+    "scaling": "cellscribe.evaluation.tasks.scaling",
+    "performance": "cellscribe.evaluation.tasks.performance",
 }
 """Modules of the tasks, in the order of a report."""
 SUITES = {
@@ -51,8 +51,6 @@ SUITES = {
 VECTORS = "vectors"
 """Folder of embeddings, in the folder of an evaluation."""
 _NOTHING = Scores(estimates={})
-Say = Callable[[str], None]
-Progress = Callable[..., None]
 
 
 def task_module(name: str) -> Task:
@@ -85,12 +83,12 @@ def run_suite(
     tasks: Sequence[str],
     *,
     progress: Progress | None = None,
-    say: Say = tell,
+    log: Log = log_stderr,
 ) -> list[Result]:
     """Measure what is not measured yet; arguments as `judging.evaluate`."""
     names, lenient = chosen_tasks(tasks)
     judged = read_models(models, options, out / VECTORS)
-    problems = list(_problems(names, data, judged, options, lenient=lenient, say=say))
+    problems = list(_problems(names, data, judged, options, lenient=lenient, log=log))
     if not problems:
         raise InputError("none of the tasks fits the data; see the lines above")
     _check_names(problems)
@@ -99,7 +97,7 @@ def run_suite(
     for place, posed in enumerate(problems):
         if progress is not None:
             progress(place, len(problems), f"{posed.task.NAME}, {posed.problem.name}")
-        results += _judge(posed, out / FOLDER, options, say)
+        results += _judge(posed, out / FOLDER, options, log)
     if progress is not None:
         progress(len(problems), len(problems), "done")
     return results
@@ -126,7 +124,7 @@ def _problems(
     options: EvaluateOptions,
     *,
     lenient: Collection[str],
-    say: Say,
+    log: Log,
 ) -> Iterator[_Posed]:
     """All problems of all data; what does not fit is refused, or passed over in a suite."""
     for path in data:
@@ -140,7 +138,7 @@ def _problems(
             except UnfitError as error:
                 if name not in lenient:
                     raise
-                say(f"{name} is left out: {error}")
+                log(f"{name} is left out: {error}")
                 continue
             for problem in found:
                 yield _Posed(task=task, problem=problem, data=opened)
@@ -164,7 +162,7 @@ def _check_names(problems: Sequence[_Posed]) -> None:
             )
 
 
-def _judge(posed: _Posed, folder: Path, options: EvaluateOptions, say: Say) -> list[Result]:
+def _judge(posed: _Posed, folder: Path, options: EvaluateOptions, log: Log) -> list[Result]:
     """Ask all methods of a problem, and score what is not scored yet."""
     task, problem = posed.task, posed.problem
     methods: list[Method] = []
@@ -172,13 +170,13 @@ def _judge(posed: _Posed, folder: Path, options: EvaluateOptions, say: Say) -> l
         try:
             methods += task.answers(problem, model)
         except UnfitError as error:
-            say(f"{task.NAME}, {problem.name}: {error}")
+            log(f"{task.NAME}, {problem.name}: {error}")
     methods += task.baselines(problem)
     for name, package in task.EXTRA_BASELINES.items():
         if find_spec(package) is None:
-            say(f'{task.NAME}: {name} is not measured, pip install "cellscribe[eval]" brings it')
+            log(f'{task.NAME}: {name} is not measured, pip install "cellscribe[eval]" brings it')
     words = [_words(posed, method, options) for method in methods]
-    _clear(posed, {told["method"]: told["identity"] for told in words}, folder, say)
+    _clear(posed, {told["method"]: told["identity"] for told in words}, folder, log)
     results = []
     for method, told in zip(methods, words, strict=True):
         answer, answered = None, False
@@ -199,7 +197,7 @@ def _judge(posed: _Posed, folder: Path, options: EvaluateOptions, say: Say) -> l
     return results
 
 
-def _clear(posed: _Posed, identities: dict[str, dict[str, Any]], folder: Path, say: Say) -> None:
+def _clear(posed: _Posed, identities: dict[str, dict[str, Any]], folder: Path, log: Log) -> None:
     """Remove results of the same table that came from other data, settings or weights.
 
     Beside new ones they would be averaged with what they cannot be compared to.
@@ -220,7 +218,7 @@ def _clear(posed: _Posed, identities: dict[str, dict[str, Any]], folder: Path, s
             n += 1
     if n:
         where = f"{posed.task.NAME}, {posed.problem.name}"
-        say(f"{where}: {n:,} results of other data, settings or weights are removed")
+        log(f"{where}: {n:,} results of other data, settings or weights are removed")
 
 
 def _words(posed: _Posed, method: Method, options: EvaluateOptions) -> dict[str, Any]:

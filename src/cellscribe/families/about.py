@@ -10,11 +10,11 @@ import torch
 from safetensors import safe_open
 
 from cellscribe.config import ModelConfig, load_preset
-from cellscribe.families.opening import Opened, family_module, open_model
+from cellscribe.families.registry import Opened, family_module, open_model
 from cellscribe.model.checkpoint import WEIGHTS
 from cellscribe.model.encoder import MaskedGeneModel, count_parameters, flops_per_cell
-from cellscribe.model.header import BERTS
 from cellscribe.model.heads import has_head, load_head
+from cellscribe.model.metadata import BERTS
 
 
 def about_preset(name: str) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def about_model(name: str | Path) -> dict[str, Any]:
 def _pools(opened: Opened) -> list[str]:
     """How a vector is made, and what else may be asked for."""
     if opened.header.family in BERTS:
-        from cellscribe.families.bert import POOLS
+        from cellscribe.families.bert.model import POOLS
     else:
         POOLS = family_module(opened.header.family).POOLS
     return [opened.cells.pooling, f"--pool: {', '.join(POOLS)}"]

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cellscribe.callbacks import Log
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import ImportOptions, ModelConfig, Pooling, from_mapping
 from cellscribe.errors import InputError
-from cellscribe.families.opening import FAMILIES, family_module, open_model
+from cellscribe.families.registry import FAMILIES, family_module, open_model
 from cellscribe.families.source import Source
-from cellscribe.model.header import BERTS
+from cellscribe.model.metadata import BERTS
 from cellscribe.writing import check_target, hash_of, writing
 
 if TYPE_CHECKING:
     import torch
 
-    from cellscribe.families.contract import Published
+    from cellscribe.families.base import Published
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 """A Hugging Face repository id."""
@@ -37,7 +38,7 @@ def import_model(
     options: ImportOptions | None = None,
     *,
     overwrite: bool = False,
-    say: Callable[[str], None] = print,
+    log: Log = print,
 ) -> Path:
     """Write a published checkpoint as a model directory of ours.
 
@@ -51,7 +52,7 @@ def import_model(
         What is not in `source` itself.
     overwrite
         Replace `out` if it exists.
-    say
+    log
         Told, a line each, what was found.
 
     Returns
@@ -70,9 +71,9 @@ def import_model(
     check_target(out, place.path, overwrite=overwrite)
     module = recognise(place)
     published: Published = module.read_published(place, options or ImportOptions())
-    say(f"{published.title}, from {place.path}")
+    log(f"{published.title}, from {place.path}")
     for note in published.notes:
-        say(f"Note: {note}")
+        log(f"Note: {note}")
     with writing(out) as partial:
         write_published(partial, published, place, name=out.name)
         open_model(partial)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -12,13 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cellscribe.callbacks import Log, Progress
 from cellscribe.cells.counts import Counts
 from cellscribe.cells.genes import GeneMap
 from cellscribe.config import EmbedOptions
 from cellscribe.errors import InputError
-from cellscribe.families.opening import read_model
+from cellscribe.families.registry import read_model
 from cellscribe.inference.outputs import check_form, finish, sidecar
-from cellscribe.inference.partial import Partial, fingerprint, partial_folder
+from cellscribe.inference.resume import Partial, fingerprint, partial_folder
 from cellscribe.writing import OutputError, check_target
 
 MOST_SHOWN = 10_000
@@ -57,8 +57,8 @@ def embed_counts(
     out: Path,
     options: EmbedOptions,
     *,
-    progress: Callable[[int, int], None] | None = None,
-    say: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+    log: Log | None = None,
 ) -> Embedded:
     """Embed every cell of opened counts into a file.
 
@@ -73,7 +73,7 @@ def embed_counts(
         Model, precision and all the rest.
     progress
         Told (cells done, cells in all).
-    say
+    log
         Told, in a line, if a slower way has to be taken.
 
     Raises
@@ -98,8 +98,8 @@ def embed_counts(
         threads=options.threads,
         options=options,
     )
-    if say is not None and embedder.note:
-        say(embedder.note)
+    if log is not None and embedder.note:
+        log(embedder.note)
     identity = {
         "model": embedder.hash,
         "gene_table": header.table.hash,

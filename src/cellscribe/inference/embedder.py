@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cellscribe.callbacks import Progress
 from cellscribe.cells.batches import length_buckets
 from cellscribe.cells.counts import Counts, open_counts
 from cellscribe.cells.genes import GeneMap
@@ -28,9 +29,9 @@ from cellscribe.cells.pipeline import ordered_map, token_blocks, usable_cores
 from cellscribe.cells.tokens import CellTokens
 from cellscribe.config import ModelOptions, OutputDtype, Precision
 from cellscribe.errors import InputError
-from cellscribe.families.bert import Bert
-from cellscribe.families.contract import CellModel
-from cellscribe.families.opening import Opened, open_model
+from cellscribe.families.base import CellModel
+from cellscribe.families.bert.model import Bert
+from cellscribe.families.registry import Opened, open_model
 from cellscribe.model.attention_cpu import has_bf16_kernel
 from cellscribe.model.device import DTYPES, SLOW_CPU, choose_device, choose_precision
 from cellscribe.model.encoder import set_compute_dtype
@@ -143,7 +144,7 @@ class Embedder:
         layer: str | None = None,
         gene_key: str | None = None,
         dtype: OutputDtype = "float32",
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> npt.NDArray[np.floating]:
         """Embed every cell of a file or an AnnData.
 
@@ -184,7 +185,7 @@ class Embedder:
         genes: GeneMap,
         *,
         start: int = 0,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> Iterator[Block]:
         """Embed block by block from row `start` on; memory does not grow with the file.
 
@@ -228,7 +229,7 @@ class Embedder:
         genes: GeneMap,
         run: Callable[[CellModel, CellTokens, npt.NDArray[np.int64]], T],
         *,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> Iterator[tuple[npt.NDArray[np.int64], T]]:
         """Apply `run` to batches of cells, none empty, side by side; results in order, few waiting.
 

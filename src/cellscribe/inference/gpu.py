@@ -15,7 +15,7 @@ Letters: ``B`` cells of a batch, ``C`` of a group, ``F`` of its cells with a tok
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from cellscribe.callbacks import Progress
 from cellscribe.cells.batches import length_buckets
 from cellscribe.cells.counts import Counts
 from cellscribe.cells.genes import GeneMap
@@ -32,9 +33,9 @@ from cellscribe.cells.pipeline import BLOCK, read_ahead
 from cellscribe.cells.rank import rank_cells_torch
 from cellscribe.cells.tokens import PER_CELL, CellTokens
 from cellscribe.errors import InputError
-from cellscribe.families.bert import Bert
+from cellscribe.families.bert.model import Bert
 from cellscribe.inference.embedder import Block
-from cellscribe.inference.staging import Lanes, Staged, Wait, stage
+from cellscribe.inference.pinned import Lanes, Staged, Wait, stage
 from cellscribe.model.attention import Cells, has_varlen_kernel
 from cellscribe.model.encoder import Encoder, Linear
 from cellscribe.model.pooling import pool_packed, pool_padded
@@ -54,7 +55,7 @@ def gpu_blocks(
     counts: Counts,
     genes: GeneMap,
     start: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     *,
     packed: bool | None = None,
 ) -> Iterator[Block]:

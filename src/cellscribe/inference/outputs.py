@@ -24,7 +24,7 @@ from pandas.api.types import infer_dtype, is_numeric_dtype
 from cellscribe.cells.counts import Counts
 from cellscribe.cells.pipeline import BLOCK
 from cellscribe.errors import InputError
-from cellscribe.inference.partial import GO_ON, Partial
+from cellscribe.inference.resume import GO_ON, Partial
 from cellscribe.writing import disk_errors, remove, replace, writing
 
 FORMS = (".npy", ".h5ad", ".zarr", ".parquet")

@@ -23,7 +23,7 @@ from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig, Pooling
 from cellscribe.errors import InputError
 from cellscribe.model.encoder import MaskedGeneModel
-from cellscribe.model.header import BERTS, Header, config_to_json, read_header
+from cellscribe.model.metadata import BERTS, Header, config_to_json, read_header
 
 WEIGHTS = "model.safetensors"
 BLOCK_NAMES = {

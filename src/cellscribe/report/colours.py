@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.errors import InputError
-from cellscribe.report.layout import EXTRA
+from cellscribe.report.umap import EXTRA
 
 # The first six are those of Okabe & Ito (2008). The rest was found by search: largest least OKLab
 # distance to all others in normal vision and in simulated protan-, deuter- and tritanopia (Machado

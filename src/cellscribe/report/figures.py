@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from cellscribe.errors import InputError
 from cellscribe.report.colours import PALETTE, Colouring, colour_by_label
-from cellscribe.report.layout import EXTRA, finite_rows, layout_of, tag_places, to_frame
+from cellscribe.report.umap import EXTRA, finite_rows, layout_of, tag_places, to_frame
 from cellscribe.writing import writing
 
 if TYPE_CHECKING:

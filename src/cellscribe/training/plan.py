@@ -16,12 +16,12 @@ from cellscribe.corpus.store import Corpus, open_corpus
 from cellscribe.errors import InputError
 from cellscribe.model.attention_cpu import has_bf16_kernel
 from cellscribe.model.device import DTYPES, SLOW_CPU, choose_device, choose_precision
-from cellscribe.model.header import read_header
+from cellscribe.model.metadata import read_header
 from cellscribe.training import runs
 from cellscribe.training.batches import open_reader
 from cellscribe.training.distributed import own_device, rank_here, ranks_here
-from cellscribe.training.origin import Origin
-from cellscribe.training.tracking import need_tensorboard
+from cellscribe.training.init_from import Origin
+from cellscribe.training.metrics_log import need_tensorboard
 
 
 @dataclass(frozen=True, kw_only=True)

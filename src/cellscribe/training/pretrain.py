@@ -16,23 +16,23 @@ from typing import Any
 import torch
 from torch import nn
 
+from cellscribe.callbacks import Log
 from cellscribe.errors import InputError
 from cellscribe.model.device import cpu_facts
 from cellscribe.model.encoder import MaskedGeneModel, initialise, set_compute_dtype
-from cellscribe.training import runs, state
+from cellscribe.report.model_card import write_card
+from cellscribe.training import checkpoints, runs
 from cellscribe.training.allocator import keep_freed_memory
 from cellscribe.training.batches import step_batches
 from cellscribe.training.distributed import Team, team
-from cellscribe.training.interruptions import explained, stopping
+from cellscribe.training.downsampling import Thinning
+from cellscribe.training.init_from import continue_from
 from cellscribe.training.loop import Follow, Line, Place, train
-from cellscribe.training.model_card import write_card
+from cellscribe.training.metrics_log import Tracker
 from cellscribe.training.objective import Objective
 from cellscribe.training.optimizer import LossScale, make_optimizer
-from cellscribe.training.origin import continue_from
 from cellscribe.training.plan import Plan
-from cellscribe.training.start import ranked_sample, start_from_cells
-from cellscribe.training.thinning import Thinning
-from cellscribe.training.tracking import Tracker
+from cellscribe.training.signals import explained, stopping
 from cellscribe.training.trained_cells import (
     MOST,
     trained_cells,
@@ -40,9 +40,9 @@ from cellscribe.training.trained_cells import (
     write_trained_cells,
 )
 from cellscribe.training.validation import Validation, read_validation
+from cellscribe.training.warm_start import ranked_sample, start_from_cells
 from cellscribe.writing import alone, disk_errors, write_json, writing
 
-Say = Callable[[str], None]
 FREE = {
     "steps", "patience", "micro_batch", "checkpoint_every", "checkpoint_minutes", "keep",
     "bad_steps", "device", "parallel", "tensorboard",
@@ -53,9 +53,9 @@ FREE = {
 def pretrain(
     plan: Plan,
     *,
-    watch: Callable[[Line], None] | None = None,
+    on_step: Callable[[Line], None] | None = None,
     draw: Callable[[Path, Path], None] | None = None,
-    say: Say = print,
+    log: Log = print,
 ) -> Path | None:
     """Train as planned.
 
@@ -63,11 +63,11 @@ def pretrain(
     ----------
     plan
         From `plan`.
-    watch
+    on_step
         Told of each step, as ``metrics.jsonl`` has it.
     draw
         Draws the loss curve for the model card: told the run's folder and the finished model's.
-    say
+    log
         Told what a user should know.
 
     Returns
@@ -83,9 +83,9 @@ def pretrain(
     """
     keep_freed_memory()
     with explained(plan.options), team(plan.device) as members:
-        say = say if members.leads else (lambda line: None)
-        with _files(plan, members, say), stopping() as stopped:
-            done = _pretrain(plan, members, stopped, watch or (lambda line: None), say)
+        log = log if members.leads else (lambda line: None)
+        with _files(plan, members, log), stopping() as stopped:
+            done = _pretrain(plan, members, stopped, on_step or (lambda line: None), log)
             if done is None or not members.leads:
                 return done
             if draw is not None:
@@ -95,10 +95,14 @@ def pretrain(
 
 
 def _pretrain(
-    plan: Plan, members: Team, stopped: Callable[[], bool], watch: Callable[[Line], None], say: Say
+    plan: Plan,
+    members: Team,
+    stopped: Callable[[], bool],
+    on_step: Callable[[Line], None],
+    log: Log,
 ) -> Path | None:
     options, run = plan.options, plan.run
-    session = _begin(plan, members, say)
+    session = _begin(plan, members, log)
     place = session.place
     tracker = None
     if members.leads:
@@ -108,16 +112,16 @@ def _pretrain(
     def line(told: Line) -> None:
         if tracker:
             tracker.write(told)
-            watch(told)
+            on_step(told)
 
     def save(place: Place) -> None:
         members.rest(session.module)
-        whole, averages = state.gather(session.model, session.optimizer, members)
+        whole, averages = checkpoints.gather(session.model, session.optimizer, members)
         if members.leads:
             place.scale = session.scale.state_dict()
             told, folder = dataclasses.asdict(place), run / "checkpoints"
-            state.save(folder, whole, averages, told, session.model, plan.corpus.vocabulary)
-            state.prune(folder, options.keep, place.best_step)
+            checkpoints.save(folder, whole, averages, told, session.model, plan.corpus.vocabulary)
+            checkpoints.prune(folder, options.keep, place.best_step)
 
     work = step_batches(plan.reader, plan.config, options, place.step + 1, session.change)
     try:
@@ -132,10 +136,10 @@ def _pretrain(
         if tracker:
             tracker.close()
     if not done:
-        say(f"Stopped and saved at step {place.step:,}; --resume goes on from there.")
+        log(f"Stopped and saved at step {place.step:,}; --resume goes on from there.")
         return None
     if members.leads:
-        _finish(plan, place, say)
+        _finish(plan, place, log)
     members.total([0.0])  # the others wait for the files
     return run / "model"
 
@@ -153,12 +157,12 @@ class _Session:
     place: Place
 
 
-def _begin(plan: Plan, members: Team, say: Say) -> _Session:
+def _begin(plan: Plan, members: Team, log: Log) -> _Session:
     """Make network and optimiser as the run begins, or as its newest checkpoint has them."""
     config, options = plan.config, plan.options
     model = MaskedGeneModel(config)
     set_compute_dtype(model, plan.dtype)
-    place, weights, averages = _found(plan, model, say)
+    place, weights, averages = _found(plan, model, log)
     change = Thinning.of(plan.corpus, config, options)
     if weights is None:
         initialise(model, options.seed)
@@ -167,13 +171,13 @@ def _begin(plan: Plan, members: Team, say: Say) -> _Session:
         elif options.start_from_cells:
             start_from_cells(model, ranked_sample(plan.corpus, config, options.seed), options.seed)
     for note in plan.notes:
-        say(note)
+        log(note)
     model.to(plan.device)
     module = members.wrap(Objective(model), options)
     optimizer = make_optimizer(model, options)
     scale = LossScale.of(plan.dtype)
     if weights is not None:
-        state.scatter(weights, averages, model, optimizer, members)
+        checkpoints.scatter(weights, averages, model, optimizer, members)
         scale.load_state_dict(place.scale)
         plan.reader.load_state_dict(place.reader)
     return _Session(
@@ -188,8 +192,8 @@ def _begin(plan: Plan, members: Team, say: Say) -> _Session:
 
 
 def _found(
-    plan: Plan, model: MaskedGeneModel, say: Say
-) -> tuple[Place, state.Whole | None, state.Whole]:
+    plan: Plan, model: MaskedGeneModel, log: Log
+) -> tuple[Place, checkpoints.Whole | None, checkpoints.Whole]:
     """Find where to go on: the newest sound checkpoint, or the beginning."""
     path = plan.run / runs.HEADER
     if not path.exists():
@@ -202,12 +206,12 @@ def _found(
                 f"{plan.run} began with {name} {key} {was.get(key)!r}, and not {value[key]!r}; "
                 "give what it began with, or begin a new run"
             )
-    found = state.newest(plan.run / "checkpoints", model, say)
+    found = checkpoints.newest(plan.run / "checkpoints", model, log)
     if found is None:
         return Place(), None, {}
     told, weights, averages = found
     place = Place(**{f.name: told[f.name] for f in dataclasses.fields(Place)})
-    say(f"Going on behind step {place.step:,}.")
+    log(f"Going on behind step {place.step:,}.")
     return place, weights, averages
 
 
@@ -263,15 +267,15 @@ def _device_name(device: torch.device) -> str:
     return f"{threads} {'thread' if threads == 1 else 'threads'} of {cpu_facts()['model']}"
 
 
-def _finish(plan: Plan, place: Place, say: Say) -> None:
+def _finish(plan: Plan, place: Place, log: Log) -> None:
     """Put the best checkpoint's network in place as the run's model."""
     from cellscribe.model.checkpoint import load_checkpoint, save_checkpoint
 
     folder = plan.run / "checkpoints"
     best = folder / f"{place.best_step or place.step:06}"
     if not best.is_dir():
-        best = state.checkpoints(folder)[-1]
-        say(f"The checkpoint of the lowest loss is gone; the model is that of step {best.name}.")
+        best = checkpoints.checkpoints(folder)[-1]
+        log(f"The checkpoint of the lowest loss is gone; the model is that of step {best.name}.")
     provenance = {
         "preset": plan.preset,
         "corpus": plan.corpus.hash,
@@ -300,7 +304,7 @@ def _finish(plan: Plan, place: Place, say: Say) -> None:
 
 
 @contextmanager
-def _files(plan: Plan, members: Team, say: Say) -> Iterator[None]:
+def _files(plan: Plan, members: Team, log: Log) -> Iterator[None]:
     """Hold the folder of the run while the leading rank writes in it."""
     if not members.leads:
         yield
@@ -308,6 +312,6 @@ def _files(plan: Plan, members: Team, say: Say) -> Iterator[None]:
     with disk_errors(plan.run):
         plan.run.mkdir(exist_ok=True)
     busy = f"another process trains in {plan.run}; wait for it to end"
-    with alone(plan.run, busy, say):
-        state.sweep(plan.run / "checkpoints")
+    with alone(plan.run, busy, log):
+        checkpoints.sweep(plan.run / "checkpoints")
         yield

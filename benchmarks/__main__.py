@@ -1,0 +1,300 @@
+"""Measure cellscribe on this machine, side by side with its peers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from cellscribe.cli.app import run
+from cellscribe.errors import InputError
+
+bench = App(
+    name="python -m benchmarks",
+    help="Measure cellscribe on this machine, side by side with its peers.",
+    help_format="plaintext",
+)
+
+
+@bench.command(name="tokenize")
+def bench_tokenize(
+    *, data: Path, cells: int = 12_000, repeats: int = 3, out: Path = Path("benchmarks/results")
+) -> None:
+    """File to Parquet, beside a per-cell loop that builds a Hugging Face dataset.
+
+    Parameters
+    ----------
+    data
+        Folder of real h5ad files.
+    cells
+        Cells of the file that is tokenised.
+    repeats
+        Measurements of each side.
+    out
+        Folder of results.
+    """
+    need("datasets", "transformers")
+    from benchmarks import commands
+
+    print(commands.bench_tokenize(data, cells, repeats, out=out))
+
+
+@bench.command(name="embed")
+def bench_embed(
+    *,
+    data: Path,
+    model: str = "geneformer-10m",
+    source: Path | None = None,
+    reference: Path | None = None,
+    cells: int | None = None,
+    repeats: int = 3,
+    device: str = "auto",
+    out: Path = Path("benchmarks/results"),
+) -> None:
+    """File to vectors, beside transformers' BertModel in float32, or an imported model's own code.
+
+    Parameters
+    ----------
+    data
+        Folder of real h5ad files.
+    model
+        A preset (random weights), a bundled model or a checkpoint directory, imported or not.
+    source
+        The published checkpoint that an imported model comes from, for the published code to read.
+    reference
+        Clone of the repository that an imported model's family publishes; Geneformer needs none.
+    cells
+        Cells of the file that is embedded: 400, or 100 with an imported model.
+    repeats
+        Measurements of each side.
+    device
+        auto, cpu or a CUDA device; both sides use the same. Imported models: the CPU.
+    out
+        Folder of results.
+    """
+    from benchmarks.families import bench_family, imported_family
+
+    if imported_family(model) is not None:
+        if device not in ("auto", "cpu"):
+            raise InputError(f"--device {device}: imported models are measured on the CPU")
+        many = 100 if cells is None else cells
+        print(bench_family(data, Path(model), source, reference, many, repeats, out))
+        return
+    if source is not None or reference is not None:
+        raise InputError(f"--source and --reference go with an imported model; {model} is none")
+    need("datasets", "transformers")
+    from benchmarks import commands
+
+    print(commands.bench_embed(data, model, 400 if cells is None else cells, repeats, device, out))
+
+
+@bench.command(name="memory")
+def bench_memory(
+    *,
+    data: Path,
+    cells: int = 1_000_000,
+    model: str = "mini",
+    device: str = "cpu",
+    context: int | None = None,
+    scratch: Path | None = None,
+    out: Path = Path("benchmarks/results"),
+) -> None:
+    """Resident memory of embedding a large file, over the whole run.
+
+    Parameters
+    ----------
+    data
+        Folder of real h5ad files, whose cells are repeated.
+    cells
+        Cells of the file; a million take about 8 GB of disk.
+    model
+        A preset (random weights), a bundled model or a checkpoint directory.
+    device
+        auto, cpu or a CUDA device.
+    context
+        Most genes a cell; the model's own number if not given.
+    scratch
+        Where to put the file; the system's folder for temporary files if not given.
+    out
+        Folder of results.
+    """
+    from benchmarks import commands
+
+    print(commands.bench_memory(data, cells, model, device, context, scratch, out))
+
+
+@bench.command(name="quality")
+def bench_quality(
+    *,
+    data: Path,
+    model: str = "mini",
+    also: tuple[Path, ...] = (),
+    out: Path = Path("benchmarks/results"),
+) -> None:
+    """Cell types by a linear probe, beside random weights and log-normalised PCA.
+
+    Parameters
+    ----------
+    data
+        Folder of labelled h5ad files that the model never saw.
+    model
+        A bundled model or a checkpoint directory.
+    also
+        Further checkpoint directories to measure beside it.
+    out
+        Folder of results.
+    """
+    from benchmarks.quality import bench_quality as measure
+
+    print(measure(data, model, also, out))
+
+
+@bench.command(name="read")
+def bench_read(
+    *,
+    corpus: Path | None = None,
+    data: Path | None = None,
+    cells: int = 1_000_000,
+    repeats: int = 5,
+    batch_cells: int = 256,
+    annbatch_python: Path | None = None,
+    out: Path = Path("benchmarks/results"),
+) -> None:
+    """A corpus to padded batches, beside Hugging Face datasets and annbatch.
+
+    Parameters
+    ----------
+    corpus
+        Folder of a corpus; one is built from data if not given.
+    data
+        Folder of real h5ad files, whose cells are repeated.
+    cells
+        Cells of the corpus that is built.
+    repeats
+        Measurements of each side.
+    batch_cells
+        Cells of a batch.
+    annbatch_python
+        Interpreter with annbatch[zarrs]; without it that side is left out.
+    out
+        Folder of results.
+    """
+    need("datasets")
+    from benchmarks.read import bench_read as measure
+
+    print(measure(corpus, data, cells, repeats, batch_cells, annbatch_python, out))
+
+
+@bench.command(name="build")
+def bench_build(
+    *,
+    data: Path,
+    cells: int = 1_000_000,
+    compression: Literal["gzip", "lzf", "none"] = "gzip",
+    scratch: Path | None = None,
+    annbatch_python: Path | None = None,
+    out: Path = Path("benchmarks/results"),
+) -> None:
+    """One large h5ad to a corpus: cells/s and memory.
+
+    Parameters
+    ----------
+    data
+        Folder of real h5ad files, whose cells are repeated.
+    cells
+        Cells of the file; a million take 4 GB of disk, the build 12 GB more while it works.
+    compression
+        Of the h5ad.
+    scratch
+        Where to put it; the system's folder for temporary files if not given.
+    annbatch_python
+        Interpreter with annbatch[zarrs], whose own shuffle of the counts is timed as well.
+    out
+        Folder of results.
+    """
+    from benchmarks.build import bench_build as measure
+
+    print(measure(data, cells, compression, scratch, annbatch_python, out))
+
+
+@bench.command(name="runs")
+def bench_runs(
+    runs: Annotated[list[Path], Parameter(negative=())],
+    /,
+    *,
+    corpus: Path,
+    data: Path,
+    name: str = "runs",
+    out: Path = Path("benchmarks/results"),
+) -> None:
+    """Training runs beside counting and PCA: losses, and cell types by a linear probe.
+
+    Parameters
+    ----------
+    runs
+        Folders of finished runs on one corpus.
+    corpus
+        The store they were trained on.
+    data
+        Folder of labelled files.
+    name
+        Of the result, and of the table that is rendered from it.
+    out
+        Folder of results.
+    """
+    from benchmarks.runs import bench_runs as measure
+
+    print(measure(runs, corpus, data, name, out))
+
+
+@bench.command(name="train")
+def bench_train(
+    *,
+    corpus: Path | None = None,
+    data: Path | None = None,
+    preset: str = "geneformer-10m",
+    cells: int = 8,
+    steps: int = 2,
+    repeats: int = 7,
+    device: str = "auto",
+    out: Path = Path("benchmarks/results"),
+) -> None:
+    """Steps of pre-training, beside transformers' BertForMaskedLM and AdamW.
+
+    Parameters
+    ----------
+    corpus
+        Folder of a corpus; one is built from data if not given.
+    data
+        Folder of real h5ad files.
+    preset
+        Shape and recipe: a name, or a TOML file with [model] and [training].
+    cells
+        Cells of a step, which are one micro batch.
+    steps
+        Steps of a turn.
+    repeats
+        Turns of each side.
+    device
+        auto, cpu or a CUDA device; all sides use the same.
+    out
+        Folder of results.
+    """
+    need("transformers")
+    from benchmarks.train import bench_train as measure
+
+    print(measure(corpus, data, preset, cells, steps, repeats, device, out))
+
+
+def need(*packages: str) -> None:
+    """Refuse a comparison whose other side is not installed."""
+    from importlib.util import find_spec
+
+    for package in packages:
+        if find_spec(package) is None:
+            raise InputError(f'the peer needs {package}: pip install "cellscribe[bench]"')
+
+
+if __name__ == "__main__":
+    run(bench)

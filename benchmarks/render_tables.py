@@ -1,0 +1,380 @@
+"""Render tables of README, docs and model cards from results, between markers that name them.
+
+    <!-- bench:embed -->
+    (everything here is rendered)
+    <!-- /bench:embed -->
+
+``bench:`` are benchmarks, of benchmarks/results/*.json: each has a function in `TABLES`; results of
+any other one carry their own ``"table"``: ``{"columns": [...], "rows": [[...], ...]}``.
+``evaluate:`` are what `cellscribe evaluate` left in benchmarks/evaluation: see `EVALUATED`. With
+``--check`` nothing is written, and a page that differs from what would be rendered is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import read_results
+from cellscribe.errors import InputError
+from cellscribe.evaluation.models import RANDOM
+from cellscribe.evaluation.results import FOLDER, read_all
+from cellscribe.report import evaluation_grids as grids
+from cellscribe.report.evaluation_grids import Cell, Grid
+from cellscribe.report.evaluation_page import averaged, notes, published
+from cellscribe.report.evaluation_tables import DataTable, Row, TaskTables, best, tables
+
+ROOT = Path(__file__).resolve().parents[1]
+EVALUATION = ROOT / "benchmarks" / "evaluation"
+MARKED = re.compile(r"(<!-- (bench|evaluate):([\w-]+) -->\n)(.*?)(<!-- /\2:\3 -->)", re.DOTALL)
+MODEL = "mini"
+"""The bundled model, whose evaluation the pages show."""
+NOT_DOWNSTREAM = ("mlm", "scaling", "performance")
+BRACKETS = (
+    "Mean over seeds, in brackets the 95 % interval; bold is the best, an arrow says which way is "
+    "better."
+)
+PUBLISHED = ("Masked genes, as others have published them:", grids.markdown(published()))
+"""Beside ours, never in one table with it."""
+Result = dict[str, Any]
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Markdown; the first column is text, the others are set to the right."""
+    rule = [":--", *["--:"] * (len(columns) - 1)]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in [columns, rule, *rows])
+
+
+def number(value: float) -> str:
+    """Three figures, thousands grouped."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def tokenize_table(results: list[Result]) -> str:
+    return table(
+        [
+            "tokenise, file to file",
+            "genes a cell",
+            "cellscribe",
+            "NumPy loop to a Hugging Face dataset",
+            "ratio",
+        ],
+        [
+            [
+                f"{r['settings']['cells']:,} cells",
+                f"{r['genes_per_cell']['p50']:,.0f}",
+                f"{number(r['cells_per_second']['cellscribe'])} cells/s",
+                f"{number(r['cells_per_second']['peer'])} cells/s",
+                f"{r['ratio_of_medians']:.1f}×",
+            ]
+            for r in results
+        ],
+    )
+
+
+def embed_table(results: list[Result]) -> str:
+    columns = [
+        "embed",
+        "tokens a cell",
+        "cellscribe",
+        "`transformers`, float32",
+        "ratio",
+        "lowest cosine",
+        "share of peak",
+    ]
+    return table(
+        columns,
+        [
+            [
+                f"{r['settings']['model']}, {r['machine'].get('gpu', 'CPU')}",
+                f"{r['tokens_per_cell']['p50']:,.0f}",
+                f"{number(r['cells_per_second']['cellscribe'])} cells/s",
+                f"{number(r['cells_per_second']['peer'])} cells/s",
+                f"{r['ratio_of_medians']:.2f}×",
+                f"{r['lowest_cosine']:.6f}",
+                f"{r['share_of_peak']['cellscribe']:.0%}",
+            ]
+            for r in results
+        ],
+    )
+
+
+def memory_table(results: list[Result]) -> str:
+    columns = ["embed, memory", "genes read", "counts", "peak", "growth over the run"]
+    return table(
+        columns,
+        [
+            [
+                f"{r['settings']['cells']:,} cells, {r['settings']['model']}",
+                f"first {r['settings']['context']:,}",
+                f"{r['counts_in_memory_mb'] / 1e3:.1f} GB",
+                f"{r['peak_mb'] / 1e3:.2f} GB",
+                f"{r['growth_mb'] / 1e3:.2f} GB",
+            ]
+            for r in results
+        ],
+    )
+
+
+def train_table(results: list[Result]) -> str:
+    columns = [
+        "pre-train",
+        "cells a step",
+        "tokens a cell",
+        "cellscribe",
+        "`transformers`",
+        "ratio",
+        "ratio with our allocator settings",
+        "share of peak",
+    ]
+    rows = []
+    for r in results:
+        rates, ratios = r["tokens_per_second"], r["ratio_of_medians"]
+        kept = ratios.get("transformers_keeping_memory")
+        rows.append(
+            [
+                f"{r['settings']['preset']}, {r['machine'].get('gpu', 'CPU')}",
+                f"{r['settings']['cells']:,}",
+                f"{r['tokens_per_cell']:,.0f}",
+                f"{number(rates['cellscribe'])} tokens/s",
+                f"{number(rates['transformers'])} tokens/s",
+                f"{ratios['transformers']:.2f}×",
+                "–" if kept is None else f"{kept:.2f}×",
+                f"{r['share_of_peak']['cellscribe']:.0%}",
+            ]
+        )
+    return table(columns, rows)
+
+
+def families_table(results: list[Result]) -> str:
+    columns = [
+        "embed, published models",
+        "parameters",
+        "cells",
+        "load, cellscribe",
+        "load, published code",
+        "embed, cellscribe",
+        "embed, cellscribe in float32",
+        "embed, published code in float32",
+        "ratio (in float32)",
+        "peak memory, cellscribe",
+        "peak memory, published code",
+        "largest difference in float32",
+    ]
+    ours, ours_float32, theirs = "cellscribe", "cellscribe_float32", "published"
+    rows = []
+    for r in results:
+        load, peak = r["median_seconds_to_load"], r["highest_peak_gb"]
+        rates, ratios = r["cells_per_second"], r.get("ratio_of_medians")
+        beside = theirs in rates
+        rows.append(
+            [
+                r["settings"]["model"],
+                f"{r['parameters'] / 1e6:,.0f} M",
+                f"{r['settings']['cells']:,}",
+                f"{number(load[ours])} s",
+                f"{number(load[theirs])} s" if beside else "–",
+                f"{number(rates[ours])} cells/s",
+                f"{number(rates[ours_float32])} cells/s",
+                f"{number(rates[theirs])} cells/s" if beside else "–",
+                f"{ratios[ours]:.2f}× ({ratios[ours_float32]:.2f}×)" if ratios else "–",
+                f"{peak[ours]:.2f} GB",
+                f"{peak[theirs]:.2f} GB" if beside else "–",
+                f"{r['largest_difference']:.1e}" if beside else "–",
+            ]
+        )
+    return table(columns, rows)
+
+
+def own_table(results: list[Result]) -> str:
+    return "\n\n".join(table(r["table"]["columns"], r["table"]["rows"]) for r in results)
+
+
+TABLES: dict[str, Callable[[list[Result]], str]] = {
+    "tokenize": tokenize_table,
+    "embed": embed_table,
+    "memory": memory_table,
+    "train": train_table,
+    "families": families_table,
+}
+
+
+def how_good(parts: list[TaskTables]) -> str:
+    """The model, its random weights and the best baseline, on every file that it never saw."""
+    rows: list[tuple[Cell, ...]] = []
+    for part in parts:
+        if part.task.NAME not in ("scaling", "performance"):
+            for data in part.tables:
+                rows += _three(part, data)
+    if not rows:
+        raise InputError(f"benchmarks/evaluation has no file that {MODEL} never saw; measure one")
+    header = ("measured", "data", MODEL, RANDOM, "best baseline", "which is")
+    blocks = [grids.markdown(Grid(header, tuple(rows))), BRACKETS, *PUBLISHED]
+    return "\n\n".join(blocks)
+
+
+def _three(part: TaskTables, data: DataTable) -> Iterator[tuple[Cell, ...]]:
+    """One line of `how_good`; none if the model did not answer, or knew the file."""
+    headline = part.task.HEADLINE
+    metric = part.task.METRICS[headline]
+    rows = {row.method: row for row in data.rows if headline in row.estimates}
+    model, twin = rows.get(MODEL), rows.get(f"{MODEL}, {RANDOM}")
+    if model is None or twin is None or model.seen:
+        return
+
+    def rank(row: Row) -> float:
+        value = row.estimates[headline].value
+        return value if metric.better == "higher" else -value
+
+    told = [model, twin, max((row for row in rows.values() if row.kind == "baseline"), key=rank)]
+    figures = {row.method: row.estimates[headline] for row in told}
+    top = best(figures, metric)
+    yield (
+        Cell(f"{part.task.TITLE}: {grids.title(metric)}"),
+        Cell(data.data),
+        *(grids.figure(each, metric.digits, best=name in top) for name, each in figures.items()),
+        Cell(told[-1].method),
+    )
+
+
+def card_accuracy(parts: list[TaskTables]) -> str:
+    """Every method on every file, the headline of each task that uses the model for something."""
+    blocks = [BRACKETS]
+    for part in parts:
+        if part.task.NAME in NOT_DOWNSTREAM:
+            continue
+        metric = part.task.METRICS[part.task.HEADLINE]
+        blocks.append(f"**{part.task.TITLE}: {grids.title(metric)}**")
+        blocks.append(grids.markdown(grids.of_summary(part)))
+        seen = [f"{row.method}, {each.data}: {row.seen}." for each in part.tables
+                for row in each.rows if row.seen]  # fmt: skip
+        blocks += [f"{grids.MARK} {text}" for text in seen]
+        blocks += [averaged(part)] if len(part.tables) > 1 else []
+    return "\n\n".join([*blocks, *PUBLISHED])
+
+
+def card_performance(parts: list[TaskTables]) -> str:
+    """Speed and memory, as the task performance has them."""
+    found = [part for part in parts if part.task.NAME == "performance"]
+    if not found:
+        raise InputError(
+            f"benchmarks/evaluation has no result of the task performance; run cellscribe evaluate "
+            f"{MODEL} --task performance"
+        )
+    blocks = [BRACKETS]
+    for data in found[0].tables:
+        blocks += [f"**{data.data}**", grids.markdown(grids.of_table(found[0], data))]
+        blocks += notes(data)
+    return "\n\n".join(blocks)
+
+
+EVALUATED: dict[str, Callable[[list[TaskTables]], str]] = {
+    "how-good": how_good,
+    "card-accuracy": card_accuracy,
+    "card-performance": card_performance,
+}
+
+
+def evaluated(name: str, folder: Path) -> str:
+    """Fill a stretch from the evaluation in a folder, and tell where and when it was made."""
+    results = read_all(folder / FOLDER)
+    if name not in EVALUATED or not results:
+        raise InputError(
+            f"a page names evaluate:{name}, which has no result; measure it or remove the markers"
+        )
+    made = {
+        key: ", ".join(sorted({str(each.made[key]) for each in results if key in each.made}))
+        for key in ("cpu", "cellscribe", "date")
+    }
+    line = f"Measured on {made['cpu']}; cellscribe {made['cellscribe']}; {made['date']}."
+    return f"{EVALUATED[name](tables(results))}\n\n{line}"
+
+
+def benchmarked(name: str, folder: Path) -> str:
+    """Fill a stretch from the results of a benchmark, and tell where and when they were made."""
+    results = read_results(folder, name)
+    if not results:
+        raise InputError(
+            f"a page names bench:{name}, which has no result; measure it or remove the markers"
+        )
+    lines = dict.fromkeys(provenance(r) for r in results)
+    return f"{TABLES.get(name, own_table)(results)}\n\nMeasured on {'; and on '.join(lines)}."
+
+
+def provenance(result: Result) -> str:
+    """One line: on what, when, at which commit."""
+    machine, commit = result["machine"], result["commit"]
+    processor = machine["cpu"]["model"]
+    if "avx512_bf16" in machine["cpu"]["features"]:
+        processor += " with AVX512-BF16"
+    where = f"{machine['cores']} cores of {processor}, {machine['memory_gb']:.0f} GB"
+    if "gpu" in machine:
+        where = f"{machine['gpu']}, {where}"
+    state = (
+        f"commit {commit['hash'][:7]}{' with changes' if commit['dirty'] else ''}"
+        if commit["hash"]
+        else "no commit"
+    )
+    return f"{where}; torch {machine['packages']['torch']}; {result['date']}; {state}"
+
+
+def render(page: str, results_folder: Path, evaluation: Path = EVALUATION) -> str:
+    """Fill every marked stretch of a text.
+
+    Raises
+    ------
+    InputError
+        A marker names what has no results, a table of an evaluation lacks its baselines, or a
+        marker is not closed.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        kind, name = match[2], match[3]
+        text = benchmarked(name, results_folder) if kind == "bench" else evaluated(name, evaluation)
+        return f"{match[1]}\n{text}\n\n{match[5]}"
+
+    marks = (r"<!-- (?:bench|evaluate):", r"<!-- /(?:bench|evaluate):")
+    opened, closed = (len(re.findall(mark, page)) for mark in marks)
+    rendered, filled = MARKED.subn(fill, page)
+    if not opened == closed == filled:
+        raise InputError("a page has a marker that is not closed by its own name")
+    return rendered
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Render tables from benchmarks.")
+    parser.add_argument(
+        "--check", action="store_true", help="fail where a page is stale; write nothing"
+    )
+    parser.add_argument(
+        "--page", type=Path, action="append", help="README, docs and model cards if not given"
+    )
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--evaluation", type=Path, default=EVALUATION)
+    options = parser.parse_args(arguments)
+    cards = sorted((ROOT / "src/cellscribe/bundled").glob("*/README.md"))
+    pages = options.page or [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *cards]
+    stale = {}
+    try:
+        for page in pages:
+            before = page.read_text(encoding="utf-8")
+            after = render(before, options.results, options.evaluation)
+            if after != before:
+                stale[page] = after
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for page, text in stale.items():
+        if options.check:
+            print(f"{page.name} is stale: run python scripts/render_tables.py", file=sys.stderr)
+        else:
+            page.write_text(text, encoding="utf-8")
+    return int(bool(stale) and options.check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

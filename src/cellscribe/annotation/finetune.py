@@ -1,0 +1,275 @@
+"""Learn labels: from labelled cells to a model directory with a calibrated head.
+
+With ``mode = "head"`` a logistic regression on the frozen encoder's vectors is the head; otherwise
+layers are trained from there on. Temperature and threshold come from groups that were held out of
+a training of their own; the model that is saved has learnt from all cells. It is a checkpoint like
+any other, with its head beside the weights.
+
+Letters: ``B`` labelled cells, ``C`` labels, ``D`` width.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellscribe.annotation.calibration import Calibration, calibrate, tell_of_calibration
+from cellscribe.annotation.labels import (
+    Labelled,
+    Log,
+    check_labels,
+    choose_folds,
+    tell_of_folds,
+)
+from cellscribe.annotation.linear import fit_head
+from cellscribe.callbacks import Progress
+from cellscribe.cells.counts import Counts
+from cellscribe.config import FinetuneOptions, Precision
+from cellscribe.model.heads import Head, save_head
+from cellscribe.training.trained_cells import TRAINED_CELLS
+from cellscribe.writing import writing
+
+if TYPE_CHECKING:
+    import torch
+
+    from cellscribe.annotation.tuning import Tuned
+    from cellscribe.model.checkpoint import Checkpoint
+
+WEIGHTS = "model.safetensors"
+
+FIGURES = {
+    "cells": ("cells", ",d"),
+    "accuracy": ("accuracy of the best label", ".3f"),
+    "macro_f1": ("macro F1 of the best label", ".3f"),
+    "error": ("expected calibration error", ".3f"),
+    "coverage": ("share of cells that get a label", ".3f"),
+    "accuracy_called": ("accuracy of these", ".3f"),
+}
+"""Of `Calls`, as the README has them."""
+
+Floats = npt.NDArray[np.floating]
+Embed = Callable[[Counts], Floats]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetuned:
+    """What `finetune_model` made."""
+
+    head: Head
+    calibration: Calibration
+    labelled: Labelled
+    epochs: int
+    """Passes over the cells where layers are trained."""
+
+
+def finetune_model(
+    checkpoint: Checkpoint,
+    folder: Path,
+    sources: Sequence[Counts],
+    labelled: Labelled,
+    out: Path,
+    options: FinetuneOptions,
+    *,
+    embed: Embed,
+    device: torch.device,
+    precision: Precision,
+    progress: Progress,
+    log: Log,
+) -> Finetuned:
+    """Fine-tune a model on labelled cells and save it.
+
+    Parameters
+    ----------
+    checkpoint
+        The model, its weights in float32; they are trained in place.
+    folder
+        Its directory.
+    sources
+        Opened files of raw counts.
+    labelled
+        Their labels, from `read_labels`.
+    out
+        The new model's directory; it appears whole or not at all.
+    options
+        Columns, mode and recipe.
+    embed
+        Gives ``[n_cells, D]`` vectors of a source by this model, zeros for an empty cell.
+    device, precision
+        Where layers are trained, and in which type products are taken.
+    progress
+        Told (cells done, cells in all, what is being done).
+    log
+        Told, a line each, what a user should know.
+
+    Raises
+    ------
+    InputError
+        Bad input, see `fit_head` and `tune`.
+    """
+    vectors = np.concatenate(
+        [embed(source)[rows] for source, rows in zip(sources, labelled.rows, strict=True)]
+    ).astype(np.float64)
+    filled = vectors.any(axis=1)
+    labelled, vectors = labelled.keep(filled), vectors[filled]
+    check_labels(labelled, sources)
+    tell_of_folds(labelled, options.group, log)
+    folds = choose_folds(labelled.truth, labelled.groups, options.folds, options.seed)
+    tuned: Tuned | None = None
+    if options.mode == "head":
+        head, logits, tested = fit_head(vectors, labelled, folds)
+        how = "each fold of groups by a head that did not see it"
+    else:
+        from cellscribe.annotation.held_out import Training
+
+        training = Training(
+            checkpoint, sources, labelled, vectors, folds, options, device, precision
+        )
+        tuned, logits, tested, how = training.run(progress, log)
+        head = tuned.model.linear_head()
+    if labelled.groups is None:
+        how = how.replace("groups", "cells drawn at random")
+    calibration = calibrate(logits, labelled.truth[tested], folds[tested], options.accuracy)
+    tell_of_calibration(calibration, log)
+    weight, bias = head.folded()
+    saved = Head(
+        labels=labelled.labels,
+        weight=weight.astype(np.float32),
+        bias=bias.astype(np.float32),
+        temperature=calibration.temperature,
+        threshold=calibration.threshold,
+        about=about(checkpoint, labelled, calibration, how, tuned, options),
+    )
+    save_finetuned(out, folder, checkpoint, saved, tuned)
+    return Finetuned(
+        head=saved,
+        calibration=calibration,
+        labelled=labelled,
+        epochs=tuned.epochs if tuned else 0,
+    )
+
+
+def about(
+    checkpoint: Checkpoint,
+    labelled: Labelled,
+    calibration: Calibration,
+    how: str,
+    tuned: Tuned | None,
+    options: FinetuneOptions,
+) -> dict[str, Any]:
+    """What a head's header says of where it comes from."""
+    return {
+        "mode": options.mode,
+        "label": options.label,
+        "group": options.group,
+        "model": {"name": checkpoint.name, "hash": checkpoint.hash},
+        "calibration": {"held_out_by": how, **calibration.as_json()},
+        "cells": labelled.counts(),
+        "left_out": labelled.left_out,
+        "sources": labelled.sources,
+        "epochs": tuned.epochs if tuned else 0,
+        "options": asdict(options),
+        "cellscribe": metadata.version("cellscribe"),
+    }
+
+
+def save_finetuned(
+    out: Path, folder: Path, checkpoint: Checkpoint, head: Head, tuned: Tuned | None
+) -> None:
+    """Write the model's directory; it appears whole or not at all.
+
+    Where only a head was trained, the weights are the very file of the model that was given.
+    """
+    from cellscribe.model.checkpoint import save_checkpoint
+
+    told = {"fine-tuned": f"{head.about['mode']} on {head.about['label']}, see head.json"}
+    provenance = {**checkpoint.provenance, **told}
+    model = checkpoint.model
+    if tuned is not None:
+        from cellscribe.annotation.tuning import merge_adapters
+
+        encoder = tuned.model.encoder.cpu()
+        merge_adapters(encoder)
+        model.encoder.load_state_dict(encoder.state_dict())
+    with writing(out) as partial:
+        text = card(checkpoint.name, head)
+        save_checkpoint(
+            partial,
+            model,
+            checkpoint.vocabulary,
+            provenance,
+            readme=text,
+            pooling=checkpoint.pooling,
+            family=checkpoint.family,
+        )
+        if tuned is None:
+            shutil.copyfile(folder / WEIGHTS, partial / WEIGHTS)
+        save_head(partial, head)
+        if (folder / TRAINED_CELLS).exists():  # what the base knows, this model knows
+            shutil.copyfile(folder / TRAINED_CELLS, partial / TRAINED_CELLS)
+
+
+def card(base: str, head: Head) -> str:
+    """README of a fine-tuned model, from what was measured."""
+    facts, found = head.about, head.about["calibration"]
+    trained = {
+        "head": "A linear head on the frozen encoder",
+        "last": f"A linear head and the last {facts['options']['layers']} layers",
+        "lora": "A linear head and LoRA adapters, merged into the weights,",
+        "all": "A linear head and the whole encoder",
+    }[facts["mode"]]
+    held, crossed = found["held_out"], found["crossed"]
+    groups = (
+        f"groups of `{facts['group']}`" if facts["group"] else "random cells: no group was told"
+    )
+    lines = [
+        f"# {base}, fine-tuned on {facts['label']}",
+        "",
+        f"{trained} learnt `{facts['label']}` from {sum(facts['cells'].values()):,} cells. "
+        "Apply it with `cellscribe annotate DATA --model THIS_FOLDER -o OUT.csv`.",
+        "",
+        "## On held-out cells",
+        "",
+        f"Held out: {groups}; {found['held_out_by']}. Temperature and threshold of the first "
+        "column were chosen on the cells that it is measured on; of the second, on other folds.",
+        "",
+        "| | chosen here | chosen on other folds |",
+        "|---|---|---|",
+    ]
+    for key, (name, form) in FIGURES.items():
+        cells = [
+            "" if calls is None or calls[key] is None else format(calls[key], form)
+            for calls in (held, crossed)
+        ]
+        lines.append(f"| {name} | {cells[0]} | {cells[1]} |")
+    lines += [
+        "",
+        f"Temperature {head.temperature:.3f} (calibration error without it "
+        f"{found['error_before']:.3f}); below a probability of {head.threshold:.3f} a cell is "
+        f"`unknown` (wanted: {found['wanted']:.0%} right).",
+        "",
+        "## Labels",
+        "",
+        "| label | cells |",
+        "|---|---|",
+        *(f"| {label} | {n:,} |" for label, n in facts["cells"].items()),
+        "",
+        *(f"- left out: {n:,} cells ({why})" for why, n in facts["left_out"].items()),
+        "",
+        "## Sources",
+        "",
+        *(
+            f"- {source['name']} ({source['cells']:,} cells"
+            + (f", SHA-256 {source['hash']}…)" if source["hash"] else ")")
+            for source in facts["sources"]
+        ),
+        f"- model: {facts['model']['name']} (hash {facts['model']['hash']})",
+        "",
+    ]
+    return "\n".join(lines)

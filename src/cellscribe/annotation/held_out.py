@@ -1,0 +1,174 @@
+"""The trainings behind one fine-tuned model: with groups held out, then on all cells.
+
+While a fold of groups is held out to calibrate, another says when to stop: a fold that chose the
+weights cannot also say how sure they may be. The model that is kept then learns from all cells, for
+as many passes as proved best.
+
+Letters: ``B`` labelled cells, ``C`` labels, ``D`` width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cellscribe.annotation.labels import Labelled, Log, choose_folds, learnable
+from cellscribe.annotation.linear import fit_linear
+from cellscribe.annotation.tuning import Tuned, predict, tune
+from cellscribe.callbacks import Progress, in_step
+from cellscribe.cells.counts import Counts
+from cellscribe.cells.genes import map_genes
+from cellscribe.cells.pipeline import ranked_blocks
+from cellscribe.cells.tokens import PER_CELL, CellTokens
+from cellscribe.config import FinetuneOptions, Precision
+from cellscribe.errors import InputError
+from cellscribe.model.checkpoint import Checkpoint
+from cellscribe.model.device import DTYPES
+
+FIRST = 0.1
+"""Penalty of the regression that layers begin from: surer scores would leave them no gradient."""
+
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the trainings of one fine-tuning share; `run` does them."""
+
+    checkpoint: Checkpoint
+    sources: Sequence[Counts]
+    labelled: Labelled
+    vectors: Floats
+    folds: Integers
+    options: FinetuneOptions
+    device: torch.device
+    precision: Precision
+
+    def run(
+        self, progress: Progress, log: Log
+    ) -> tuple[Tuned, npt.NDArray[np.float64], npt.NDArray[np.bool_], str]:
+        """Train with folds held out, then on all cells.
+
+        Returns
+        -------
+        tuned
+            On all cells.
+        logits, tested
+            As for `fit_head`.
+        how
+            What was held out for what, in words.
+        """
+        truth, ranked = self.labelled.truth, self.ranked()
+        parts = np.unique(self.folds)
+        rotations = min(self.options.calibration_folds, len(parts))
+        tested = np.zeros(len(truth), bool)
+        logits = np.empty((len(truth), len(self.labelled.labels)))
+        epochs = []
+        for fold in range(rotations):
+            away = self.folds == fold
+            learn, stop, how = self._sides(fold, log if fold == 0 else _silent)
+            here = learnable(truth, learn, away)
+            if not here.any():
+                continue
+            what = f"Training {fold + 1} of {rotations + 1}"
+            done = self._tune(ranked, np.flatnonzero(learn), np.flatnonzero(stop), progress, what)
+            logits[here] = predict(done.model, ranked, np.flatnonzero(here), self.device)
+            tested |= here
+            epochs.append(done.epochs)
+        if not epochs:
+            raise InputError(
+                "no label of the held-out group occurs in another; name another column with "
+                "--group, or leave it out"
+            )
+        passes = round(float(np.mean(epochs)))
+        if not passes:
+            log(
+                "Training layers did not lower the loss on held-out cells: the encoder stays as it "
+                "is. Take --mode head, or a lower --learning-rate."
+            )
+        what = f"Training {rotations + 1} of {rotations + 1}"
+        final = self._tune(ranked, np.arange(len(truth)), None, progress, what, passes)
+        return final, logits[tested], tested, how
+
+    def _sides(
+        self, fold: int, log: Log
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], str]:
+        """Which cells are learnt, and which say when to stop, while `fold` is held out."""
+        parts = len(np.unique(self.folds))
+        away = self.folds == fold
+        if parts > 2:
+            stop = self.folds == (fold + 1) % parts
+            how = "one fold of groups, training stopped by another"
+        else:
+            # With two groups nothing but their own cells is left to say when to stop.
+            rest = np.flatnonzero(~away)
+            own = choose_folds(self.labelled.truth[rest], None, 10, self.options.seed)
+            stop = np.zeros(len(away), bool)
+            stop[rest[own == 0]] = True
+            how = "one fold of groups, training stopped by cells of the groups that it learnt from"
+            log(
+                "Only two groups: one is held out for calibration, and training is stopped by a "
+                "tenth of the other's cells."
+            )
+        return ~away & ~stop, stop, how
+
+    def _tune(
+        self,
+        ranked: CellTokens,
+        learn: Integers,
+        stop: Integers | None,
+        progress: Progress,
+        what: str,
+        epochs: int | None = None,
+    ) -> Tuned:
+        truth = self.labelled.truth
+        first = fit_linear(self.vectors[learn], truth[learn], len(self.labelled.labels), FIRST)
+        return tune(
+            self.checkpoint.model.encoder,
+            first,
+            ranked,
+            truth,
+            learn,
+            stop,
+            self.options,
+            epochs=self.options.epochs if epochs is None else epochs,
+            device=self.device,
+            dtype=DTYPES["float32" if self.precision == "fp16" else self.precision],
+            progress=in_step(progress, what),
+        )
+
+    def ranked(self) -> CellTokens:
+        """Tokens of the labelled cells."""
+        config, vocabulary = self.checkpoint.config, self.checkpoint.vocabulary
+        parts = []
+        for source, rows in zip(self.sources, self.labelled.rows, strict=True):
+            genes = map_genes(
+                source.var, vocabulary, gene_key=self.options.gene_key, name=source.name
+            )
+            first = 0
+            for block in ranked_blocks(source, genes, vocabulary, config.context):
+                last = first + len(block.lengths)
+                parts.append(pick(block, rows[(rows >= first) & (rows < last)] - first))
+                first = last
+        return CellTokens.concatenate(parts)
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+def pick(ranked: CellTokens, rows: Integers) -> CellTokens:
+    """Some cells, in the order of `rows`."""
+    lengths = ranked.lengths[rows]
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    places = np.repeat(ranked.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+    return CellTokens(
+        tokens=ranked.tokens[places],
+        offsets=offsets,
+        **{name: getattr(ranked, name)[rows] for name in PER_CELL},
+    )

@@ -1,0 +1,222 @@
+"""Labelled cells: which rows of which files are learnt from, and which are held out together.
+
+Cells whose label is missing or says that it is unknown are left out, and counted, as are labels
+of too few cells. Folds never split a group, so that what is measured on a held-out fold holds for
+a new donor; a label that occurs in one group alone is learnt but can be held out nowhere.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellscribe.callbacks import Log
+from cellscribe.cells.columns import text_column
+from cellscribe.cells.counts import Counts
+from cellscribe.errors import InputError
+from cellscribe.writing import check_target, hash_of
+
+NO_LABEL = ("", "na", "n/a", "nan", "none", "unknown", "unassigned")
+"""What says that a cell has no label, in any case."""
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """Cells to learn from, those of all sources one after the other."""
+
+    rows: list[Integers]
+    """Of each source, the rows that are learnt from, ascending."""
+    labels: list[str]
+    """Distinct labels, sorted: class ``c`` is ``labels[c]``."""
+    truth: Integers
+    """``[B]`` class of each cell."""
+    groups: npt.NDArray[np.object_] | None
+    """``[B]`` group of each cell."""
+    sources: list[dict[str, Any]]
+    """Name, hash and number of cells of each source."""
+    left_out: dict[str, int]
+    """Cells that are not learnt from, by reason."""
+
+    def keep(self, filled: Any) -> Labelled:
+        """Leave out the other cells, which have no count on a known gene."""
+        if filled.all():
+            return self
+        bounds = np.cumsum([len(rows) for rows in self.rows])[:-1]
+        parts = np.split(filled, bounds)
+        why = "no count on a gene that the model knows"
+        return Labelled(
+            rows=[rows[part] for rows, part in zip(self.rows, parts, strict=True)],
+            labels=self.labels,
+            truth=self.truth[filled],
+            groups=None if self.groups is None else self.groups[filled],
+            sources=self.sources,
+            left_out=self.left_out | {why: int((~filled).sum())},
+        )
+
+    def counts(self) -> dict[str, int]:
+        """Cells by label."""
+        numbers = np.bincount(self.truth, minlength=len(self.labels))
+        return {label: int(n) for label, n in zip(self.labels, numbers, strict=True)}
+
+
+def has_label(texts: npt.NDArray[np.object_]) -> npt.NDArray[np.bool_]:
+    """``[B]`` whether a text is a label, and not a word for none."""
+    return ~np.isin([text.lower() for text in texts], NO_LABEL)
+
+
+def read_labels(
+    sources: Sequence[Counts], label: str, group: str | None, fewest_cells: int, *, log: Log
+) -> Labelled:
+    """Read who is labelled what; no count is read.
+
+    Parameters
+    ----------
+    sources
+        Opened files.
+    label, group
+        Columns of obs; every source has them. Groups of one name are one group, in all sources.
+    fewest_cells
+        A label with fewer cells is left out.
+    log
+        Told, a line each, what was left out.
+
+    Raises
+    ------
+    InputError
+        A column is missing, or fewer than two labels, or fewer than two groups, remain.
+    """
+    names = [text_column(source.obs, label, "--label", source.name) for source in sources]
+    found = np.concatenate(names)
+    known = has_label(found)
+    left_out = {"no label": int((~known).sum())}
+    groups = None
+    if group is not None:
+        groups = np.concatenate(
+            [text_column(source.obs, group, "--group", source.name) for source in sources]
+        )
+        grouped = groups != ""
+        left_out["no group"] = int((known & ~grouped).sum())
+        known &= grouped
+    labels, numbers = np.unique(found[known], return_counts=True)
+    rare = labels[numbers < fewest_cells]
+    for name, n in zip(labels, numbers, strict=True):
+        if n < fewest_cells:
+            left_out[f"{name}: fewer than {fewest_cells} cells"] = int(n)
+    known &= ~np.isin(found, rare)
+    kept = sorted(set(labels) - set(rare))
+    where = sources[0].name if len(sources) == 1 else f"{len(sources)} files"
+    if len(kept) < 2:
+        has = f"only {kept[0]!r}" if kept else "none"
+        raise InputError(
+            f"{where}: at least two labels of {fewest_cells} cells are needed, {label} has {has}; "
+            "name another column with --label, or lower --fewest-cells"
+        )
+    if groups is not None and len(np.unique(groups[known])) < 2:
+        raise InputError(
+            f"{where}: all labelled cells are of one {group} ({groups[known][0]!r}), so none can "
+            "be held out; name another column with --group, or leave it out"
+        )
+    for why, n in left_out.items():
+        if n:
+            log(f"{n:,} cells are left out ({why}).")
+    ends = np.cumsum([len(part) for part in names])[:-1]
+    return Labelled(
+        rows=[np.flatnonzero(part) for part in np.split(known, ends)],
+        labels=kept,
+        truth=np.searchsorted(kept, found[known]).astype(np.int64),
+        groups=None if groups is None else groups[known],
+        sources=[_source(source) for source in sources],
+        left_out={why: n for why, n in left_out.items() if n},
+    )
+
+
+def _source(source: Counts) -> dict[str, Any]:
+    path = source.path
+    digest = None if path is None else hash_of(Path(path))[:16]
+    name = source.name if path is None else Path(path).name
+    return {"name": name, "hash": digest, "cells": source.n_cells}
+
+
+def choose_folds(
+    truth: Integers, groups: npt.NDArray[np.object_] | None, folds: int, seed: int
+) -> Integers:
+    """Fold of each cell, by label as even as may be; no group is in two.
+
+    Parameters
+    ----------
+    truth
+        ``[B]`` classes.
+    groups
+        ``[B]``; without, cells are drawn at random.
+    folds
+        Most parts; fewer where there are fewer groups, or fewer cells in the rarest class.
+    seed
+        Of the draw.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    sizes = np.bincount(truth)
+    splitter: Any
+    if groups is None:
+        n = max(2, min(folds, int(sizes[sizes > 0].min())))
+        splitter = StratifiedKFold(n, shuffle=True, random_state=seed)
+    else:
+        n = max(2, min(folds, len(np.unique(groups)), int(sizes.max())))
+        splitter = StratifiedGroupKFold(n, shuffle=True, random_state=seed)
+    fold = np.empty(len(truth), np.int64)
+    with warnings.catch_warnings():
+        # A class with fewer groups than folds is no fault here; `tell_of_folds` says so.
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        for number, (_, held_out) in enumerate(splitter.split(truth[:, None], truth, groups)):
+            fold[held_out] = number
+    # A greedy draw may leave a part empty.
+    return np.unique(fold, return_inverse=True)[1]
+
+
+def learnable(truth: Integers, learnt: Any, held_out: Any) -> Any:
+    """Which held-out cells are of a class that is among the learnt ones, ``[B]`` bool."""
+    return held_out & np.isin(truth, np.unique(truth[learnt]))
+
+
+def tell_of_folds(labelled: Labelled, group: str | None, log: Log) -> None:
+    """Say what a user should know of the held-out cells before trusting figures."""
+    if labelled.groups is None:
+        log(
+            "Warning: no --group: cells of one donor stand on both sides of the folds, so that "
+            "the held-out figures are too good for cells of a new donor."
+        )
+        return
+    for number, label in enumerate(labelled.labels):
+        where = np.unique(labelled.groups[labelled.truth == number])
+        if len(where) == 1:
+            log(
+                f"{label!r} occurs in one {group} alone ({where[0]!r}): it is learnt, but no "
+                "held-out cell tells how well."
+            )
+
+
+def check_labels(labelled: Labelled, sources: Sequence[Counts]) -> None:
+    """Refuse cells of which nothing is left to learn, once empty ones are out."""
+    if len(np.unique(labelled.truth)) < len(labelled.labels):
+        gone = set(range(len(labelled.labels))) - set(labelled.truth.tolist())
+        names = ", ".join(repr(labelled.labels[number]) for number in sorted(gone)[:5])
+        raise InputError(
+            f"{sources[0].name}: no cell of {names} has a count on a gene that the model knows; "
+            "check the gene identifiers (--gene-key)"
+        )
+
+
+def check_model_place(out: Path, inputs: Sequence[Path], *, overwrite: bool) -> None:
+    """Refuse a model's directory that could lose something, see `check_target`."""
+    for path in inputs:
+        check_target(out, path, overwrite=overwrite)
+    if out.exists() and not (out / "config.json").is_file():
+        raise InputError(f"{out} is no model, and is not replaced by one; give another name")

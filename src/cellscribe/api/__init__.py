@@ -1,0 +1,1 @@
+"""What one does with cellscribe, a file a verb: command line and Python call the same."""

@@ -1,0 +1,46 @@
+"""The callbacks that verbs take: `Log` for lines to a user, `Progress` for how far the work is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Protocol
+
+Log = Callable[[str], None]
+"""Called with one line that a user should read, without a line break."""
+
+
+class Progress(Protocol):
+    """Called while the work goes on."""
+
+    def __call__(self, done: int, total: int, what: str | None = None) -> None:
+        """Take a report.
+
+        Parameters
+        ----------
+        done, total
+            Units of work, such as cells, that are done, and all there are.
+        what
+            Name of the step, when it changes; None if there is one step.
+        """
+
+
+def log_stderr(line: str) -> None:
+    """Print a line to standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def no_progress(done: int, total: int, what: str | None = None) -> None:
+    """Ignore a report."""
+
+
+def in_step(progress: Progress | None, step: str) -> Progress | None:
+    """Reports of one step: `progress`, called with the step's name each time."""
+    if progress is None:
+        return None
+    whole = progress
+
+    def report(done: int, total: int, what: str | None = None) -> None:
+        whole(done, total, what or step)
+
+    return report

@@ -1,0 +1,239 @@
+"""Files of counts -> a shuffled, split training store, resumable at every point.
+
+Plan, scan, survey, pack: each a module and a function one can call alone. All that is unfinished
+lies in ``DIR/.build``; the manifest, written last, makes the folder a corpus.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellscribe.callbacks import Log, Progress, in_step
+from cellscribe.callbacks import log_stderr, in_step
+from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.config import DATASET, BuildOptions, SplitOptions
+from cellscribe.corpus.build.write_shards import pack
+from cellscribe.corpus.build.plan import Plan, make_plan, refuse
+from cellscribe.corpus.build.spill import Run
+from cellscribe.corpus.build.scatter import DUPLICATE, scan
+from cellscribe.corpus.build.sources import BadSource
+from cellscribe.corpus.build.splits import SPLITS
+from cellscribe.corpus.store import (
+    FORMAT,
+    GENES,
+    MANIFEST,
+    VERSION,
+    Corpus,
+    open_corpus,
+)
+from cellscribe.corpus.build.dedup_and_medians import by_source, find_duplicates, make_vocabulary
+from cellscribe.errors import InputError
+from cellscribe.writing import alone, disk_errors, remove, write_json
+
+SCRATCH = ".build"
+
+
+def build_corpus(
+    sources: Sequence[str | Path],
+    out: str | Path,
+    options: BuildOptions | None = None,
+    split: SplitOptions | None = None,
+    *,
+    progress: Progress | None = None,
+    log: Log = log_stderr,
+) -> Corpus:
+    """Build a corpus, go on with one that was interrupted, or find that it is there already.
+
+    Parameters
+    ----------
+    sources
+        Files of raw counts in any known format, and folders of them.
+    out
+        Folder of the corpus; made, or empty, or the same build's.
+    options, split
+        What goes in, and how it is split.
+    progress, log
+        Told how far it is, and lines that a user should know.
+
+    Raises
+    ------
+    InputError
+        A source cannot be used, `out` holds something else, no split is possible, the disk is full.
+    """
+    out = Path(out)
+    options, split = options or BuildOptions(), split or SplitOptions()
+    _check_target(out)
+    refused: dict[Path, str] = {}
+
+    def plan_work() -> Plan:
+        return make_plan(
+            sources,
+            options,
+            split,
+            refused=refused,
+            log=log,
+            progress=in_step(progress, "Looking at sources"),
+        )
+
+    plan = plan_work()
+    if (out / MANIFEST).exists():
+        return _already_built(out, plan, log)
+    busy = f"another process is building {out}; wait for it to end"
+    with disk_errors(out):
+        (out / SCRATCH).mkdir(parents=True, exist_ok=True)
+    with disk_errors(out), alone(out / SCRATCH, busy, log):
+        while True:
+            _claim(out, plan)
+            try:
+                reading = scan(
+                    plan,
+                    out / SCRATCH / "runs",
+                    log=log,
+                    progress=in_step(progress, "Reading"),
+                )
+                break
+            except BadSource as error:
+                refuse(error, plan.sources[error.place].path, options, refused, log)
+                remove(out / SCRATCH / "plan.json")
+                plan = plan_work()
+        return _finish(out, plan, reading, progress, log)
+
+
+def _finish(
+    out: Path, plan: Plan, runs: list[Run], progress: Progress | None, log: Log
+) -> Corpus:
+    """Survey, pack, and write the manifest; what an earlier try has done is not done again."""
+    scratch = out / SCRATCH
+    if progress is not None:
+        progress(0, 1, "Choosing genes")
+    duplicates = np.empty(0, np.int64) if plan.options.keep_duplicates else find_duplicates(runs)
+    told = scratch / "vocabulary.json"
+    if not told.exists():
+        vocabulary, about = make_vocabulary(plan, runs, duplicates)
+        vocabulary.write(out / GENES)
+        write_json(told, about)
+    vocabulary = Vocabulary.read(out / GENES)
+    shards = pack(
+        plan,
+        runs,
+        duplicates,
+        vocabulary,
+        out,
+        scratch / "shards",
+        progress=in_step(progress, "Writing"),
+    )
+    about = json.loads(told.read_text(encoding="utf-8"))
+    write_json(out / MANIFEST, _manifest(plan, runs, duplicates, shards, about))
+    remove(scratch)
+    for source in plan.sources:
+        for note in source.notes:
+            # the other notes stand in the manifest; this one decides what is held out together
+            if note.endswith(DATASET):
+                log(f"{source.name}: {note}")
+    for line in plan.split.note.split("; "):
+        if line:
+            log(f"Note: {line}")
+    return open_corpus(out)
+
+
+def _manifest(
+    plan: Plan,
+    runs: list[Run],
+    duplicates: npt.NDArray[np.int64],
+    shards: dict[str, list[dict[str, Any]]],
+    vocabulary: dict[str, Any],
+) -> dict[str, Any]:
+    dropped = [Counter[str]() for _ in plan.sources]
+    for run in runs:
+        for source, reasons in run.dropped.items():
+            dropped[source].update(reasons)
+    for source, n in by_source(plan, duplicates).items():
+        dropped[source][DUPLICATE] += n
+    sources = [
+        source.facts | {"kept": source.cells - went.total(), "dropped": dict(sorted(went.items()))}
+        for source, went in zip(plan.sources, dropped, strict=True)
+    ]
+    sides, split = plan.split, plan.split_options
+    kept = sum(
+        (Counter(shard.pop("datasets")) for part in shards.values() for shard in part), Counter()
+    )
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "cellscribe": metadata.version("cellscribe"),
+        "fingerprint": plan.fingerprint,
+        "options": plan.told_options(),
+        "context": plan.options.context,
+        "labels": list(plan.options.labels),
+        "sources": sources,
+        "refused": list(plan.refused),
+        "dropped": dict(sorted(sum(dropped, Counter()).items())),
+        "datasets": {
+            name: {"side": side, "cells": kept[name]} for name, side in sides.side.items()
+        },
+        "split": {
+            "seed": split.seed,
+            "holdout_asked": split.holdout,
+            "holdout_reached": sides.share,
+            "note": sides.note,
+        },
+        "genes_counted": len(plan.space),
+        "vocabulary": vocabulary,
+        "splits": {
+            name: {
+                "cells": sum(shard["cells"] for shard in shards[name]),
+                "tokens": sum(shard["tokens"]["tokens"] for shard in shards[name]),
+                "shards": shards[name],
+            }
+            for name in SPLITS
+            if name in shards
+        },
+    }
+
+
+def _check_target(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; name a folder for the corpus")
+    if not out.exists() and not out.parent.is_dir():
+        raise InputError(f"{out.parent}: no such folder; make it first")
+    ours = (out / MANIFEST).exists() or (out / SCRATCH).exists()
+    if out.is_dir() and not ours and any(out.iterdir()):
+        raise InputError(f"{out} is not empty and holds no corpus; name a new folder")
+
+
+def _already_built(out: Path, plan: Plan, log: Log) -> Corpus:
+    corpus = open_corpus(out)
+    if corpus.manifest["fingerprint"] != plan.fingerprint:
+        raise InputError(
+            f"{out} holds a corpus of other sources or options; remove it or name a new folder"
+        )
+    remove(out / SCRATCH)
+    log(f"{out} holds this corpus already; nothing is changed")
+    return corpus
+
+
+def _claim(out: Path, plan: Plan) -> None:
+    """Make or find the scratch folder of this very plan; clear what killed writers left."""
+    scratch = out / SCRATCH
+    told = scratch / "plan.json"
+    if told.exists():
+        if json.loads(told.read_text(encoding="utf-8"))["fingerprint"] != plan.fingerprint:
+            raise InputError(
+                f"{out} holds an unfinished corpus of other sources or options; "
+                "remove it or name a new folder"
+            )
+    else:
+        for path in ("runs", "shards", "vocabulary.json"):
+            remove(scratch / path)
+        write_json(told, {"fingerprint": plan.fingerprint})
+    for pattern in (".*.partial-*", "tokens/*/.*.partial-*", "counts/*/.*.partial-*"):
+        for left in out.glob(pattern):
+            remove(left)

@@ -1,0 +1,223 @@
+"""The files that a corpus is built from: found, checked, hashed, and their labels read.
+
+A source may be a file of any format that `open_counts` knows, a download of ``cellscribe corpus
+census`` or a folder of files. Which dataset a cell belongs to is read from obs; where the source
+does not tell, its file name serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellscribe.callbacks import Log
+from cellscribe.cells.counts import Counts, open_counts
+from cellscribe.cells.genes import GeneMap, map_genes
+from cellscribe.cells.vocabulary import GeneTable
+from cellscribe.config import DATASET, BuildOptions
+from cellscribe.corpus.store import NO_LABEL
+from cellscribe.errors import InputError
+from cellscribe.writing import hash_of, size_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUFFIXES = (".h5ad", ".zarr", ".h5", ".loom", ".tar.gz")
+"""What is taken from a folder of files."""
+FIRST_LOOK = 64
+"""Cells that are read before the work begins: normalised values mostly show at once."""
+
+
+class BadSource(InputError):
+    """A source that cannot be used; `place` says which."""
+
+    def __init__(self, place: int, reason: str) -> None:
+        super().__init__(reason)
+        self.place = place
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One file, as the manifest lists it.
+
+    Attributes
+    ----------
+    path, name
+        Where it is, and what the corpus calls it.
+    sha256, bytes
+        Of its content.
+    cells
+        Cells of the file.
+    genes
+        How its columns were recognised.
+    notes
+        What a user should know, a line each.
+    labels
+        One row for each combination of labels: the labels and ``cells``; excluded cells not
+        counted.
+    """
+
+    path: Path
+    name: str
+    sha256: str
+    bytes: int
+    cells: int
+    genes: GeneMap
+    notes: tuple[str, ...]
+    labels: pd.DataFrame = field(repr=False)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Its entry in the manifest, but for what became of its cells."""
+        known = {"known": self.genes.n_known, "columns": self.genes.n_genes, "key": self.genes.key}
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "bytes": self.bytes,
+            "cells": self.cells,
+            "genes": known,
+            "notes": list(self.notes),
+        }
+
+
+def find_sources(paths: Sequence[str | Path]) -> list[Path]:
+    """Replace folders of files by what lies in them, in order of names.
+
+    Raises
+    ------
+    InputError
+        A path is not there, a folder holds nothing that could be counts, or a file comes twice.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder")
+        inside = _files_of(path)
+        if not inside:
+            raise InputError(f"{path} holds no file of counts ({', '.join(SUFFIXES)})")
+        found += inside
+    if not found:
+        raise InputError("no source is given; name files or folders of counts")
+    seen: set[Path] = set()
+    for path in found:
+        if path.resolve() in seen:
+            raise InputError(f"{path} is given twice; name each source once")
+        seen.add(path.resolve())
+    return found
+
+
+def _files_of(path: Path) -> list[Path]:
+    if path.is_file() or path.suffix == ".zarr" or any(path.glob("matrix.mtx*")):
+        return [path]
+    if (path / ".zgroup").exists() or (path / "zarr.json").exists():
+        return [path]
+    return sorted(
+        file
+        for file in path.iterdir()
+        if file.name.endswith(SUFFIXES) and not file.name.startswith(".")
+    )
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """File names; with as much of their folders as tells them apart."""
+    names = [path.name for path in paths]
+    for depth in range(2, 1 + max(len(path.parts) for path in paths)):
+        twice = {name for name in names if names.count(name) > 1}
+        if not twice:
+            break
+        names = [
+            "/".join(path.parts[-depth:]) if name in twice else name
+            for path, name in zip(paths, names, strict=True)
+        ]
+    return names
+
+
+def look_at(
+    path: Path,
+    name: str,
+    options: BuildOptions,
+    genes: GeneTable,
+    log: Log,
+) -> Source:
+    """Open a source, map its genes, count its labels, read its first cells and hash it.
+
+    Raises
+    ------
+    InputError
+        It cannot be used.
+    """
+    with open_counts(path, layer=options.layer, log=log) as counts:
+        mapped = map_genes(counts.var, genes, gene_key=options.gene_key, name=counts.name)
+        labels, reason, notes = read_labels(counts, name, options)
+        with closing(counts.blocks(FIRST_LOOK)) as blocks:  # type: ignore[type-var]
+            next(blocks)
+        n_cells = counts.n_cells
+    kept = labels[reason == 0].drop(columns="cell_id")
+    table = kept.groupby(list(kept.columns), observed=True).size().rename("cells").reset_index()
+    return Source(
+        path=path,
+        name=name,
+        sha256=hash_of(path),
+        bytes=size_of(path),
+        cells=n_cells,
+        genes=mapped,
+        notes=tuple(notes),
+        labels=table,
+    )
+
+
+def read_labels(
+    counts: Counts, name: str, options: BuildOptions
+) -> tuple[pd.DataFrame, npt.NDArray[np.int8], list[str]]:
+    """Read what is told of each cell.
+
+    Returns
+    -------
+    labels
+        ``cell_id`` and, as categories, ``dataset_id`` and the tracked labels; `NO_LABEL` where
+        a value is missing or empty.
+    reason
+        ``[B]`` 0 for a cell that stays, i + 1 for one that the i-th exclusion drops.
+    notes
+        Columns that the source lacks, in words.
+    """
+    import pandas as pd
+
+    obs, notes = counts.obs, []
+    labels = pd.DataFrame({"cell_id": obs.index.astype(str)})
+    for label in (DATASET, *options.labels):
+        column = options.columns.get(label, label)
+        if column in obs.columns:
+            labels[label] = _as_text(obs[column])
+        elif label == DATASET:
+            labels[label] = pd.Categorical([_without_suffix(name)] * len(obs))
+            notes.append(f"no obs column {column}: the file name is the dataset_id")
+        else:
+            labels[label] = pd.Categorical([NO_LABEL] * len(obs))
+            notes.append(f"no obs column {column}: {label} is {NO_LABEL!r}")
+    reason = np.zeros(len(obs), dtype=np.int8)
+    for place, (column, value) in enumerate(options.exclusions):
+        if column in obs.columns:
+            hit = np.asarray(_as_text(obs[column]) == value) & (reason == 0)
+            reason[hit] = place + 1
+    return labels, reason, notes
+
+
+def _as_text(column: pd.Series) -> pd.Categorical:
+    """Text of every value; missing and empty ones are `NO_LABEL`."""
+    import pandas as pd
+
+    codes, distinct = pd.factorize(column)
+    text = [str(value).strip() or NO_LABEL for value in distinct] + [NO_LABEL]
+    categories, place = np.unique(np.array(text, dtype=object), return_inverse=True)
+    return pd.Categorical.from_codes(place[codes], categories)  # type: ignore[call-overload]
+
+
+def _without_suffix(name: str) -> str:
+    return next((name.removesuffix(end) for end in SUFFIXES if name.endswith(end)), name)

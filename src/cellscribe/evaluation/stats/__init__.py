@@ -1,0 +1,1 @@
+"""What tasks compute with: metrics, probes, features, intervals."""

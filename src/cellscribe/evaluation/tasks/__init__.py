@@ -1,0 +1,1 @@
+"""One file or folder a task: data in, scores of models and their baselines out."""

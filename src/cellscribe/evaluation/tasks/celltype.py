@@ -1,0 +1,374 @@
+"""Cell types: how well simple classifiers read them off the frozen vector of a cell.
+
+Folds, classifiers, and the budget for choosing their strength are one for models and baselines. No
+fold splits a donor or batch where one is known: cells of one donor share more than their type, and
+a random split rewards knowing the donor. Every figure is of predictions for cells held out.
+
+Letters: ``B`` cells of the file, ``N`` labelled ones that take part, ``K`` classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellscribe.annotation.labels import has_label
+from cellscribe.errors import InputError
+from cellscribe.evaluation.data import Cells, Data, column
+from cellscribe.evaluation.leakage import Origin
+from cellscribe.evaluation.stats.estimates import bootstrap
+from cellscribe.evaluation.stats.probe import (
+    FOLDS,
+    INNER_FOLDS,
+    PLAIN_STRENGTH,
+    STRENGTHS,
+    Fold,
+    Folds,
+    Integers,
+    accuracy,
+    class_f1,
+    confusion,
+    fit_linear,
+    folds_of,
+    macro_f1,
+    predict_forest,
+    predict_linear,
+    predict_near,
+    side_by_side,
+    standardised,
+)
+from cellscribe.evaluation.task import Curve, Estimate, Method, Metric, Scores, UnfitError
+
+if TYPE_CHECKING:
+    from cellscribe.config import EvaluateOptions
+    from cellscribe.evaluation.models import Model
+
+NAME = "celltype"
+TITLE = "Cell types"
+ABOUT = (
+    "Cell types read off frozen vectors by logistic regression (features standardised on the "
+    "training cells; C of 0.01, 0.1, 1 chosen by three folds inside them, for models and baselines "
+    "alike) and by the 15 nearest neighbours. Five folds, grouped by donor or batch where one is "
+    "known, else of random cells; every cell is predicted once, by a classifier that never saw it "
+    "or another cell of its donor. Baselines' features are fitted on all cells of the file without "
+    "labels, as a model may read them all. The few-shot curve trains on 1, 5, 10, 50 cells a class "
+    "of a fold's training part (all of a class that has fewer) and tests on the held-out part, "
+    "with C 0.1. PCA-10 with a random forest is the baseline of the lineage's model card, as it "
+    "stands there: without neighbours and few-shot. Left out: cells without a label, classes of "
+    "fewer than 10 cells (the rule of cz-benchmarks) and, where folds are grouped, classes of a "
+    "single group. Intervals resample cells, or groups where there are ten or more. The lineage's "
+    "own benchmark is Crohn's ileum (Elmentaite 2020; CELLxGENE dataset "
+    "8e47ed12-c658-4252-b126-381df8d52a3d): give its file, with --label cell_type."
+)
+METRICS = {
+    "macro_f1": Metric(
+        title="Macro-F1",
+        about="F1 of logistic regression, mean over classes: rare types count as much as common.",
+        better="higher",
+    ),
+    "accuracy": Metric(
+        title="Accuracy",
+        about="Share of cells whose type logistic regression tells.",
+        better="higher",
+    ),
+    "knn_accuracy": Metric(
+        title="kNN accuracy",
+        about="Share of cells whose type most of their 15 nearest training cells have, by cosine "
+        "of vectors less the training cells' mean.",
+        better="higher",
+    ),
+}
+HEADLINE = "macro_f1"
+HVG_LR = "log-norm HVG 2,000 + logistic regression"
+PCA_LR = "log-norm PCA-50 + logistic regression"
+PCA_FOREST = "log-norm PCA-10 + random forest"
+SCVI_LR = "scVI + logistic regression"
+BASELINES = (HVG_LR, PCA_LR, PCA_FOREST)
+EXTRA_BASELINES = {SCVI_LR: "scvi"}
+
+GROUPS = ("donor", "donor_id", "individual", "batch", "library", "sample", "replicate", "plate")
+"""Columns of obs that are looked for, in this order, when no group is named."""
+FEWEST_CELLS = 10
+"""Of a class."""
+SHOTS = (1, 5, 10, 50)
+FEWEST_GROUPS = 10
+"""From which on intervals resample groups; percentiles of fewer are too coarse."""
+PROTOCOL = 1
+"""Raised when figures change for the same data and settings."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Problem:
+    """Labelled cells of a file."""
+
+    name: str
+    models: Sequence[Model]
+    cells: Cells
+    """All cells of the file, labelled or not."""
+    rows: Integers
+    """``[N]`` those that take part, ascending."""
+    classes: list[str]
+    """``[K]`` sorted."""
+    truth: Integers
+    """``[N]`` class of each."""
+    groups: Integers | None
+    """``[N]`` group that no fold splits."""
+    bootstrap: int
+    seed: int
+    """Of the baselines' features."""
+    about: dict[str, Any]
+    identity: dict[str, Any]
+
+    @property
+    def origin(self) -> Origin:
+        """Where the cells come from."""
+        return self.cells.origin
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Features:
+    """An answer: what a classifier is given of each cell."""
+
+    vectors: npt.NDArray[np.floating]
+    """``[N, D]``."""
+    forest: bool = False
+    """Whether the classifier is a random forest, and no other is asked."""
+
+
+def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Problem]:
+    """Find labels and groups of a file of cells.
+
+    Raises
+    ------
+    UnfitError
+        No file of cells, no label column, or fewer than two classes of `FEWEST_CELLS` cells.
+    InputError
+        There is no such group column.
+    """
+    cells = data.cells
+    if cells is None:
+        raise UnfitError(f"{data.name}: a corpus has no cell types; give a file of labelled cells")
+    labels = column(cells, options.label, "--label")
+    known = has_label(labels)
+    left_out = {"no label": int((~known).sum())}
+    names, numbers = np.unique(labels[known], return_counts=True)
+    small = set(names[numbers < FEWEST_CELLS])
+    left_out[f"{len(small)} classes of fewer than {FEWEST_CELLS} cells"] = _drop(
+        known, np.isin(labels, list(small))
+    )
+    _check(cells.name, options.label, list(names), numbers)
+    by, groups = _groups(cells, options.group, labels, known)
+    if groups is not None:
+        left_out["no group"] = _drop(known, groups == "")
+        alone = _of_one_group(labels[known], groups[known])
+        left_out[f"{len(alone)} classes of one {by} alone"] = _drop(known, np.isin(labels, alone))
+        _check_groups(cells.name, labels[known], groups[known], str(by))
+    rows = np.flatnonzero(known)
+    classes, truth = np.unique(labels[rows], return_inverse=True)
+    numbered = None if groups is None else np.unique(groups[rows], return_inverse=True)[1]
+    n_groups = 0 if numbered is None else int(numbered.max()) + 1
+    told = [*labels[rows], *([] if groups is None else groups[rows])]
+    return [
+        Problem(
+            name=cells.name, models=models, cells=cells, rows=rows, classes=list(classes),
+            truth=truth, groups=numbered, bootstrap=options.bootstrap, seed=options.seed,
+            about={
+                "cells": len(rows),
+                "classes": len(classes),
+                "label": options.label,
+                "folds": f"{FOLDS}, random cells" if numbered is None
+                else f"{min(FOLDS, n_groups)}, by {by} ({n_groups})",
+                "left out": {why: n for why, n in left_out.items() if n},
+                "intervals resample": "cells" if n_groups < FEWEST_GROUPS else str(by),
+            },
+            identity={
+                "data": cells.hash,
+                "labels": hashlib.sha256("\n".join(told).encode()).hexdigest()[:16],
+                "rows": hashlib.sha256(rows.astype(np.int64).tobytes()).hexdigest()[:16],
+                "label": options.label,
+                "group": by,
+                "features seed": options.seed,
+                "strengths": list(STRENGTHS),
+                "protocol": PROTOCOL,
+            },
+        )
+    ]  # fmt: skip
+
+
+def answers(problem: Problem, model: Model) -> list[Method]:
+    """Return a model's row: its vectors."""
+    return [model.row(lambda: Features(vectors=model.vectors(problem.cells)[problem.rows]))]
+
+
+def baselines(problem: Problem) -> list[Method]:
+    """Return the rows of the standard workflow, and scVI's if it is here."""
+    from cellscribe.evaluation.stats.features import HVG, hvg, pca, scvi_latent
+
+    counts, rows, seed = problem.cells.counts, problem.rows, problem.seed
+    made: dict[str, Callable[[], Features]] = {
+        HVG_LR: lambda: Features(vectors=hvg(counts, HVG)[rows]),
+        PCA_LR: lambda: Features(vectors=pca(counts, 50, seed=seed)[rows]),
+        PCA_FOREST: lambda: Features(vectors=pca(counts, 10, seed=seed)[rows], forest=True),
+    }
+    if find_spec("scvi") is not None:
+        made[SCVI_LR] = lambda: Features(vectors=scvi_latent(problem.cells, seed=seed)[rows])
+    return [Method(name=name, kind="baseline", answer=answer) for name, answer in made.items()]
+
+
+def score(problem: Problem, answer: Features, seed: int) -> Scores:
+    """Judge features: every cell is predicted once, under the folds of the seed."""
+    vectors, truth = answer.vectors, problem.truth
+    folds = folds_of(truth, problem.groups, seed)
+    predicted = np.empty(len(truth), np.int64)
+    near = np.empty(len(truth), np.int64)
+
+    def predict(fold: Fold) -> None:
+        train, test = fold
+        if answer.forest:
+            predicted[test] = predict_forest(vectors[train], truth[train], vectors[test], seed)
+            return
+        groups = None if problem.groups is None else problem.groups[train]
+        inner = folds_of(truth[train], groups, seed, INNER_FOLDS)
+        predicted[test] = predict_linear(vectors[train], truth[train], vectors[test], inner)
+        near[test] = predict_near(vectors[train], truth[train], vectors[test])
+
+    side_by_side(predict, folds)
+    estimates = {
+        "macro_f1": _estimate(problem, predicted, seed, macro_f1),
+        "accuracy": _estimate(problem, predicted, seed, accuracy),
+    }
+    curves = {}
+    if not answer.forest:
+        estimates["knn_accuracy"] = _estimate(problem, near, seed, accuracy)
+        curves["Few-shot"] = _few_shot(problem, vectors, folds, seed)
+    by_class = class_f1(confusion(truth, predicted, len(problem.classes)))
+    return Scores(
+        estimates=estimates,
+        breakdowns={"F1 by class": dict(zip(problem.classes, by_class.tolist(), strict=True))},
+        curves=curves,
+    )
+
+
+def _estimate(
+    problem: Problem,
+    predicted: Integers,
+    seed: int,
+    statistic: Callable[[npt.NDArray[np.int64]], float],
+) -> Estimate:
+    """Estimate a statistic of the confusion matrix over resampled cells or groups."""
+    truth, size, draws = problem.truth, len(problem.classes), problem.bootstrap
+    groups = problem.groups
+    if groups is None or groups.max() + 1 < FEWEST_GROUPS:
+        return bootstrap(
+            lambda rows: statistic(confusion(truth[rows], predicted[rows], size)),
+            len(truth), draws=draws, seed=seed,
+        )  # fmt: skip
+    parts = np.stack([
+        confusion(truth[groups == group], predicted[groups == group], size)
+        for group in range(int(groups.max()) + 1)
+    ])  # fmt: skip
+    return bootstrap(
+        lambda rows: statistic(parts[rows].sum(axis=0)), len(parts), draws=draws, seed=seed
+    )
+
+
+def _few_shot(
+    problem: Problem, vectors: npt.NDArray[np.floating], folds: Folds, seed: int
+) -> Curve:
+    """Macro-F1 by the labelled cells of a class; cells of fewer shots are among those of more."""
+    truth, size = problem.truth, len(problem.classes)
+    predicted = np.empty((len(SHOTS), len(truth)), np.int64)
+
+    def learn(fold: int) -> None:
+        train, test = folds[fold]
+        # unlabelled cells abound where labelled ones are few, so all of them give the scale
+        fit, held = standardised(vectors[train], vectors[test])
+        order = np.random.default_rng([seed, fold]).permutation(len(train))
+        for place, shots in enumerate(SHOTS):
+            found = [order[truth[train[order]] == each][:shots] for each in range(size)]
+            few = np.concatenate(found)
+            predicted[place, test] = fit_linear(fit[few], held, truth[train[few]], PLAIN_STRENGTH)
+
+    side_by_side(learn, range(len(folds)))
+    scores = [macro_f1(confusion(truth, each, size)) for each in predicted]
+    return Curve(
+        x=[float(shots) for shots in SHOTS],
+        y=scores,
+        x_label="labelled cells of a class",
+        y_label="macro-F1",
+        log_x=True,
+    )
+
+
+def _drop(known: npt.NDArray[np.bool_], out: npt.NDArray[np.bool_]) -> int:
+    """Take cells out of the known ones, in place; how many."""
+    gone = known & out
+    known &= ~out
+    return int(gone.sum())
+
+
+def _check(name: str, label: str, names: list[str], numbers: npt.NDArray[np.int64]) -> None:
+    """Refuse labels that make no two classes."""
+    mend = "name another column with --label"
+    if not names:
+        raise UnfitError(f"{name}: no cell has a label in {label!r}; {mend}")
+    if len(names) == 1:
+        raise UnfitError(
+            f"{name}: all labelled cells are {names[0]!r} ({label}), and one class cannot be told "
+            f"from others; {mend}"
+        )
+    if (numbers >= FEWEST_CELLS).sum() < 2:
+        raise UnfitError(
+            f"{name}: {label} has {len(names)} classes, but fewer than two of them have "
+            f"{FEWEST_CELLS} cells (the largest has {numbers.max()}); {mend}, or look at more "
+            "cells with --cells"
+        )
+
+
+def _groups(
+    cells: Cells,
+    asked: str | None,
+    labels: npt.NDArray[np.object_],
+    known: npt.NDArray[np.bool_],
+) -> tuple[str | None, npt.NDArray[np.object_] | None]:
+    """Column of groups and its values.
+
+    One that was not asked for must be of use: every labelled cell has a group, groups have ten
+    cells on average, and half of the classes or more occur in two groups. Sorted populations that
+    make a library each would else leave nothing to learn.
+    """
+    if asked is not None:
+        return asked, column(cells, asked, "--group")
+    for name in GROUPS:
+        if name not in cells.obs:
+            continue
+        values = column(cells, name, "--group")
+        there = values[known]
+        many = len(np.unique(there))
+        if "" in there or many < 2 or many * FEWEST_CELLS > len(there):
+            continue
+        if 2 * len(_of_one_group(labels[known], there)) <= len(np.unique(labels[known])):
+            return name, values
+    return None, None
+
+
+def _of_one_group(labels: npt.NDArray[np.object_], groups: npt.NDArray[np.object_]) -> list[str]:
+    """Classes that occur in one group alone."""
+    return [name for name in np.unique(labels) if len(np.unique(groups[labels == name])) < 2]
+
+
+def _check_groups(
+    name: str, labels: npt.NDArray[np.object_], groups: npt.NDArray[np.object_], by: str
+) -> None:
+    """Refuse groups that leave nothing to hold out."""
+    if len(np.unique(labels)) < 2:
+        raise InputError(
+            f"{name}: fewer than two classes occur in two or more groups of {by!r}, so none can be "
+            "held out; name another column with --group"
+        )

@@ -1,0 +1,325 @@
+"""How much of a cell's depth its vector gives away, and how far the vector moves with it.
+
+Depth is an accident of the experiment, so a vector of the cell's state should not tell it. Two
+looks: what a ridge regression reads off the vectors about cells it never saw, and whether a cell
+that is thinned, as if it had been sequenced less deeply, is still nearest to itself.
+
+Letters: ``B`` cells, ``G`` genes, ``D`` width of a vector.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellscribe.evaluation.data import Cells, Data, draw
+from cellscribe.evaluation.leakage import Origin
+from cellscribe.evaluation.models import Model
+from cellscribe.evaluation.stats.estimates import bootstrap, bootstrap_mean
+from cellscribe.evaluation.stats.features import HVG, fit_features
+from cellscribe.evaluation.stats.ridge import ALPHAS, FOLDS, out_of_fold, r2
+from cellscribe.evaluation.task import Curve, Estimate, Method, Metric, Scores, UnfitError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from cellscribe.config import EvaluateOptions
+
+Floats = npt.NDArray[np.float64]
+
+SHARES = (50, 25, 10)
+"""Per cent of its counts that a thinned cell keeps."""
+MOST_THINNED = 500
+LEAST_CELLS = 20
+CONTEXT = 1_024
+"""Length at which the detected genes of a baseline are cut, as most models cut theirs."""
+COMPONENTS = 50
+TIE = 1e-9
+"""Cosines closer than this are equal, and an own cell among equals counts in part."""
+ROUNDING = 1e-6
+"""What of a centre is taken for nothing when it is subtracted: float32 vectors."""
+TARGETS = ("depth_r2", "genes_r2", "length_r2")
+BASELINES = (f"log-norm PCA-{COMPONENTS}", f"log-norm HVG {HVG:,}")
+MOVED = "distance moved, share of the distance between cells"
+FOUND = "thinned cells nearest to their own"
+
+NAME = "confounding"
+TITLE = "Confounding by depth"
+ABOUT = (
+    f"A ridge regression on standardised vectors, {FOLDS} folds, is asked for the logarithm of a "
+    "cell's total counts, the logarithm of its number of genes, and its length in tokens (genes "
+    f"that the model knows, cut to its context; for baselines detected genes, cut to {CONTEXT:,}); "
+    "its R² on cells it never saw says how much a vector gives away. Deep cells are often of "
+    "other types, so some R² is honest: compare it with the baselines'. Then counts are thinned "
+    f"binomially to {', '.join(map(str, SHARES))} %, and it is told how many of at most "
+    f"{MOST_THINNED} thinned cells have their own whole cell as the nearest of all by cosine, the "
+    "mean of the whole cells being taken off all vectors first: those of a network share a "
+    "direction beside which all others vanish, and principal components have none. The draw of "
+    "thinned counts is one for all seeds; seeds change folds and bootstrap."
+)
+
+
+def _given_away(what: str, told: str) -> Metric:
+    about = f"R² on held-out cells of {told}, by ridge regression from the vectors."
+    return Metric(title=f"R² of {what}", about=about, better="lower")
+
+
+def _stays(share: int) -> Metric:
+    about = (
+        f"Share of cells that are nearest to themselves (cosine) when {share} % of their counts "
+        "are left; by chance one over the number of cells."
+    )
+    return Metric(title=f"stays, {share} %", about=about, better="higher")
+
+
+METRICS = {
+    "depth_r2": _given_away("depth", "the logarithm of total counts"),
+    "genes_r2": _given_away("genes", "the logarithm of the number of detected genes"),
+    "length_r2": _given_away("length", "the number of tokens (none if it is the same for all)"),
+    **{f"stays_{share}": _stays(share) for share in SHARES},
+}
+HEADLINE = "depth_r2"
+EXTRA_BASELINES: dict[str, str] = {}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Thinned:
+    """Cells with a share of their counts; those that nothing is left of are not among them."""
+
+    cells: Cells
+    own: npt.NDArray[np.int64]
+    """Places of the same cells in `Problem.some`."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answer:
+    """Vectors of the cells of a problem, whole and thinned."""
+
+    vectors: Floats
+    """``[B, D]``."""
+    lengths: Floats
+    """``[B]`` tokens."""
+    thinned: dict[int, Floats]
+    """By the share kept, ``[b, D]``."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Problem:
+    """A file of cells, and some of them thinned."""
+
+    name: str
+    models: Sequence[Model]
+    cells: Cells
+    filled: npt.NDArray[np.int64]
+    """``[B]`` rows that have a count."""
+    some: npt.NDArray[np.int64]
+    """Rows that are thinned, all among `filled`."""
+    thinned: dict[int, Thinned]
+    options: EvaluateOptions
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Sizes."""
+        return {"cells": len(self.filled), "thinned cells": len(self.some), "folds": FOLDS}
+
+    @property
+    def origin(self) -> Origin:
+        """Where the cells come from."""
+        return self.cells.origin
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Data and settings."""
+        return {
+            "cells": self.cells.hash,
+            "folds": FOLDS,
+            "alphas": list(ALPHAS),
+            "shares": list(SHARES),
+            "thinned vectors": "centred",
+            "thinned cells": len(self.some),
+            "draw": self.options.seed,
+        }
+
+
+def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Problem]:
+    """Thin some cells of a file.
+
+    Raises
+    ------
+    UnfitError
+        It is a corpus, has next to no cells, or cells that are all equally deep.
+    """
+    cells = data.cells
+    if cells is None:
+        raise UnfitError(f"{data.name} is a corpus; {NAME} reads counts: give a file of cells")
+    totals = _totals(cells.counts)
+    filled = np.flatnonzero(totals > 0)
+    if len(filled) < LEAST_CELLS:
+        raise UnfitError(
+            f"{data.name}: {len(filled)} cells with counts are too few for {NAME}; "
+            f"give {LEAST_CELLS} or more"
+        )
+    if len(np.unique(totals[filled])) == 1:
+        raise UnfitError(
+            f"{data.name}: all cells have {totals[filled[0]]:,.0f} counts, so no vector can give "
+            "depth away; give counts as they were sequenced"
+        )
+    some = filled[draw(len(filled), MOST_THINNED, options.seed)]
+    return [
+        Problem(
+            name=data.name,
+            models=models,
+            cells=cells,
+            filled=filled,
+            some=some,
+            thinned={share: thin(cells.take(some), share, options.seed) for share in SHARES},
+            options=options,
+        )
+    ]
+
+
+def thin(cells: Cells, share: int, seed: int) -> Thinned:
+    """Keep each count of every cell with a probability of `share` per cent.
+
+    Binomial thinning is what less sequencing of the same library gives; a cell of which nothing is
+    left is dropped.
+    """
+    counts = cells.counts.copy()
+    random = np.random.default_rng([seed, share])
+    counts.data = random.binomial(counts.data.astype(np.int64), share / 100).astype(np.float32)
+    counts.eliminate_zeros()
+    own = np.flatnonzero(np.diff(counts.indptr))
+    return Thinned(cells=dataclasses.replace(cells, counts=counts).take(own), own=own)
+
+
+def answers(problem: Problem, model: Model) -> list[Method]:
+    """Vectors of whole and of thinned cells."""
+
+    def answer() -> Answer:
+        return Answer(
+            vectors=model.vectors(problem.cells)[problem.filled].astype(np.float64),
+            lengths=token_lengths(model, problem.cells)[problem.filled],
+            thinned={
+                share: model.vectors(thinned.cells).astype(np.float64)
+                for share, thinned in problem.thinned.items()
+            },
+        )
+
+    return [model.row(answer)]
+
+
+def token_lengths(model: Model, cells: Cells) -> Floats:
+    """``[B]`` genes of each cell that a model knows, at most as many as it reads."""
+    from cellscribe.cells.tokens import known_counts
+
+    genes = model.header.map_genes(cells.var, gene_key=cells.gene_key, name=cells.name)
+    known = known_counts(cells.counts, genes.token).genes_known
+    return np.minimum(known, model.embedder.context).astype(np.float64)
+
+
+def baselines(problem: Problem) -> list[Method]:
+    """The standard workflow's features, fitted on whole cells, thinned ones put through them."""
+    lengths = np.minimum(_detected(problem.cells.counts), CONTEXT)[problem.filled]
+
+    def answer(components: int | None) -> Answer:
+        counts, seed = problem.cells.counts, problem.options.seed
+        project = fit_features(counts, components=components, seed=seed)
+        return Answer(
+            vectors=project(counts)[problem.filled],
+            lengths=lengths,
+            thinned={
+                share: project(thinned.cells.counts) for share, thinned in problem.thinned.items()
+            },
+        )
+
+    return [
+        Method(name=BASELINES[0], kind="baseline", answer=lambda: answer(COMPONENTS)),
+        Method(name=BASELINES[1], kind="baseline", answer=lambda: answer(None)),
+    ]
+
+
+def score(problem: Problem, answer: Answer, seed: int) -> Scores:
+    """R² of what the vectors give away, and how thinned cells fare."""
+    draws = problem.options.bootstrap
+    counts = problem.cells.counts[problem.filled]
+    targets = np.stack([np.log(_totals(counts)), np.log(_detected(counts)), answer.lengths], axis=1)
+    told = out_of_fold(answer.vectors, targets, seed=seed)
+    estimates: dict[str, Estimate] = {}
+    for place, name in enumerate(TARGETS):
+        truth, guess = targets[:, place], told[:, place]
+        if np.ptp(truth) > 0:
+            estimates[name] = bootstrap(
+                lambda rows, truth=truth, guess=guess: r2(truth[rows], guess[rows]),  # type: ignore[misc]
+                len(truth), draws=draws, seed=seed,
+            )  # fmt: skip
+    whole = answer.vectors[np.searchsorted(problem.filled, problem.some)]
+    centre = whole.mean(axis=0)
+    whole = _around(whole, centre)
+    between = distance_between(whole) if whole.any() else 0.0
+    moved = {}
+    for share, thinned in problem.thinned.items():
+        vectors = _around(answer.thinned[share], centre)
+        found = nearest_is_own(whole, vectors, thinned.own)
+        estimates[f"stays_{share}"] = bootstrap_mean(found, draws=draws, seed=seed)
+        went = _distance_moved(whole, vectors, thinned.own)
+        moved[share] = went / between if between > 0 else float("nan")
+    x, label = [float(share) for share in SHARES], "counts kept, %"
+    stays = [estimates[f"stays_{share}"].value for share in SHARES]
+    return Scores(
+        estimates=estimates,
+        breakdowns={MOVED: {f"{share} %": value for share, value in moved.items()}},
+        curves={
+            MOVED: Curve(x=x, y=list(moved.values()), x_label=label, y_label="distance moved"),
+            FOUND: Curve(x=x, y=stays, x_label=label, y_label="share of cells"),
+        },
+    )
+
+
+def nearest_is_own(whole: Floats, thinned: Floats, own: npt.NDArray[np.int64]) -> Floats:
+    """Whether each thinned cell is nearest to its own whole cell by cosine.
+
+    Chosen are ``[n, D]`` whole cells by ``[b, D]`` thinned ones, whose `own` rows are ``[b]``.
+    The answers ``[b]`` are 1 or 0, and among k equally near cells 1/k, so that vectors that are
+    all the same come to chance.
+    """
+    cosines = _unit(thinned) @ _unit(whole).T
+    nearest = cosines >= cosines.max(axis=1, keepdims=True) - TIE
+    return nearest[np.arange(len(own)), own] / nearest.sum(axis=1)
+
+
+def distance_between(vectors: Floats) -> float:
+    """Mean cosine distance of two different cells."""
+    unit, n = _unit(vectors), len(vectors)
+    # the sum over all pairs is the square of the sum, less the pairs of a cell with itself
+    pairs = float((unit.sum(axis=0) ** 2).sum() - (unit**2).sum())
+    distance = 1 - pairs / (n * (n - 1))
+    return distance if distance > TIE else 0.0
+
+
+def _distance_moved(whole: Floats, thinned: Floats, own: npt.NDArray[np.int64]) -> float:
+    return float((1 - (_unit(whole[own]) * _unit(thinned)).sum(axis=1)).mean())
+
+
+def _unit(vectors: Floats) -> Floats:
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+
+
+def _around(vectors: Floats, centre: Floats) -> Floats:
+    """Vectors less their centre; what is left of equal ones by rounding becomes 0."""
+    left = vectors - centre
+    left[np.abs(left) < ROUNDING * np.abs(centre).max(initial=0.0)] = 0.0
+    return left
+
+
+def _totals(counts: csr_matrix) -> Floats:
+    return np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+
+
+def _detected(counts: csr_matrix) -> Floats:
+    return np.asarray((counts > 0).sum(axis=1)).ravel().astype(np.float64)

@@ -1,0 +1,356 @@
+"""Whether a gene deleted in silico moves cells as its real knock-down does.
+
+The question that a user of `cellscribe perturb` has to ask first. Two moves of each gene X are laid
+side by side: ``d[X]``, from control cells to the same cells without X, and ``r[X]``, from the
+controls' centre to that of the cells in which X was really knocked down. One that means something
+points along its own ``r`` more than along other genes'.
+
+Of both, the mean over perturbations is taken off first: a direction that every deletion or every
+knock-down shares (a shorter cell, a guide's stress) tells no gene from another. One thing is given
+for nothing: a knocked-down gene is less often seen in its cells, and a deleted one never. So any
+projection of the counts scores above chance, the baseline with counts set to zero and random
+weights as well. Hence a second figure with X deleted from knock-down and control cells, too, before
+their centres are compared: there only what X does to other genes is left to be met.
+
+Letters: ``B`` cells, ``X`` perturbations, ``D`` width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellscribe.config import EvaluateOptions
+from cellscribe.evaluation.data import Cells, Data
+from cellscribe.evaluation.leakage import Origin
+from cellscribe.evaluation.models import Model
+from cellscribe.evaluation.stats.estimates import bootstrap, bootstrap_mean
+from cellscribe.evaluation.stats.features import fit_features
+from cellscribe.evaluation.task import Estimate, Method, Metric, Scores, UnfitError
+from cellscribe.evaluation.tasks.perturbation.conditions import read_conditions, target_columns
+
+if TYPE_CHECKING:
+    pass
+
+Floats = npt.NDArray[np.floating]
+Rows = npt.NDArray[np.int64]
+
+NAME = "deletion"
+TITLE = "In-silico deletion against real knock-downs"
+ABOUT = (
+    "A perturbed gene is deleted from control cells that show it, and the mean move of their "
+    "vectors is compared, by cosine, with the move from the controls' centre to that of the cells "
+    "in which each gene was really knocked down. The mean over perturbations is taken off both. "
+    "Single-gene perturbations whose target every model knows and enough control cells show. "
+    "In-silico deletion: Theodoris et al. 2023. The interval resamples perturbations. A "
+    "knocked-down gene is itself seen less, so that projections that know nothing score above 0.5; "
+    "therefore the AUROC is given without the gene in either kind of cells as well."
+)
+METRICS = {
+    "auroc": Metric(
+        title="AUROC",
+        about="Chance that the cosine of a deletion and its own knock-down is higher than that of "
+        "a deletion and another gene's knock-down; 0.5 without knowledge.",
+        better="higher",
+    ),
+    "auroc_others": Metric(
+        title="AUROC, other genes",
+        about="The same with the gene deleted from knock-down and control cells before their "
+        "centres are compared: whether the deletion tells what the knock-down does to other genes.",
+        better="higher",
+    ),
+    "own_rank": Metric(
+        title="rank of own",
+        about="Share of the other knock-downs that a deletion resembles less than its own, mean "
+        "over genes; 0.5 without knowledge.",
+        better="higher",
+    ),
+    "size_correlation": Metric(
+        title="size",
+        about="Spearman correlation over genes between how far deletion and knock-down move cells.",
+        better="higher",
+    ),
+}
+HEADLINE = "auroc_others"
+BY_PCA = "expression set to zero, log-norm PCA-50"
+BASELINES = (BY_PCA,)
+EXTRA_BASELINES: dict[str, str] = {}
+
+MOST_CELLS = 200
+"""Control cells, and knocked-down ones, that a gene is deleted from."""
+MOST_DELETIONS = 8_000
+"""Of all genes together: about half a minute of mini on a core."""
+FEWEST_CELLS = 20
+"""Control cells that show a gene; of fewer the mean move is mostly noise."""
+FEWEST_PERTURBATIONS = 3
+PCA_COMPONENTS = 50
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Deletions:
+    """Knock-downs whose gene can be deleted from controls."""
+
+    models: Sequence[Model]
+    cells: Cells
+    column: str
+    """Of obs, that names perturbations."""
+    targets: dict[str, int]
+    """``X`` perturbations -> column of the file with the gene's counts."""
+    controls: Rows
+    knocked: dict[str, Rows]
+    """Cells of each perturbation."""
+    deleted: dict[str, Rows]
+    """Control cells that each gene is deleted from."""
+    also_deleted: dict[str, Rows]
+    """Knocked-down cells that still show the gene, likewise."""
+    shares: dict[str, tuple[float, float]]
+    """Share of the control cells, and of the knocked-down ones, that show the gene."""
+    left_out: int
+    """Perturbations of one gene that is not in the file, not known to a model, or hardly shown."""
+    draws: int
+
+    @property
+    def name(self) -> str:
+        """Of the data."""
+        return self.cells.name
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Sizes."""
+        return {
+            "cells": self.cells.n_cells,
+            "controls": len(self.controls),
+            "perturbations": len(self.targets),
+            "perturbations left out": self.left_out,
+            "deletions": sum(
+                len(rows) for each in (self.deleted, self.also_deleted) for rows in each.values()
+            ),
+        }
+
+    @property
+    def origin(self) -> Origin:
+        """Where the cells come from."""
+        return self.cells.origin
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the figures; the draw of cells is in the rows' sums."""
+        drawn = {
+            word: {name: [len(rows), int(rows.sum())] for name, rows in each.items()}
+            for word, each in (
+                ("knocked", self.knocked),
+                ("deleted", self.deleted),
+                ("also deleted", self.also_deleted),
+                ("controls", {"controls": self.controls}),
+            )
+        }
+        return {"cells": self.cells.hash, "column": self.column, **drawn}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Moves:
+    """A method's answer."""
+
+    deleted: Floats
+    """``[X, D]`` mean move of control cells when the gene is deleted."""
+    real: Floats
+    """``[X, D]`` from the controls' centre to that of the knock-down."""
+    real_others: Floats
+    """``[X, D]`` the same with the gene deleted from both."""
+
+
+def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Deletions]:
+    """Find knock-downs whose gene the file measures, every model knows and controls show."""
+    if data.cells is None:
+        raise UnfitError(f"{data.name}: a corpus tells no perturbations; give a file of cells")
+    cells = data.cells
+    conditions = read_conditions(cells, options)
+    single = [name for name, genes in conditions.targets.items() if len(genes) == 1]
+    places = target_columns(cells, [conditions.targets[name][0] for name in single])
+    known = np.ones(cells.counts.shape[1], dtype=bool)
+    for model in models:
+        genes = model.header.map_genes(cells.var, gene_key=cells.gene_key, name=cells.name)
+        known &= genes.token >= 0
+    controls = np.flatnonzero(conditions.is_control)
+    targets: dict[str, int] = {}
+    for name in single:
+        place = places[conditions.targets[name][0]]
+        if place is None or not known[place] or place in targets.values():
+            continue
+        if len(_showing(cells, controls, place)) >= FEWEST_CELLS:
+            targets[name] = int(place)
+    if len(targets) < FEWEST_PERTURBATIONS:
+        raise UnfitError(
+            f"{cells.name}: {len(targets)} of {len(single)} perturbations of one gene have a "
+            f"target that is measured, known to every model and shown by {FEWEST_CELLS} control "
+            f"cells, and {FEWEST_PERTURBATIONS} are needed; look at more cells with --cells"
+        )
+    most = min(MOST_CELLS, max(FEWEST_CELLS, MOST_DELETIONS // (2 * len(targets))))
+    rng = np.random.default_rng(options.seed)
+    knocked = {name: conditions.rows(name) for name in targets}
+    shown = {name: _showing(cells, controls, place) for name, place in targets.items()}
+    still = {name: _showing(cells, knocked[name], place) for name, place in targets.items()}
+    return [
+        Deletions(
+            models=models,
+            cells=cells,
+            column=conditions.column,
+            targets=targets,
+            controls=controls,
+            knocked=knocked,
+            deleted={name: np.sort(rng.permutation(rows)[:most]) for name, rows in shown.items()},
+            also_deleted={
+                name: np.sort(rng.permutation(rows)[:most]) for name, rows in still.items()
+            },
+            shares={
+                name: (len(shown[name]) / len(controls), len(still[name]) / len(knocked[name]))
+                for name in targets
+            },
+            left_out=len(single) - len(targets),
+            draws=options.bootstrap,
+        )
+    ]
+
+
+def _showing(cells: Cells, rows: Rows, column: int) -> Rows:
+    """Those of some cells that have a count in a column."""
+    return rows[np.sort(cells.counts[rows][:, [column]].nonzero()[0])]
+
+
+def answers(problem: Deletions, model: Model) -> list[Method]:
+    """Delete by the counts, which every family allows, see `inference.perturb_counts`."""
+
+    def answer() -> Moves:
+        from cellscribe.perturbation.by_counts import deleted_vectors
+
+        cells = problem.cells
+        vectors = model.vectors(cells)
+        genes = model.header.map_genes(cells.var, gene_key=cells.gene_key, name=cells.name)
+
+        def move(rows: Rows, column: int) -> Floats:
+            tokens = np.array([genes.token[column]])
+            kept, after = deleted_vectors(model.embedder, cells.counts[rows], genes, tokens)
+            return (after - vectors[rows[kept]]).sum(axis=0) / len(rows)
+
+        return _moves(problem, vectors, move)
+
+    return [model.row(answer)]
+
+
+def baselines(problem: Deletions) -> list[Method]:
+    """The same in principal components, the gene's counts set to zero."""
+
+    def answer() -> Moves:
+        counts = problem.cells.counts
+        # The fit sees knocked-down cells as well, and with them which genes fall together: a strong
+        # baseline. The genes that will change are kept, whatever their variance.
+        targets = np.array(list(problem.targets.values()))
+        project = fit_features(counts, components=PCA_COMPONENTS, always=targets)
+        vectors = project(counts)
+
+        def move(rows: Rows, column: int) -> Floats:
+            without = counts[rows]
+            without.data[without.indices == column] = 0
+            return (project(without) - vectors[rows]).mean(axis=0)
+
+        return _moves(problem, vectors, move)
+
+    return [Method(name=BY_PCA, kind="baseline", answer=answer)]
+
+
+def _moves(problem: Deletions, vectors: Floats, move: Callable[[Rows, int], Floats]) -> Moves:
+    """Moves in one space, where `move` gives the mean one of cells that lose a gene."""
+    control = vectors[problem.controls].mean(axis=0, dtype=np.float64)
+    deleted, real, others = [], [], []
+    for name, column in problem.targets.items():
+        away = move(problem.deleted[name], column)
+        far = vectors[problem.knocked[name]].mean(axis=0, dtype=np.float64) - control
+        of_controls, of_knocked = problem.shares[name]
+        still = problem.also_deleted[name]
+        also = move(still, column) if len(still) else np.zeros_like(away)
+        deleted.append(away)
+        real.append(far)
+        others.append(far + of_knocked * also - of_controls * away)
+    return Moves(deleted=np.array(deleted), real=np.array(real), real_others=np.array(others))
+
+
+def score(problem: Deletions, answer: Moves, seed: int) -> Scores:
+    """Compare moves; the seed draws the bootstrap's perturbations."""
+    draws, n = problem.draws, len(answer.real)
+    cosines = centred_cosines(answer.deleted, answer.real)
+    others = centred_cosines(answer.deleted, answer.real_others)
+    ranks = own_ranks(cosines)
+
+    def area(scores: Floats) -> Estimate:
+        return bootstrap(
+            lambda rows: auroc(scores, np.bincount(rows, minlength=n)), n, draws=draws, seed=seed
+        )
+
+    estimates: dict[str, Estimate] = {
+        "auroc": area(cosines),
+        "auroc_others": area(others),
+        "own_rank": bootstrap_mean(ranks, draws=draws, seed=seed),
+    }
+    sizes = [np.linalg.norm(moves, axis=1) for moves in (answer.deleted, answer.real)]
+    if all(len(np.unique(each)) > 1 for each in sizes):
+        estimates["size_correlation"] = bootstrap(
+            lambda rows: _spearman(sizes[0][rows], sizes[1][rows]), n, draws=draws, seed=seed
+        )
+    by_name = {name: float(rank) for name, rank in zip(problem.targets, ranks, strict=True)}
+    return Scores(estimates=estimates, breakdowns={"rank of the own knock-down": by_name})
+
+
+def centred_cosines(deleted: Floats, real: Floats) -> npt.NDArray[np.float64]:
+    """``[X, X]`` cosine of each deletion (row) and each knock-down, means over X taken off."""
+    units = []
+    for each in (deleted, real):
+        centred = each.astype(np.float64) - each.mean(axis=0, dtype=np.float64)
+        lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+        units.append(np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 0))
+    return units[0] @ units[1].T
+
+
+def auroc(scores: Floats, weights: npt.NDArray[np.integer] | None = None) -> float:
+    """Chance that a score on the diagonal is above one beside it; ties count half.
+
+    Parameters
+    ----------
+    scores
+        ``[X, X]``.
+    weights
+        ``[X]`` how often each perturbation was drawn: a pair of two counts their product, a
+        perturbation and itself count once a draw. NaN comes back if fewer than two were drawn.
+    """
+    n = len(scores)
+    weight = np.ones(n) if weights is None else weights.astype(np.float64)
+    beside = ~np.eye(n, dtype=bool)
+    order = np.argsort(scores[beside], kind="stable")
+    others = scores[beside][order]
+    sums = np.concatenate([[0.0], np.cumsum(np.outer(weight, weight)[beside][order])])
+    if sums[-1] == 0:
+        return float("nan")
+    own = np.diag(scores)
+    below = sums[np.searchsorted(others, own, side="left")]
+    not_above = sums[np.searchsorted(others, own, side="right")]
+    return float(weight @ (below + not_above) / 2 / sums[-1] / weight.sum())
+
+
+def own_ranks(scores: Floats) -> npt.NDArray[np.float64]:
+    """``[X]`` share of the other columns that each row's diagonal is above; ties count half."""
+    own = np.diag(scores)[:, None]
+    beside = ~np.eye(len(scores), dtype=bool)
+    wins = ((scores < own) & beside).sum(axis=1) + ((scores == own) & beside).sum(axis=1) / 2
+    return wins / (len(scores) - 1)
+
+
+def _spearman(first: Floats, second: Floats) -> float:
+    """Correlation of ranks; NaN, in silence, where all of one side are equal."""
+    from scipy.stats import spearmanr
+
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan")
+    return float(spearmanr(first, second).statistic)

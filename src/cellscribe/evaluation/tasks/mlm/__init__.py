@@ -1,0 +1,1 @@
+"""Task mlm: name masked genes."""

@@ -1,0 +1,220 @@
+"""The task `mlm`: name the genes that are hidden in a cell, as in pre-training.
+
+The loss depends on what is hidden and how, on context, vocabulary and averaging, so all of these
+are fixed here and written down: the protocol of the sc-FM model card, under masks that depend on
+seed and cell alone. Models of another gene table or context answer another question, and have a
+table of their own.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from cellscribe.evaluation.stats.estimates import bootstrap, bootstrap_mean
+from cellscribe.evaluation.task import Curve, Method, Metric, Scores, UnfitError
+from cellscribe.evaluation.tasks.mlm import baselines as counted_baselines
+from cellscribe.evaluation.tasks.mlm import masked
+from cellscribe.evaluation.tasks.mlm.data import Problem, load
+from cellscribe.evaluation.tasks.mlm.masked import Answer, Questions, Told
+from cellscribe.evaluation.tasks.mlm.unigram import rank_bins
+
+if TYPE_CHECKING:
+    from cellscribe.evaluation.models import Model
+
+__all__ = [
+    "ABOUT",
+    "BASELINES",
+    "EXTRA_BASELINES",
+    "HEADLINE",
+    "METRICS",
+    "NAME",
+    "TITLE",
+    "Problem",
+    "answers",
+    "baselines",
+    "load",
+    "score",
+]
+
+NAME = "mlm"
+TITLE = "Masked genes"
+ABOUT = (
+    "Of each cell 15 % of the genes, at least one, are chosen at random; 80 % of these are masked, "
+    "10 % replaced by a random gene, 10 % kept, and the model gives each gene of its table a "
+    "probability at each of these places (sc-FM model card; Devlin et al. 2019). The loss is minus "
+    "the natural logarithm of the true gene's probability, mean over a cell's chosen genes, then "
+    "over cells. A gene's rank alone, and the genes that are visible in the cell, tell much; the "
+    "counted baselines know no more than that. On a file of cells they are counted in one half "
+    "of it and judged on the other, both ways: they know the very dataset, which a model that "
+    "never saw it does not, and are the stronger for it. On a corpus they are counted in its "
+    "training cells."
+)
+METRICS = {
+    "loss": Metric(
+        title="Loss",
+        about="Cross-entropy, natural logarithm; mean over a cell's chosen genes, then over cells "
+        "(sc-FM model card).",
+        better="lower",
+    ),
+    "loss_per_token": Metric(
+        title="Loss per token",
+        about="The same, mean over the chosen genes of all cells: long cells count for more.",
+        better="lower",
+    ),
+    "top1": Metric(
+        title="Top-1",
+        about="Share of the chosen genes of all cells that are held for the likeliest; where "
+        "genes tie, the expected share.",
+        better="higher",
+    ),
+    "top5": Metric(
+        title="Top-5",
+        about="Share of the chosen genes of all cells that are among the five likeliest.",
+        better="higher",
+    ),
+}
+HEADLINE = "loss"
+BASELINES = (
+    counted_baselines.ALIKE,
+    counted_baselines.UNIGRAM,
+    counted_baselines.RANK,
+    counted_baselines.NOT_VISIBLE,
+)
+EXTRA_BASELINES: dict[str, str] = {}
+
+RANKS = (1, 11, 31, 101, 301, 1_001)
+"""Where bins of ranks begin in the breakdown."""
+LENGTHS = (1, 101, 301, 601, 1_001, 2_001)
+"""Where bins of a cell's genes begin."""
+PER_DOUBLING = 2
+"""Points of the curve between a rank and its double."""
+
+
+def answers(problem: Problem, model: Model) -> list[Method]:
+    """Return the row of a model, or of its twin, whose head is drawn anew as well.
+
+    Raises
+    ------
+    UnfitError
+        It has no masked-gene head, or another gene table than the corpus.
+    """
+    masked.check_head(model)
+    if model.header.table.hash != problem.vocabulary.hash:
+        raise UnfitError(
+            f"{model.name} is left out: its gene table {model.header.table.hash} is not the "
+            f"corpus's {problem.vocabulary.hash}; build one with --vocabulary and its genes.tsv"
+        )
+    return [model.row(functools.partial(masked.network_answer, model))]
+
+
+def baselines(problem: Problem) -> list[Method]:
+    """Return what can be told by counting, see `mlm_baselines`."""
+    n_special = problem.vocabulary.n_special
+
+    def made(name: str) -> Answer:
+        if name == counted_baselines.ALIKE:
+            return counted_baselines.alike(problem.vocabulary.n_genes)
+        return counted_baselines.counted(problem.count, name, problem.context, n_special)
+
+    return [
+        Method(name=name, kind="baseline", answer=functools.partial(made, name))
+        for name in BASELINES
+    ]
+
+
+def score(problem: Problem, answer: Answer, seed: int) -> Scores:
+    """Ask an answer for the genes that a seed hides, and judge what it says.
+
+    Intervals are over cells: for the mean of cells' means an ordinary bootstrap, for shares of
+    all chosen genes one of the ratio.
+    """
+    questions = problem.questions(seed)
+    told = answer(questions)
+    draws = problem.options.bootstrap
+    n_cells = len(questions.ranked.numbers_B)
+
+    def sums(values_M: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.bincount(questions.cells_M, values_M, minlength=n_cells).astype(np.float64)
+
+    asked_B = np.diff(questions.bounds)
+    means_B = sums(told.losses_M) / asked_B
+    estimates = {"loss": bootstrap_mean(means_B, draws=draws, seed=seed)}
+    for name, values_M in (
+        ("loss_per_token", told.losses_M),
+        ("top1", told.hits_M(1)),
+        ("top5", told.hits_M(5)),
+    ):
+        sums_B = sums(values_M)
+        estimates[name] = bootstrap(
+            lambda rows, sums_B=sums_B: sums_B[rows].sum() / asked_B[rows].sum(),  # type: ignore[misc]
+            n_cells,
+            draws=draws,
+            seed=seed,
+        )
+    return Scores(
+        estimates=estimates,
+        breakdowns=_breakdowns(questions, told, means_B),
+        curves={"loss by rank": _by_rank(questions, told)},
+    )
+
+
+def _breakdowns(
+    questions: Questions, told: Told, means_B: npt.NDArray[np.float64]
+) -> dict[str, dict[str, float]]:
+    """Mean loss over chosen genes by corruption and rank, mean of cells' means by length."""
+    lengths_B = questions.ranked.lengths_B
+    longest = int(lengths_B.max())
+    kinds = masked.CORRUPTIONS
+    ranks, rank_names = _bins(RANKS, longest)
+    lengths, length_names = _bins(LENGTHS, longest)
+    rank_M = np.searchsorted(ranks, questions.ranks_M + 1, side="right") - 1
+    length_B = np.searchsorted(lengths, lengths_B, side="right") - 1
+    return {
+        "by corruption": _means(told.losses_M, questions.corruptions_M, kinds),
+        "by rank": _means(told.losses_M, rank_M, rank_names),
+        "by length": _means(means_B, length_B, length_names),
+    }
+
+
+def _bins(starts: Sequence[int], most: int) -> tuple[list[int], list[str]]:
+    """Bins that begin at or before `most`, and their names."""
+    some = [start for start in starts if start <= most]
+    ends = [*(start - 1 for start in some[1:]), None]
+    if len(some) < len(starts):
+        ends[-1] = starts[len(some)] - 1
+    names = [
+        f"{start:,} and more" if end is None else f"{start:,}–{end:,}"
+        for start, end in zip(some, ends, strict=True)
+    ]
+    return some, names
+
+
+def _means(
+    values: npt.NDArray[np.float64], bins: npt.NDArray[np.int64], names: Sequence[str]
+) -> dict[str, float]:
+    """Mean of each bin, NaN where it has no value."""
+    counts = np.bincount(bins, minlength=len(names))
+    sums = np.bincount(bins, values, minlength=len(names))
+    means = np.divide(sums, counts, out=np.full(len(names), np.nan), where=counts > 0)
+    return dict(zip(names, means.tolist(), strict=True))
+
+
+def _by_rank(questions: Questions, told: Told) -> Curve:
+    """Mean loss over the chosen genes at ranks of each bin, at the middle of its ranks."""
+    ranks = np.arange(1, int(questions.ranked.lengths_B.max()) + 1)
+    bins = rank_bins(len(ranks), PER_DOUBLING)
+    names = [str(bin_) for bin_ in range(int(bins[-1]) + 1)]
+    means = _means(told.losses_M, bins[questions.ranks_M], names)
+    middles = np.bincount(bins, ranks) / np.bincount(bins)
+    return Curve(
+        x=middles.tolist(),
+        y=list(means.values()),
+        x_label="rank in the cell",
+        y_label="mean loss per token",
+        log_x=True,
+    )

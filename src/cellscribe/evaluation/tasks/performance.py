@@ -1,0 +1,364 @@
+"""How fast a file of cells becomes vectors, and in how much memory.
+
+Every repeat is a process of its own, so that memory is that of the method and of nothing that ran
+before, and loading is what a user waits for. A process reads the cells from a file, as a user's
+would, once to warm up on its first cells and once on the clock. Without models it does the same
+for the standard workflow, which is the baseline.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cellscribe.cells.pipeline import usable_cores
+from cellscribe.errors import InputError
+from cellscribe.evaluation.data import Cells, Data, read_cells
+from cellscribe.evaluation.leakage import Origin
+from cellscribe.evaluation.models import Model
+from cellscribe.evaluation.stats.features import pca
+from cellscribe.evaluation.task import Estimate, Method, Metric, Scores, UnfitError
+
+if TYPE_CHECKING:
+    from cellscribe.config import EvaluateOptions
+
+REPEATS = 3
+WARM_UP = 64
+"""Cells of a first pass that is not timed."""
+COMPONENTS = 50
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Environment that holds the baseline's products to the cores that models have."""
+STATUS = Path("/proc/self/status")
+HIGH_WATER = "VmHWM"
+"""Of memory, as Linux calls it; the kernel's getrusage keeps a parent's mark through an exec."""
+
+NAME = "performance"
+TITLE = "Performance"
+ABOUT = (
+    "Cells a second from a file (h5ad, uncompressed, in the disk's cache) to vectors: reading, "
+    f"tokenising and the network, after a warm-up on {WARM_UP} cells. Median of {REPEATS} "
+    "processes; the interval goes from the slowest to the fastest of them. Loading is timed in the "
+    "same fresh process, from before torch is imported until the model is ready. Memory is the "
+    "process's highest, libraries and the interpreter's own included. Twins of random weights are "
+    "left out, as weights do not change the speed. `cellscribe bench embed` measures a model by "
+    "turns with the same one in transformers, and tells its share of the machine's peak."
+)
+METRICS = {
+    "cells_per_second": Metric(
+        title="cells/s",
+        about="Cells a second from file to vectors, a fit included where there is one.",
+        better="higher",
+        digits=0,
+    ),
+    "load_seconds": Metric(
+        title="load, s",
+        about="Seconds to load the model in a fresh process, imports included.",
+        better="lower",
+        digits=2,
+    ),
+    "memory_mb": Metric(
+        title="peak memory, MB",
+        about="Highest resident memory of the process, MB of 10^6 bytes; told on Linux only.",
+        better="lower",
+        digits=0,
+    ),
+    "gpu_memory_mb": Metric(
+        title="peak GPU memory, MB",
+        about="Most memory that torch held on the GPU, MB of 10^6 bytes.",
+        better="lower",
+        digits=0,
+    ),
+    "gflop_per_second": Metric(
+        title="GFLOP/s",
+        about="Work of a BERT's matrix products and attention, padding not counted, over the whole "
+        "time from file to vectors.",
+        better="higher",
+        digits=0,
+    ),
+}
+HEADLINE = "cells_per_second"
+BASELINES = (f"log-norm PCA-{COMPONENTS}",)
+EXTRA_BASELINES: dict[str, str] = {}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Problem:
+    """Cells to be embedded on the clock."""
+
+    name: str
+    models: Sequence[Model]
+    cells: Cells
+    options: EvaluateOptions
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """Sizes, and the machine."""
+        return {"cells": self.cells.n_cells, "repeats": REPEATS, **self._machine}
+
+    @property
+    def origin(self) -> Origin:
+        """Where the cells come from."""
+        return self.cells.origin
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """The cells, the machine, and how it is used."""
+        return {
+            "cells": self.cells.hash,
+            "repeats": REPEATS,
+            "warm up": WARM_UP,
+            "device": self.options.device,
+            **self._machine,
+        }
+
+    @cached_property
+    def _machine(self) -> dict[str, Any]:
+        import torch
+
+        from cellscribe.model.device import choose_device, cpu_facts
+
+        facts = {
+            "cpu": cpu_facts()["model"],
+            "threads": self.options.threads or usable_cores(),
+        }
+        device = choose_device(self.options.device)
+        if device.type == "cuda":
+            facts["gpu"] = torch.cuda.get_device_name(device)
+        return facts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """What one process measured."""
+
+    cells: int
+    """Vectors that were made on the clock."""
+    seconds: float
+    """From file to vectors."""
+    load_seconds: float | None = None
+    memory_mb: float | None = None
+    gpu_memory_mb: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answer:
+    """All repeats, and the work that was done in each."""
+
+    repeats: list[Repeat]
+    gflop: float | None = None
+    """Of the network; None where it is not known."""
+
+
+def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Problem]:
+    """Take cells to be embedded.
+
+    Raises
+    ------
+    UnfitError
+        It is a corpus, whose cells have been tokenised before.
+    """
+    if data.cells is None:
+        raise UnfitError(
+            f"{data.name} is a corpus, and {NAME} goes from counts to vectors: give a file of cells"
+        )
+    asked = [model for model in models if not model.random]
+    return [Problem(name=data.name, models=asked, cells=data.cells, options=options)]
+
+
+def answers(problem: Problem, model: Model) -> list[Method]:
+    """Embed the cells several times, in processes of their own."""
+
+    def answer() -> Answer:
+        order = {
+            "model": model.path,
+            "device": problem.options.device,
+            "precision": problem.options.precision,
+        }
+        return Answer(repeats=_repeat(problem, order), gflop=gflop(model, problem.cells))
+
+    return [Method(name=model.name, kind="model", answer=answer, model=model)]
+
+
+def baselines(problem: Problem) -> list[Method]:
+    """Fit the standard workflow several times, in processes of their own."""
+    return [
+        Method(
+            name=BASELINES[0],
+            kind="baseline",
+            answer=lambda: Answer(repeats=_repeat(problem, {"model": None})),
+        )
+    ]
+
+
+def score(problem: Problem, answer: Answer, seed: int) -> Scores:
+    """Medians of the repeats, from the least to the most; the same for every seed."""
+    repeats = answer.repeats
+    short = [repeat.cells for repeat in repeats if repeat.cells != problem.cells.n_cells]
+    if short:
+        raise ValueError(f"{short[0]} of {problem.cells.n_cells} cells were embedded")
+    rates: dict[str, list[float]] = {
+        "cells_per_second": [repeat.cells / repeat.seconds for repeat in repeats]
+    }
+    for name in ("load_seconds", "memory_mb", "gpu_memory_mb"):
+        values = [getattr(repeat, name) for repeat in repeats]
+        if None not in values:
+            rates[name] = values
+    if answer.gflop is not None:
+        rates["gflop_per_second"] = [answer.gflop / repeat.seconds for repeat in repeats]
+    return Scores(estimates={name: _middle(values) for name, values in rates.items()})
+
+
+def gflop(model: Model, cells: Cells) -> float | None:
+    """10^9 floating-point operations of embedding all cells; None for other models than BERTs.
+
+    Layers above the one that is read are not run and do not count.
+    """
+    from cellscribe.cells.counts import open_counts
+    from cellscribe.cells.pipeline import token_blocks
+    from cellscribe.families.bert.model import Bert
+    from cellscribe.model.encoder import flops_per_cell
+
+    network = model.embedder.cells
+    if not isinstance(network, Bert):
+        return None
+    run = network.config.num_hidden_layers + 1 + network.rule.hidden_layer
+    config = replace(network.config, num_hidden_layers=run)
+    with open_counts(cells.adata) as counts:
+        genes = model.header.map_genes(counts.var, gene_key=cells.gene_key, name=cells.name)
+        lengths = [
+            int(length)
+            for block in token_blocks(counts, genes, network.tokenize)
+            for length in network.places(block)
+        ]
+    return 1e-9 * sum(flops_per_cell(config, length) for length in lengths)
+
+
+def measure(order: Mapping[str, Any], clock: Callable[[], float] = time.perf_counter) -> Repeat:
+    """Load a model and embed a file, on the clock; in this process.
+
+    Parameters
+    ----------
+    order
+        `path` of the cells, `warm_up` of the first ones; `model`, `device`, `precision` and
+        `threads` as for `inference.embedder.load`, `model` None for the baseline; `gene_key`.
+    clock
+        Tells seconds.
+    """
+    begun = clock()
+    embed, device = _ready(order)
+    loaded = clock() - begun
+    embed(order["warm_up"])
+    begun = clock()
+    n_cells = len(embed(order["path"]))
+    seconds = clock() - begun
+    held = None
+    if device.startswith("cuda"):
+        import torch
+
+        held = torch.cuda.max_memory_allocated(device) * 1e-6
+    return Repeat(
+        cells=n_cells,
+        seconds=seconds,
+        load_seconds=loaded if order["model"] is not None else None,
+        memory_mb=peak_memory_mb(),
+        gpu_memory_mb=held,
+    )
+
+
+def peak_memory_mb() -> float | None:
+    """Highest resident memory of this process so far, MB of 10^6 bytes; None but on Linux."""
+    if not STATUS.exists():
+        return None
+    fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+    return int(fields[HIGH_WATER].split()[0]) * 1.024e-3
+
+
+def _ready(order: Mapping[str, Any]) -> tuple[Callable[[str], Any], str]:
+    """What makes vectors of a file, and the device where it does."""
+    if order["model"] is None:
+        from cellscribe.config import EvaluateOptions
+
+        # all of the file: the draw was made before
+        options = EvaluateOptions(cells=sys.maxsize)
+        return lambda path: pca(read_cells(Path(path), options).counts, COMPONENTS), "cpu"
+    from cellscribe.inference.embedder import load as load_model
+
+    found = load_model(
+        order["model"],
+        device=order["device"],
+        precision=order["precision"],
+        threads=order["threads"],
+    )
+    return lambda path: found.embed(path, gene_key=order["gene_key"]), str(found.device)
+
+
+def _repeat(problem: Problem, order: Mapping[str, Any], repeats: int = REPEATS) -> list[Repeat]:
+    """Measure in fresh processes, one after the other."""
+    cells = problem.cells
+    with tempfile.TemporaryDirectory(prefix="cellscribe-") as folder:
+        path, warm_up = Path(folder, "cells.h5ad"), Path(folder, "warm_up.h5ad")
+        _write(cells, cells.n_cells, path)
+        _write(cells, min(WARM_UP, cells.n_cells), warm_up)
+        whole = {
+            **order,
+            "path": str(path),
+            "warm_up": str(warm_up),
+            "gene_key": cells.gene_key,
+            "threads": problem.options.threads,
+        }
+        return [_in_a_process(whole) for _ in range(repeats)]
+
+
+def _in_a_process(order: Mapping[str, Any]) -> Repeat:
+    """Let `measure` run in a fresh process.
+
+    Raises
+    ------
+    InputError
+        It failed; its last line is passed on.
+    """
+    cores = str(order["threads"] or usable_cores())
+    code = f"from {__name__} import answer_order; answer_order()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps(order),
+        env={**os.environ, **dict.fromkeys(THREADS, cores)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
+        raise InputError(f"the process that was to be timed failed: {last[0]}")
+    return Repeat(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def answer_order() -> None:
+    """Measure what standard input asks for, and print it: what a fresh process runs."""
+    print(json.dumps(vars(measure(json.load(sys.stdin)))))
+
+
+def _write(cells: Cells, n: int, path: Path) -> None:
+    """Write the first cells as an h5ad of counts and genes."""
+    import anndata
+    import pandas as pd
+
+    obs = pd.DataFrame(index=[str(place) for place in range(n)])
+    # text columns of other formats may hold what HDF5 does not
+    mixed = [name for name in cells.var if cells.var[name].dtype == object]
+    var = cells.var.astype(dict.fromkeys(mixed, str)).rename_axis(None)
+    anndata.AnnData(cells.counts[:n], obs=obs, var=var).write_h5ad(path)
+
+
+def _middle(values: Sequence[float]) -> Estimate:
+    return Estimate(value=statistics.median(values), low=min(values), high=max(values))

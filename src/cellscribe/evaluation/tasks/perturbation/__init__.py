@@ -1,0 +1,1 @@
+"""Task perturbation: predict the response to perturbations."""

@@ -1,0 +1,241 @@
+"""Whether more training cells, or more parameters, make better vectors: one point a run.
+
+The question is put to the folders of training runs, which tell what was trained on how much. The
+score is that of `celltype`, under its folds, with its own baseline as the level that a point has to
+clear; the losses are those that the run itself measured, on its own validation cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cellscribe.evaluation.data import Data
+from cellscribe.evaluation.leakage import Origin
+from cellscribe.evaluation.models import Model
+from cellscribe.evaluation.task import Curve, Estimate, Method, Metric, Scores, UnfitError
+from cellscribe.evaluation.tasks import celltype
+from cellscribe.training.runs import JUDGE, Run, best, read_run, summarise
+
+if TYPE_CHECKING:
+    from cellscribe.config import EvaluateOptions
+
+UNSEEN = "test_unseen"
+LEAST_RUNS = 2
+LEVEL = "log-norm PCA-50 + logistic regression"
+OVER_CELLS, OVER_PARAMETERS = "macro-F1 over training cells", "macro-F1 over parameters"
+SIZES = "the run in numbers"
+
+NAME = "scaling"
+TITLE = "Scaling"
+ABOUT = (
+    "Models of training runs, scored as the task celltype does (logistic regression on frozen "
+    "vectors, its folds), against the training cells of their corpus and against their number of "
+    "parameters; counted as the run counts them. The baseline, fitted on the judged cells alone, "
+    "is drawn as a level, and so are random weights over training cells. Losses are the run's own, "
+    "at the step whose weights are its model: compare them between runs on one corpus only. Their "
+    "intervals are not of a bootstrap: they span that validation and the ones just before and "
+    "after it. DenAdel et al. (Nature Methods 2026) find that such curves level off early."
+)
+METRICS = {
+    "macro_f1": celltype.METRICS["macro_f1"],
+    "accuracy": celltype.METRICS["accuracy"],
+    "loss_val": Metric(
+        title="Loss on val",
+        about="Masked-gene loss on held-out cells of the training data's own datasets, natural "
+        "logarithm, by the run's own validation.",
+        better="lower",
+    ),
+    "loss_unseen": Metric(
+        title="Loss on unseen data",
+        about="The same, on datasets that the run was not trained on.",
+        better="lower",
+    ),
+}
+HEADLINE = "macro_f1"
+BASELINES = (LEVEL,)
+EXTRA_BASELINES: dict[str, str] = {}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Problem:
+    """A file of labelled cells, and the runs whose models are judged on it."""
+
+    inner: celltype.Problem
+    models: Sequence[Model]
+    """Of runs, and their twins."""
+    runs: Mapping[str, Run]
+    """By `Model.path`, which a model and its twin have in common."""
+
+    @property
+    def name(self) -> str:
+        """The file's."""
+        return self.inner.name
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Sizes."""
+        corpora = sorted({run.header["corpus"]["name"] for run in self.runs.values()})
+        return {**self.inner.about, "runs": len(self.runs), "corpora": ", ".join(corpora)}
+
+    @cached_property
+    def origin(self) -> Origin:
+        """Where the cells come from."""
+        return self.inner.origin
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the cells are, and the runs: the axes of one point depend on all of them."""
+        return {
+            "celltype": self.inner.identity,
+            "runs": sorted(
+                [run.name, *map(float, sizes(run).values())] for run in self.runs.values()
+            ),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answer:
+    """What a classifier is given, and what is known of how it came about."""
+
+    features: celltype.Features
+    cells: list[float]
+    """Training cells: one number for a run, both ends of all runs' for what was not trained."""
+    parameters: list[float]
+    """Likewise."""
+    run: Run | None = None
+    step: int | None = None
+    """At which the model's weights were taken."""
+
+
+def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Problem]:
+    """Read the runs, and the labels of a file of cells.
+
+    Raises
+    ------
+    UnfitError
+        Fewer than two models are of runs, or a run does not tell its cells; as `celltype.load`.
+    InputError
+        As `training.runs.read_run` and `celltype.load`.
+    """
+    folders = {model.path: model.run for model in models if model.run is not None}
+    if len(folders) < LEAST_RUNS:
+        raise UnfitError(
+            f"{NAME} compares training runs, and {len(folders) or 'none'} of the models is one; "
+            f"name {LEAST_RUNS} folders or more that cellscribe train made"
+        )
+    runs = {path: read_run(folder) for path, folder in folders.items()}
+    for path, run in runs.items():
+        if not run.train_cells:
+            raise UnfitError(
+                f"{folders[path]}: run.json does not tell how many cells it was trained on; "
+                f"leave the run out of {NAME}"
+            )
+    asked = [model for model in models if model.path in runs]
+    return [
+        Problem(inner=inner, models=asked, runs=runs)
+        for inner in celltype.load(data, asked, options)
+    ]
+
+
+def sizes(run: Run) -> dict[str, float]:
+    """What a run is in numbers, with what it has seen so far."""
+    told = summarise(run)
+    return {
+        "training cells": float(run.train_cells),
+        "parameters": float(run.header["parameters"]),
+        "steps": float(told.steps),
+        "cells seen": float(told.cells),
+        "tokens seen": float(told.tokens),
+    }
+
+
+def answers(problem: Problem, model: Model) -> list[Method]:
+    """A run's model, or its twin: vectors, and where on the axes they stand."""
+    run = problem.runs[model.path]
+    own = sizes(run)
+    step = None
+    if not model.random:
+        lowest = best(run)
+        step = model.header.provenance.get("step", None if lowest is None else lowest[0])
+
+    def made(method: Method) -> Answer:
+        return Answer(
+            features=method.answer(),
+            cells=_span(problem, "training cells") if model.random else [own["training cells"]],
+            parameters=[own["parameters"]],
+            run=None if model.random else run,
+            step=step,
+        )
+
+    return [
+        Method(name=each.name, kind=each.kind, answer=lambda each=each: made(each), model=model)  # type: ignore[misc]
+        for each in celltype.answers(problem.inner, model)
+    ]
+
+
+def baselines(problem: Problem) -> list[Method]:
+    """The baseline of `celltype` that is drawn as a level."""
+
+    def made(method: Method) -> Answer:
+        return Answer(
+            features=method.answer(),
+            cells=_span(problem, "training cells"),
+            parameters=_span(problem, "parameters"),
+        )
+
+    return [
+        Method(name=each.name, kind=each.kind, answer=lambda each=each: made(each))  # type: ignore[misc]
+        for each in celltype.baselines(problem.inner)
+        if each.name in BASELINES
+    ]
+
+
+def score(problem: Problem, answer: Answer, seed: int) -> Scores:
+    """Score the vectors as `celltype` does, and put the figure on the axes."""
+    found = celltype.score(problem.inner, answer.features, seed)
+    estimates = {name: found.estimates[name] for name in ("macro_f1", "accuracy")}
+    height = estimates[HEADLINE].value
+    breakdowns = {}
+    if answer.run is not None:
+        for name, split in (("loss_val", JUDGE), ("loss_unseen", UNSEEN)):
+            loss = own_loss(answer.run, split, answer.step)
+            if loss is not None:
+                estimates[name] = loss
+        breakdowns[SIZES] = sizes(answer.run)
+    axes = {
+        OVER_CELLS: (answer.cells, "training cells"),
+        OVER_PARAMETERS: (answer.parameters, "parameters"),
+    }
+    curves = {
+        title: Curve(x=x, y=[height] * len(x), x_label=label, y_label="macro-F1", log_x=True)
+        for title, (x, label) in axes.items()
+    }
+    return Scores(estimates=estimates, breakdowns=breakdowns, curves=curves)
+
+
+def own_loss(run: Run, split: str, step: int | None) -> Estimate | None:
+    """Loss of a split at a step, spanned by the validations on both sides of it.
+
+    None where the run did not validate the split there.
+    """
+    if split not in run.validation:
+        return None
+    steps, losses = run.validation[split]
+    at = np.flatnonzero(steps == step)
+    if not len(at) or not np.isfinite(losses[at[0]]):
+        return None
+    near = losses[max(at[0] - 1, 0) : at[0] + 2]
+    return Estimate(
+        value=float(losses[at[0]]), low=float(np.nanmin(near)), high=float(np.nanmax(near))
+    )
+
+
+def _span(problem: Problem, size: str) -> list[float]:
+    """Smallest and largest of all runs; once, if they are one."""
+    values = [sizes(run)[size] for run in problem.runs.values()]
+    return sorted({min(values), max(values)})

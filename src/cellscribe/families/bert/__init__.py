@@ -1,0 +1,1 @@
+"""The BERT that reads ranked genes: ours, Geneformer's and BioNeMo's."""

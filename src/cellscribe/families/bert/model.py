@@ -1,0 +1,103 @@
+"""The BERTs that read ranked genes: our own, Geneformer's and BioNeMo's, one network.
+
+They differ in shape, gene table, special tokens and where a cell's vector is read; all of that is
+in the checkpoint directory.
+
+Letters: ``B`` cells of a batch, ``N`` packed tokens, ``D`` width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, get_args, get_type_hints
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cellscribe.cells.rank import rank_cells
+from cellscribe.cells.tokens import CellTokens
+from cellscribe.config import ModelConfig, ModelOptions, Pooling
+from cellscribe.errors import InputError
+from cellscribe.families.base import check_options
+from cellscribe.model.attention import Cells
+from cellscribe.model.checkpoint import Checkpoint
+from cellscribe.model.encoder import Encoder
+from cellscribe.model.pooling import Specials, pool_packed
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+POOLS = get_args(get_type_hints(Pooling)["pool"])
+
+
+def choose_pooling(config: ModelConfig, published: Pooling, options: ModelOptions) -> Pooling:
+    """Lay a user's wishes over the model's own way.
+
+    Raises
+    ------
+    InputError
+        The model has no such layer, or no [CLS].
+    """
+    order = {name: name for name in (published.pool, *POOLS)}
+    pool = check_options(options, order, "a BERT of ranked genes", also=("hidden_layer",))
+    chosen = replace(published, pool=pool)  # type: ignore[arg-type]
+    if options.hidden_layer is not None:
+        chosen = replace(chosen, hidden_layer=options.hidden_layer)
+    if -chosen.hidden_layer > config.num_hidden_layers + 1:
+        raise InputError(
+            f"--hidden-layer {chosen.hidden_layer}: the model has {config.num_hidden_layers} "
+            f"layers, -{config.num_hidden_layers + 1} being what goes into the first"
+        )
+    if chosen.pool == "cls" and not config.cls_token:
+        raise InputError("--pool cls: the model reads no [CLS]; use --pool genes")
+    return chosen
+
+
+class Bert:
+    """A loaded BERT of ranked genes, see `contract.CellModel`."""
+
+    def __init__(self, checkpoint: Checkpoint, options: ModelOptions | None = None) -> None:
+        config, vocabulary = checkpoint.config, checkpoint.vocabulary
+        self.config, self.vocabulary = config, vocabulary
+        self.rule = choose_pooling(config, checkpoint.pooling, options or ModelOptions())
+        self.width = self.gene_width = config.hidden_size
+        self.context = config.context
+        self.pooling = self.rule.sentence()
+        self.specials = Specials(*vocabulary.around(config.cls_token, config.sep_token))
+        self.network: Encoder = checkpoint.model.encoder.eval()
+
+    def tokenize(self, block: csr_matrix, token_of_column: npt.NDArray[np.int32]) -> CellTokens:
+        """Ranked genes of each cell, without special tokens."""
+        return rank_cells(block, token_of_column, self.vocabulary.medians, self.context)
+
+    def places(self, cells: CellTokens) -> npt.NDArray[np.int64]:
+        """``[B]`` genes and special tokens of each cell, 0 for a cell without a gene."""
+        return np.where(cells.lengths > 0, cells.lengths + self.specials.n, 0)
+
+    def embed(self, cells: CellTokens, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Vectors of some cells, none of them empty, ``[len(rows), D]`` float32."""
+        _, hidden_ND, where = self._hidden(cells, rows)
+        return pool_packed(hidden_ND, where, self.specials, self.rule.pool)
+
+    def gene_vectors(
+        self, cells: CellTokens, rows: npt.NDArray[np.int64]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Genes of some cells and their contextual vectors, see `contract.GeneModel`."""
+        tokens_N, hidden_ND, where = self._hidden(cells, rows)
+        is_gene_N = self.specials.genes_among(tokens_N, where)
+        return tokens_N[is_gene_N], hidden_ND[is_gene_N]
+
+    def _hidden(
+        self, cells: CellTokens, rows: npt.NDArray[np.int64]
+    ) -> tuple[torch.Tensor, torch.Tensor, Cells]:
+        """`hidden` of some cells."""
+        return self.hidden([cells.tokens[cells.offsets[r] : cells.offsets[r + 1]] for r in rows])
+
+    def hidden(
+        self, ranked: Sequence[npt.NDArray[np.integer]]
+    ) -> tuple[torch.Tensor, torch.Tensor, Cells]:
+        """Packed tokens of ranked cells, and the hidden layer that is read, ``[N, D]``."""
+        tokens_N, where = self.specials.pack(ranked, self.network.positions.weight.device)
+        return tokens_N, self.network(tokens_N, where, hidden_layer=self.rule.hidden_layer), where

@@ -1,0 +1,1 @@
+"""BioNeMo's Geneformer: its archives and distributed checkpoints."""

@@ -1,0 +1,1 @@
+"""Geneformer: its checkpoints and gene dictionaries, read and written."""

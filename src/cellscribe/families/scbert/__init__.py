@@ -1,0 +1,1 @@
+"""scBERT: a Performer over binned expression."""

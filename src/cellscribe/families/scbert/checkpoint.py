@@ -1,0 +1,278 @@
+"""scBERT (Yang et al., Nature Machine Intelligence 2022): ``panglao_pretrain.pth``.
+
+A cell is read as published: its counts on the model's genes alone, over their sum to 10,000, log2
+of 1 + x, cut to whole numbers, at most 5; then all genes go through the network in their fixed
+order, the silent ones too, and one empty place behind them. The publication has no vector of a
+cell: it classifies cells by a convolution over the vectors of all genes. So the vector given here,
+their mean after the last norm, is a choice of ours. The order of genes is not in the checkpoint,
+so it comes from a file beside it. Written from the published facts, not from the published code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cellscribe.cells.vocabulary import MAX_TOKENS, GeneTable
+from cellscribe.config import ImportOptions, ModelOptions, from_mapping
+from cellscribe.errors import InputError
+from cellscribe.families.base import CellModel, Published, check_options
+from cellscribe.families.source import Source
+from cellscribe.families.symbols import symbol_table
+
+if TYPE_CHECKING:
+    import torch
+
+WANTS = "scBERT: panglao_pretrain.pth, with --genes FILE for the order of its genes"
+POOLS = {
+    "mean": "mean of the last hidden layer, after its norm, over all genes, the silent ones too",
+    "max": "largest value of the last hidden layer, after its norm, over all genes, by dimension",
+}
+WEIGHTS = ("panglao_pretrain.pth", "*.pth")
+STATE = "model_state_dict"
+POSITIONS = "pos_emb.emb.weight"
+LAYER = "performer.net.layers."
+HEAD = "to_out."
+"""Before the names of the head: of pretraining, or of a cell type classifier."""
+COUNTER = "performer.calls_since_last_redraw"
+OUTER_NAMES = {
+    "tokens.weight": ("token_emb.weight",),
+    "places.weight": (POSITIONS,),
+    "norm.weight": ("norm.weight",),
+    "norm.bias": ("norm.bias",),
+}
+MASK_TOKENS = 2
+"""Tokens that are no positive bin: that of zero, and the mask."""
+GENES_HELP = (
+    "name with --genes FILE the list of its genes, one symbol a line in the published order, or "
+    "the panglao_10000.h5ad that is published with the weights"
+)
+NOTES = (
+    "The publication has no vector of a cell (it classifies by a convolution over all genes); by "
+    "default a vector is the mean over genes of the last hidden layer.",
+    "Every cell takes all places of the network, whatever its number of genes, so embedding is "
+    "slow: seconds a cell on a CPU.",
+    "Genes are matched by symbol, exactly; the publication first brings symbols up to NCBI Gene "
+    "of 10 January 2020. Counts on other genes do not enter a cell's total, as published.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScbertConfig:
+    """Shape of the network; defaults are panglao_pretrain's."""
+
+    genes: int = 16_906
+    """Genes, all of which the network reads; one empty place comes on top."""
+    bins: int = 5
+    """Highest bin of expression; one more token is the mask of pretraining."""
+    width: int = 200
+    """Width of the residual stream."""
+    depth: int = 6
+    """Performer layers."""
+    heads: int = 10
+    """Attention heads a layer."""
+    head_width: int = 64
+    """Width of a head."""
+    ffn_width: int = 800
+    """Width of the feed-forward layer."""
+    features: int = 266
+    """Random features of attention."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if type(value) is not int or value < 1:
+                raise InputError(
+                    f"scBERT: {field.name} must be a whole number of 1 or more, not {value!r}; "
+                    "import the checkpoint again"
+                )
+        if self.genes > MAX_TOKENS:
+            raise InputError(f"scBERT: {self.genes:,} genes, at most {MAX_TOKENS:,} fit")
+
+
+def recognise(source: Source) -> bool:
+    """Whether this looks like scBERT's file, by its name or the tensors that it lists."""
+    path = source.find(*WEIGHTS)
+    if path is None:
+        return False
+    return path.name == WEIGHTS[0] or (
+        zipfile.is_zipfile(path) and _lists(path, f"{LAYER}0.0.fn.fast_attention", POSITIONS)
+    )
+
+
+def read_published(source: Source, options: ImportOptions) -> Published:
+    """Read the published file, and the order of genes from ``options.genes``.
+
+    Raises
+    ------
+    InputError
+        No gene list, or one of another length than the model's; the file is damaged, holds more
+        than tensors and plain values, lacks a tensor or has one too many.
+    """
+    from cellscribe.families.performer import renamed
+    from cellscribe.families.scbert.network import build_network, tensor_names
+    from cellscribe.families.unpickle import read_torch
+
+    path = source.find(*WEIGHTS)
+    assert path is not None
+    if options.genes is None:
+        raise InputError(f"{path}: holds no gene names; {GENES_HELP}")
+    symbols = read_genes(options.genes)
+    state = _state_dict(read_torch(path), path)
+    head = sorted(name for name in state if name.startswith(HEAD))
+    trunk = {name: x for name, x in state.items() if name not in head and name != COUNTER}
+    depth = _depth(trunk)
+    tensors = renamed(trunk, tensor_names(depth), str(path))
+    config = _config(tensors, depth, path)
+    if len(symbols) != config.genes:
+        raise InputError(
+            f"{options.genes}: {len(symbols):,} genes, but {path.name} has places for "
+            f"{config.genes:,}; {GENES_HELP}"
+        )
+    build_network(config, tensors, str(path))
+    notes = [*NOTES]
+    if head:
+        notes.append(f"Left out, for no cell's vector goes through it: {', '.join(head)}.")
+    return Published(
+        family="scbert",
+        title=f"scBERT, {config.depth} layers, {config.width} wide, {config.genes:,} genes",
+        settings=dataclasses.asdict(config),
+        tensors=tensors,
+        table=symbol_table(symbols),
+        licence=(
+            "GPL-3.0, which by its repository's LICENSE covers code and weights alike (its README "
+            "says: all rights reserved)"
+        ),
+        origin=(
+            "Tencent AI Lab (https://github.com/TencentAILabHealthcare/scBERT); order of genes "
+            f"from {Path(options.genes).name}"
+        ),
+        notes=tuple(notes),
+    )
+
+
+def load(
+    settings: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    table: GeneTable,
+    options: ModelOptions,
+) -> CellModel:
+    """Make a model of what `read_published` gave.
+
+    Raises
+    ------
+    InputError
+        Settings, weights and gene table do not fit each other, or an option that scBERT lacks.
+    """
+    from cellscribe.families.scbert.network import Scbert, build_network
+
+    pool = check_options(options, POOLS, "scBERT")
+    config = from_mapping(ScbertConfig, dict(settings), "config.json")
+    if len(table) != config.genes:
+        raise InputError(
+            f"genes.tsv has {len(table):,} genes, config.json says {config.genes:,}; they belong "
+            "to different models"
+        )
+    network = build_network(config, tensors, "model.safetensors")
+    return Scbert(config, network, pool, f"{POOLS[pool]}; zeros for a cell without a known gene")
+
+
+def read_genes(path: str | Path) -> list[str]:
+    """Gene symbols in order: the lines of a text file, or the names of an .h5ad's columns.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or a symbol stands twice.
+    """
+    path = Path(path)
+    if path.suffix == ".h5ad":
+        names = _column_names(path)
+    else:
+        text = Source(path).text(path)
+        names = [line.strip() for line in text.strip().splitlines()]
+    if "" in names:
+        raise InputError(f"{path}: line {names.index('') + 1} is empty; {GENES_HELP}")
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
+        raise InputError(
+            f"{path}: {', '.join(twice[:5])} stand more than once ({len(twice):,} such symbols); "
+            f"{GENES_HELP}"
+        )
+    return names
+
+
+def _column_names(path: Path) -> list[str]:
+    import h5py
+
+    from cellscribe.cells.formats import member, stored_frame
+
+    if not path.exists():
+        raise InputError(f"{path}: no such file; {GENES_HELP}")
+    try:
+        with h5py.File(path) as root:
+            frame = stored_frame(member(root, "var", str(path)), f"{path}: var")
+    except OSError:
+        raise InputError(f"{path}: no .h5ad file, or damaged; {GENES_HELP}") from None
+    return [str(name) for name in frame.index]
+
+
+def _lists(path: Path, *names: str) -> bool:
+    """Whether a torch archive's list of contents has all of these; nothing is unpickled."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = [name for name in archive.namelist() if name.endswith("data.pkl")]
+            contents = archive.read(inside[0]) if inside else b""
+    except (zipfile.BadZipFile, OSError):
+        return False
+    return all(name.encode() in contents for name in names)
+
+
+def _state_dict(data: Any, path: Path) -> dict[str, torch.Tensor]:
+    import torch
+
+    state = data.get(STATE) if isinstance(data, Mapping) else None
+    if not isinstance(state, Mapping):
+        found = ", ".join(str(name) for name in list(data)[:5]) if data else "nothing"
+        raise InputError(
+            f"{path}: no {STATE} in it (it begins with {found}); give panglao_pretrain.pth, or a "
+            "file that scBERT's fine-tuning saved"
+        )
+    if other := [name for name, x in state.items() if not isinstance(x, torch.Tensor)]:
+        raise InputError(
+            f"{path}: {other[0]} is no tensor; give the checkpoint as its makers published it"
+        )
+    return dict(state)
+
+
+def _depth(trunk: Mapping[str, torch.Tensor]) -> int:
+    """How many layers the names speak of."""
+    layers = {
+        int(number)
+        for name in trunk
+        if name.startswith(LAYER) and (number := name.removeprefix(LAYER).split(".")[0]).isdigit()
+    }
+    return max(layers, default=0) + 1
+
+
+def _config(tensors: Mapping[str, torch.Tensor], depth: int, path: Path) -> ScbertConfig:
+    """The shape, as the tensors have it."""
+    tokens, places = tensors["tokens.weight"], tensors["places.weight"]
+    projection = tensors["performer.layers.0.projection"]
+    up, qkv = tensors["performer.layers.0.up.weight"], tensors["performer.layers.0.qkv.weight"]
+    if any(x.ndim != 2 for x in (tokens, places, projection, up, qkv)):
+        raise InputError(f"{path}: its tensors are not those of scBERT; download it again")
+    return ScbertConfig(
+        genes=len(places) - 1,
+        bins=len(tokens) - MASK_TOKENS,
+        width=tokens.shape[1],
+        depth=depth,
+        heads=len(qkv) // (3 * projection.shape[1]),
+        head_width=projection.shape[1],
+        ffn_width=len(up),
+        features=len(projection),
+    )

@@ -1,0 +1,199 @@
+"""scBERT's network and tokeniser: bins of all genes in, vectors and importance of genes out.
+
+A place is the sum of its bin's vector and its gene's (gene2vec, fixed); behind the genes stands one
+empty place with bin 0 and a vector of zeros. Tokens of a cell are its genes with a count, and their
+bins; `Scbert.embed` lays them out over all places.
+
+Letters: ``B`` cells, ``G`` genes, ``L = G + 1`` places, ``D`` width, ``N`` tokens of all cells.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from cellscribe.cells.tokens import CellTokens, known_counts
+from cellscribe.errors import InputError
+from cellscribe.families.performer import Performer, PerformerLayer, published_names
+from cellscribe.families.scbert.checkpoint import MASK_TOKENS, OUTER_NAMES, ScbertConfig
+from cellscribe.model.attention import Cells
+from cellscribe.model.encoder import embedding
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+TOTAL = 10_000
+"""What a cell's counts are scaled to."""
+
+
+class ScbertNetwork(nn.Module):
+    """Bins of all places to contextual vectors."""
+
+    def __init__(self, config: ScbertConfig) -> None:
+        super().__init__()
+        self.tokens = embedding(config.bins + MASK_TOKENS, config.width)
+        self.places = embedding(config.genes + 1, config.width)
+        self.performer = Performer(
+            width=config.width,
+            heads=config.heads,
+            head_width=config.head_width,
+            ffn_width=config.ffn_width,
+            depth=config.depth,
+            features=config.features,
+            qkv_bias=False,
+        )
+        self.norm = nn.LayerNorm(config.width)
+
+    def inputs(self, bins_L: torch.Tensor) -> torch.Tensor:
+        """Residual stream before the first layer, ``[L]`` to ``[L, D]``."""
+        return self.tokens(bins_L) + self.places.weight
+
+    def forward(self, bins_L: torch.Tensor) -> torch.Tensor:
+        """Last hidden layer of one cell, after the norm, ``[L]`` int64 to ``[L, D]`` float32."""
+        cells = Cells((len(bins_L),), bins_L.device)
+        hidden_LD: torch.Tensor = self.norm(self.performer(self.inputs(bins_L), cells))
+        return hidden_LD
+
+    def attention_received(self, bins_L: torch.Tensor, *, as_released: bool) -> torch.Tensor:
+        """Attention that each place of a cell gets, mean over layers, heads and places, ``[L]``."""
+        x_LD, total_L = self.inputs(bins_L), torch.zeros(len(bins_L), device=bins_L.device)
+        for layer in self.performer.layers:
+            assert isinstance(layer, PerformerLayer)
+            if as_released:
+                total_L += layer.received(layer.attend(x_LD))
+            else:
+                total_L += layer.received(x_LD)
+                layer.attend(x_LD)
+            layer.feed(x_LD)
+        return total_L / len(self.performer.layers)
+
+
+def tensor_names(depth: int) -> dict[str, tuple[str, ...]]:
+    """Names of the network's state, each with the published tensors that it is made of."""
+    trunk = published_names(depth, qkv_bias=False)
+    return OUTER_NAMES | {f"performer.{ours}": theirs for ours, theirs in trunk.items()}
+
+
+def build_network(
+    config: ScbertConfig, tensors: Mapping[str, torch.Tensor], where: str
+) -> ScbertNetwork:
+    """Make the network of imported tensors, in evaluation mode.
+
+    Raises
+    ------
+    InputError
+        A tensor is missing, left over, or has another shape.
+    """
+    with torch.device("meta"):
+        network = ScbertNetwork(config)
+    wanted = {name: list(x.shape) for name, x in network.state_dict().items()}
+    for names, what in (
+        (sorted(set(wanted) - set(tensors)), "lacks"),
+        (sorted(set(tensors) - set(wanted)), "also holds"),
+    ):
+        if names:
+            raise InputError(
+                f"{where}: {what} {', '.join(names[:5])} ({len(names):,} tensors in all); import "
+                "the model again"
+            )
+    for name, shape in wanted.items():
+        if list(tensors[name].shape) != shape:
+            raise InputError(
+                f"{where}: {name} has shape {list(tensors[name].shape)}, the rest of the model "
+                f"asks for {shape}; give the checkpoint as its makers published it"
+            )
+    network.load_state_dict(dict(tensors), assign=True)
+    return network.eval()
+
+
+class Scbert:
+    """A loaded scBERT, see `contract.CellModel`."""
+
+    def __init__(
+        self, config: ScbertConfig, network: ScbertNetwork, pool: str, sentence: str
+    ) -> None:
+        self.config, self.pool = config, pool
+        self.width = self.gene_width = config.width
+        self.context = config.genes
+        self.pooling = sentence
+        self.network: ScbertNetwork = network
+
+    def tokenize(self, block: csr_matrix, token_of_column: npt.NDArray[np.int32]) -> CellTokens:
+        """Genes of each cell that have a count, with the bins of their counts."""
+        return bin_counts(known_counts(block, token_of_column), self.config.bins)
+
+    def places(self, cells: CellTokens) -> npt.NDArray[np.int64]:
+        """``[B]``: every place of the network, 0 for a cell without a known gene."""
+        return np.where(cells.lengths > 0, self.config.genes + 1, 0)
+
+    def bins(self, cells: CellTokens, row: int) -> torch.Tensor:
+        """Bin of every place of a cell, ``[L]`` int64, on the network's device."""
+        assert cells.values is not None
+        own = slice(cells.offsets[row], cells.offsets[row + 1])
+        bins_L = np.zeros(self.config.genes + 1, np.int64)
+        bins_L[cells.tokens[own]] = cells.values[own]
+        return torch.from_numpy(bins_L).to(self.network.places.weight.device)
+
+    @torch.no_grad()
+    def embed(self, cells: CellTokens, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Vectors of some cells, none of them empty, ``[len(rows), D]`` float32.
+
+        Mean (or largest value) over the vectors of all genes, without the empty place.
+        """
+        vectors = []
+        for row in rows:
+            hidden_GD = self.network(self.bins(cells, int(row)))[:-1]
+            vectors.append(hidden_GD.amax(0) if self.pool == "max" else hidden_GD.mean(0))
+        return torch.stack(vectors)
+
+    @torch.no_grad()
+    def gene_vectors(
+        self, cells: CellTokens, rows: npt.NDArray[np.int64]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Every gene in each of some cells, silent ones too, see `contract.GeneModel`."""
+        hidden_MD = torch.cat([self.network(self.bins(cells, int(row)))[:-1] for row in rows])
+        tokens_G = torch.arange(self.config.genes, device=hidden_MD.device)
+        return tokens_G.repeat(len(rows)), hidden_MD
+
+    @torch.no_grad()
+    def importance(
+        self, cells: CellTokens, rows: npt.NDArray[np.int64], *, as_released: bool = True
+    ) -> torch.Tensor:
+        """Share of a cell's attention that each gene gets, ``[len(rows), G]`` float32.
+
+        Attention from every place to every place, mean over layers and heads, then over the places
+        that ask, over the sum of all; the empty place is left out. The released code runs a layer's
+        attention a second time, on the stream that its first run was added to, and takes the
+        weights of that one; so does this, unless `as_released` is False: then the weights that
+        the layer's vectors are really mixed with. No table of places by places is made, see
+        `PerformerLayer.received`.
+        """
+        shares = []
+        for row in rows:
+            received_L = self.network.attention_received(
+                self.bins(cells, int(row)), as_released=as_released
+            )
+            shares.append((received_L / received_L.sum())[:-1])
+        return torch.stack(shares)
+
+
+def bin_counts(cells: CellTokens, bins: int) -> CellTokens:
+    """Turn counts to bins: ``floor(log2(1 + 10,000 count / total))``, at most `bins`.
+
+    `total` is that of the cell's known genes. In whole numbers: bin b or higher is
+    ``10,000 count >= (2 ** b - 1) total``, so no rounding decides which side of a border a count
+    falls on.
+    """
+    assert cells.values is not None
+    counts = cells.values.astype(np.float64)
+    totals = np.repeat(np.add.reduceat(np.append(counts, 0.0), cells.offsets[:-1]), cells.lengths)
+    values = np.zeros(len(counts), np.float32)
+    for border in range(1, bins + 1):
+        values += TOTAL * counts >= (2**border - 1) * totals
+    return dataclasses.replace(cells, values=values)

@@ -1,0 +1,1 @@
+"""scFoundation: continuous expression values, with read depths."""

@@ -1,0 +1,397 @@
+"""scFoundation (Hao et al., Nature Methods 2024): ``models.ckpt`` and its list of 19,264 genes.
+
+A cell is read as published for single cells with raw counts: over the total of the listed genes to
+10,000, log1p, and two values of read depth behind them. The file holds the same network three
+times, trained on: for cell embeddings, for gene embeddings, for read-depth enhancement. All three
+are kept, each without what its use never touches, and a tensor that is the same in several is
+stored once: ``cell+gene.pos_emb.weight`` belongs to the first two. Names are the published ones
+behind that prefix. Bulk samples and values that are normalised already are not read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cellscribe.cells.vocabulary import MAX_TOKENS, GeneTable
+from cellscribe.config import ImportOptions, ModelOptions, from_mapping
+from cellscribe.errors import InputError
+from cellscribe.families.base import CellModel, Published, check_options
+from cellscribe.families.source import Source
+from cellscribe.families.symbols import symbol_table
+
+if TYPE_CHECKING:
+    import torch
+
+WANTS = "scFoundation: models.ckpt, with OS_scRNA_gene_index.19264.tsv beside it or by --genes FILE"
+ALL = "the last hidden layer at S and at T, its maximum and its mean over a cell's genes, in a row"
+MAXIMUM = "maximum of the last hidden layer over a cell's genes, T and S"
+BY_RDE = ", by the branch for read-depth enhancement"
+POOLS = {
+    "all": ALL,
+    "max": MAXIMUM,
+    "rde-all": ALL + BY_RDE,
+    "rde-max": MAXIMUM + BY_RDE,
+}
+DEFAULT_DEPTH = "t4"
+MODEL = "mae_autobin"
+WEIGHTS = ("models.ckpt", "*.ckpt")
+GENES = ("OS_scRNA_gene_index.19264.tsv", "OS_scRNA_gene_index*.tsv")
+PREFIX = "model."
+SPECIALS = ("<T>", "<S>", "<pad>")
+"""Places behind the genes: depth aimed at, own depth, padding."""
+UNUSED = ("token_emb.emb_mask.weight", "token_emb.emb_pad.weight")
+COUNTER = "decoder.performer.calls_since_last_redraw"
+AGAIN = "give models.ckpt as its makers published it"
+NOTES = (
+    "The weights are for non-commercial research only, and may not be passed on; see the licence.",
+    "A cell whose listed genes have a single count gets zeros: the published program stops at it.",
+)
+
+
+class Part(NamedTuple):
+    """What of the network a branch is used for needs."""
+
+    decoder: bool
+    final: bool
+    use: str
+
+
+BRANCHES = {
+    "cell": Part(False, False, "cell embeddings"),
+    "gene": Part(True, False, "gene embeddings"),
+    "rde": Part(True, True, "read-depth enhancement"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScfoundationConfig:
+    """Shape of the network; defaults are the published one."""
+
+    genes: int = 19_264
+    """Genes; the places of T, S and padding come on top."""
+    bins: int = 100
+    """Soft bins of values."""
+    bin_alpha: float = 1.0
+    """Weight of a bin's first score beside its second."""
+    width: int = 768
+    """Width of the encoder's residual stream."""
+    depth: int = 12
+    """Blocks of the encoder."""
+    heads: int = 12
+    """Attention heads a block."""
+    decoder_width: int = 512
+    """Width of the decoder's residual stream."""
+    decoder_depth: int = 6
+    """Performer layers of the decoder."""
+    decoder_heads: int = 8
+    """Attention heads a layer."""
+    decoder_head_width: int = 64
+    """Width of a decoder's head."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name == "bin_alpha":
+                if type(value) not in (int, float) or not math.isfinite(value):
+                    raise InputError(f"scFoundation: bin_alpha must be a number, not {value!r}")
+            elif type(value) is not int or value < 1:
+                raise InputError(
+                    f"scFoundation: {field.name} must be a whole number of 1 or more, not "
+                    f"{value!r}; import the checkpoint again"
+                )
+        if self.width % self.heads:
+            raise InputError(
+                f"scFoundation: width {self.width} is not a multiple of its {self.heads} heads; "
+                f"{AGAIN}"
+            )
+        if self.genes + len(SPECIALS) > MAX_TOKENS:
+            raise InputError(f"scFoundation: {self.genes:,} genes, at most {MAX_TOKENS:,} fit")
+
+    @property
+    def features(self) -> int:
+        """Random features of the decoder's attention."""
+        return int(self.decoder_head_width * math.log(self.decoder_head_width))
+
+
+@dataclass(frozen=True)
+class Depth:
+    """Read depth that is aimed at: of its own (``t4``), or by the cell's (``f2``, ``a1``)."""
+
+    kind: str
+    number: float
+
+    @classmethod
+    def parse(cls, text: str) -> Depth:
+        """Read ``tX`` (10^X counts), ``fX`` (X times the cell's) or ``aX`` (log10 raised by X).
+
+        Raises
+        ------
+        InputError
+            None of these, or a depth that no cell can have.
+        """
+        kind, number = text[:1], text[1:]
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        # Far outside of what has been counted; and 102 and 103 mean mask and padding.
+        lowest, highest = {"t": (0, 20), "f": (0, 1e20), "a": (-20, 20)}.get(kind, (0, 0))
+        if not lowest < value <= highest:
+            raise InputError(
+                f"--target-depth {text!r}: give t and log10 of the counts to aim at (t4), f and "
+                "how many times the cell's own (f2), or a and what to add to its log10 (a1)"
+            )
+        return cls(kind, value)
+
+    def target(self, totals: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """T of cells with these total counts."""
+        if self.kind == "t":
+            return np.full(len(totals), self.number)
+        return (
+            np.log10(totals * self.number) if self.kind == "f" else np.log10(totals) + self.number
+        )
+
+
+def recognise(source: Source) -> bool:
+    """Whether this looks like scFoundation's file, by its name or what its archive lists."""
+    path = _weights(source)
+    return path is not None and (path.name == WEIGHTS[0] or _names_model(path))
+
+
+def read_published(source: Source, options: ImportOptions) -> Published:
+    """Read the published file, and the order of genes from beside it or ``options.genes``.
+
+    Raises
+    ------
+    InputError
+        No gene list, or one of another length than the model's; the file is damaged, holds more
+        than tensors and plain values, or none of its parts; a part lacks a tensor, has one too
+        many, or another shape than the others.
+    """
+    from cellscribe.families.unpickle import read_torch
+
+    path = _weights(source)
+    assert path is not None
+    list_path = options.genes or source.beside(*GENES) or Source(path.parent.parent).beside(*GENES)
+    if list_path is None:
+        raise InputError(
+            f"{path}: holds no gene names; put {GENES[0]} of the published repository beside it, "
+            "or name it with --genes FILE"
+        )
+    names = read_genes(Path(list_path))
+    config, branches = _branches(read_torch(path), path)
+    if len(names) != config.genes:
+        raise InputError(
+            f"{list_path}: {len(names):,} genes, but {path.name} has places for "
+            f"{config.genes:,}; give {GENES[0]} of the published repository"
+        )
+    tensors = merge(branches)
+    return Published(
+        family="scfoundation",
+        title=(
+            f"scFoundation, {config.depth} + {config.decoder_depth} layers, {config.width} wide, "
+            f"{config.genes:,} genes, for {', '.join(BRANCHES[b].use for b in branches)}"
+        ),
+        settings=dataclasses.asdict(config),
+        tensors=tensors,
+        table=symbol_table([*names, *SPECIALS]),
+        licence=(
+            "scFoundation model licence of BioMap: non-commercial research purposes only, "
+            "non-transferable, non-sublicensable, revocable "
+            "(https://github.com/biomap-research/scFoundation/blob/main/MODEL_LICENSE)"
+        ),
+        origin="BioMap (https://github.com/biomap-research/scFoundation), or laid out as there",
+        notes=_notes(branches),
+    )
+
+
+def load(
+    settings: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    table: GeneTable,
+    options: ModelOptions,
+) -> CellModel:
+    """Make a model of what `read_published` gave.
+
+    Raises
+    ------
+    InputError
+        Settings, weights and gene table do not fit each other, an option that scFoundation lacks,
+        or a branch that the checkpoint lacks.
+    """
+    from cellscribe.families.scfoundation.network import Scfoundation
+
+    chosen = check_options(options, POOLS, "scFoundation", also=("target_depth",))
+    aim = options.target_depth or DEFAULT_DEPTH
+    config = from_mapping(ScfoundationConfig, dict(settings), "config.json")
+    if len(table) != config.genes + len(SPECIALS):
+        raise InputError(
+            f"genes.tsv has {len(table):,} rows, config.json asks for "
+            f"{config.genes + len(SPECIALS):,}; they belong to different models"
+        )
+    branch, _, pool = chosen.rpartition("-")
+    sentence = (
+        f"{POOLS[chosen]}; target depth {aim}; zeros for a cell without known genes or with a "
+        "single count"
+    )
+    return Scfoundation(config, split(tensors), branch or "cell", pool, Depth.parse(aim), sentence)
+
+
+def read_genes(path: Path) -> list[str]:
+    """Gene symbols of ``OS_scRNA_gene_index.19264.tsv``, in order.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or its lines are not a symbol and its number, from 0 on.
+    """
+    lines = Source(path).text(path).splitlines()
+    rows = [line.split("\t") for line in lines[1:]]
+    for place, row in enumerate(rows):
+        if len(row) != 2 or not row[0] or row[1].strip() != str(place):
+            raise InputError(
+                f"{path}, line {place + 2}: expected a gene symbol, a tab and {place}; give "
+                f"{GENES[0]} of the published repository"
+            )
+    names = [row[0] for row in rows]
+    if len(set(names)) < len(names):
+        raise InputError(f"{path}: a gene stands twice; give {GENES[0]} as published")
+    return names
+
+
+def merge(branches: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Tensors of all branches in one dict, those that are the same in several of them once."""
+    import torch
+
+    groups: dict[str, list[tuple[list[str], torch.Tensor]]] = {}
+    for branch, published in branches.items():
+        for name, tensor in published.items():
+            for owners, other in groups.setdefault(name, []):
+                if torch.equal(tensor, other):
+                    owners.append(branch)
+                    break
+            else:
+                groups[name].append(([branch], tensor))
+    return {
+        f"{'+'.join(owners)}.{name}": tensor
+        for name, parts in groups.items()
+        for owners, tensor in parts
+    }
+
+
+def split(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Tensors by branch, as before `merge`; nothing is copied."""
+    branches: dict[str, dict[str, torch.Tensor]] = {}
+    for stored, tensor in tensors.items():
+        owners, _, name = stored.partition(".")
+        for branch in owners.split("+"):
+            branches.setdefault(branch, {})[name] = tensor
+    return {branch: branches[branch] for branch in BRANCHES if branch in branches}
+
+
+def _weights(source: Source) -> Path | None:
+    """The checkpoint; in a copy of the published repository it lies in a folder of its own."""
+    inside = source.folder / "models" / WEIGHTS[0]
+    if source.is_folder and source.find(*WEIGHTS) is None and inside.is_file():
+        return inside
+    return source.find(*WEIGHTS)
+
+
+def _names_model(path: Path) -> bool:
+    """Whether a torch archive's list of contents names the model; nothing is unpickled."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            contents = archive.read(inside[0]) if inside else b""
+    except (zipfile.BadZipFile, OSError):
+        return False
+    return MODEL.encode() in contents and b"token_emb.mlp2" in contents
+
+
+def _branches(
+    data: Any, path: Path
+) -> tuple[ScfoundationConfig, dict[str, dict[str, torch.Tensor]]]:
+    """Shape, and of each branch in the file what is used of it, checked."""
+    from cellscribe.families.scfoundation.network import build_network, tensor_names
+
+    found = [branch for branch in BRANCHES if isinstance(data, Mapping) and branch in data]
+    if not found:
+        held = ", ".join(str(key) for key in list(data)[:5]) if isinstance(data, Mapping) else ""
+        raise InputError(
+            f"{path}: none of {', '.join(BRANCHES)} in it (it holds {held or 'something else'}); "
+            f"{AGAIN}"
+        )
+    configs = {branch: _config(data[branch], branch, path) for branch in found}
+    config = configs[found[0]]
+    if other := [branch for branch in found if configs[branch] != config]:
+        raise InputError(
+            f"{path}: its branches {found[0]} and {other[0]} differ in shape, which no published "
+            f"file does; {AGAIN}"
+        )
+    everything = {name for parts in tensor_names(config, "rde").values() for name in parts}
+    branches = {}
+    for branch in found:
+        state = _state(data[branch], branch, path)
+        used = {name for parts in tensor_names(config, branch).values() for name in parts}
+        passed_over = (everything - used) | {*UNUSED, COUNTER}
+        kept = {name: x.float() for name, x in state.items() if name not in passed_over}
+        build_network(config, branch, kept, str(path))
+        branches[branch] = kept
+    return config, branches
+
+
+def _config(part: Any, branch: str, path: Path) -> ScfoundationConfig:
+    """Shape of a branch; what the data's settings say wins over the model's, as published."""
+    try:
+        config = part["config"]
+        model = config["model"]
+        merged = {**config["model_config"][model], **config["dataset_config"]["rnaseq"]}
+        kinds = (model, merged["encoder"]["module_type"], merged["decoder"]["module_type"])
+        values = {
+            "genes": merged["seq_len"] - 2,
+            "bins": merged["bin_num"],
+            "bin_alpha": merged["bin_alpha"],
+        }
+        for prefix, side in (("", "encoder"), ("decoder_", "decoder")):
+            shape = merged[side]
+            values[f"{prefix}width"] = shape["hidden_dim"]
+            values[f"{prefix}depth"], values[f"{prefix}heads"] = shape["depth"], shape["heads"]
+        values["decoder_head_width"] = merged["decoder"]["dim_head"]
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}, branch {branch}: its configuration lacks {error}; {AGAIN}"
+        ) from None
+    if kinds != (MODEL, "transformer", "performer"):
+        raise InputError(
+            f"{path}, branch {branch}: a model {kinds[0]} of {kinds[1]} and {kinds[2]}; only "
+            f"{MODEL} of transformer and performer, as published, is read"
+        )
+    return from_mapping(ScfoundationConfig, values, f"{path}, branch {branch}")
+
+
+def _state(part: Any, branch: str, path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a branch, without the prefix of their names."""
+    import torch
+
+    state = part.get("state_dict")
+    if not isinstance(state, Mapping):
+        raise InputError(f"{path}, branch {branch}: no state_dict in it; {AGAIN}")
+    if other := [str(name) for name, x in state.items() if not isinstance(x, torch.Tensor)]:
+        raise InputError(f"{path}, branch {branch}: {other[0]} is no tensor; {AGAIN}")
+    return {str(name).removeprefix(PREFIX): tensor for name, tensor in state.items()}
+
+
+def _notes(branches: Mapping[str, object]) -> tuple[str, ...]:
+    """What a user must know of this file."""
+    missing = [f"{part.use} ({name})" for name, part in BRANCHES.items() if name not in branches]
+    lacks = f"The file holds no branch for {', '.join(missing)}; what needs it is refused."
+    return (*NOTES, lacks) if missing else NOTES

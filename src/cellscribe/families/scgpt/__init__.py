@@ -1,0 +1,1 @@
+"""scGPT: binned expression."""

@@ -1,0 +1,1 @@
+"""Genes perturbed in silico, and how far cells move."""

@@ -1,0 +1,302 @@
+"""The report of `cellscribe evaluate`: ``report.md`` and a page, of the results in a folder.
+
+Both are made of the JSON files alone, so they can be made again anywhere and say nothing that is
+not in them. Which tables may be shown at all is decided in `evaluation_tables`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from cellscribe.corpus.card import plain
+from cellscribe.errors import InputError
+from cellscribe.evaluation.results import FOLDER, Result, read_all
+from cellscribe.report import evaluation_grids as grids
+from cellscribe.report import html, losses
+from cellscribe.report.evaluation_figures import Look, dots_svg, legend, lines_svg, looks
+from cellscribe.report.evaluation_grids import MARK, Cell, Grid
+from cellscribe.report.evaluation_tables import DataTable, TaskTables, tables
+from cellscribe.report.figures import write_whole
+from cellscribe.report.run_tables import value_text
+
+__all__ = ["render_markdown", "render_page", "tables", "write_report"]
+
+HOW = (
+    "Every table has its baselines and, where weights matter, the same network with random weights "
+    "in it, measured on the same cells, folds and seeds. A figure is the mean over the seeds; in "
+    "brackets stands its 95 % interval (or what the task says in its place), as wide as the seeds "
+    "together reach. A figure without brackets does not vary. The best of a column is bold; an "
+    "arrow says which way is better. "
+    f"{MARK} marks a model that may have seen the data in its training: it is kept out of what is "
+    "bold and out of averages. No average mixes different tasks."
+)
+PUBLISHED = "as published, other data and vocabulary, not comparable"
+SOURCE = "NVIDIA's sc-FM model card"
+
+
+def write_report(folder: Path) -> None:
+    """Write ``report.md`` and ``report.html`` of an evaluation; those of an earlier one go.
+
+    Parameters
+    ----------
+    folder
+        Of the evaluation, with its ``results``.
+
+    Raises
+    ------
+    InputError
+        There are no results, one cannot be read, a table lacks rows that it must have (see
+        `tables`), or the files cannot be written.
+    """
+    folder = Path(folder)
+    results = read_all(folder / FOLDER)
+    if not results:
+        raise InputError(f"{folder / FOLDER}: no results; run cellscribe evaluate first")
+    parts = tables(results)
+    text, page = render_markdown(parts, results), render_page(parts, results)
+    write_whole(folder / "report.md", text.encode())
+    write_whole(folder / "report.html", page.encode())
+
+
+def render_markdown(parts: Sequence[TaskTables], results: Sequence[Result]) -> str:
+    """Render the report as Markdown; text from results is escaped."""
+    blocks = [f"# {plain(_title(results))}", HOW]
+    for part in parts:
+        blocks += _markdown_task(part)
+    for heading, grid in _origin(results).items():
+        blocks += [f"## {heading}", grids.markdown(grid)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def render_page(parts: Sequence[TaskTables], results: Sequence[Result]) -> str:
+    """Render the report as one HTML page that loads nothing."""
+    body = [f'<p class="note">{escape(HOW)}</p>']
+    body += [_page_task(part) for part in parts]
+    body += [
+        html.section(_key(heading), heading, "", grids.html(grid, heading))
+        for heading, grid in _origin(results).items()
+    ]
+    return html.sheet(
+        kind="evaluation",
+        title=_title(results),
+        source=", ".join(dict.fromkeys(table.data for part in parts for table in part.tables)),
+        tiles=_tiles(parts, results),
+        warnings=_warnings(parts),
+        body='<div class="evaluation">\n' + "\n".join(body) + "\n</div>",
+        css=["tables.css", "training.css", "evaluation.css"],
+    )
+
+
+def published() -> Grid:
+    """Token losses of the seed's model card, which no table of ours may hold."""
+    rows = tuple(
+        (Cell(name), Cell(f"{loss:.2f}"), Cell(PUBLISHED), Cell(SOURCE))
+        for name, loss in losses.PUBLISHED.items()
+    )
+    return Grid(("Model", "Loss of masked genes", "What it is", "Source"), rows, words=True)
+
+
+def averaged(part: TaskTables) -> str:
+    """Say over which data a summary's averages go."""
+    data = part.summary.averaged
+    if not grids.has_average(part):
+        return "No average: no data set has a figure of every method and is new to every model."
+    left = [table.data for table in part.tables if table.data not in data]
+    text = f"Average over {', '.join(data)}"
+    return f"{text}, not over {', '.join(left)}." if left else f"{text}."
+
+
+def notes(table: DataTable) -> list[str]:
+    """What stands under a table: sizes, seeds, marks, and what is missing."""
+    sizes = [f"{_words(name)} {value_text(value)}" for name, value in table.about.items()]
+    seeds = ", ".join(map(str, table.seeds))
+    told = ["; ".join([*sizes, f"seeds {seeds}"]) + "."]
+    told += [f"{MARK} {row.method}: {row.seen}." for row in table.rows if row.seen]
+    return [*told, *table.notes]
+
+
+def _title(results: Sequence[Result]) -> str:
+    names = dict.fromkeys(each.method for each in results if each.kind == "model")
+    return f"Evaluation of {', '.join(names)}" if names else "Evaluation of baselines"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _key(text: str) -> str:
+    return text.lower().replace(" ", "-")
+
+
+def _columns(part: TaskTables) -> Iterator[tuple[str, str]]:
+    """Each metric's heading, and what it measures."""
+    for metric in part.task.METRICS.values():
+        which = f" ({metric.better} is better)" if metric.better else ""
+        yield metric.title, f"{which}: {metric.about}"
+
+
+def _markdown_task(part: TaskTables) -> Iterator[str]:
+    yield f"## {plain(part.task.TITLE)}"
+    yield " ".join(part.task.ABOUT.split())
+    yield "\n".join(f"- **{plain(title)}**{about}" for title, about in _columns(part))
+    if len(part.tables) > 1:
+        yield f"### {_summary_title(part)}"
+        yield grids.markdown(grids.of_summary(part))
+        yield plain(averaged(part))
+    for table in part.tables:
+        yield f"### {plain(table.data)}"
+        yield grids.markdown(grids.of_table(part, table))
+        yield "\n\n".join(plain(text) for text in notes(table))
+        for title, grid in _further(part, table).items():
+            yield f"#### {plain(title)}"
+            yield grids.markdown(grid)
+    if part.task.NAME == "mlm":
+        yield "### Published losses"
+        yield grids.markdown(published())
+
+
+def _summary_title(part: TaskTables) -> str:
+    return f"All data: {plain(part.task.METRICS[part.task.HEADLINE].title)}"
+
+
+def _further(part: TaskTables, table: DataTable) -> dict[str, Grid]:
+    return grids.of_breakdowns(part, table) | grids.of_curves(table)
+
+
+def _page_task(part: TaskTables) -> str:
+    task, known = part.task, looks(part.summary.kinds)
+    columns = "".join(
+        f"<li><b>{escape(title)}</b>{_prose(about)}</li>" for title, about in _columns(part)
+    )
+    body = [
+        f'<p class="lead">{_prose(" ".join(task.ABOUT.split()))}</p>',
+        "<details><summary>What the columns are</summary>"
+        f'<ul class="columns">{columns}</ul></details>',
+    ]
+    if len(part.tables) > 1:
+        title = f"All data: {task.METRICS[task.HEADLINE].title}"
+        body.append(f'<h3 class="data">{escape(title)}</h3>')
+        body.append(grids.html(grids.of_summary(part), f"{task.TITLE}, all data"))
+        body.append(f'<p class="note">{escape(averaged(part))}</p>')
+    for table in part.tables:
+        body += _page_table(part, table, known)
+    if task.NAME == "mlm":
+        body.append('<h3 class="data">Published losses</h3>')
+        body.append(grids.html(published(), "Published losses"))
+    return html.section(f"task-{task.NAME}", task.TITLE, "", "\n".join(body))
+
+
+def _page_table(part: TaskTables, table: DataTable, known: dict[str, Look]) -> Iterator[str]:
+    yield f'<h3 class="data">{escape(table.data)}</h3>'
+    yield grids.html(grids.of_table(part, table), f"{part.task.TITLE}, {table.data}")
+    yield "".join(f'<p class="note">{escape(text)}</p>' for text in notes(table))
+    cards = [*_dots(part, table, known), *_lines(table, known)]
+    if cards:
+        yield html.pair(cards)
+    for title, grid in _further(part, table).items():
+        yield grids.folded(grid, title)
+
+
+def _dots(part: TaskTables, table: DataTable, known: dict[str, Look]) -> Iterator[str]:
+    """The headline as a dot a method, if there is one."""
+    name = part.task.HEADLINE
+    metric = part.task.METRICS[name]
+    rows = [row for row in table.rows if name in row.estimates]
+    if not rows:
+        return
+    figures = {grids.marked(row.method, bool(row.seen)): row.estimates[name] for row in rows}
+    cells = {method: grids.figure(each, metric.digits) for method, each in figures.items()}
+    texts = {method: f"{cell.text} {cell.interval}".strip() for method, cell in cells.items()}
+    told = "; ".join(f"{method} {text}" for method, text in texts.items())
+    figure = dots_svg(
+        figures,
+        {shown: known[row.method] for shown, row in zip(figures, rows, strict=True)},
+        texts,
+        alt=f"{metric.title} of each method: {told}",
+    )
+    better = f"{metric.better[0].upper()}{metric.better[1:]} is better. " if metric.better else ""
+    yield html.card(metric.title, f"{better}Lines are the 95 % intervals.", figure)
+
+
+def _lines(table: DataTable, known: dict[str, Look]) -> Iterator[str]:
+    titles = dict.fromkeys(title for row in table.rows for title in row.curves)
+    for title in titles:
+        curves = {row.method: row.curves[title] for row in table.rows if title in row.curves}
+        first = next(iter(curves.values()))
+        text = f"{first.y_label} over {first.x_label}"
+        figure = lines_svg(curves, known, alt=f"{title}: {text} for {', '.join(curves)}")
+        yield html.card(title, f"{text}, mean over seeds.", legend(curves, known), figure)
+
+
+def _tiles(parts: Sequence[TaskTables], results: Sequence[Result]) -> list[html.Tile]:
+    kinds = {each.method: each.kind for each in results}
+    n_models = list(kinds.values()).count("model")
+    data = {table.data for part in parts for table in part.tables}
+    seeds = sorted({seed for part in parts for table in part.tables for seed in table.seeds})
+    return [
+        ("Models", f"{n_models}", "besides their random weights"),
+        ("Baselines", f"{list(kinds.values()).count('baseline')}", "of all tasks"),
+        ("Tasks", f"{len(parts)}", ", ".join(part.task.NAME for part in parts)),
+        ("Data sets", f"{len(data)}", ""),
+        ("Seeds", f"{len(seeds)}", ", ".join(map(str, seeds))),
+    ]
+
+
+def _warnings(parts: Sequence[TaskTables]) -> list[str]:
+    told = [
+        f"{row.method} may know {table.data}: {row.seen}."
+        for part in parts
+        for table in part.tables
+        for row in table.rows
+        if row.seen
+    ]
+    told += [
+        f"{part.task.TITLE}, {table.data}: {note}"
+        for part in parts
+        for table in part.tables
+        for note in table.notes
+        if note.startswith("Left out")
+    ]
+    return list(dict.fromkeys(told))
+
+
+def _origin(results: Sequence[Result]) -> dict[str, Grid]:
+    """Which models, and by what programs on what machine. Heading -> table."""
+    facts = {each.method: each.model for each in results if each.model}
+    made: dict[str, dict[str, None]] = {}
+    for result in results:
+        for name, value in result.made.items():
+            made.setdefault(name, {})[value_text(value)] = None
+    origin = {"Models": _facts(facts)} if facts else {}
+    if made:
+        rows = tuple(
+            (Cell(_words(name)), Cell(", ".join(sorted(each)))) for name, each in made.items()
+        )
+        origin["How this was made"] = Grid(("What", "Value"), rows, words=True)
+    return origin
+
+
+def _facts(facts: dict[str, dict[str, Any]]) -> Grid:
+    """Models as columns: some facts are sentences."""
+    names = dict.fromkeys(name for each in facts.values() for name in each)
+    rows = tuple(
+        (
+            Cell(_words(name)),
+            *(
+                Cell(value_text(each[name]) if name in each else grids.NOTHING)
+                for each in facts.values()
+            ),
+        )
+        for name in names
+        if name != "name"
+    )
+    return Grid(("Fact", *facts), rows, words=True)
+
+
+def _prose(text: str) -> str:
+    """Escape text of this program; what stands in backticks is code."""
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))

@@ -1,0 +1,197 @@
+"""Checkpoints of a run: whole or not there, checked when read, the newest few kept.
+
+::
+
+    RUN/checkpoints/000500/model/              the network, as `model.checkpoint` saves it
+    RUN/checkpoints/000500/state.safetensors   AdamW's two averages of each parameter
+    RUN/checkpoints/000500/state.json          step, place in the corpus, counts, hashes
+
+A folder takes its name when all its files are on disk, so that a kill at any moment leaves the
+checkpoints before it as they were. They hold whole tensors and know nothing of ranks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from cellscribe.callbacks import Log
+from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.errors import InputError
+from cellscribe.model.checkpoint import load_checkpoint, save_checkpoint
+from cellscribe.model.encoder import MaskedGeneModel
+from cellscribe.training.distributed import Team
+from cellscribe.writing import disk_errors, hash_of, remove
+
+AVERAGES = ("exp_avg", "exp_avg_sq", "step")
+Whole = dict[str, torch.Tensor]
+
+
+def gather(
+    model: MaskedGeneModel, optimizer: torch.optim.Optimizer, team: Team
+) -> tuple[Whole, Whole]:
+    """Gather parameters and AdamW's averages as whole tensors on the CPU; all ranks call it."""
+    weights = {name: team.whole(p.detach()).cpu() for name, p in model.named_parameters()}
+    averages = {
+        f"{key}.{name}": team.whole(optimizer.state[p][key]).cpu()
+        for name, p in model.named_parameters()
+        for key in AVERAGES
+        if p in optimizer.state
+    }
+    return weights, averages
+
+
+def scatter(
+    weights: Whole,
+    averages: Whole,
+    model: MaskedGeneModel,
+    optimizer: torch.optim.Optimizer,
+    team: Team,
+) -> None:
+    """Put whole tensors back where `gather` found them, whatever the number of ranks."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(team.part_of(weights[name], parameter))
+            if f"step.{name}" in averages:
+                optimizer.state[parameter] = {
+                    key: averages[f"{key}.{name}"].to(parameter.device)
+                    if key == "step"
+                    else team.part_of(averages[f"{key}.{name}"], parameter)
+                    for key in AVERAGES
+                }
+
+
+def save(
+    folder: Path,
+    weights: Whole,
+    averages: Whole,
+    state: Mapping[str, Any],
+    model: MaskedGeneModel,
+    vocabulary: Vocabulary,
+) -> Path:
+    """Write a checkpoint into ``folder``, named by its step, and return it.
+
+    Raises
+    ------
+    OutputError
+        The disk is full or refuses; nothing is left of it, and older checkpoints are untouched.
+    """
+    target = folder / f"{state['step']:06}"
+    partial = folder / f".{target.name}.partial-{os.getpid()}"
+    mend = "free some space and go on with --resume"
+    try:
+        with disk_errors(target, mend):
+            folder.mkdir(exist_ok=True)
+            partial.mkdir()
+            _write(lambda: save_weights(partial / "model", weights, model, vocabulary, {}))
+            _write(lambda: save_file(averages, partial / "state.safetensors"))
+            names = ("model/model.safetensors", "state.safetensors")
+            told = {**state, "hashes": {name: hash_of(partial / name) for name in names}}
+            (partial / "state.json").write_text(json.dumps(told, indent=1) + "\n")
+            for path in sorted(partial.rglob("*")):
+                _flush(path)
+            remove(target)
+            partial.rename(target)
+            _flush(folder)
+    finally:
+        remove(partial)
+    return target
+
+
+def save_weights(
+    directory: Path,
+    weights: Whole,
+    model: MaskedGeneModel,
+    vocabulary: Vocabulary,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write whole weights as a checkpoint directory of the model."""
+    with torch.device("meta"):
+        whole = MaskedGeneModel(model.config)
+    whole.load_state_dict(weights, assign=True)
+    save_checkpoint(directory, whole, vocabulary, provenance)
+
+
+def newest(
+    folder: Path, model: MaskedGeneModel, log: Log
+) -> tuple[dict[str, Any], Whole, Whole] | None:
+    """Read the newest checkpoint that is sound; one that is not is named and passed over.
+
+    Returns
+    -------
+    tuple or None
+        ``state.json``, weights and averages; None where there is no checkpoint.
+
+    Raises
+    ------
+    InputError
+        There are checkpoints, and none is sound.
+    """
+    there = checkpoints(folder)
+    for path in reversed(there):
+        try:
+            return _read(path, model)
+        except InputError as error:
+            log(f"Checkpoint {path.name} is damaged ({error}): passed over.")
+    if there:
+        raise InputError(f"{folder} holds no checkpoint that is sound; begin a new run")
+    return None
+
+
+def _read(path: Path, model: MaskedGeneModel) -> tuple[dict[str, Any], Whole, Whole]:
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        for name, told in state["hashes"].items():
+            if hash_of(path / name) != told:
+                raise InputError(f"{name} is not what was saved")
+        averages = load_file(path / "state.safetensors")
+    except OSError as error:
+        raise InputError(f"{error.strerror}: {Path(error.filename).name}") from None
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise InputError(f"not readable: {error}") from None
+    saved = load_checkpoint(path / "model")
+    if saved.config != model.config:
+        raise InputError("it is of a model of another shape")
+    return state, dict(saved.model.named_parameters()), averages
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return finished checkpoints, oldest first."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted((p for p in found if p.name.isdigit()), key=lambda path: int(path.name))
+
+
+def prune(folder: Path, keep: int, best: int | None) -> None:
+    """Remove all but the newest `keep` checkpoints and that of step `best`."""
+    for path in checkpoints(folder)[:-keep]:
+        if int(path.name) != best:
+            remove(path)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left."""
+    for left in folder.glob(".*.partial-*"):
+        remove(left)
+
+
+def _write(write: Callable[[], None]) -> None:
+    """Let safetensors' own error of a full disk be one of the system's."""
+    try:
+        write()
+    except SafetensorError as error:
+        raise OSError(28 if "os error 28" in str(error) else 5, str(error)) from error
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -68,7 +68,7 @@ evaluate: $(VENV)/.stamp-dev
 	$(EVALUATE) --task core performance --gene-list benchmarks/evaluation/gene_types.csv \
 	  --data $(DATA)/pbmc_facs_zheng2017.h5ad $(DATA)/pbmc3k_10x.h5ad
 	$(EVALUATE) --task integration --data $(DATA)/pancreas_baron_human_came.h5ad
-	$(EVALUATE) --task perturbation deletion --cells 21000 \
+	$(EVALUATE) --task perturbation deletion --max-cells 21000 \
 	  --data $(DATA)/perturb_papalexi2021_thp1_299genes.h5ad
 	$(BIN)/python scripts/render_tables.py
 

@@ -55,7 +55,7 @@ def test_help_tells_every_option(run: Cli) -> None:
     [
         (["--task", "celltypes"], "no task 'celltypes'; there are mlm, celltype"),
         (["--seeds", "0"], "seeds must be 1 or more, not 0"),
-        (["--cells", "10"], "cells must be 50 or more, not 10"),
+        (["--max-cells", "10"], "max_cells must be 50 or more, not 10"),
         (["--precision", "fp8"], '"auto", "float32", "bf16"'),
         (["--labels", "x"], "Did you mean --label?"),
         (["--task", "celltype"], "cell_type"),

@@ -47,7 +47,7 @@ def test_from_cells_to_a_table(
     ]  # fmt: skip
     assert {SYMBOLS[2], SYMBOLS[5]} <= set(table["symbol"])
     assert (table["shift"] > 0).all() and table["p"].between(0, 1).all()
-    nothing_new(tmp_path, "in.h5ad", out.name)
+    nothing_new(tmp_path, "in.h5ad", out.name, f"{out.name}.json")
 
 
 def test_towards_a_goal_and_in_front(

@@ -2,10 +2,10 @@
 
 ``embed`` for an AnnData or a file, ``load`` for a model to keep, ``embed_file`` from file to file,
 ``embed_genes``, ``gene_importance`` and ``enhance`` for genes, ``tokenize``, ``info``;
-``import_model`` and ``export_model`` for published models, ``train`` for new ones; ``finetune`` and
-``annotate`` for labels; ``evaluate`` to judge models, ``perturb`` to ask them what a gene does;
-``build_corpus`` and ``open_corpus`` for training stores; ``sample`` gives a few hundred real cells
-to try them on. Everything is imported when first used.
+``import_model`` and ``export_model`` for published models, ``train`` for new ones and
+``report_runs`` for their curves; ``finetune`` and ``annotate`` for labels; ``evaluate`` to compare
+models, ``perturb`` to delete or promote genes; ``build_corpus`` and ``open_corpus`` for training
+stores; ``sample`` gives a few hundred real cells. Everything is imported when first used.
 """
 
 from __future__ import annotations
@@ -15,42 +15,72 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cellscribe.api.annotate import annotate, annotate_file, finetune
+    from cellscribe.api.annotate import annotate, annotate_file
+    from cellscribe.api.corpus import build_corpus, corpus_card, download_census, open_corpus
     from cellscribe.api.embed import embed, embed_file
+    from cellscribe.api.enhance import enhance, enhance_file
     from cellscribe.api.evaluate import evaluate
-    from cellscribe.api.genes import embed_genes, enhance, gene_importance
+    from cellscribe.api.finetune import finetune
+    from cellscribe.api.genes import embed_genes, embed_genes_file, gene_importance
     from cellscribe.api.models import export_model, import_model, info
+    from cellscribe.api.perturb import perturb, perturb_file
+    from cellscribe.api.report import report_runs
     from cellscribe.api.sample import sample
     from cellscribe.api.tokenize import tokenize
     from cellscribe.api.train import train
     from cellscribe.config import (
         AnnotateOptions,
+        BuildOptions,
+        CensusOptions,
         EmbedOptions,
+        EnhanceOptions,
         EvaluateOptions,
+        ExportOptions,
         FinetuneOptions,
+        GenesOptions,
+        ImportOptions,
+        ModelConfig,
+        ModelOptions,
         PerturbOptions,
+        SplitOptions,
+        TokenizeOptions,
+        TrainOptions,
     )
-    from cellscribe.corpus.build.build import build_corpus
-    from cellscribe.corpus.store import open_corpus
+    from cellscribe.corpus.store import Corpus
     from cellscribe.errors import InputError
     from cellscribe.inference.embedder import Embedder, load
-    from cellscribe.perturbation.perturb import perturb
 
 __all__ = [
     "AnnotateOptions",
+    "BuildOptions",
+    "CensusOptions",
+    "Corpus",
     "EmbedOptions",
     "Embedder",
+    "EnhanceOptions",
     "EvaluateOptions",
+    "ExportOptions",
     "FinetuneOptions",
+    "GenesOptions",
+    "ImportOptions",
     "InputError",
+    "ModelConfig",
+    "ModelOptions",
     "PerturbOptions",
+    "SplitOptions",
+    "TokenizeOptions",
+    "TrainOptions",
     "annotate",
     "annotate_file",
     "build_corpus",
+    "corpus_card",
+    "download_census",
     "embed",
     "embed_file",
     "embed_genes",
+    "embed_genes_file",
     "enhance",
+    "enhance_file",
     "evaluate",
     "export_model",
     "finetune",
@@ -60,6 +90,8 @@ __all__ = [
     "load",
     "open_corpus",
     "perturb",
+    "perturb_file",
+    "report_runs",
     "sample",
     "tokenize",
     "train",
@@ -67,28 +99,46 @@ __all__ = [
 
 _HOMES = {
     "AnnotateOptions": "cellscribe.config",
+    "BuildOptions": "cellscribe.config",
+    "CensusOptions": "cellscribe.config",
+    "Corpus": "cellscribe.corpus.store",
     "EmbedOptions": "cellscribe.config",
     "Embedder": "cellscribe.inference.embedder",
+    "EnhanceOptions": "cellscribe.config",
     "EvaluateOptions": "cellscribe.config",
+    "ExportOptions": "cellscribe.config",
     "FinetuneOptions": "cellscribe.config",
+    "GenesOptions": "cellscribe.config",
+    "ImportOptions": "cellscribe.config",
     "InputError": "cellscribe.errors",
+    "ModelConfig": "cellscribe.config",
+    "ModelOptions": "cellscribe.config",
     "PerturbOptions": "cellscribe.config",
+    "SplitOptions": "cellscribe.config",
+    "TokenizeOptions": "cellscribe.config",
+    "TrainOptions": "cellscribe.config",
     "annotate": "cellscribe.api.annotate",
     "annotate_file": "cellscribe.api.annotate",
-    "build_corpus": "cellscribe.corpus.build.build",
+    "build_corpus": "cellscribe.api.corpus",
+    "corpus_card": "cellscribe.api.corpus",
+    "download_census": "cellscribe.api.corpus",
     "embed": "cellscribe.api.embed",
     "embed_file": "cellscribe.api.embed",
     "embed_genes": "cellscribe.api.genes",
-    "enhance": "cellscribe.api.genes",
+    "embed_genes_file": "cellscribe.api.genes",
+    "enhance": "cellscribe.api.enhance",
+    "enhance_file": "cellscribe.api.enhance",
     "evaluate": "cellscribe.api.evaluate",
     "export_model": "cellscribe.api.models",
-    "finetune": "cellscribe.api.annotate",
+    "finetune": "cellscribe.api.finetune",
     "gene_importance": "cellscribe.api.genes",
     "import_model": "cellscribe.api.models",
     "info": "cellscribe.api.models",
     "load": "cellscribe.inference.embedder",
-    "open_corpus": "cellscribe.corpus.store",
-    "perturb": "cellscribe.perturbation.perturb",
+    "open_corpus": "cellscribe.api.corpus",
+    "perturb": "cellscribe.api.perturb",
+    "perturb_file": "cellscribe.api.perturb",
+    "report_runs": "cellscribe.api.report",
     "sample": "cellscribe.api.sample",
     "tokenize": "cellscribe.api.tokenize",
     "train": "cellscribe.api.train",

@@ -359,7 +359,8 @@ def test_classes_of_nine_cells_are_left_out_and_of_ten_are_not() -> None:
         (
             {"cell_type": [f"c{i}" for i in range(60)]},
             "made up: cell_type has 60 classes, but fewer than two of them have 10 cells (the "
-            "largest has 1); name another column with --label, or look at more cells with --cells",
+            "largest has 1); name another column with --label, or look at "
+            "more cells with --max-cells",
         ),
     ],
 )

@@ -106,7 +106,7 @@ def test_refusals_say_how_to_mend() -> None:
     with pytest.raises(InputError, match=r"has no controls \(ctrl, control, non-targeting, NT\)"):
         read_conditions(cells_of(genes), EvaluateOptions())
     few = {"gene": ["STAT1", "JAK2"] * 30 + ["NT"] * 30}
-    with pytest.raises(UnfitError, match=r"2 perturbations .* 3 are needed; .*--cells"):
+    with pytest.raises(UnfitError, match=r"2 perturbations .* 3 are needed; .*--max-cells"):
         read_conditions(cells_of(few), EvaluateOptions())
     rare = {"gene": ["STAT1", "JAK2", "MYC"] * 30 + ["NT"] * 3}
     with pytest.raises(InputError, match="has 3 controls"):

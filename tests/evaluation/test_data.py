@@ -49,7 +49,7 @@ def test_drawn_cells_are_those_of_the_file(tmp_path: Path, monkeypatch: pytest.M
     blocks = reading.Counts.blocks
     # several blocks, so that rows are taken out of each
     monkeypatch.setattr(reading.Counts, "blocks", lambda self: blocks(self, 32))
-    data = read_data(path, EvaluateOptions(cells=50, seed=4))
+    data = read_data(path, EvaluateOptions(max_cells=50, seed=4))
     assert data.name == "some.cells"
     assert data.corpus is None
     cells = data.cells
@@ -97,7 +97,7 @@ def test_names_that_come_twice_are_no_matter() -> None:
     """Files of several samples often have them; nobody is warned of what does not matter here."""
     twice = annotated(some_counts(60, n_genes=40))
     twice.obs.index = ["same"] * 60
-    cells = read_cells(twice, EvaluateOptions(cells=50))
+    cells = read_cells(twice, EvaluateOptions(max_cells=50))
     assert cells.adata.n_obs == 50
 
 

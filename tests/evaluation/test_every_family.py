@@ -52,7 +52,7 @@ def test_it_is_asked_what_a_deleted_gene_does(imported: Path) -> None:
         imported / "cells.h5ad",
         model=imported / "model",
         top=3,
-        cells=20,
+        max_cells=20,
         precision="float32",
         device="cpu",
         log=silent,

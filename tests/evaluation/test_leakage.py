@@ -236,7 +236,7 @@ def test_the_bundled_model_knows_its_cells(shared_data: Path) -> None:
     assert len(read_trained_cells(mini.header.directory)) == n
 
     def told(model: Model, name: str) -> str:
-        cells = read_cells(shared_data / f"{name}.h5ad", EvaluateOptions(cells=300))
+        cells = read_cells(shared_data / f"{name}.h5ad", EvaluateOptions(max_cells=300))
         # under another name, hashes alone can tell
         return seen(model, Origin(names=frozenset(), hashes=origin_of(cells).hashes))
 

@@ -128,7 +128,7 @@ def test_a_network_is_read_as_torch_reads_it(cls_token: bool, sep_token: bool) -
 
 
 def test_the_loss_is_that_of_trainings_validation(corpus: Corpus, tmp_path: Path) -> None:
-    options = replace(OPTIONS, cells=50)
+    options = replace(OPTIONS, max_cells=50)
     models = read_models([save_bert(tmp_path / "bert", corpus.vocabulary)], options)
     problems = {p.name: p for p in task.load(data_of(corpus), models, options)}
     assert list(problems) == ["made-up val", "made-up test", "made-up test_unseen"]

@@ -82,7 +82,7 @@ def test_trained_layers_are_saved_as_they_were_measured(
     said: list[str] = []
     done = cellscribe.finetune(
         tiny_model, typed_cells(135), tmp_path / "ft", label="cell_type", group="donor",
-        fewest_cells=5, log=said.append, **words, **FLAT,
+        min_cells=5, log=said.append, **words, **FLAT,
     )  # fmt: skip
     about = load_head(tmp_path / "ft").about
     assert about["mode"] == mode
@@ -135,7 +135,7 @@ def test_a_type_that_the_reference_lacks_is_unknown() -> None:
         rows=[np.arange(300)], labels=["a", "b", "c"], truth=kind, groups=groups, sources=[],
         left_out={},
     )  # fmt: skip
-    voters = fit_reference(vectors, labelled, neighbours=15, folds=4, accuracy=0.95, seed=0)
+    voters = fit_reference(vectors, labelled, n_neighbors=15, folds=4, accuracy=0.95, seed=0)
     best, probability, called = voters.call(clusters(150, [0, 1, 2], 1)[0])
     assert (best == np.arange(150) % 3).all()
     assert probability.mean() > 0.95
@@ -155,7 +155,7 @@ def test_votes_are_weighted_by_inverse_distance() -> None:
         rows=[np.arange(80)], labels=["a", "b", "c"], truth=truth, groups=None, sources=[],
         left_out={},
     )  # fmt: skip
-    voters = fit_reference(vectors, labelled, neighbours=7, folds=4, accuracy=0.9, seed=0)
+    voters = fit_reference(vectors, labelled, n_neighbors=7, folds=4, accuracy=0.9, seed=0)
     theirs = KNeighborsClassifier(7, weights="distance", metric="cosine")
     theirs.fit((vectors - vectors.mean(0)) / vectors.std(0), truth)
     query = rng.normal(size=(30, 5))

@@ -11,9 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,21 +19,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cellscribe.annotation.calibration import tell_of_calibration
+from cellscribe.annotation.calibration import log_calibration
 from cellscribe.annotation.labels import (
     Labelled,
-    Log,
     check_labels,
+    log_folds,
     read_labels,
-    tell_of_folds,
 )
 from cellscribe.annotation.neighbors import Reference, fit_reference
-from cellscribe.callbacks import Progress, in_step, log_stderr
-from cellscribe.cells.counts import Counts, open_counts
+from cellscribe.callbacks import Progress, in_step
+from cellscribe.cells.counts import Counts
 from cellscribe.cells.genes import GeneMap
 from cellscribe.config import AnnotateOptions
 from cellscribe.errors import InputError
-from cellscribe.families.registry import read_model
 from cellscribe.inference.outputs import (
     keep_facts,
     need_groups,
@@ -43,6 +39,7 @@ from cellscribe.inference.outputs import (
     write_cells,
     write_element,
 )
+from cellscribe.inference.session import Cells, Session
 from cellscribe.model.heads import UNKNOWN, Head, best_of, load_head
 from cellscribe.writing import check_target, writing
 
@@ -52,8 +49,6 @@ if TYPE_CHECKING:
     from cellscribe.inference.embedder import Embedder
 
 FORMS = (".csv", ".parquet", ".h5ad")
-PREFIX = "cellscribe_"
-"""Before the names of the columns that are added to an obs."""
 COLUMNS = ("label", "probability", "best")
 
 Call = Callable[[npt.NDArray[np.floating]], tuple[Any, Any, Any]]
@@ -117,9 +112,8 @@ def call_by_head(head: Head) -> Call:
     return call
 
 
-def annotate_counts(
-    counts: Counts,
-    genes: GeneMap,
+def call_cells(
+    source: Cells,
     embedder: Embedder,
     labels: list[str],
     call: Call,
@@ -134,6 +128,7 @@ def annotate_counts(
     InputError
         No cell has a count on a gene that the model knows, or the counts are bad.
     """
+    counts, genes = source.counts, source.genes
     best = np.full(counts.n_cells, -1, np.int32)
     probability = np.zeros(counts.n_cells, np.float32)
     called = np.zeros(counts.n_cells, bool)
@@ -155,110 +150,111 @@ def annotate_counts(
     )
 
 
-def annotate_opened(
-    counts: Counts,
+def annotate_cells(
+    session: Session,
+    source: str | Path | AnnData,
     options: AnnotateOptions,
     *,
     reference: str | Path | AnnData | None = None,
     progress: Progress | None = None,
-    log: Log = log_stderr,
-) -> Annotation:
-    """Call every cell of opened counts with a fine-tuned model or a labelled reference.
+) -> tuple[Annotation, Counts]:
+    """Call every cell of a source with a fine-tuned model or a labelled reference.
 
     Parameters
     ----------
-    counts
-        From `open_counts`.
+    session
+        The model and the device.
+    source
+        Cells to call.
     options
-        Model, reference and all the rest.
+        Reference and all the rest.
     reference
-        In place of `options.reference`, which only a path can be.
+        Labelled cells, in place of `options.reference`, which only a path can be.
     progress
-        Told (cells done, cells in all, what is being done).
-    log
-        Told, a line each, what a user should know.
+        Called with (cells done, cells in all, name of the step).
+
+    Returns
+    -------
+    annotation
+        The calls and their provenance.
+    counts
+        The opened source.
 
     Raises
     ------
     InputError
         The model has no head and there is no reference, or bad input.
     """
-    header = read_model(options.model)
     reference = options.reference if reference is None else reference
-    head = load_head(header.directory) if reference is None else None
-    genes = header.map_genes(counts.var, gene_key=options.gene_key, name=counts.name)
-    with ExitStack() as stack:
-        # All that can be refused without torch is refused before it is imported.
-        opened, labelled = None, None
-        if reference is not None:
-            layer = options.reference_layer
-            opened = stack.enter_context(open_counts(reference, layer=layer, log=log))
-            assert options.label is not None
-            labelled = read_labels(
-                [opened], options.label, options.group, options.fewest_cells, log=log
-            )
-            header.map_genes(opened.var, name=opened.name)
-        from cellscribe.inference.embedder import load
-
-        embedder = load(
-            options.model,
-            device=options.device,
-            precision=options.precision,
-            threads=options.threads,
+    counts = session.open_counts(source)
+    head = None if reference is not None else load_head(session.header.directory)
+    if head is not None and (options.pool, options.hidden_layer) != (None, None):
+        raise InputError(
+            f"{session.header.name}: the head reads the vectors that it was trained on; leave out "
+            "--pool and --hidden-layer, or fine-tune anew with them"
         )
-        if embedder.note:
-            log(embedder.note)
-        about: dict[str, Any] = {
-            "cellscribe": metadata.version("cellscribe"),
-            "model": embedder.header.name,
-            "model_hash": embedder.hash,
-            "precision": embedder.precision,
-            "device": embedder.device.type,
-            "source": Path(counts.name).name,
+    cells = session.map_genes(counts, options.gene_key)
+    # All that can be refused without torch is refused before it is imported.
+    if head is not None:
+        about = {
+            "by": "head",
+            "label": head.about.get("label", ""),
+            "temperature": head.temperature,
+            "threshold": head.threshold,
         }
-        if head is not None:
-            about |= {
-                "by": "head",
-                "label": head.about.get("label", ""),
-                "temperature": head.temperature,
-                "threshold": head.threshold,
-            }
-            labels, call = head.labels, call_by_head(head)
-        else:
-            assert opened is not None and labelled is not None
-            voters, facts = _reference(opened, labelled, embedder, options, progress, log)
-            about |= facts
-            labels, call = voters.labels, voters.call
-    return annotate_counts(
-        counts, genes, embedder, labels, call, about, progress=in_step(progress, "Annotating")
+        labels, call = head.labels, call_by_head(head)
+    else:
+        opened, labelled = _open_reference(session, reference, options)
+        voters, about = _fit_reference(session, opened, labelled, options, progress)
+        labels, call = voters.labels, voters.call
+    annotation = call_cells(
+        cells,
+        session.embedder,
+        labels,
+        call,
+        session.about(cells, **about),
+        progress=in_step(progress, "Annotating"),
     )
+    return annotation, cells.counts
 
 
-def _reference(
-    opened: Counts,
+def _open_reference(
+    session: Session, reference: str | Path | AnnData | None, options: AnnotateOptions
+) -> tuple[Cells, Labelled]:
+    """Open a reference and read its labels."""
+    assert reference is not None
+    assert options.label is not None
+    counts = session.open_counts(reference, layer=options.reference_layer or "X")
+    labelled = read_labels(
+        [counts], options.label, options.group, options.min_cells, log=session.log
+    )
+    return session.map_genes(counts), labelled
+
+
+def _fit_reference(
+    session: Session,
+    opened: Cells,
     labelled: Labelled,
-    embedder: Embedder,
     options: AnnotateOptions,
     progress: Progress | None,
-    log: Log,
 ) -> tuple[Reference, dict[str, Any]]:
     """Embed a reference and make it ready to vote."""
-    genes = embedder.header.map_genes(opened.var, name=opened.name)
     step = in_step(progress, "Embedding the reference")
-    vectors = embed_opened(embedder, opened, genes, progress=step)[labelled.rows[0]]
+    vectors, _ = session.embedder.embed_counts(opened.counts, opened.genes, progress=step)
+    vectors = vectors[labelled.rows[0]]
     filled = vectors.any(axis=1)
     labelled = labelled.keep(filled)
-    check_labels(labelled, [opened])
-    tell_of_folds(labelled, options.group, log)
+    check_labels(labelled, [opened.counts])
+    log_folds(labelled, options.group, session.log)
     voters = fit_reference(
         vectors[filled].astype(np.float64),
         labelled,
-        neighbours=options.neighbours,
+        n_neighbors=options.n_neighbors,
         folds=options.folds,
         accuracy=options.accuracy,
         seed=options.seed,
     )
-    tell_of_calibration(voters.calibration, log)
+    log_calibration(voters.calibration, session.log)
     found = voters.calibration.crossed or voters.calibration.held_out
     return voters, {
         "by": "reference",
@@ -267,24 +263,12 @@ def _reference(
         "reference": labelled.sources[0]["name"],
         "reference_hash": labelled.sources[0]["hash"] or "",
         "reference_cells": len(labelled.truth),
-        "neighbours": options.neighbours,
+        "n_neighbors": options.n_neighbors,
         "threshold": voters.calibration.threshold,
         "limit": voters.limit,
         "held_out_accuracy": found.accuracy,
         "held_out_coverage": found.coverage,
     }
-
-
-def embed_opened(
-    embedder: Embedder,
-    counts: Counts,
-    genes: GeneMap,
-    *,
-    progress: Progress | None = None,
-) -> npt.NDArray[np.float32]:
-    """``[n_cells, D]`` vectors of opened counts, which stay open."""
-    blocks = embedder.blocks(counts, genes, progress=progress)
-    return np.concatenate([block.vectors for block in blocks])
 
 
 def check_annotated(out: Path, sources: list[Path], *, overwrite: bool) -> None:
@@ -303,7 +287,7 @@ def check_annotated(out: Path, sources: list[Path], *, overwrite: bool) -> None:
             check_target(sidecar(out), source, overwrite=overwrite)
 
 
-def write_annotation(out: Path, annotation: Annotation, counts: Counts) -> None:
+def write_annotation(out: Path, annotation: Annotation, counts: Counts, key_added: str) -> None:
     """Write the calls as a table, or as columns of a copy of the input's AnnData.
 
     Raises
@@ -316,7 +300,7 @@ def write_annotation(out: Path, annotation: Annotation, counts: Counts) -> None:
     table = annotation.table(counts.obs.index)
     if out.suffix == ".h5ad":
         with writing(out) as partial:
-            _write_h5ad(partial, table, counts, annotation.about)
+            _write_h5ad(partial, table, counts, annotation.about, key_added)
         return
     with writing(out) as partial:
         if out.suffix == ".csv":
@@ -329,7 +313,9 @@ def write_annotation(out: Path, annotation: Annotation, counts: Counts) -> None:
             beside.write_text(json.dumps(annotation.about, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_h5ad(path: Path, table: pd.DataFrame, counts: Counts, about: Mapping[str, Any]) -> None:
+def _write_h5ad(
+    path: Path, table: pd.DataFrame, counts: Counts, about: Mapping[str, Any], key_added: str
+) -> None:
     import h5py
 
     copied = counts.form == "h5ad" and counts.path is not None
@@ -343,7 +329,7 @@ def _write_h5ad(path: Path, table: pd.DataFrame, counts: Counts, about: Mapping[
         obs = root["obs"]
         order = [str(name) for name in obs.attrs["column-order"]]
         for name in COLUMNS:
-            column, values = f"{PREFIX}{name}", table[name].array
+            column, values = f"{key_added}_{name}", table[name].array
             if column in obs:
                 del obs[column]
             write_element(obs, column, values if name != "probability" else np.asarray(values))

@@ -244,7 +244,7 @@ def _cross(
     return judge(probability, best, truth, called)
 
 
-def tell_of_calibration(calibration: Calibration, log: Log) -> None:
+def log_calibration(calibration: Calibration, log: Log) -> None:
     """Warn where the wanted accuracy cannot be had, or costs most of the cells."""
     if not calibration.reached:
         log(

@@ -11,7 +11,7 @@ Letters: ``B`` labelled cells, ``C`` labels, ``D`` width.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,25 +20,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.annotation.calibration import Calibration, calibrate, tell_of_calibration
+from cellscribe.annotation.calibration import Calibration, calibrate, log_calibration
 from cellscribe.annotation.labels import (
     Labelled,
-    Log,
     check_labels,
     choose_folds,
-    tell_of_folds,
+    log_folds,
 )
 from cellscribe.annotation.linear import fit_head
-from cellscribe.callbacks import Progress
-from cellscribe.cells.counts import Counts
-from cellscribe.config import FinetuneOptions, Precision
+from cellscribe.callbacks import Progress, in_step, no_progress
+from cellscribe.config import FinetuneOptions
+from cellscribe.errors import InputError
+from cellscribe.families.registry import ModelHeader
+from cellscribe.inference.session import Cells, Session
 from cellscribe.model.heads import Head, save_head
+from cellscribe.model.metadata import BERTS, Header
 from cellscribe.training.trained_cells import TRAINED_CELLS
 from cellscribe.writing import writing
 
 if TYPE_CHECKING:
-    import torch
-
     from cellscribe.annotation.tuning import Tuned
     from cellscribe.model.checkpoint import Checkpoint
 
@@ -55,7 +55,22 @@ FIGURES = {
 """Of `Calls`, as the README has them."""
 
 Floats = npt.NDArray[np.floating]
-Embed = Callable[[Counts], Floats]
+
+
+def need_ranked(header: ModelHeader) -> Header:
+    """The header of a BERT, the one network that is trained.
+
+    Raises
+    ------
+    InputError
+        The model is of another family.
+    """
+    if header.bert is None:
+        raise InputError(
+            f"{header.directory} is a model of the family {header.family}, which only embed, "
+            f"annotate --reference and info can use; this needs one of {', '.join(BERTS)}"
+        )
+    return header.bert
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,27 +85,20 @@ class Finetuned:
 
 
 def finetune_model(
-    checkpoint: Checkpoint,
-    folder: Path,
-    sources: Sequence[Counts],
+    session: Session,
+    sources: Sequence[Cells],
     labelled: Labelled,
     out: Path,
     options: FinetuneOptions,
     *,
-    embed: Embed,
-    device: torch.device,
-    precision: Precision,
-    progress: Progress,
-    log: Log,
+    progress: Progress | None = None,
 ) -> Finetuned:
     """Fine-tune a model on labelled cells and save it.
 
     Parameters
     ----------
-    checkpoint
-        The model, its weights in float32; they are trained in place.
-    folder
-        Its directory.
+    session
+        The model and the device.
     sources
         Opened files of raw counts.
     labelled
@@ -99,28 +107,32 @@ def finetune_model(
         The new model's directory; it appears whole or not at all.
     options
         Columns, mode and recipe.
-    embed
-        Gives ``[n_cells, D]`` vectors of a source by this model, zeros for an empty cell.
-    device, precision
-        Where layers are trained, and in which type products are taken.
     progress
-        Told (cells done, cells in all, what is being done).
-    log
-        Told, a line each, what a user should know.
+        Called with (cells done, cells in all, name of the step).
 
     Raises
     ------
     InputError
         Bad input, see `fit_head` and `tune`.
     """
+    from cellscribe.model.checkpoint import load_checkpoint
+
+    embedder, log = session.embedder, session.log
+    step = in_step(progress, "Embedding")
     vectors = np.concatenate(
-        [embed(source)[rows] for source, rows in zip(sources, labelled.rows, strict=True)]
+        [
+            embedder.embed_counts(each.counts, each.genes, progress=step)[0][rows]
+            for each, rows in zip(sources, labelled.rows, strict=True)
+        ]
     ).astype(np.float64)
     filled = vectors.any(axis=1)
     labelled, vectors = labelled.keep(filled), vectors[filled]
-    check_labels(labelled, sources)
-    tell_of_folds(labelled, options.group, log)
+    counts = [each.counts for each in sources]
+    check_labels(labelled, counts)
+    log_folds(labelled, options.group, log)
     folds = choose_folds(labelled.truth, labelled.groups, options.folds, options.seed)
+    # The embedder's weights are rounded to the type of its products; these are trained and saved.
+    checkpoint = load_checkpoint(need_ranked(session.header))
     tuned: Tuned | None = None
     if options.mode == "head":
         head, logits, tested = fit_head(vectors, labelled, folds)
@@ -129,14 +141,21 @@ def finetune_model(
         from cellscribe.annotation.held_out import Training
 
         training = Training(
-            checkpoint, sources, labelled, vectors, folds, options, device, precision
+            checkpoint,
+            sources,
+            labelled,
+            vectors,
+            folds,
+            options,
+            embedder.device,
+            embedder.precision,
         )
-        tuned, logits, tested, how = training.run(progress, log)
+        tuned, logits, tested, how = training.run(progress or no_progress, log)
         head = tuned.model.linear_head()
     if labelled.groups is None:
         how = how.replace("groups", "cells drawn at random")
     calibration = calibrate(logits, labelled.truth[tested], folds[tested], options.accuracy)
-    tell_of_calibration(calibration, log)
+    log_calibration(calibration, log)
     weight, bias = head.folded()
     saved = Head(
         labels=labelled.labels,
@@ -146,7 +165,7 @@ def finetune_model(
         threshold=calibration.threshold,
         about=about(checkpoint, labelled, calibration, how, tuned, options),
     )
-    save_finetuned(out, folder, checkpoint, saved, tuned)
+    save_finetuned(out, session, checkpoint, saved, tuned)
     return Finetuned(
         head=saved,
         calibration=calibration,
@@ -180,16 +199,19 @@ def about(
 
 
 def save_finetuned(
-    out: Path, folder: Path, checkpoint: Checkpoint, head: Head, tuned: Tuned | None
+    out: Path, session: Session, checkpoint: Checkpoint, head: Head, tuned: Tuned | None
 ) -> None:
     """Write the model's directory; it appears whole or not at all.
 
     Where only a head was trained, the weights are the very file of the model that was given.
     """
+    from cellscribe.families.bert.model import Bert
     from cellscribe.model.checkpoint import save_checkpoint
 
-    told = {"fine-tuned": f"{head.about['mode']} on {head.about['label']}, see head.json"}
-    provenance = {**checkpoint.provenance, **told}
+    note = {"fine-tuned": f"{head.about['mode']} on {head.about['label']}, see head.json"}
+    provenance = {**checkpoint.provenance, **note}
+    folder, cells = session.header.directory, session.embedder.cells
+    assert isinstance(cells, Bert)
     model = checkpoint.model
     if tuned is not None:
         from cellscribe.annotation.tuning import merge_adapters
@@ -205,7 +227,7 @@ def save_finetuned(
             checkpoint.vocabulary,
             provenance,
             readme=text,
-            pooling=checkpoint.pooling,
+            pooling=cells.rule,
             family=checkpoint.family,
         )
         if tuned is None:

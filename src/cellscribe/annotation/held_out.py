@@ -20,12 +20,11 @@ from cellscribe.annotation.labels import Labelled, Log, choose_folds, learnable
 from cellscribe.annotation.linear import fit_linear
 from cellscribe.annotation.tuning import Tuned, predict, tune
 from cellscribe.callbacks import Progress, in_step
-from cellscribe.cells.counts import Counts
-from cellscribe.cells.genes import map_genes
 from cellscribe.cells.pipeline import ranked_blocks
 from cellscribe.cells.tokens import PER_CELL, CellTokens
 from cellscribe.config import FinetuneOptions, Precision
 from cellscribe.errors import InputError
+from cellscribe.inference.session import Cells
 from cellscribe.model.checkpoint import Checkpoint
 from cellscribe.model.device import DTYPES
 
@@ -41,7 +40,7 @@ class Training:
     """What the trainings of one fine-tuning share; `run` does them."""
 
     checkpoint: Checkpoint
-    sources: Sequence[Counts]
+    sources: Sequence[Cells]
     labelled: Labelled
     vectors: Floats
     folds: Integers
@@ -147,11 +146,9 @@ class Training:
         config, vocabulary = self.checkpoint.config, self.checkpoint.vocabulary
         parts = []
         for source, rows in zip(self.sources, self.labelled.rows, strict=True):
-            genes = map_genes(
-                source.var, vocabulary, gene_key=self.options.gene_key, name=source.name
-            )
             first = 0
-            for block in ranked_blocks(source, genes, vocabulary, config.context):
+            blocks = ranked_blocks(source.counts, source.genes, vocabulary, config.context)
+            for block in blocks:
                 last = first + len(block.lengths)
                 parts.append(pick(block, rows[(rows >= first) & (rows < last)] - first))
                 first = last

@@ -73,7 +73,7 @@ def has_label(texts: npt.NDArray[np.object_]) -> npt.NDArray[np.bool_]:
 
 
 def read_labels(
-    sources: Sequence[Counts], label: str, group: str | None, fewest_cells: int, *, log: Log
+    sources: Sequence[Counts], label: str, group: str | None, min_cells: int, *, log: Log
 ) -> Labelled:
     """Read who is labelled what; no count is read.
 
@@ -83,7 +83,7 @@ def read_labels(
         Opened files.
     label, group
         Columns of obs; every source has them. Groups of one name are one group, in all sources.
-    fewest_cells
+    min_cells
         A label with fewer cells is left out.
     log
         Told, a line each, what was left out.
@@ -106,18 +106,18 @@ def read_labels(
         left_out["no group"] = int((known & ~grouped).sum())
         known &= grouped
     labels, numbers = np.unique(found[known], return_counts=True)
-    rare = labels[numbers < fewest_cells]
+    rare = labels[numbers < min_cells]
     for name, n in zip(labels, numbers, strict=True):
-        if n < fewest_cells:
-            left_out[f"{name}: fewer than {fewest_cells} cells"] = int(n)
+        if n < min_cells:
+            left_out[f"{name}: fewer than {min_cells} cells"] = int(n)
     known &= ~np.isin(found, rare)
     kept = sorted(set(labels) - set(rare))
     where = sources[0].name if len(sources) == 1 else f"{len(sources)} files"
     if len(kept) < 2:
         has = f"only {kept[0]!r}" if kept else "none"
         raise InputError(
-            f"{where}: at least two labels of {fewest_cells} cells are needed, {label} has {has}; "
-            "name another column with --label, or lower --fewest-cells"
+            f"{where}: at least two labels of {min_cells} cells are needed, {label} has {has}; "
+            "name another column with --label, or lower --min-cells"
         )
     if groups is not None and len(np.unique(groups[known])) < 2:
         raise InputError(
@@ -173,7 +173,7 @@ def choose_folds(
         splitter = StratifiedGroupKFold(n, shuffle=True, random_state=seed)
     fold = np.empty(len(truth), np.int64)
     with warnings.catch_warnings():
-        # A class with fewer groups than folds is no fault here; `tell_of_folds` says so.
+        # A class with fewer groups than folds is no fault here; `log_folds` says so.
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         for number, (_, held_out) in enumerate(splitter.split(truth[:, None], truth, groups)):
             fold[held_out] = number
@@ -186,7 +186,7 @@ def learnable(truth: Integers, learnt: Any, held_out: Any) -> Any:
     return held_out & np.isin(truth, np.unique(truth[learnt]))
 
 
-def tell_of_folds(labelled: Labelled, group: str | None, log: Log) -> None:
+def log_folds(labelled: Labelled, group: str | None, log: Log) -> None:
     """Say what a user should know of the held-out cells before trusting figures."""
     if labelled.groups is None:
         log(

@@ -57,7 +57,7 @@ class Reference:
 
 
 def fit_reference(
-    vectors: Floats, labelled: Labelled, *, neighbours: int, folds: int, accuracy: float, seed: int
+    vectors: Floats, labelled: Labelled, *, n_neighbors: int, folds: int, accuracy: float, seed: int
 ) -> Reference:
     """Prepare a reference, and learn from held-out groups what its votes are worth.
 
@@ -67,7 +67,7 @@ def fit_reference(
         ``[R, D]``, none of an empty cell.
     labelled
         Their labels and groups.
-    neighbours
+    n_neighbors
         ``K``.
     folds, accuracy, seed
         As in `AnnotateOptions`.
@@ -83,17 +83,17 @@ def fit_reference(
     standard = (vectors - mean) / scale
     fold = choose_folds(truth, labelled.groups, folds, seed)
     fewest = len(truth) - int(np.bincount(fold).max())
-    if fewest < neighbours:
+    if fewest < n_neighbors:
         raise InputError(
             f"the reference has {fewest:,} labelled cells beside a held-out fold, fewer than "
-            f"{neighbours} neighbours; lower --neighbours or give more cells"
+            f"{n_neighbors} neighbours; lower --n-neighbors or give more cells"
         )
     tested, distance = np.zeros(len(truth), bool), np.empty(len(truth))
     shares = np.empty((len(truth), n_labels))
     for number in np.unique(fold):
         away = fold == number
         tested |= learnable(truth, ~away, away)
-        search = _search(standard[~away], neighbours)
+        search = _search(standard[~away], n_neighbors)
         shares[away], distance[away] = _vote(search, truth[~away], n_labels, standard[away])
     if not tested.any():
         raise InputError(
@@ -104,7 +104,7 @@ def fit_reference(
         scores = np.log(shares[tested])
     return Reference(
         labels=labelled.labels,
-        search=_search(standard, neighbours),
+        search=_search(standard, n_neighbors),
         truth=truth,
         mean=mean,
         scale=scale,
@@ -114,10 +114,10 @@ def fit_reference(
     )
 
 
-def _search(standard: Floats, neighbours: int) -> Any:
+def _search(standard: Floats, n_neighbors: int) -> Any:
     from sklearn.neighbors import NearestNeighbors
 
-    return NearestNeighbors(n_neighbors=neighbours, metric="cosine").fit(standard)
+    return NearestNeighbors(n_neighbors=n_neighbors, metric="cosine").fit(standard)
 
 
 def _vote(

@@ -1,122 +1,58 @@
-"""Labels, learnt and given: the verbs finetune and annotate, for command line and Python."""
+"""The verb annotate: labels given to cells."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellscribe.annotation.labels import check_model_place, read_labels
-from cellscribe.callbacks import Log, Progress, in_step, log_stderr, no_progress
-from cellscribe.cells.counts import Counts, open_counts
-from cellscribe.cells.genes import map_genes
-from cellscribe.config import AnnotateOptions, FinetuneOptions, Pooling, from_mapping
-from cellscribe.errors import InputError
-from cellscribe.model.metadata import read_header
+from cellscribe.annotation.annotate import (
+    COLUMNS,
+    Annotation,
+    annotate_cells,
+    check_annotated,
+    write_annotation,
+)
+from cellscribe.api.embed import keep_about, to_change
+from cellscribe.callbacks import Log, Progress, log_stderr
+from cellscribe.config import AnnotateOptions, Precision, choose_options
+from cellscribe.config.renamed import former_keywords
+from cellscribe.inference.session import open_session
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from cellscribe.annotation.annotate import Annotation
-    from cellscribe.annotation.finetune import Finetuned
+    from cellscribe.inference.embedder import Embedder
+
+IN_MEMORY = "in memory"
+"""Stands in the options for a reference that is an AnnData."""
 
 
-def finetune(
-    model: str | Path,
-    data: str | Path | AnnData | Sequence[str | Path | AnnData],
-    out: str | Path,
-    options: FinetuneOptions | None = None,
-    *,
-    progress: Progress | None = None,
-    log: Log = log_stderr,
-    **settings: Any,
-) -> Finetuned:
-    """Learn labels from annotated cells, and save a model that `annotate` applies.
-
-    Parameters
-    ----------
-    model
-        A bundled model's name or a checkpoint directory.
-    data
-        One or several files, or AnnData, of raw counts with labels in obs.
-    out
-        The new model's directory; it appears whole or not at all.
-    options
-        Columns, mode and recipe; or give their fields by name (``label="cell_type"``).
-    progress
-        Told (cells done, cells in all, what is being done).
-    log
-        Told, a line each, what a user should know.
-
-    Raises
-    ------
-    InputError
-        Bad input, in one line with its mend.
-    """
-    options = options or from_mapping(FinetuneOptions, settings, "finetune")
-    several = isinstance(data, Sequence) and not isinstance(data, str)
-    sources: list[Any] = list(data) if several else [data]  # type: ignore[arg-type]
-    header, out = read_header(model), Path(out)
-    paths = [Path(source) for source in sources if isinstance(source, str | Path)]
-    check_model_place(out, [header.directory, *paths], overwrite=options.overwrite)
-    if options.mode != "head" and (header.pooling != Pooling() or header.config.sep_token):
-        raise InputError(
-            f"{header.name} makes its vectors in a way of its own ({header.pooling.sentence()}), "
-            "for which layers cannot be trained; use --mode head"
-        )
-    with ExitStack() as stack:
-        opened = [
-            stack.enter_context(open_counts(source, layer=options.layer, log=log))
-            for source in sources
-        ]
-        labelled = read_labels(opened, options.label, options.group, options.fewest_cells, log=log)
-        for counts in opened:
-            map_genes(counts.var, header.vocabulary, gene_key=options.gene_key, name=counts.name)
-        # torch takes its time to import: all that can be refused without it is behind us.
-        from cellscribe.annotation.annotate import embed_opened
-        from cellscribe.annotation.finetune import finetune_model
-        from cellscribe.inference.embedder import load
-        from cellscribe.model.checkpoint import load_checkpoint
-
-        embedder = load(
-            model, device=options.device, precision=options.precision, threads=options.threads
-        )
-        if embedder.note:
-            log(embedder.note)
-
-        def embed(counts: Counts) -> Any:
-            genes = map_genes(
-                counts.var, header.vocabulary, gene_key=options.gene_key, name=counts.name
-            )
-            step = in_step(progress, "Embedding")
-            return embed_opened(embedder, counts, genes, progress=step)
-
-        return finetune_model(
-            load_checkpoint(model),
-            header.directory,
-            opened,
-            labelled,
-            out,
-            options,
-            embed=embed,
-            device=embedder.device,
-            precision=embedder.precision,
-            progress=progress or no_progress,
-            log=log,
-        )
-
-
+@former_keywords(say="log", neighbours="n_neighbors")
 def annotate(
     source: str | Path | AnnData,
     *,
-    model: str | Path = "mini",
+    model: str | Path | Embedder | None = None,
     reference: str | Path | AnnData | None = None,
+    label: str | None = None,
+    group: str | None = None,
+    key_added: str | None = None,
     copy: bool = False,
+    layer: str | None = None,
+    gene_key: str | None = None,
+    pool: str | None = None,
+    hidden_layer: int | None = None,
+    n_neighbors: int | None = None,
+    accuracy: float | None = None,
+    min_cells: int | None = None,
+    folds: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    precision: Precision | None = None,
+    threads: int | None = None,
+    options: AnnotateOptions | None = None,
     progress: Progress | None = None,
     log: Log = log_stderr,
-    **settings: Any,
 ) -> AnnData | pd.DataFrame | None:
     """Label the cells of an AnnData in place, or those of a file in a table.
 
@@ -125,15 +61,32 @@ def annotate(
     source
         AnnData, in memory or backed, or a file of any known format. Raw counts.
     model
-        A fine-tuned model's directory; with `reference`, the model whose vectors are compared.
+        A fine-tuned model, as a directory or loaded; with `reference`, the model whose vectors
+        are compared.
     reference
-        Labelled cells, whose nearest give the label; ``label="cell_type"`` names their column.
+        Labelled cells, whose nearest give the label; `label` names their column.
+    label, group
+        Columns of the reference's obs: its labels, and groups that are held out whole.
+    key_added
+        Start of the names of the columns that obs gets (``"cellscribe"`` if not given).
     copy
         Leave an AnnData as it is and return a changed copy.
-    progress, log
-        As for `finetune`.
-    **settings
-        Other fields of `AnnotateOptions`.
+    layer, gene_key, device, precision, threads
+        As for `embed`.
+    pool, hidden_layer
+        How a cell's vector is made, with a reference.
+    n_neighbors
+        Reference cells that vote on a label.
+    accuracy, min_cells, folds
+        As for `finetune`, of the reference.
+    seed
+        Seed of all random draws.
+    options
+        All settings at once, in place of the keywords.
+    progress
+        Called with (cells done, cells in all, name of the step).
+    log
+        Called with each line that a user should read.
 
     Returns
     -------
@@ -144,32 +97,51 @@ def annotate(
     Raises
     ------
     InputError
-        Bad input, in one line with its mend.
+        Bad input, or settings given both by keyword and in `options`.
     """
-    from cellscribe.annotation.annotate import COLUMNS, PREFIX, annotate_opened
-
-    named = {"model": str(model), "reference": None if reference is None else str(reference)[:200]}
-    options = from_mapping(AnnotateOptions, named | settings, "annotate")
-    words: dict[str, Any] = {"reference": reference, "progress": progress, "log": log}
-    with open_counts(source, layer=options.layer, log=log) as counts:
-        done = annotate_opened(counts, options, **words)
+    given: dict[str, Any] = {
+        "reference": _named(reference),
+        "label": label,
+        "group": group,
+        "key_added": key_added,
+        "layer": layer,
+        "gene_key": gene_key,
+        "pool": pool,
+        "hidden_layer": hidden_layer,
+        "n_neighbors": n_neighbors,
+        "accuracy": accuracy,
+        "min_cells": min_cells,
+        "folds": folds,
+        "seed": seed,
+        "device": device,
+        "precision": precision,
+        "threads": threads,
+    }
+    options = choose_options(AnnotateOptions, options, "annotate", given)
+    with open_session(model, options, log=log) as session:
+        done, counts = annotate_cells(
+            session, source, options, reference=reference, progress=progress
+        )
         table = done.table(counts.obs.index)
     if isinstance(source, str | Path):
         return table
-    adata = source
-    if copy:
-        adata = source.to_memory() if source.isbacked else source.copy()
+    adata = to_change(source, copy=copy)
     for name in COLUMNS:
-        adata.obs[f"{PREFIX}{name}"] = table[name].array
-    adata.uns["cellscribe"] = {**adata.uns.get("cellscribe", {}), "annotation": done.about}
+        adata.obs[f"{options.key_added}_{name}"] = table[name].array
+    keep_about(adata, "annotation", done.about)
     return adata if copy else None
 
 
+@former_keywords(say="log", neighbours="n_neighbors")
 def annotate_file(
     source: str | Path | AnnData,
     out: str | Path,
     options: AnnotateOptions | None = None,
     *,
+    model: str | Path | Embedder | None = None,
+    reference: str | Path | AnnData | None = None,
+    label: str | None = None,
+    overwrite: bool | None = None,
     progress: Progress | None = None,
     log: Log = log_stderr,
 ) -> Annotation:
@@ -177,28 +149,42 @@ def annotate_file(
 
     Parameters
     ----------
-    source, progress, log
+    source, model, reference, label, progress, log
         As for `annotate`.
     out
-        Appears when it is whole.
+        The output; it appears when it is whole.
     options
-        Model or reference, and all the rest.
+        All settings at once, in place of `reference`, `label` and `overwrite`.
+    overwrite
+        Replace `out` if it exists.
 
     Raises
     ------
     InputError
         Bad input or options, a full disk.
     """
-    from cellscribe.annotation.annotate import annotate_opened, check_annotated, write_annotation
-
-    options, out = options or AnnotateOptions(), Path(out)
-    inputs = [source, options.reference]
+    given: dict[str, Any] = {
+        "reference": _named(reference),
+        "label": label,
+        "overwrite": overwrite,
+    }
+    options, out = choose_options(AnnotateOptions, options, "annotate_file", given), Path(out)
+    inputs = [source, options.reference if reference is None else reference]
     check_annotated(
         out,
         [Path(path) for path in inputs if isinstance(path, str | Path)],
         overwrite=options.overwrite,
     )
-    with open_counts(source, layer=options.layer, log=log) as counts:
-        done = annotate_opened(counts, options, progress=progress, log=log)
-        write_annotation(out, done, counts)
+    with open_session(model, options, log=log) as session:
+        done, counts = annotate_cells(
+            session, source, options, reference=reference, progress=progress
+        )
+        write_annotation(out, done, counts, options.key_added)
     return done
+
+
+def _named(reference: str | Path | AnnData | None) -> str | None:
+    """A reference as options can hold it."""
+    if reference is None:
+        return None
+    return str(reference) if isinstance(reference, str | Path) else IN_MEMORY

@@ -9,27 +9,35 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.callbacks import Log, Progress, log_stderr
-from cellscribe.cells.counts import Counts, open_counts
-from cellscribe.config import EmbedOptions, OutputDtype, Precision
-from cellscribe.inference.embed import Embedded, check_output, embed_counts
+from cellscribe.cells.counts import Counts
+from cellscribe.config import EmbedOptions, OutputDtype, Precision, choose_options
+from cellscribe.config.renamed import former_keywords
+from cellscribe.inference.embed import Embedded, about_vectors, check_output, embed_cells
+from cellscribe.inference.session import open_session
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from cellscribe.inference.embedder import Embedder
 
 
 def embed(
     source: str | Path | AnnData,
     *,
-    model: str | Path = "mini",
-    key_added: str = "X_cellscribe",
+    model: str | Path | Embedder | None = None,
+    key_added: str | None = None,
     copy: bool = False,
     layer: str | None = None,
     gene_key: str | None = None,
-    device: str = "auto",
-    precision: Precision = "auto",
-    dtype: OutputDtype = "float32",
+    pool: str | None = None,
+    hidden_layer: int | None = None,
+    device: str | None = None,
+    precision: Precision | None = None,
+    dtype: OutputDtype | None = None,
     threads: int | None = None,
+    options: EmbedOptions | None = None,
     progress: Progress | None = None,
+    log: Log = log_stderr,
 ) -> AnnData | npt.NDArray[np.floating] | None:
     """Embed the cells of an AnnData in place, or those of a file into an array.
 
@@ -37,20 +45,30 @@ def embed(
     ----------
     source
         AnnData, in memory or backed, or a file of any known format. Raw counts.
-    model, device, precision, threads
-        As for `load`.
+    model
+        A bundled model's name (``"mini"`` if not given), a checkpoint directory, or a loaded
+        model from `load`.
     key_added
-        The vectors go to ``obsm[key_added]``, what they are to ``uns["cellscribe"][key_added]``.
+        The vectors go to ``obsm[key_added]`` (``"X_cellscribe"`` if not given), their provenance
+        to ``uns["cellscribe"][key_added]``.
     copy
         Leave an AnnData as it is and return a changed copy.
     layer
         Where the raw counts are: ``"X"`` (default), ``"raw"``, or a layer's name.
     gene_key
         Column of ``var`` with Ensembl ids or symbols; found by its values if not given.
+    pool, hidden_layer
+        How a cell's vector is made, where it differs from what the model's family publishes.
+    device, precision, threads
+        As for `load`.
     dtype
-        Of the vectors.
+        Type of the vectors: ``"float32"`` (default) or ``"float16"``.
+    options
+        All settings at once, in place of the keywords above.
     progress
-        Told (cells done, cells in all).
+        Called with (cells done, cells in all).
+    log
+        Called with each line that a user should read.
 
     Returns
     -------
@@ -60,44 +78,70 @@ def embed(
     Raises
     ------
     InputError
-        Bad input, in one line with its mend.
+        Bad input, or settings given both by keyword and in `options`.
     """
-    from cellscribe.inference.embedder import load
-
-    embedder = load(model, device=device, precision=precision, threads=threads)
-    words: dict[str, Any] = {"layer": layer, "gene_key": gene_key, "dtype": dtype}
-    vectors = embedder.embed(source, **words, progress=progress)
+    given = {
+        "key_added": key_added,
+        "layer": layer,
+        "gene_key": gene_key,
+        "pool": pool,
+        "hidden_layer": hidden_layer,
+        "device": device,
+        "precision": precision,
+        "dtype": dtype,
+        "threads": threads,
+    }
+    options = choose_options(EmbedOptions, options, "embed", given)
+    with open_session(model, options, log=log) as session:
+        cells = session.open(source)
+        vectors, facts = session.embedder.embed_counts(
+            cells.counts, cells.genes, dtype=options.dtype, progress=progress
+        )
+        about = about_vectors(session, cells, facts, options.dtype)
     if isinstance(source, str | Path):
         return vectors
-    adata = source
-    if copy:
-        # A backed one has no copy but in another file.
-        adata = source.to_memory() if source.isbacked else source.copy()
-    adata.obsm[key_added] = vectors
-    about = dict(adata.uns.get("cellscribe", {}))
-    about[key_added] = {
-        "model": embedder.header.name,
-        "model_hash": embedder.hash,
-        "vocabulary_hash": embedder.header.table.hash,
-        "pooling": embedder.pooling,
-        "precision": embedder.precision,
-        "device": embedder.device.type,
-        "layer": layer or "X",
-    }
-    adata.uns["cellscribe"] = about
+    adata = to_change(source, copy=copy)
+    adata.obsm[options.key_added] = vectors
+    keep_about(adata, options.key_added, about)
     return adata if copy else None
 
 
+def to_change(adata: AnnData, *, copy: bool) -> AnnData:
+    """The AnnData that a verb writes into: the caller's own, or a copy in memory."""
+    if not copy:
+        return adata
+    # A backed one has no copy but in another file.
+    return adata.to_memory() if adata.isbacked else adata.copy()
+
+
+def keep_about(adata: AnnData, key: str, about: dict[str, Any]) -> None:
+    """Put the provenance of a result into ``uns["cellscribe"]``."""
+    adata.uns["cellscribe"] = {**adata.uns.get("cellscribe", {}), key: about}
+
+
+@former_keywords(say="log")
 def embed_file(
     source: str | Path | AnnData | Counts,
     out: str | Path,
     options: EmbedOptions | None = None,
     *,
+    model: str | Path | Embedder | None = None,
+    key_added: str | None = None,
+    layer: str | None = None,
+    gene_key: str | None = None,
+    pool: str | None = None,
+    hidden_layer: int | None = None,
+    device: str | None = None,
+    precision: Precision | None = None,
+    dtype: OutputDtype | None = None,
+    threads: int | None = None,
+    resume: bool | None = None,
+    overwrite: bool | None = None,
     report: str | Path | None = None,
     map_png: str | Path | None = None,
     color_by: str | None = None,
     progress: Progress | None = None,
-    log: Log | None = None,
+    log: Log = log_stderr,
 ) -> Embedded:
     """Embed every cell of `source` into the file `out`, by blocks, resumable.
 
@@ -108,40 +152,59 @@ def embed_file(
     out
         ``.npy``, ``.h5ad``, ``.zarr`` or ``.parquet``.
     options
-        Model, precision, whether to resume or overwrite.
+        All settings at once, in place of the keywords from `key_added` to `overwrite`.
+    model, key_added, layer, gene_key, pool, hidden_layer, device, precision, dtype, threads
+        As for `embed`.
+    resume
+        Go on with an interrupted run, where there is one.
+    overwrite
+        Replace `out` if it exists.
     report
         Also write a self-contained HTML page here.
     map_png
         Also draw the map (UMAP of the vectors) here.
     color_by
         Column of obs that colours the map.
-    progress
-        Told (cells done, cells in all).
-    log
-        Told, a line each, what a user should know while it happens; stderr if not given.
+    progress, log
+        As for `embed`.
 
     Raises
     ------
     InputError
         Bad input or options, a full disk.
     """
-    options = options or EmbedOptions()
+    given = {
+        "key_added": key_added,
+        "layer": layer,
+        "gene_key": gene_key,
+        "pool": pool,
+        "hidden_layer": hidden_layer,
+        "device": device,
+        "precision": precision,
+        "dtype": dtype,
+        "threads": threads,
+        "resume": resume,
+        "overwrite": overwrite,
+    }
+    options = choose_options(EmbedOptions, options, "embed_file", given)
     report, map_png = (None if path is None else Path(path) for path in (report, map_png))
     drawn = [path for path in (report, map_png) if path is not None]
-    out, log = Path(out), log or log_stderr
+    out = Path(out)
     # A conversion of the input may take long: an output that cannot be is refused before it.
     check_output(out, Path(source) if isinstance(source, str | Path) else None, options)
-    with open_counts(source, layer=options.layer, log=log) as counts:
+    with open_session(model, options, log=log) as session:
+        counts = session.open_counts(source)
         if drawn:
             from cellscribe.report.embedding_files import check_wishes, draw
 
             check_wishes(counts, color_by, drawn, out)
-        result = embed_counts(counts, out, options, progress=progress, log=log)
+        cells = session.map_genes(counts, options.gene_key)
+        result = embed_cells(session, cells, out, options, progress=progress)
         if drawn:
             draw(
                 result,
                 counts,
-                context=result.provenance["context"],
+                context=session.embedder.context,
                 color_by=color_by,
                 report=report,
                 map_png=map_png,

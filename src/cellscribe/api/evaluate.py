@@ -1,4 +1,4 @@
-"""Models, judged: the verb evaluate, for command line and Python."""
+"""The verb evaluate: models compared with baselines."""
 
 from __future__ import annotations
 
@@ -7,76 +7,145 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellscribe.callbacks import Log, Progress, log_stderr
-from cellscribe.config import EvaluateOptions, from_mapping
+from cellscribe.config import EvaluateOptions, Precision, choose_options
+from cellscribe.config.renamed import former_keywords
 from cellscribe.errors import InputError
+from cellscribe.inference.session import choose_model
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
     from cellscribe.evaluation.results import Result
+    from cellscribe.inference.embedder import Embedder
 
 
+@former_keywords(say="log", cells="max_cells")
 def evaluate(
-    models: str | Path | Sequence[str | Path],
-    data: str | Path | Sequence[str | Path],
+    models: str | Path | Embedder | Sequence[str | Path | Embedder],
+    data: str | Path | AnnData | Sequence[str | Path | AnnData],
     out: str | Path,
     options: EvaluateOptions | None = None,
     *,
     task: str | Sequence[str] = "core",
+    label: str | None = None,
+    group: str | None = None,
+    batch: str | None = None,
+    condition: str | None = None,
+    gene_list: str | Path | None = None,
+    max_cells: int | None = None,
+    seeds: int | None = None,
+    seed: int | None = None,
+    bootstrap: int | None = None,
+    layer: str | None = None,
+    gene_key: str | None = None,
+    pool: str | None = None,
+    hidden_layer: int | None = None,
+    device: str | None = None,
+    precision: Precision | None = None,
+    threads: int | None = None,
+    overwrite: bool | None = None,
     progress: Progress | None = None,
     log: Log = log_stderr,
-    **settings: Any,
 ) -> list[Result]:
-    """Judge models on data, beside baselines and random weights; write results and a report.
+    """Evaluate models on data, next to baselines and random weights; write results and a report.
 
     Parameters
     ----------
     models
-        Bundled models' names, checkpoint directories, or folders of training runs.
+        Bundled models' names, checkpoint directories, folders of training runs, or loaded models.
     data
-        Files of cells in any known format; for ``mlm`` corpora too.
+        Files of cells in any known format, or AnnData, which are written to ``OUT/data`` first;
+        for ``mlm`` corpora too.
     out
         Folder of the evaluation, made if it is not there: ``results/*.json``, ``report.md``,
         ``report.html``, and vectors that later runs read.
     options
-        Columns, seeds, sizes; or give their fields by name (``label="cell_type"``).
+        All settings at once, in place of the keywords from `label` to `overwrite`.
     task
         Names of tasks, ``"core"`` or ``"full"``. A task that is named must fit all data; suites
         pass over what does not fit, and say so.
+    label, group, batch, condition
+        Columns of obs: cell types, groups that no fold splits, batches, perturbations.
+    gene_list
+        Genes and their labels, for the task ``genes``.
+    max_cells
+        Most cells of a file that are used, drawn at random (4,000).
+    seeds, seed, bootstrap
+        Repetitions, seed of the first one, draws for the intervals.
+    layer, gene_key, pool, hidden_layer, device, precision, threads
+        As for `embed`.
+    overwrite
+        Measure anew what the folder of results already has.
     progress
-        Told (problems done, problems in all, what is being done).
+        Called with (parts done, parts in all, what is being done).
     log
-        Told, a line each, what a user should know.
+        Called with each line that a user should read.
 
     Returns
     -------
     list of Result
-        Of this call, read or measured.
+        Results of this call, read or measured.
 
     Raises
     ------
     InputError
         No such model, task or data; data that do not fit a task that was named, or no task at all.
     """
-    from cellscribe.evaluation.suite import run_suite
-    from cellscribe.report.evaluation_page import write_report
-
-    options = options or from_mapping(EvaluateOptions, settings, "evaluate")
+    given: dict[str, Any] = {
+        "label": label,
+        "group": group,
+        "batch": batch,
+        "condition": condition,
+        "gene_list": None if gene_list is None else Path(gene_list),
+        "max_cells": max_cells,
+        "seeds": seeds,
+        "seed": seed,
+        "bootstrap": bootstrap,
+        "layer": layer,
+        "gene_key": gene_key,
+        "pool": pool,
+        "hidden_layer": hidden_layer,
+        "device": device,
+        "precision": precision,
+        "threads": threads,
+        "overwrite": overwrite,
+    }
+    options = choose_options(EvaluateOptions, options, "evaluate", given)
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; name a folder with -o")
     if not out.resolve().parent.is_dir():
         raise InputError(f"{out.parent}: no such folder; make it first")
-    asked, looked_at = _listed(models), _listed(data)
-    if not asked:
+    chosen = [choose_model(model, options) for model in _listed(models)]
+    if not chosen:
         raise InputError("name a model: a bundled one, such as mini, or a folder")
-    if not looked_at:
+    sources = _listed(data)
+    if not sources:
         raise InputError("name data with --data: files of cells, or a corpus")
+    from cellscribe.evaluation.suite import run_suite
+    from cellscribe.report.evaluation_page import write_report
+
+    files = [_as_file(source, number, out) for number, source in enumerate(sources)]
     tasks = [str(name) for name in _listed(task)]
-    results = run_suite(asked, looked_at, out, options, tasks, progress=progress, log=log)
+    results = run_suite(chosen, files, out, options, tasks, progress=progress, log=log)
     write_report(out)
     return results
 
 
-def _listed(one_or_more: str | Path | Sequence[str | Path]) -> list[str | Path]:
-    if isinstance(one_or_more, str | Path):
-        return [one_or_more]
-    return list(one_or_more)
+def _listed(one_or_more: Any) -> list[Any]:
+    if isinstance(one_or_more, Sequence) and not isinstance(one_or_more, str):
+        return list(one_or_more)
+    return [one_or_more]
+
+
+def _as_file(source: str | Path | AnnData, number: int, out: Path) -> str | Path:
+    """A file's path, or where an AnnData was written to."""
+    if isinstance(source, str | Path):
+        return source
+    from cellscribe.writing import writing
+
+    path = out / "data" / f"adata{number + 1}.h5ad"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path) as partial:
+        source.write_h5ad(partial)
+    return path

@@ -1,97 +1,106 @@
-"""Beyond one vector a cell: vectors of genes, and expression as a model gives it back.
-
-For the command line and for Python. The verbs of `api` make vectors of cells.
-"""
+"""The verb genes: vectors and importance of genes."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from cellscribe.callbacks import Log, Progress, log_stderr
-from cellscribe.cells.counts import Counts, open_counts
-from cellscribe.config import EmbedOptions, from_mapping
+from cellscribe.config import GenesOptions, Precision, choose_options
+from cellscribe.config.renamed import former_keywords
 from cellscribe.errors import InputError
-from cellscribe.families.registry import read_model
+from cellscribe.inference.session import Session, open_session
 from cellscribe.writing import check_target, writing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import pandas as pd
     from anndata import AnnData
 
-    from cellscribe.cells.genes import GeneMap
     from cellscribe.inference.embedder import Embedder
 
+FORMS = (".h5ad", ".parquet")
 
+
+@former_keywords(say="log", group="group_by")
 def embed_genes(
     source: str | Path | AnnData,
     *,
-    model: str | Path = "mini",
+    model: str | Path | Embedder | None = None,
+    layer: str | None = None,
+    gene_key: str | None = None,
+    hidden_layer: int | None = None,
+    device: str | None = None,
+    precision: Precision | None = None,
+    threads: int | None = None,
+    options: GenesOptions | None = None,
     progress: Progress | None = None,
     log: Log = log_stderr,
-    **settings: Any,
 ) -> AnnData:
-    """Mean contextual vector of each gene over the cells that show it to the model.
+    """Embed genes: the mean of each gene's vectors over the cells that show it to the model.
 
     Parameters
     ----------
-    source
-        AnnData or a file of any known format. Raw counts.
-    model
-        A bundled model's name or a checkpoint directory.
-    progress
-        Told (cells done, cells in all).
-    log
-        Told what a user should know.
-    **settings
-        Fields of `config.EmbedOptions`: layer, gene_key, device, precision, hidden_layer, ...
+    source, model, layer, gene_key, hidden_layer, device, precision, threads, progress, log
+        As for `embed`.
+    options
+        All settings at once, in place of the keywords.
 
     Returns
     -------
     AnnData
         ``X`` ``[genes, D]`` float32; ``obs`` by Ensembl id (or the name that the model's family
-        has) with ``symbol`` and ``n_cells``; what they are in ``uns["cellscribe"]``.
+        has) with ``symbol`` and ``n_cells``; their provenance in ``uns["cellscribe"]``.
 
     Raises
     ------
     InputError
         Bad input, or a model whose family has no vectors of genes.
     """
-    from anndata import AnnData
+    given = {
+        "layer": layer,
+        "gene_key": gene_key,
+        "hidden_layer": hidden_layer,
+        "device": device,
+        "precision": precision,
+        "threads": threads,
+    }
+    options = choose_options(GenesOptions, options, "embed_genes", given)
+    with open_session(model, options, log=log) as session:
+        cells = session.open(source)
+        from anndata import AnnData
 
-    from cellscribe.inference.gene_vectors import gene_vectors
+        from cellscribe.inference.gene_vectors import gene_vectors
 
-    with _opened(source, model, settings, log) as (counts, genes, embedder):
-        found = gene_vectors(embedder, counts, genes, progress=progress)
-        obs = _gene_frame(embedder).iloc[found.tokens].assign(n_cells=found.n_cells)
-        told = _about(counts, embedder, "mean over cells of each gene's vector")
-        return AnnData(X=found.vectors, obs=obs, uns={"cellscribe": told})
+        found = gene_vectors(session.embedder, cells.counts, cells.genes, progress=progress)
+        obs = gene_frame(session).iloc[found.tokens].assign(n_cells=found.n_cells)
+        about = session.about(cells, what="mean over cells of each gene's vector")
+        return AnnData(X=found.vectors, obs=obs, uns={"cellscribe": about})
 
 
+@former_keywords(say="log", group="group_by")
 def gene_importance(
     source: str | Path | AnnData,
     *,
-    model: str | Path,
-    group: str | None = None,
+    model: str | Path | Embedder | None = None,
+    group_by: str | None = None,
+    layer: str | None = None,
+    gene_key: str | None = None,
+    device: str | None = None,
+    precision: Precision | None = None,
+    threads: int | None = None,
+    options: GenesOptions | None = None,
     progress: Progress | None = None,
     log: Log = log_stderr,
-    **settings: Any,
 ) -> pd.DataFrame:
-    """How much attention each gene gets, by group of cells (scBERT).
+    """Measure how much attention each gene gets, by group of cells (scBERT).
 
     Parameters
     ----------
-    source, progress, log, **settings
+    source, layer, gene_key, device, precision, threads, options, progress, log
         As for `embed_genes`.
     model
-        A checkpoint directory of a family that tells it (scBERT).
-    group
+        A checkpoint directory of a family that tells it (scBERT), or such a model, loaded.
+    group_by
         Column of obs, such as ``cell_type``; all cells together if not given.
 
     Returns
@@ -107,85 +116,50 @@ def gene_importance(
     """
     import pandas as pd
 
-    from cellscribe.inference.gene_vectors import importance
-
-    with _opened(source, model, settings, log) as (counts, genes, embedder):
-        if group is None:
+    given = {
+        "layer": layer,
+        "gene_key": gene_key,
+        "device": device,
+        "precision": precision,
+        "threads": threads,
+    }
+    options = choose_options(GenesOptions, options, "gene_importance", given)
+    with open_session(model, options, log=log) as session:
+        cells = session.open(source)
+        counts = cells.counts
+        if group_by is None:
             labels = pd.Series("all", index=range(counts.n_cells))
-        elif group in counts.obs:
-            labels = counts.obs[group]
+        elif group_by in counts.obs:
+            labels = counts.obs[group_by]
         else:
-            there = ", ".join(map(str, counts.obs.columns)) or "none"
-            raise InputError(f"{counts.name}: no obs column {group!r}; there are {there}")
+            known = ", ".join(map(str, counts.obs.columns)) or "none"
+            raise InputError(f"{counts.name}: no obs column {group_by!r}; there are {known}")
+        from cellscribe.inference.gene_vectors import importance
+
         codes, names = pd.factorize(labels.to_numpy(dtype=object), sort=True)
-        shares, n_cells = importance(embedder, counts, genes, codes, progress=progress)
-        frame = _gene_frame(embedder)
+        shares, n_cells = importance(
+            session.embedder, counts, cells.genes, codes, progress=progress
+        )
+        frame = gene_frame(session)
         for name, share in zip(names[n_cells > 0], shares[n_cells > 0], strict=True):
             frame[str(name)] = share
+        frame.attrs["cellscribe"] = session.about(cells, what="share of the attention")
         return frame
 
 
-def enhance(
+def embed_genes_file(
     source: str | Path | AnnData,
+    out: str | Path,
+    options: GenesOptions | None = None,
     *,
-    model: str | Path,
-    progress: Progress | None = None,
-    log: Log = log_stderr,
-    **settings: Any,
-) -> AnnData:
-    """Expression of every gene of the model in each cell, as the model gives it back.
-
-    scFoundation's read-depth enhancement: `target_depth` says which depth is aimed at.
-
-    Parameters
-    ----------
-    source, progress, log, **settings
-        As for `embed_genes`.
-    model
-        A checkpoint directory of a family that can (scFoundation).
-
-    Returns
-    -------
-    AnnData
-        ``X`` ``[cells, genes of the model]`` float32, log-normalised as the family has it, zeros
-        for a cell without a known gene; ``obs`` of the input.
-
-    Raises
-    ------
-    InputError
-        Bad input, or a model whose family gives no expression back.
-    """
-    from anndata import AnnData
-
-    from cellscribe.inference.gene_vectors import expression
-
-    with _opened(source, model, settings, log) as (counts, genes, embedder):
-        values = np.zeros((counts.n_cells, len(embedder.header.table)), dtype=np.float32)
-        for rows, part in expression(embedder, counts, genes, progress=progress):
-            values[rows] = part
-        told = _about(counts, embedder, "expression as the model gives it back")
-        var = _gene_frame(embedder)
-        # Of special tokens, such as read depths, there is no expression.
-        genes_alone = ~var["symbol"].str.startswith("<").to_numpy()
-        return AnnData(
-            X=values[:, genes_alone],
-            obs=counts.obs.copy(),
-            var=var[genes_alone],
-            uns={"cellscribe": told},
-        )
-
-
-def write_genes(
-    source: str | Path,
-    out: Path,
-    options: EmbedOptions,
-    *,
+    model: str | Path | Embedder | None = None,
     progress: Progress | None = None,
     log: Log = log_stderr,
 ) -> AnnData:
     """Write `embed_genes` to an ``.h5ad`` or a ``.parquet`` (gene, symbol, n_cells, embedding)."""
-    _check_out(out, source, options, (".h5ad", ".parquet"))
-    found = embed_genes(source, **vars(options), progress=progress, log=log)
+    options, out = options or GenesOptions(), Path(out)
+    check_form(out, source, FORMS, overwrite=options.overwrite)
+    found = embed_genes(source, model=model, options=options, progress=progress, log=log)
     with writing(out) as partial:
         if out.suffix == ".h5ad":
             found.write_h5ad(partial)
@@ -195,69 +169,18 @@ def write_genes(
     return found
 
 
-def write_enhanced(
-    source: str | Path,
-    out: Path,
-    options: EmbedOptions,
-    *,
-    progress: Progress | None = None,
-    log: Log = log_stderr,
-) -> AnnData:
-    """Write `enhance` to an ``.h5ad``."""
-    _check_out(out, source, options, (".h5ad",))
-    found = enhance(source, **vars(options), progress=progress, log=log)
-    with writing(out) as partial:
-        found.write_h5ad(partial)
-    return found
-
-
-def _check_out(
-    out: Path, source: str | Path, options: EmbedOptions, forms: tuple[str, ...]
+def check_form(
+    out: Path, source: str | Path | AnnData, forms: tuple[str, ...], *, overwrite: bool
 ) -> None:
+    """Refuse an output of another form, or one that `check_target` refuses."""
     if out.suffix not in forms:
         raise InputError(f"{out}: end the output's name in {' or '.join(forms)}")
-    check_target(out, Path(source), overwrite=options.overwrite)
+    check_target(out, Path(source) if isinstance(source, str | Path) else None, overwrite=overwrite)
 
 
-@contextmanager
-def _opened(
-    source: Any, model: str | Path, settings: dict[str, Any], log: Log
-) -> Iterator[tuple[Counts, GeneMap, Embedder]]:
-    """Counts, their genes and the loaded model; all that can is refused before torch is there."""
-    options = from_mapping(EmbedOptions, {**settings, "model": str(model)}, "options")
-    with open_counts(source, layer=options.layer, log=log) as counts:
-        header = read_model(model)
-        genes = header.map_genes(counts.var, gene_key=options.gene_key, name=counts.name)
-        from cellscribe.inference.embedder import load
-
-        embedder = load(
-            model,
-            device=options.device,
-            precision=options.precision,
-            threads=options.threads,
-            options=options,
-        )
-        if embedder.note:
-            log(embedder.note)
-        yield counts, genes, embedder
-
-
-def _gene_frame(embedder: Embedder) -> pd.DataFrame:
+def gene_frame(session: Session) -> pd.DataFrame:
+    """Names and symbols of the model's genes."""
     import pandas as pd
 
-    table = embedder.header.table
+    table = session.header.table
     return pd.DataFrame({"symbol": list(table.symbols)}, index=list(table.ids))
-
-
-def _about(counts: Counts, embedder: Embedder, what: str) -> dict[str, Any]:
-    return {
-        "cellscribe": metadata.version("cellscribe"),
-        "what": what,
-        "model": embedder.header.name,
-        "model_hash": embedder.hash,
-        "precision": embedder.precision,
-        "device": embedder.device.type,
-        "source": Path(counts.name).name,
-        "layer": counts.layer,
-        "n_cells": counts.n_cells,
-    }

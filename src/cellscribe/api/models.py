@@ -1,26 +1,30 @@
-"""Models themselves: import, export, info."""
+"""The verbs on models: import, export, info."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cellscribe.callbacks import Log, log_stderr
-from cellscribe.config import ImportOptions, preset_names
+from cellscribe.config import ExportOptions, ImportOptions, choose_options, preset_names
+from cellscribe.config.renamed import former_keywords
 from cellscribe.errors import InputError
+from cellscribe.inference.session import checkpoint_path
 from cellscribe.model.metadata import bundled_models, read_header
 from cellscribe.writing import check_target
 
 if TYPE_CHECKING:
-    pass
+    from cellscribe.inference.embedder import Embedder
 
 
+@former_keywords(say="log")
 def import_model(
     source: str | Path,
     out: str | Path,
     *,
     genes: str | Path | None = None,
-    overwrite: bool = False,
+    overwrite: bool | None = None,
+    options: ImportOptions | None = None,
     log: Log = log_stderr,
 ) -> Path:
     """Bring in a published model: Geneformer, BioNeMo, scGPT, scBERT or scFoundation.
@@ -35,8 +39,10 @@ def import_model(
         Gene list or dictionaries that are not in `source` itself.
     overwrite
         Replace `out` if it exists.
+    options
+        Both at once, in place of the keywords.
     log
-        Told, a line each, what was found.
+        Called with each line on what was found.
 
     Returns
     -------
@@ -50,44 +56,54 @@ def import_model(
     """
     from cellscribe.families.importing import import_model as bring_in
 
-    options = ImportOptions(genes=None if genes is None else Path(genes))
-    return bring_in(source, out, options, overwrite=overwrite, log=log)
+    given = {"genes": None if genes is None else Path(genes), "overwrite": overwrite}
+    options = choose_options(ImportOptions, options, "import_model", given)
+    return bring_in(source, out, options, overwrite=options.overwrite, log=log)
 
 
 def export_model(
-    model: str | Path, out: str | Path, *, format: str = "hf", overwrite: bool = False
+    model: str | Path | Embedder,
+    out: str | Path,
+    *,
+    format: Literal["hf"] | None = None,
+    overwrite: bool | None = None,
+    options: ExportOptions | None = None,
 ) -> Path:
     """Write a model as other tools read it.
 
     Parameters
     ----------
     model
-        A bundled model's name or a checkpoint directory.
+        A bundled model's name, a checkpoint directory or a loaded model.
     out
         The new folder; it appears whole or not at all.
     format
         ``"hf"``: a Hugging Face ``BertForMaskedLM``, with the dictionaries of Geneformer's tools.
     overwrite
         Replace `out` if it exists.
+    options
+        Both at once, in place of the keywords.
 
     Raises
     ------
     InputError
         Unknown model or format, or a model that the format cannot hold.
     """
-    if format != "hf":
-        raise InputError(f"no export format {format!r}; there is hf")
+    given = {"format": format, "overwrite": overwrite}
+    options = choose_options(ExportOptions, options, "export_model", given)
+    if options.format != "hf":
+        raise InputError(f"no export format {options.format!r}; there is hf")
     from cellscribe.families.geneformer.export import export_hugging_face
     from cellscribe.model.checkpoint import load_checkpoint
 
-    header = read_header(model)
-    check_target(Path(out), header.directory, overwrite=overwrite)
-    export_hugging_face(load_checkpoint(model), Path(out), overwrite=overwrite)
+    header = read_header(checkpoint_path(model))
+    check_target(Path(out), header.directory, overwrite=options.overwrite)
+    export_hugging_face(load_checkpoint(header), Path(out), overwrite=options.overwrite)
     return Path(out)
 
 
-def info(model: str | Path = "mini") -> dict[str, Any]:
-    """Size, cost, vocabulary, context and provenance of a model or a preset.
+def info(model: str | Path | Embedder = "mini") -> dict[str, Any]:
+    """Describe a model or a preset: size, cost, vocabulary, context and provenance.
 
     Raises
     ------
@@ -96,11 +112,12 @@ def info(model: str | Path = "mini") -> dict[str, Any]:
     """
     from cellscribe.families.about import about_model, about_preset
 
-    is_model = Path(model).is_dir() or str(model) in bundled_models()
-    if str(model) in preset_names() and not is_model:
-        return about_preset(str(model))
+    name = checkpoint_path(model)
+    is_model = Path(name).is_dir() or str(name) in bundled_models()
+    if str(name) in preset_names() and not is_model:
+        return about_preset(str(name))
     try:
-        return about_model(model)
+        return about_model(name)
     except InputError as error:
         if is_model:
             raise

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def sample() -> AnnData:
-    """700 labelled cells of 10x PBMC 3k, raw counts.
+    """Read 700 labelled cells of 10x PBMC 3k, raw counts.
 
     Returns
     -------

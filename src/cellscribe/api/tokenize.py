@@ -1,59 +1,65 @@
-"""The verb tokenize: cells to tokens."""
+"""The verb tokenize: cells to a model's tokens."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cellscribe.callbacks import Progress
+from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.cells.tokenize import Tokenized, write_tokens
-from cellscribe.families.registry import open_tokenizer, read_model
+from cellscribe.config import TokenizeOptions, choose_options
+from cellscribe.families.registry import open_tokenizer
+from cellscribe.inference.session import open_session
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from cellscribe.inference.embedder import Embedder
 
 
 def tokenize(
     source: str | Path | AnnData,
     out: str | Path,
     *,
-    model: str | Path = "mini",
+    model: str | Path | Embedder | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
-    overwrite: bool = False,
+    overwrite: bool | None = None,
+    options: TokenizeOptions | None = None,
     progress: Progress | None = None,
+    log: Log = log_stderr,
 ) -> Tokenized:
     """Write the tokens of every cell to a Parquet file, with a model's gene table and context.
 
     Parameters
     ----------
-    source, layer, gene_key
+    source, model, layer, gene_key, progress, log
         As for `embed`.
     out
         The ``.parquet`` file.
-    model
-        A bundled model's name or a checkpoint directory.
     overwrite
         Replace `out` if it exists.
-    progress
-        Told (cells done, cells in all).
+    options
+        All settings at once, in place of the keywords.
 
     Raises
     ------
     InputError
-        Bad input, in one line with its mend.
+        Bad input, in one line that says how to fix it.
     """
-    header = read_model(model)
-    tokenizer = open_tokenizer(header)
-    return write_tokens(
-        source,
-        out,
-        lambda counts: header.map_genes(counts.var, gene_key=gene_key, name=counts.name),
-        tokenizer.tokenize,
-        front=tokenizer.front,
-        back=tokenizer.back,
-        about=tokenizer.about,
-        layer=layer,
-        overwrite=overwrite,
-        progress=progress,
-    )
+    given = {"layer": layer, "gene_key": gene_key, "overwrite": overwrite}
+    options = choose_options(TokenizeOptions, options, "tokenize", given)
+    with open_session(model, options, log=log) as session:
+        tokenizer = open_tokenizer(session.header)
+        return write_tokens(
+            source,
+            out,
+            lambda counts: session.map_genes(counts, options.gene_key).genes,
+            tokenizer.tokenize,
+            front=tokenizer.front,
+            back=tokenizer.back,
+            about=tokenizer.about,
+            layer=options.layer,
+            overwrite=options.overwrite,
+            progress=progress,
+        )

@@ -1,6 +1,34 @@
-"""The command line: parse, call one function, print. One file a family of verbs."""
+"""The command line: parse, call one function, print. One file a verb."""
 
-from cellscribe.cli import annotate, corpus, embed, evaluate, models, report, train
+from cellscribe.cli import (
+    annotate,
+    corpus,
+    embed,
+    enhance,
+    evaluate,
+    finetune,
+    genes,
+    models,
+    perturb,
+    report,
+    tokenize,
+    train,
+)
 from cellscribe.cli.app import app, main
 
-__all__ = ["annotate", "app", "corpus", "embed", "evaluate", "main", "models", "report", "train"]
+__all__ = [
+    "annotate",
+    "app",
+    "corpus",
+    "embed",
+    "enhance",
+    "evaluate",
+    "finetune",
+    "genes",
+    "main",
+    "models",
+    "perturb",
+    "report",
+    "tokenize",
+    "train",
+]

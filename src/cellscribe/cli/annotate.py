@@ -1,4 +1,4 @@
-"""Verbs that learn labels and give them: finetune, annotate."""
+"""The verb annotate."""
 
 from __future__ import annotations
 
@@ -7,42 +7,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+import cellscribe
+from cellscribe.callbacks import log_stderr
 from cellscribe.cli.app import app
 from cellscribe.cli.progress import progress_bar
-from cellscribe.config import AnnotateOptions, FinetuneOptions
-
-
-@app.command
-def finetune(
-    model: str,
-    data: Annotated[list[Path], Parameter(negative=())],
-    /,
-    *,
-    out: Annotated[Path, Parameter(name=["--out", "-o"])],
-    options: Annotated[FinetuneOptions, Parameter(name="*")],
-) -> None:
-    """Learn labels from annotated cells: a model that annotate applies to others.
-
-    Parameters
-    ----------
-    model
-        A bundled model's name or a checkpoint directory.
-    data
-        Files of raw counts with labels in obs.
-    out
-        Directory of the new model; appears when it is whole.
-    """
-    from cellscribe.api import annotate
-    from cellscribe.callbacks import log_stderr
-
-    with progress_bar("Embedding") as progress:
-        done = annotate.finetune(model, data, out, options, progress=progress, log=log_stderr)
-    cells = done.labelled.counts()
-    log_stderr(
-        f"{sum(cells.values()):,} cells of {len(cells)} labels learnt with --mode {options.mode}."
-    )
-    log_stderr(done.calibration.summary())
-    print(out)
+from cellscribe.config import AnnotateOptions
 
 
 @app.command
@@ -62,11 +31,9 @@ def annotate(
     out
         .csv or .parquet, or .h5ad: a copy with columns added to obs; appears when it is whole.
     """
-    from cellscribe.api import annotate
-    from cellscribe.callbacks import log_stderr
-
+    options = options or AnnotateOptions()
     with progress_bar("Annotating") as progress:
-        done = annotate.annotate_file(source, out, options, progress=progress, log=log_stderr)
+        done = cellscribe.annotate_file(source, out, options, progress=progress, log=log_stderr)
     log_stderr(done.genes.summary())
     for label, n in done.counts().items():
         log_stderr(f"{n:>9,}  {label}")

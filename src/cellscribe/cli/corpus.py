@@ -7,6 +7,8 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+import cellscribe
+from cellscribe.callbacks import log_stderr
 from cellscribe.cli.app import app
 from cellscribe.cli.progress import progress_bar
 from cellscribe.config import BuildOptions, CensusOptions, SplitOptions
@@ -29,8 +31,7 @@ def census(
     out
         Folder of the files; the same command goes on with one that was interrupted.
     """
-    from cellscribe.callbacks import log_stderr
-    from cellscribe.census.download import count_labels, download_census, render_labels
+    from cellscribe.census.download import count_labels, render_labels
 
     options = options or CensusOptions()
     if options.dry_run:
@@ -39,7 +40,7 @@ def census(
     if out is None:
         raise InputError("name a folder for the download with -o, or count cells with --dry-run")
     with progress_bar("Downloading") as progress:
-        done = download_census(out, options, progress=progress, log=log_stderr)
+        done = cellscribe.download_census(out, options, progress=progress, log=log_stderr)
     log_stderr(f"{done.cells:,} cells of {len(done.datasets):,} datasets")
     print(out)
 
@@ -62,11 +63,8 @@ def build(
     out
         Folder of the corpus. The same command goes on with one that was interrupted.
     """
-    from cellscribe.callbacks import log_stderr
-    from cellscribe.corpus.build.build import build_corpus
-
     with progress_bar("Looking at sources") as progress:
-        done = build_corpus(
+        done = cellscribe.build_corpus(
             sources,
             out,
             options,
@@ -98,13 +96,11 @@ def card(
     md
         The same as Markdown; card.md in the corpus if not given.
     """
-    from cellscribe.callbacks import log_stderr
     from cellscribe.corpus.card import warnings
-    from cellscribe.report.data_card_page import write_card
 
     html, md = html or folder / "card.html", md or folder / "card.md"
     with progress_bar("Counting") as progress:
-        done = write_card(folder, html=html, md=md, progress=progress)
+        done = cellscribe.corpus_card(folder, html=html, md=md, progress=progress)
     for line in warnings(done):
         log_stderr(f"Warning: {line}")
     print(html)

@@ -1,4 +1,4 @@
-"""Verbs that judge models, and ask them what a gene does."""
+"""The verb evaluate."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+import cellscribe
+from cellscribe.callbacks import log_stderr
 from cellscribe.cli.app import app
 from cellscribe.cli.progress import progress_bar
-from cellscribe.config import EvaluateOptions, PerturbOptions
+from cellscribe.config import EvaluateOptions
 
 
 @app.command
@@ -24,7 +26,7 @@ def evaluate(
     ),
     options: Annotated[EvaluateOptions | None, Parameter(name="*")] = None,
 ) -> None:
-    """Judge models beside baselines and random weights; tables, figures and a report.
+    """Compare models with baselines and random weights; tables, figures and a report.
 
     Parameters
     ----------
@@ -38,38 +40,11 @@ def evaluate(
         mlm, celltype, integration, confounding, perturbation, deletion, genes, scaling,
         performance; core is the first seven, full is all.
     """
-    from cellscribe.api.evaluate import evaluate as run
-    from cellscribe.callbacks import log_stderr
-
-    with progress_bar("Evaluating", "problems") as progress:
-        results = run(models, data, out, options, task=task, progress=progress, log=log_stderr)
+    options = options or EvaluateOptions()
+    with progress_bar("Evaluating", "parts") as progress:
+        results = cellscribe.evaluate(
+            models, data, out, options, task=task, progress=progress, log=log_stderr
+        )
     log_stderr(f"{len(results):,} results")
     for name in ("report.md", "report.html"):
         print(out / name)
-
-
-@app.command
-def perturb(
-    source: Path,
-    *,
-    out: Annotated[Path, Parameter(name=["--out", "-o"])],
-    options: Annotated[PerturbOptions | None, Parameter(name="*", consume_multiple=True)] = None,
-) -> None:
-    """Delete or promote genes in every cell, and tell how far cells and other genes move.
-
-    Parameters
-    ----------
-    source
-        Raw counts: .h5ad, .zarr, 10x .h5, 10x matrix folder (or .tar.gz of it), .loom.
-    out
-        .csv or .parquet, a row a gene and group; appears when it is whole.
-    """
-    from cellscribe.callbacks import log_stderr
-    from cellscribe.perturbation.perturb import write_perturbed
-
-    with progress_bar("Perturbing") as progress:
-        table = write_perturbed(
-            source, out, options or PerturbOptions(), progress=progress, log=log_stderr
-        )
-    log_stderr(f"{len(table):,} rows")
-    print(out)

@@ -1,14 +1,16 @@
-"""Verbs on models: import and export."""
+"""The verbs on models: import, export, info."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
 import cellscribe
+from cellscribe.callbacks import log_stderr
 from cellscribe.cli.app import app
+from cellscribe.config import ExportOptions, ImportOptions
 
 
 @app.command(name="import")
@@ -17,12 +19,11 @@ def import_(
     /,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
-    genes: Path | None = None,
-    overwrite: bool = False,
+    options: Annotated[ImportOptions | None, Parameter(name="*")] = None,
 ) -> None:
     """Bring in a published model: Geneformer, BioNeMo, scGPT, scBERT, scFoundation.
 
-    What it is, is recognised. The new folder is a model like any other: embed --model takes it.
+    Its family is recognised. The new folder is a model like any other: embed --model takes it.
 
     Parameters
     ----------
@@ -30,14 +31,9 @@ def import_(
         Folder or file as published, or a Hugging Face repository id (needs cellscribe[hub]).
     out
         Folder of the model; appears when it is whole.
-    genes
-        Gene list or dictionaries that are not in SRC itself; a refusal says when it is needed.
-    overwrite
-        Replace an output that exists.
     """
-    from cellscribe.callbacks import log_stderr
-
-    print(cellscribe.import_model(source, out, genes=genes, overwrite=overwrite, log=log_stderr))
+    options = options or ImportOptions()
+    print(cellscribe.import_model(source, out, options=options, log=log_stderr))
 
 
 @app.command
@@ -46,8 +42,7 @@ def export(
     /,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
-    format: Literal["hf"] = "hf",
-    overwrite: bool = False,
+    options: Annotated[ExportOptions | None, Parameter(name="*")] = None,
 ) -> None:
     """Write a model as other tools read it.
 
@@ -57,9 +52,22 @@ def export(
         A bundled model's name or a checkpoint directory.
     out
         The new folder; appears when it is whole.
-    format
-        hf: a Hugging Face BertForMaskedLM with the dictionaries of Geneformer's own tools.
-    overwrite
-        Replace an output that exists.
     """
-    print(cellscribe.export_model(model, out, format=format, overwrite=overwrite))
+    print(cellscribe.export_model(model, out, options=options or ExportOptions()))
+
+
+@app.command
+def info(model: str = "mini", /) -> None:
+    """Describe a model: size, cost, vocabulary, context and origin.
+
+    Parameters
+    ----------
+    model
+        A bundled model's name, a preset's, or a checkpoint directory.
+    """
+    facts = cellscribe.info(model)
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        lines = value if isinstance(value, list) else [value]
+        for number, line in enumerate(lines):
+            print(f"{name if number == 0 else '':<{width}}  {line}")

@@ -1,4 +1,4 @@
-"""Verb on training runs: report."""
+"""The verb report."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+import cellscribe
+from cellscribe.callbacks import log_stderr
 from cellscribe.cli.app import app
 
 
@@ -26,10 +28,7 @@ def report(
     out
         Folder of report.html and report.png; the first run if not given.
     """
-    from cellscribe.callbacks import log_stderr
-    from cellscribe.report.training_page import write_report
-
-    for line in write_report(runs, out):
+    for line in cellscribe.report_runs(runs, out):
         log_stderr(f"Warning: {line}")
     for name in ("report.html", "report.png"):
         print((out or runs[0]) / name)

@@ -4,7 +4,17 @@ The same tree is the command line's flags, the TOML under them, and the header t
 a result carries.
 """
 
-from cellscribe.config.annotate import AnnotateOptions, FinetuneOptions
+from cellscribe.config.annotate import AnnotateOptions
+from cellscribe.config.common import (
+    DeviceOptions,
+    InputOptions,
+    ModelOptions,
+    Options,
+    OutputDtype,
+    Precision,
+    choose_options,
+    from_mapping,
+)
 from cellscribe.config.corpus import (
     DATASET,
     LABELS,
@@ -14,23 +24,22 @@ from cellscribe.config.corpus import (
     ReaderOptions,
     SplitOptions,
 )
-from cellscribe.config.embed import (
-    EmbedOptions,
-    ImportOptions,
-    ModelOptions,
-    OutputDtype,
-    Precision,
-)
+from cellscribe.config.embed import EmbedOptions
 from cellscribe.config.encoder import ModelConfig, Pooling
-from cellscribe.config.evaluate import EvaluateOptions, PerturbOptions
+from cellscribe.config.enhance import EnhanceOptions
+from cellscribe.config.evaluate import EvaluateOptions
+from cellscribe.config.finetune import FinetuneOptions
+from cellscribe.config.genes import GenesOptions
+from cellscribe.config.models import ExportOptions, ImportOptions
+from cellscribe.config.perturb import PerturbOptions
 from cellscribe.config.reading import (
     Preset,
-    from_mapping,
     load_preset,
     preset_names,
     read_preset,
     read_toml,
 )
+from cellscribe.config.tokenize import TokenizeOptions
 from cellscribe.config.train import TrainOptions
 
 __all__ = [
@@ -40,12 +49,18 @@ __all__ = [
     "AnnotateOptions",
     "BuildOptions",
     "CensusOptions",
+    "DeviceOptions",
     "EmbedOptions",
+    "EnhanceOptions",
     "EvaluateOptions",
+    "ExportOptions",
     "FinetuneOptions",
+    "GenesOptions",
     "ImportOptions",
+    "InputOptions",
     "ModelConfig",
     "ModelOptions",
+    "Options",
     "OutputDtype",
     "PerturbOptions",
     "Pooling",
@@ -53,7 +68,9 @@ __all__ = [
     "Preset",
     "ReaderOptions",
     "SplitOptions",
+    "TokenizeOptions",
     "TrainOptions",
+    "choose_options",
     "from_mapping",
     "load_preset",
     "preset_names",

@@ -1,11 +1,10 @@
 """Options of a training store: how it is downloaded, built, split and read."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cellscribe.config.common import InputOptions, check_seed
 from cellscribe.errors import InputError
 
 LABELS = ("assay", "sex", "development_stage", "tissue_general", "self_reported_ethnicity")
@@ -80,7 +79,7 @@ class CensusOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildOptions:
+class BuildOptions(InputOptions):
     """What goes into a corpus and how."""
 
     genes: int = 25_424
@@ -99,10 +98,6 @@ class BuildOptions:
     """NAME=COLUMN: read dataset_id or a tracked label from another column of obs."""
     labels: tuple[str, ...] = LABELS
     """Columns of obs to track, beside dataset_id."""
-    layer: str | None = None
-    """Where the raw counts are: X (default), raw, or a layer's name."""
-    gene_key: str | None = None
-    """Column of var with Ensembl ids or symbols; found by its values if not given."""
     skip_bad: bool = False
     """Leave out sources that cannot be used, and list them in the manifest."""
     shard_cells: int = 32_768
@@ -153,8 +148,7 @@ class SplitOptions:
     """Of the order of the cells, of val and test, and between hold-outs that are equally good."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 1 << 64:
-            raise InputError(f"seed {self.seed} is no seed; give 0 or more, less than 2**64")
+        check_seed(self.seed, bits=64)
         if not 0 <= self.holdout < 1:
             raise InputError(f"holdout {self.holdout} is not a share; give 0 or more, less than 1")
         if not 0 <= self.validation <= 1:

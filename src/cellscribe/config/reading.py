@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from cellscribe.config.common import from_mapping
 from cellscribe.config.encoder import ModelConfig
 from cellscribe.config.train import TrainOptions
 from cellscribe.errors import InputError
-
-T = TypeVar("T")
-
-
-def from_mapping(kind: type[T], values: dict[str, Any], where: str) -> T:
-    """Make a config of `kind` from a mapping; an unknown key is an error that names it."""
-    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            raise InputError(f"{where}: unknown key {key!r}; known are {', '.join(known)}")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise InputError(f"{where}: {error}") from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -5,12 +5,10 @@ Optimiser, schedule and batch: ``bionemo-geneformer``'s training script and Mega
 batch: NVIDIA's sc-FM model card.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 
-from cellscribe.config.embed import Precision
+from cellscribe.config.common import Precision, check_seed
 from cellscribe.errors import InputError
 
 
@@ -112,8 +110,7 @@ class TrainOptions:
                 f"steps {self.steps:,} lie beyond schedule_steps {self.schedule_steps:,}; raise "
                 "schedule_steps too"
             )
-        if not 0 <= self.seed < 1 << 32:
-            raise InputError(f"seed {self.seed} is no seed; give 0 or more, less than 2**32")
+        check_seed(self.seed)
 
     @property
     def last_step(self) -> int:

@@ -124,7 +124,7 @@ def stem(path: Path) -> str:
 
 
 def read_cells(path: Path | AnnData, options: EvaluateOptions, *, name: str = "") -> Cells:
-    """Read the cells of a file, at most `options.cells` of them.
+    """Read the cells of a file, at most `options.max_cells` of them.
 
     Raises
     ------
@@ -136,7 +136,7 @@ def read_cells(path: Path | AnnData, options: EvaluateOptions, *, name: str = ""
     from cellscribe.cells.counts import open_counts
 
     with open_counts(path, layer=options.layer) as counts:
-        rows = draw(counts.n_cells, options.cells, options.seed)
+        rows = draw(counts.n_cells, options.max_cells, options.seed)
         blocks, start = [], 0
         for block in counts.blocks():
             first, last = np.searchsorted(rows, [start, start + block.shape[0]])

@@ -85,7 +85,7 @@ def family_module(family: str) -> ModuleType:
     return importlib.import_module(f"cellscribe.families.{family}.checkpoint")
 
 
-def read_model(name: str | Path) -> ModelHeader:
+def read_model(name: str | Path | ModelHeader) -> ModelHeader:
     """Read config and gene table of a model of any family, without torch.
 
     Raises
@@ -93,6 +93,8 @@ def read_model(name: str | Path) -> ModelHeader:
     InputError
         Unknown name or family; config or gene table missing, damaged or not of one model.
     """
+    if isinstance(name, ModelHeader):
+        return name
     directory = find_checkpoint(name)
     data = read_config(config_text(directory), str(directory / "config.json"))
     own = data["cellscribe"]
@@ -124,7 +126,7 @@ def read_model(name: str | Path) -> ModelHeader:
     )
 
 
-def open_model(name: str | Path, options: ModelOptions | None = None) -> Opened:
+def open_model(name: str | Path | ModelHeader, options: ModelOptions | None = None) -> Opened:
     """Load a model of any family, on the CPU in float32.
 
     Raises

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.callbacks import Log, Progress
-from cellscribe.cells.counts import Counts
+from cellscribe.callbacks import Progress
 from cellscribe.cells.genes import GeneMap
 from cellscribe.config import EmbedOptions
 from cellscribe.errors import InputError
-from cellscribe.families.registry import read_model
 from cellscribe.inference.outputs import check_form, finish, sidecar
 from cellscribe.inference.resume import Partial, fingerprint, partial_folder
+from cellscribe.inference.session import Cells, Session
 from cellscribe.writing import OutputError, check_target
 
 MOST_SHOWN = 10_000
@@ -33,7 +31,7 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """What `embed_counts` made."""
+    """Result of `embed_cells`."""
 
     n_cells: int
     width: int
@@ -52,29 +50,29 @@ class Embedded:
     """``[n_shown, D]``."""
 
 
-def embed_counts(
-    counts: Counts,
+def embed_cells(
+    session: Session,
+    source: Cells,
     out: Path,
     options: EmbedOptions,
     *,
     progress: Progress | None = None,
-    log: Log | None = None,
 ) -> Embedded:
     """Embed every cell of opened counts into a file.
 
     Parameters
     ----------
-    counts
-        From `open_counts`.
+    session
+        The model and the device.
+    source
+        The cells, opened by the session.
     out
         ``.npy``, ``.h5ad``, ``.zarr`` or ``.parquet``; it appears under this name when it is whole.
         Until then the work lies in ``OUT.partial``.
     options
-        Model, precision and all the rest.
+        Type of the vectors, whether to resume or overwrite.
     progress
-        Told (cells done, cells in all).
-    log
-        Told, in a line, if a slower way has to be taken.
+        Called with (cells done, cells in all).
 
     Raises
     ------
@@ -85,24 +83,11 @@ def embed_counts(
     Interrupted
         Ctrl-C; likewise.
     """
+    counts, genes, embedder = source.counts, source.genes, session.embedder
     check_output(out, counts.path, options)
-    header = read_model(options.model)
-    genes = header.map_genes(counts.var, gene_key=options.gene_key, name=counts.name)
-    # torch takes its time to import: all that can be refused without it is behind us.
-    from cellscribe.inference.embedder import load
-
-    embedder = load(
-        options.model,
-        device=options.device,
-        precision=options.precision,
-        threads=options.threads,
-        options=options,
-    )
-    if log is not None and embedder.note:
-        log(embedder.note)
     identity = {
         "model": embedder.hash,
-        "gene_table": header.table.hash,
+        "gene_table": session.header.table.hash,
         "pooling": embedder.pooling,
         "layer": counts.layer,
         "input": fingerprint(counts),
@@ -135,7 +120,7 @@ def embed_counts(
             width=embedder.width,
             seconds=seconds,
             cells_per_second=(counts.n_cells - first) / max(seconds, 1e-9),
-            provenance=_provenance(counts, embedder, genes, cells, options),
+            provenance=about_vectors(session, source, cells, options.dtype),
             genes=genes,
             warnings=find_warnings(cells, embedder.context),
             cells=cells,
@@ -224,31 +209,22 @@ def find_warnings(cells: npt.NDArray[Any], context: int) -> list[str]:
     return found
 
 
-def _provenance(
-    counts: Counts,
-    embedder: Any,
-    genes: GeneMap,
-    cells: npt.NDArray[Any],
-    options: EmbedOptions,
+def about_vectors(
+    session: Session, source: Cells, cells: npt.NDArray[Any], dtype: str
 ) -> dict[str, Any]:
-    umis = int(cells["umis"].sum())
-    return {
-        "cellscribe": metadata.version("cellscribe"),
-        "model": embedder.header.name,
-        "model_hash": embedder.hash,
-        "vocabulary_hash": embedder.header.table.hash,
-        "pooling": embedder.pooling,
-        "context": embedder.context,
-        "precision": embedder.precision,
-        "device": embedder.device.type,
-        "dtype": options.dtype,
-        "source": Path(counts.name).name,
-        "layer": counts.layer,
-        "gene_key": genes.key,
-        "n_cells": counts.n_cells,
-        "n_empty_cells": int((cells["tokens"] == 0).sum()),
-        "n_genes": genes.n_genes,
-        "n_genes_known": genes.n_known,
-        "umis": umis,
-        "umis_known": int(cells["umis_known"].sum()),
-    }
+    """Provenance of a source's vectors, in memory or in a file.
+
+    Parameters
+    ----------
+    cells
+        ``[n_cells]`` of `resume.CELL`.
+    dtype
+        Type of the vectors.
+    """
+    return session.about(
+        source,
+        dtype=dtype,
+        n_empty_cells=int((cells["tokens"] == 0).sum()),
+        umis=int(cells["umis"].sum()),
+        umis_known=int(cells["umis_known"].sum()),
+    )

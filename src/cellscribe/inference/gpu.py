@@ -34,7 +34,7 @@ from cellscribe.cells.rank import rank_cells_torch
 from cellscribe.cells.tokens import PER_CELL, CellTokens
 from cellscribe.errors import InputError
 from cellscribe.families.bert.model import Bert
-from cellscribe.inference.embedder import Block
+from cellscribe.inference.cpu import Block
 from cellscribe.inference.pinned import Lanes, Staged, Wait, stage
 from cellscribe.model.attention import Cells, has_varlen_kernel
 from cellscribe.model.encoder import Encoder, Linear

@@ -138,12 +138,9 @@ class Partial:
         OutputError
             The disk is full.
         """
-        about = np.empty(len(vectors), dtype=CELL)
-        for name in ("umis", "umis_known", "genes", "genes_known"):
-            about[name] = getattr(cells, name)
-        about["tokens"] = cells.lengths
         with disk_errors(self.folder, GO_ON):
-            for file, rows in ((self._vectors, vectors.astype(self.dtype)), (self._cells, about)):
+            facts = cell_facts(cells)
+            for file, rows in ((self._vectors, vectors.astype(self.dtype)), (self._cells, facts)):
                 file.write(rows.tobytes())
                 file.flush()
                 os.fsync(file.fileno())
@@ -176,6 +173,15 @@ class Partial:
             self.close()
         finally:
             remove(self.folder)
+
+
+def cell_facts(cells: CellTokens) -> npt.NDArray[Any]:
+    """``[B]`` of `CELL`: what is kept of each cell."""
+    facts = np.empty(len(cells.lengths), dtype=CELL)
+    for name in ("umis", "umis_known", "genes", "genes_known"):
+        facts[name] = getattr(cells, name)
+    facts["tokens"] = cells.lengths
+    return facts
 
 
 def partial_folder(out: Path) -> Path:

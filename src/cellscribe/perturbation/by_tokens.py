@@ -147,7 +147,6 @@ def by_tokens(
     from anndata import AnnData
 
     from cellscribe.families.bert.model import Bert
-    from cellscribe.inference.embedder import CPU_TOKENS, GPU_TOKENS
 
     model = embedder.cells
     assert isinstance(model, Bert)
@@ -156,7 +155,7 @@ def by_tokens(
     ranker.context += max(map(len, edits.tokens))
     reader = copy.copy(embedder)
     reader.cells = ranker
-    budget = GPU_TOKENS if embedder.device.type == "cuda" else CPU_TOKENS
+    budget = embedder.batch_tokens
     stop = Event()
 
     def run(_: CellModel, cells: CellTokens, rows: npt.NDArray[np.int64]) -> Shifts:

@@ -327,7 +327,7 @@ def _check(name: str, label: str, names: list[str], numbers: npt.NDArray[np.int6
         raise UnfitError(
             f"{name}: {label} has {len(names)} classes, but fewer than two of them have "
             f"{FEWEST_CELLS} cells (the largest has {numbers.max()}); {mend}, or look at more "
-            "cells with --cells"
+            "cells with --max-cells"
         )
 
 

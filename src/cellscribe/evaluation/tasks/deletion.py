@@ -187,7 +187,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
         raise UnfitError(
             f"{cells.name}: {len(targets)} of {len(single)} perturbations of one gene have a "
             f"target that is measured, known to every model and shown by {FEWEST_CELLS} control "
-            f"cells, and {FEWEST_PERTURBATIONS} are needed; look at more cells with --cells"
+            f"cells, and {FEWEST_PERTURBATIONS} are needed; look at more cells with --max-cells"
         )
     most = min(MOST_CELLS, max(FEWEST_CELLS, MOST_DELETIONS // (2 * len(targets))))
     rng = np.random.default_rng(options.seed)

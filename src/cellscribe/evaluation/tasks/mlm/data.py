@@ -212,7 +212,7 @@ def _read_split(
     from cellscribe.config import ReaderOptions, TrainOptions
     from cellscribe.corpus.reader import Reader
 
-    n = min(CELLS, options.cells, corpus.splits[split]["cells"])
+    n = min(CELLS, options.max_cells, corpus.splits[split]["cells"])
     reading = ReaderOptions(
         split=split,
         batch_cells=n,
@@ -270,7 +270,7 @@ def _identity(ranked: Ranked, model: Model, options: EvaluateOptions) -> dict[st
         "reading": _key(model),
         "shares": [asked.chosen_share, asked.masked_share, asked.random_share],
         "smoothing": [*PRIORS, RANK_BINS],
-        "cells": options.cells,
+        "cells": options.max_cells,
         "draw": options.seed,
     }
 

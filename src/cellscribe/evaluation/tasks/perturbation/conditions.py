@@ -91,7 +91,8 @@ def read_conditions(
     if len(found) < MIN_PERTURBATIONS:
         raise UnfitError(
             f"{cells.name}: {len(found)} perturbations in obs column {key!r} have {min_cells} "
-            f"cells or more, and {MIN_PERTURBATIONS} are needed; look at more cells with --cells"
+            f"cells or more, and {MIN_PERTURBATIONS} are needed; look at "
+            "more cells with --max-cells"
         )
     return Conditions(
         column=key,

@@ -226,7 +226,9 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
         try:
             split_perturbations(conditions.targets, SPLIT, seed=seed, validation=False)
         except InputError as error:
-            raise UnfitError(f"{data.name}: {error}; look at more cells with --cells") from error
+            raise UnfitError(
+                f"{data.name}: {error}; look at more cells with --max-cells"
+            ) from error
     labels = sorted({gene for genes in conditions.targets.values() for gene in genes})
     return [
         Problem(

@@ -1,0 +1,140 @@
+"""The verb finetune: labels learnt from annotated cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cellscribe.annotation.finetune import Finetuned, finetune_model, need_ranked
+from cellscribe.annotation.labels import check_model_place, read_labels
+from cellscribe.callbacks import Log, Progress, log_stderr
+from cellscribe.config import FinetuneOptions, Pooling, Precision, choose_options
+from cellscribe.config.finetune import Mode
+from cellscribe.config.renamed import former_keywords
+from cellscribe.errors import InputError
+from cellscribe.inference.session import Session, open_session
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from cellscribe.inference.embedder import Embedder
+
+
+@former_keywords(say="log", fewest_cells="min_cells")
+def finetune(
+    model: str | Path | Embedder,
+    data: str | Path | AnnData | Sequence[str | Path | AnnData],
+    out: str | Path,
+    options: FinetuneOptions | None = None,
+    *,
+    label: str | None = None,
+    group: str | None = None,
+    mode: Mode | None = None,
+    layer: str | None = None,
+    gene_key: str | None = None,
+    pool: str | None = None,
+    hidden_layer: int | None = None,
+    layers: int | None = None,
+    accuracy: float | None = None,
+    min_cells: int | None = None,
+    folds: int | None = None,
+    epochs: int | None = None,
+    learning_rate: float | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    precision: Precision | None = None,
+    threads: int | None = None,
+    overwrite: bool | None = None,
+    progress: Progress | None = None,
+    log: Log = log_stderr,
+) -> Finetuned:
+    """Learn labels from annotated cells, and save a model that `annotate` applies.
+
+    Parameters
+    ----------
+    model
+        A bundled model's name, a checkpoint directory or a loaded model.
+    data
+        One or several files, or AnnData, of raw counts with labels in obs.
+    out
+        The new model's directory; it appears whole or not at all.
+    options
+        All settings at once, in place of the keywords from `label` to `overwrite`.
+    label
+        Column of obs with the labels to learn.
+    group
+        Column of obs whose groups are held out whole: donor, batch or dataset.
+    mode
+        What is trained: ``"head"`` (default), ``"last"`` layers, ``"lora"`` adapters or ``"all"``.
+    pool, hidden_layer
+        How a cell's vector is made, for ``mode="head"``; kept in the new model.
+    layers
+        Last layers that are trained with ``mode="last"``.
+    accuracy, min_cells, folds
+        Accuracy wanted among the held-out cells that get a label, fewest cells of a label, and
+        parts of the groups that are held out in turn.
+    epochs, learning_rate
+        Most passes over the cells, and the peak rate, where layers are trained.
+    seed
+        Seed of all random draws.
+    layer, gene_key, device, precision, threads
+        As for `embed`.
+    overwrite
+        Replace `out` if it exists.
+    progress
+        Called with (cells done, cells in all, name of the step).
+    log
+        Called with each line that a user should read.
+
+    Raises
+    ------
+    InputError
+        Bad input, in one line that says how to fix it.
+    """
+    given: dict[str, Any] = {
+        "label": label,
+        "group": group,
+        "mode": mode,
+        "layer": layer,
+        "gene_key": gene_key,
+        "pool": pool,
+        "hidden_layer": hidden_layer,
+        "layers": layers,
+        "accuracy": accuracy,
+        "min_cells": min_cells,
+        "folds": folds,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "device": device,
+        "precision": precision,
+        "threads": threads,
+        "overwrite": overwrite,
+    }
+    options = choose_options(FinetuneOptions, options, "finetune", given)
+    several = isinstance(data, Sequence) and not isinstance(data, str)
+    sources: list[Any] = list(data) if several else [data]  # type: ignore[arg-type]
+    out = Path(out)
+    with open_session(model, options, log=log) as session:
+        paths = [Path(source) for source in sources if isinstance(source, str | Path)]
+        check_model_place(out, [session.header.directory, *paths], overwrite=options.overwrite)
+        _check_mode(session, options)
+        opened = [session.open_counts(source) for source in sources]
+        labelled = read_labels(opened, options.label, options.group, options.min_cells, log=log)
+        cells = [session.map_genes(counts, options.gene_key) for counts in opened]
+        return finetune_model(session, cells, labelled, out, options, progress=progress)
+
+
+def _check_mode(session: Session, options: FinetuneOptions) -> None:
+    """Refuse to train layers whose vectors are not made in the one way that training knows."""
+    header = need_ranked(session.header)
+    if options.mode == "head":
+        return
+    own = header.pooling != Pooling() or header.config.sep_token
+    if own or (options.pool, options.hidden_layer) != (None, None):
+        how = header.pooling.sentence() if own else "--pool or --hidden-layer"
+        raise InputError(
+            f"{header.name} makes its vectors in a way of its own ({how}), "
+            "for which layers cannot be trained; use --mode head"
+        )

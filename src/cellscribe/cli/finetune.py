@@ -1,0 +1,44 @@
+"""The verb finetune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+import cellscribe
+from cellscribe.callbacks import log_stderr
+from cellscribe.cli.app import app
+from cellscribe.cli.progress import progress_bar
+from cellscribe.config import FinetuneOptions
+
+
+@app.command
+def finetune(
+    model: str,
+    data: Annotated[list[Path], Parameter(negative=())],
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    options: Annotated[FinetuneOptions, Parameter(name="*")],
+) -> None:
+    """Learn labels from annotated cells: a model that annotate applies to others.
+
+    Parameters
+    ----------
+    model
+        A bundled model's name or a checkpoint directory.
+    data
+        Files of raw counts with labels in obs.
+    out
+        Directory of the new model; appears when it is whole.
+    """
+    with progress_bar("Embedding") as progress:
+        done = cellscribe.finetune(model, data, out, options, progress=progress, log=log_stderr)
+    cells = done.labelled.counts()
+    log_stderr(
+        f"{sum(cells.values()):,} cells of {len(cells)} labels learnt with --mode {options.mode}."
+    )
+    log_stderr(done.calibration.summary())
+    print(out)

@@ -1,0 +1,86 @@
+"""Options of the verb finetune."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cellscribe.config.common import (
+    DeviceOptions,
+    InputOptions,
+    ModelOptions,
+    OutputOptions,
+    SeedOptions,
+    check_positive,
+)
+from cellscribe.config.renamed import accept_former_names
+from cellscribe.errors import InputError
+
+Mode = Literal["head", "last", "lora", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions(SeedOptions):
+    """How labels are held out to learn when a cell is better called unknown."""
+
+    group: str | None = None
+    """Column of obs whose groups are held out whole: donor, batch or dataset."""
+    accuracy: float = 0.9
+    """Accuracy wanted among the held-out cells that get a label; the others are unknown."""
+    min_cells: int = 10
+    """Fewest cells of a label; one with fewer is left out."""
+    folds: int = 5
+    """Parts of the groups, held out in turn; with fewer groups, each is a part."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, ("min_cells",))
+        if not 0 < self.accuracy <= 1:
+            raise InputError(
+                f"accuracy {self.accuracy} is not a share; give more than 0, at most 1"
+            )
+        if self.folds < 2:
+            raise InputError(
+                f"folds {self.folds}: at least 2 are needed, one held out and one to learn"
+            )
+        super().__post_init__()
+
+
+@accept_former_names
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, CalibrationOptions):
+    """How `cellscribe finetune` works."""
+
+    label: str
+    """Column of obs with the labels to learn."""
+    mode: Mode = "head"
+    """What is trained: head alone, head and last layers, head and LoRA adapters, or all."""
+    layers: int = 2
+    """Last layers that are trained with --mode last."""
+    rank: int = 8
+    """Rank of the adapters of --mode lora."""
+    calibration_folds: int = 1
+    """Folds held out to calibrate where layers are trained; each is a training of its own."""
+    epochs: int = 10
+    """Most passes over the training cells where layers are trained."""
+    patience: int = 5
+    """Passes without a lower held-out loss after which training ends."""
+    batch_cells: int = 16
+    """Cells a step."""
+    genes_per_cell: int | None = None
+    """Genes of a cell that a step looks at, a random subset with its ranks; all if not given."""
+    learning_rate: float | None = None
+    """Peak where layers are trained; by default 1e-3 for lora, else 3e-4."""
+    weight_decay: float = 0.01
+    """AdamW's decay; none on norms, biases and embeddings."""
+
+    def __post_init__(self) -> None:
+        counts = ("layers", "rank", "calibration_folds", "epochs", "patience", "batch_cells")
+        check_positive(self, (*counts, "genes_per_cell", "learning_rate"))
+        if self.weight_decay < 0:
+            raise InputError(f"weight_decay must not be negative, as {self.weight_decay} is")
+        super().__post_init__()
+
+    @property
+    def peak_rate(self) -> float:
+        """Learning rate at its highest."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 1e-3 if self.mode == "lora" else 3e-4

@@ -1,0 +1,10 @@
+"""Options of the verb tokenize."""
+
+from dataclasses import dataclass
+
+from cellscribe.config.common import CheckpointOptions, InputOptions, OutputOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeOptions(OutputOptions, InputOptions, CheckpointOptions):
+    """How `cellscribe tokenize` works."""

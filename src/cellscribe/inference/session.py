@@ -1,0 +1,232 @@
+"""What a verb begins with: a model, opened cells and a device, each read once.
+
+The header is read at once, the weights when they are first needed: all that can be refused without
+torch is refused before it is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cellscribe.callbacks import Log, log_stderr
+from cellscribe.cells.counts import Counts, open_counts
+from cellscribe.cells.genes import GeneMap
+from cellscribe.config import DeviceOptions, InputOptions, ModelOptions, Options
+from cellscribe.errors import InputError
+from cellscribe.families.registry import ModelHeader, read_model
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from cellscribe.inference.embedder import Embedder
+
+DEFAULT_MODEL = "mini"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """Opened counts, and the token of each of their columns."""
+
+    counts: Counts
+    genes: GeneMap
+
+
+class Session:
+    """A model and the options of a run; from `open_session`.
+
+    Attributes
+    ----------
+    header
+        Name, family and gene table of the model.
+    options
+        Options of the verb.
+    log
+        Called with each line that a user should read.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Embedder,
+        options: Options,
+        *,
+        log: Log = log_stderr,
+        stack: ExitStack,
+    ) -> None:
+        self.options, self.log, self._stack = options, log, stack
+        self._embedder: Embedder | None = None
+        if isinstance(model, str | Path):
+            self.header: ModelHeader = read_model(model)
+        else:
+            self._embedder = check_loaded(model, options)
+            self.header = model.header
+
+    def open(
+        self,
+        source: str | Path | AnnData | Counts,
+        *,
+        layer: str | None = None,
+        gene_key: str | None = None,
+    ) -> Cells:
+        """Open cells for the length of the session, and look up their genes.
+
+        Parameters
+        ----------
+        source
+            As for `open_counts`.
+        layer, gene_key
+            In place of the options of the verb.
+
+        Raises
+        ------
+        InputError
+            Bad input, see `open_counts` and `ModelHeader.map_genes`.
+        """
+        if gene_key is None and isinstance(self.options, InputOptions):
+            gene_key = self.options.gene_key
+        return self.map_genes(self.open_counts(source, layer=layer), gene_key)
+
+    def open_counts(
+        self, source: str | Path | AnnData | Counts, *, layer: str | None = None
+    ) -> Counts:
+        """Open cells for the length of the session; no gene is looked up yet."""
+        if layer is None and isinstance(self.options, InputOptions):
+            layer = self.options.layer
+        return self._stack.enter_context(open_counts(source, layer=layer, log=self.log))
+
+    def map_genes(self, counts: Counts, gene_key: str | None = None) -> Cells:
+        """Look up the genes of opened counts."""
+        genes = self.header.map_genes(counts.var, gene_key=gene_key, name=counts.name)
+        return Cells(counts=counts, genes=genes)
+
+    @property
+    def embedder(self) -> Embedder:
+        """The loaded model; read on first use.
+
+        Raises
+        ------
+        InputError
+            See `load`.
+        """
+        if self._embedder is None:
+            from cellscribe.inference.embedder import load
+
+            device = part_of(DeviceOptions, self.options)
+            self._embedder = load(
+                self.header,
+                device=device.device,
+                precision=device.precision,
+                threads=device.threads,
+                options=part_of(ModelOptions, self.options),
+            )
+            if self._embedder.note:
+                self.log(self._embedder.note)
+        return self._embedder
+
+    def about(self, cells: Cells, **more: Any) -> dict[str, Any]:
+        """Provenance of what this session makes of `cells`: the same keys whoever calls.
+
+        Parameters
+        ----------
+        cells
+            The input.
+        **more
+            What the verb adds.
+        """
+        counts, genes, embedder = cells.counts, cells.genes, self.embedder
+        return {
+            "cellscribe": metadata.version("cellscribe"),
+            "model": self.header.name,
+            "model_hash": embedder.hash,
+            "vocabulary_hash": self.header.table.hash,
+            "pooling": embedder.pooling,
+            "context": embedder.context,
+            "precision": embedder.precision,
+            "device": embedder.device.type,
+            "source": Path(counts.name).name,
+            "layer": counts.layer,
+            "gene_key": genes.key,
+            "n_cells": counts.n_cells,
+            "n_genes": genes.n_genes,
+            "n_genes_known": genes.n_known,
+            **more,
+        }
+
+
+@contextmanager
+def open_session(
+    model: str | Path | Embedder | None, options: Options, *, log: Log = log_stderr
+) -> Iterator[Session]:
+    """Open a session; the files that it opens are closed at its end.
+
+    Parameters
+    ----------
+    model
+        A bundled model's name, a checkpoint directory or a loaded model; None for the one that
+        `options` name.
+    options
+        Options of the verb.
+    log
+        Called with each line that a user should read.
+
+    Raises
+    ------
+    InputError
+        Unknown or damaged model; a model given twice; options that a loaded model cannot follow.
+    """
+    with ExitStack() as stack:
+        yield Session(choose_model(model, options), options, log=log, stack=stack)
+
+
+def choose_model(model: str | Path | Embedder | None, options: Options) -> str | Path | Embedder:
+    """The model of a call, given by itself or in the options.
+
+    Raises
+    ------
+    InputError
+        It is given in both, or is no model.
+    """
+    named: str = getattr(options, "model", DEFAULT_MODEL)
+    if model is None:
+        return named
+    if named != DEFAULT_MODEL:
+        raise InputError(
+            f"a model is given by itself and in options ({named!r}); leave one of them out"
+        )
+    if isinstance(model, str | Path) or hasattr(model, "header"):
+        return model
+    raise InputError(
+        f"model must be a name, a path or a loaded model (cellscribe.load), not a "
+        f"{type(model).__name__}"
+    )
+
+
+def checkpoint_path(model: str | Path | Embedder) -> str | Path:
+    """Name or directory of a model that may be loaded."""
+    chosen = choose_model(model, Options())
+    return chosen if isinstance(chosen, str | Path) else chosen.header.directory
+
+
+def check_loaded(model: Embedder, options: Options) -> Embedder:
+    """Refuse options that say again what was settled when the model was loaded."""
+    for kind in (DeviceOptions, ModelOptions):
+        if not isinstance(options, kind):
+            continue
+        for field in fields(kind):
+            if getattr(options, field.name) != field.default:
+                raise InputError(
+                    f"{field.name} is settled when a model is loaded; give it to cellscribe.load, "
+                    "or give the model's name here"
+                )
+    return model
+
+
+def part_of(kind: type[Any], options: Options) -> Any:
+    """The fields of `kind` in options that inherit it, else its defaults."""
+    if not isinstance(options, kind):
+        return kind()
+    return kind(**{field.name: getattr(options, field.name) for field in fields(kind)})

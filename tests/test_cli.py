@@ -26,6 +26,7 @@ from support.command import (
     Ran,
     refused,
     renamed,
+    without_notes,
     write,
 )
 from support.formats import write_genome

@@ -140,14 +140,14 @@ def test_genes_have_vectors(model: Path) -> None:
 def test_importance_is_by_group(models: dict[str, Path]) -> None:
     cells = every.cells_of(models["scbert"], 6)
     settings = {"precision": "float32", "device": "cpu", "threads": 1, "say": lambda line: None}
-    by = cellscribe.gene_importance(cells, model=models["scbert"], group="kind", **settings)
+    by = cellscribe.gene_importance(cells, model=models["scbert"], group_by="kind", **settings)
     assert list(by.columns) == ["symbol", "a", "b"]
     alone = cells[[0, 2, 4]].copy()
     whole = cellscribe.gene_importance(alone, model=models["scbert"], **settings)
     np.testing.assert_allclose(by["a"], whole["all"], rtol=1e-4)
     assert 0.9 < by["a"].sum() < 1
     with pytest.raises(InputError, match="no obs column 'type'; there are kind"):
-        cellscribe.gene_importance(cells, model=models["scbert"], group="type", **settings)
+        cellscribe.gene_importance(cells, model=models["scbert"], group_by="type", **settings)
     with pytest.raises(InputError, match="tells no importance of genes; scBERT does"):
         cellscribe.gene_importance(
             every.cells_of(models["scgpt"]), model=models["scgpt"], **settings

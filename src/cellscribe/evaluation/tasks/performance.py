@@ -289,7 +289,7 @@ def _ready(order: Mapping[str, Any]) -> tuple[Callable[[str], Any], str]:
         from cellscribe.config import EvaluateOptions
 
         # all of the file: the draw was made before
-        options = EvaluateOptions(cells=sys.maxsize)
+        options = EvaluateOptions(max_cells=sys.maxsize)
         return lambda path: pca(read_cells(Path(path), options).counts, COMPONENTS), "cpu"
     from cellscribe.inference.embedder import load as load_model
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from cellscribe.corpus.card_tables import number, share
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -22,10 +23,11 @@ from support.markdown import count, tables
 from cellscribe import writing
 from cellscribe.corpus import store
 from cellscribe.corpus.card import Card, checks, describe, markdown, warnings
-from cellscribe.corpus.card_tables import number, share
 from cellscribe.corpus.statistics import Tally, find_repeats
 from cellscribe.corpus.store import open_corpus
 from cellscribe.errors import InputError
+from cellscribe.report.data_card import checks, markdown, warnings
+from cellscribe.report.numbers import rounded, share
 
 SIZES = {"train": [60, 45], "val": [20], "test": [15], "test_unseen": [10]}
 HOSTILE = "</details><script>alert(1)</script> | *a* `b` [c](javascript:d) \\| _e_\n# f"
@@ -378,4 +380,4 @@ def test_shares_are_whole_only_where_exact(part: int, whole: int, text: str) -> 
 
 
 def test_numbers_are_short() -> None:
-    assert [number(x) for x in (0.0, 3.0, 1234567.5, 0.123456)] == ["0", "3", "1,234,568", "0.1235"]
+    assert [rounded(x) for x in (0.0, 3.0, 1234567.5, 0.123456)] == ["0", "3", "1,234,568", "0.1235"]

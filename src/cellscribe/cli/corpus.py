@@ -99,7 +99,7 @@ def card(
         The same as Markdown; card.md in the corpus if not given.
     """
     from cellscribe.callbacks import log_stderr
-    from cellscribe.corpus.card import warnings
+    from cellscribe.report.data_card import warnings
     from cellscribe.report.data_card_page import write_card
 
     html, md = html or folder / "card.html", md or folder / "card.md"

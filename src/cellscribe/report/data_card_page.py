@@ -1,6 +1,6 @@
 """The data card of a corpus as one HTML page that needs no network, no server and no script.
 
-Numbers, sentences and tables are those of `corpus.card`, so that the page and the Markdown agree;
+Numbers, sentences and tables are those of `data_card`, so that the page and the Markdown agree;
 here they get their places and their figures.
 """
 
@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cellscribe.corpus import card as told
-from cellscribe.corpus import card_tables as tables
-from cellscribe.corpus.card import FOLD, Card
-from cellscribe.corpus.card_tables import several, share
+from cellscribe.corpus.card import Card, describe
 from cellscribe.corpus.store import open_corpus
 from cellscribe.errors import InputError
+from cellscribe.report import data_card as words
+from cellscribe.report import data_card_tables as tables
 from cellscribe.report import html
-from cellscribe.report.bars import bars_svg
-from cellscribe.report.figures import histogram_svg, need_matplotlib, write_whole
+from cellscribe.report.axes import need_matplotlib
+from cellscribe.report.figures import bars_svg, histogram_svg, write_whole
+from cellscribe.report.numbers import compact, several, share
+from cellscribe.report.tables import FOLD
 from cellscribe.writing import check_target
 
 if TYPE_CHECKING:
@@ -60,9 +61,9 @@ def write_card(
         if target.suffix != ending or target.is_dir():
             raise InputError(f"{target} cannot be the card; name a file that ends in {ending}")
         check_target(target, None, overwrite=True)
-    card = told.describe(corpus, progress)
+    card = describe(corpus, progress)
     write_card_page(html, card)
-    write_whole(md, told.markdown(card).encode())
+    write_whole(md, words.markdown(card).encode())
     return card
 
 
@@ -96,7 +97,7 @@ def render_card(card: Card) -> str:
         title=f"Corpus {card.name}",
         source=f"corpus {card.hash}",
         tiles=key_figures(card),
-        warnings=told.warnings(card),
+        warnings=words.warnings(card),
         body="\n".join(sections),
         css=["tables.css"],
     )
@@ -108,7 +109,7 @@ def key_figures(card: Card) -> list[html.Tile]:
     seen, genes = int((card.gene_cells > 0).sum()), len(card.medians)
     tiles = [
         ("Cells", f"{card.cells:,}", f"{share(card.held_out, card.cells)} held out"),
-        ("Tokens", _compact(tokens), f"{tokens / card.cells:,.0f} a cell"),
+        ("Tokens", compact(tokens, ("billion", "million")), f"{tokens / card.cells:,.0f} a cell"),
         ("Datasets", f"{len(card.labels('dataset_id')):,}", "by dataset_id"),
         ("Sources", f"{len(card.labels('source')):,}", "files or downloads"),
         ("Genes", f"{genes:,}", f"{share(seen, genes)} seen in training"),
@@ -120,17 +121,9 @@ def key_figures(card: Card) -> list[html.Tile]:
     return tiles
 
 
-def _compact(n: int) -> str:
-    """Render a large number in millions or billions, for a tile."""
-    for size, letter in ((10**9, "billion"), (10**6, "million")):
-        if n >= size:
-            return f"{n / size:,.3g} {letter}"
-    return f"{n:,}"
-
-
 def _splits(card: Card) -> str:
     body = html.table(tables.of_splits(card), "Cells of each split")
-    lead = " ".join(part for part in (told.about(card), told.split_note(card)) if part)
+    lead = " ".join(part for part in (words.about(card), words.split_note(card)) if part)
     return html.section("splits", "Splits", lead, body)
 
 
@@ -139,7 +132,7 @@ def _checks(card: Card) -> str:
         f'<li class="{"good" if check.passed else "bad"}">'
         f'<span class="mark" aria-hidden="true">{"✓" if check.passed else "✗"}</span>'
         f"<span><b>{escape(check.name)}</b>: {escape(check.text)}</span></li>"
-        for check in told.checks(card)
+        for check in words.checks(card)
     )
     lead = "What would spoil an evaluation: anything of the held-out cells that training has seen."
     return html.section("checks", "Checks", lead, f'<ul class="checks">{items}</ul>')
@@ -172,7 +165,7 @@ def _label_card(card: Card, column: str, place: int) -> str:
         cells.append(card.cells - sum(cells))
         if rings is not None:
             rings.append(1 - sum(rings))
-    text = told.about_labels(card, column)
+    text = words.about_labels(card, column)
     figure = bars_svg(
         [name or "(empty)" for name in names],
         [n / card.cells for n in cells],
@@ -202,7 +195,7 @@ def _depths(card: Card) -> str:
 
 def _depth_card(card: Card, measure: str) -> str:
     tally, what = card.depth(measure), tables.MEASURES[measure]
-    text, log = told.about_depth(card, measure), measure != "length"
+    text, log = words.about_depth(card, measure), measure != "length"
     some = tally.values > (0 if log else -1)
     values, cells = tally.values[some], tally.cells[some]
     if log and not some.all():
@@ -235,7 +228,7 @@ def _depth_card(card: Card, measure: str) -> str:
 
 def _genes(card: Card) -> str:
     seen = card.gene_cells[card.gene_cells > 0]
-    text = told.about_coverage(card)
+    text = words.about_coverage(card)
     where = "training cells" if "train" in card.splits else "cells"
     coverage = (
         ""
@@ -251,7 +244,7 @@ def _genes(card: Card) -> str:
             median=float(np.median(seen)),
         )
     )
-    about = told.about_medians(card)
+    about = words.about_medians(card)
     medians = histogram_svg(
         card.medians,
         np.geomspace(card.medians.min() * 0.95, card.medians.max() * 1.05, BINS),

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from html import escape
 
 from cellscribe.evaluation.task import Curve, Estimate, Kind
+from cellscribe.report.axes import one_line
 from cellscribe.report.colours import FOLDED, PALETTE
-from cellscribe.report.figures import one_line
+from cellscribe.report.numbers import decimals
 
 WIDTH = 360
 """Of a figure, in units of which a letter has 10."""
@@ -199,7 +200,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 def _tick_text(at: float, ticks: Sequence[float]) -> str:
     step = ticks[1] - ticks[0] if len(ticks) > 1 else abs(at) or 1.0
-    return f"{at:z,.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
+    return decimals(at, max(0, -math.floor(math.log10(step) + 1e-9)))
 
 
 def _scale(value: float, low: float, high: float, start: float, length: float) -> float:

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
 
-from cellscribe.corpus.card import plain
 from cellscribe.evaluation.task import Estimate, Metric
 from cellscribe.report.evaluation_tables import DataTable, TaskTables, best
+from cellscribe.report.numbers import decimals
+from cellscribe.report.tables import plain
 
 NOTHING, MARK = "–", "†"
 MOST_COLUMNS = 6
@@ -46,16 +47,11 @@ def figure(estimate: Estimate | None, digits: int, *, best: bool = False) -> Cel
     if estimate is None or not math.isfinite(estimate.value):
         return Cell(NOTHING)
     bounds = (estimate.low, estimate.high)
-    text = number(estimate.value, digits)
+    text = decimals(estimate.value, digits)
     # the last bits of a mean that does not vary are no interval
     if all(math.isclose(bound, estimate.value, rel_tol=1e-9) for bound in bounds):
         return Cell(text, best=best)
-    return Cell(text, f"[{', '.join(number(each, digits) for each in bounds)}]", best)
-
-
-def number(value: float, digits: int) -> str:
-    """Write a number with so many digits behind the point; a dash if it is none."""
-    return f"{value:z,.{digits}f}" if math.isfinite(value) else NOTHING
+    return Cell(text, f"[{', '.join(decimals(each, digits, NOTHING) for each in bounds)}]", best)
 
 
 def of_table(part: TaskTables, table: DataTable) -> Grid:
@@ -153,7 +149,7 @@ def of_curves(table: DataTable) -> dict[str, Grid]:
         rows = tuple(
             (
                 Cell(f"{at:,g}"),
-                *(Cell(number(of.get(at, math.nan), digits)) for of in points.values()),
+                *(Cell(decimals(of.get(at, math.nan), digits, NOTHING)) for of in points.values()),
             )
             for at in x
         )

@@ -12,7 +12,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from cellscribe.corpus.card import plain
 from cellscribe.errors import InputError
 from cellscribe.evaluation.results import FOLDER, Result, read_all
 from cellscribe.report import evaluation_grids as grids
@@ -21,7 +20,8 @@ from cellscribe.report.evaluation_figures import Look, dots_svg, legend, lines_s
 from cellscribe.report.evaluation_grids import MARK, Cell, Grid
 from cellscribe.report.evaluation_tables import DataTable, TaskTables, tables
 from cellscribe.report.figures import write_whole
-from cellscribe.report.run_tables import value_text
+from cellscribe.report.numbers import value_text
+from cellscribe.report.tables import plain
 
 __all__ = ["render_markdown", "render_page", "tables", "write_report"]
 

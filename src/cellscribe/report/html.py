@@ -14,7 +14,8 @@ from html import escape
 from importlib import resources
 from string import Template
 
-from cellscribe.corpus.card_tables import Table, several
+from cellscribe.report.numbers import several
+from cellscribe.report.tables import Table
 
 Tile = tuple[str, str, str]
 """Name, figure, and a short note."""

@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cellscribe.corpus import card as told
-from cellscribe.corpus import card_tables
-from cellscribe.corpus.card import Card, plain, table_lines
-from cellscribe.corpus.card_tables import Table, several
+from cellscribe.corpus.card import TRAIN, Card
 from cellscribe.corpus.statistics import Repeats, SplitCounts
 from cellscribe.corpus.store import NO_LABEL, Corpus, open_corpus
 from cellscribe.errors import InputError
 from cellscribe.model.metadata import config_from_json
-from cellscribe.report import run_tables
+from cellscribe.report import data_card, data_card_tables, run_tables
+from cellscribe.report.numbers import decimals, hours, several, value_text
+from cellscribe.report.tables import Table, plain, table_lines
 from cellscribe.training.runs import Run, best, read_run, summarise, warnings
 from cellscribe.writing import writing
 
@@ -220,17 +219,17 @@ def _shape(run: Run) -> Iterator[str]:
         "context, genes": model.get("context"),
         "genes of the vocabulary": run.genes,
     }
-    rows = tuple((name, run_tables.value_text(value)) for name, value in told.items())
+    rows = tuple((name, value_text(value)) for name, value in told.items())
     yield "## Shape"
     yield table_lines(Table(("What", "Value"), rows))
 
 
 def _data(card: Card) -> Iterator[str]:
     yield "## Data"
-    yield plain(f"Corpus {card.name}, hash {card.hash}. {told.about(card)}")
-    yield plain(told.split_note(card))
-    yield table_lines(card_tables.of_splits(card))
-    sources = card_tables.of_origin(card).get("Sources")
+    yield plain(f"Corpus {card.name}, hash {card.hash}. {data_card.about(card)}")
+    yield plain(data_card.split_note(card))
+    yield table_lines(data_card_tables.of_splits(card))
+    sources = data_card_tables.of_origin(card).get("Sources")
     if sources is not None:
         yield "### Sources"
         yield table_lines(sources)
@@ -242,17 +241,17 @@ def _data(card: Card) -> Iterator[str]:
     )
     for column in card.columns:
         yield f"### {plain(column)}"
-        yield plain(told.about_labels(card, column))
-        yield table_lines(card_tables.of_labels(card, column))
+        yield plain(data_card.about_labels(card, column))
+        yield table_lines(data_card_tables.of_labels(card, column))
 
 
 def _datasets(card: Card) -> Iterator[str]:
     datasets = card.manifest.get("datasets", {})
-    trained = [(name, f"{d['cells']:,}") for name, d in datasets.items() if d["side"] == told.TRAIN]
+    trained = [(name, f"{d['cells']:,}") for name, d in datasets.items() if d["side"] == TRAIN]
     others = [
         (name, SIDES.get(d["side"], d["side"]), f"{d['cells']:,}")
         for name, d in datasets.items()
-        if d["side"] != told.TRAIN
+        if d["side"] != TRAIN
     ]
     if trained:
         yield "### Datasets trained on"
@@ -270,7 +269,7 @@ def _training(run: Run, step: int | None, picture: bool) -> Iterator[str]:
     yield "## Recipe"
     start = run.header.get("init_from")
     if start:
-        yield plain(f"Training went on from {run_tables.value_text(start)}.")
+        yield plain(f"Training went on from {value_text(start)}.")
     yield table_lines(run_tables.of_recipe(named)[1])
     yield "## Losses"
     text = "Cross-entropy of the masked genes, natural logarithm; lower is better. "
@@ -285,12 +284,12 @@ def _training(run: Run, step: int | None, picture: bool) -> Iterator[str]:
     if picture:
         yield f"![Loss on train and validation over steps]({PICTURE})"
     yield "## Hardware and time"
-    text = f"{run_tables.hours(summary.hours)} hours of training (validating and saving not "
+    text = f"{hours(summary.hours)} hours of training (validating and saving not "
     text += f"counted): {several(summary.steps, 'step')}, {summary.cells:,} cells seen"
-    if epochs := run_tables.decimals(summary.epochs, 2):
+    if epochs := decimals(summary.epochs, 2):
         text += f" ({epochs} passes)"
     text += f", {summary.tokens:,} tokens"
-    if rate := run_tables.decimals(summary.tokens_per_second, 0):
+    if rate := decimals(summary.tokens_per_second, 0):
         text += f"; {rate} tokens/s in the median step"
     yield text + "."
     yield table_lines(run_tables.of_sessions(named))

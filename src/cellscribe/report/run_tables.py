@@ -5,13 +5,11 @@ Each takes one run or several, by the names that they are to go by.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from cellscribe.corpus.card_tables import Table
+from cellscribe.report.numbers import decimals, hours, value_text
+from cellscribe.report.tables import Table
 from cellscribe.training.runs import Run, best, last, loss_at, summarise
 
 Named = Mapping[str, Run]
@@ -131,34 +129,6 @@ def shape_text(header: Mapping[str, Any]) -> str:
         f"{value_text(model.get('num_hidden_layers'))} layers, "
         f"{value_text(model.get('hidden_size'))} wide"
     )
-
-
-def decimals(value: float, digits: int) -> str:
-    """Render a number with so many decimals; nothing for NaN."""
-    return "" if math.isnan(value) else f"{value:,.{digits}f}"
-
-
-def hours(value: float) -> str:
-    """Render hours: two decimals, or two digits of less."""
-    return f"{value:,.2f}" if value >= 0.1 else f"{value:.2g}"
-
-
-def value_text(value: Any) -> str:
-    """Render a setting."""
-    match value:
-        case None:
-            return "none"
-        case bool():
-            return "yes" if value else "no"
-        case int():
-            return f"{value:,}"
-        case float():
-            return np.format_float_positional(value, trim="-") if abs(value) >= 1e-4 else f"{value}"
-        case dict():
-            return ", ".join(f"{key}: {value_text(item)}" for key, item in value.items()) or "none"
-        case list() | tuple():
-            return ", ".join(map(value_text, value)) or "none"
-    return str(value)
 
 
 def _settings(header: Mapping[str, Any]) -> dict[str, str]:

@@ -13,15 +13,16 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from cellscribe.corpus.card_tables import Table, several, share
 from cellscribe.errors import InputError
 from cellscribe.report import html, losses
 from cellscribe.report import run_tables as tables
+from cellscribe.report.axes import need_matplotlib
 from cellscribe.report.colours import PALETTE
 from cellscribe.report.curves import MOST_POINTS, Level, Line, Values, lines_png, lines_svg
-from cellscribe.report.figures import need_matplotlib, write_whole
+from cellscribe.report.figures import write_whole
 from cellscribe.report.model_card import PICTURE
-from cellscribe.report.run_tables import decimals
+from cellscribe.report.numbers import compact, decimals, hours, several, share
+from cellscribe.report.tables import Table
 from cellscribe.training.runs import Run, best, read_run, smooth, summarise, tokens_per_second
 from cellscribe.training.runs import warnings as told_of
 from cellscribe.writing import check_target
@@ -160,11 +161,10 @@ def key_figures(runs: Named) -> list[html.Tile]:
     """List the tiles."""
     told = {name: summarise(run) for name, run in runs.items()}
     if len(runs) > 1:
-        hours = sum(each.hours for each in told.values())
         tiles = [
             ("Runs", f"{len(runs)}", ""),
             ("Steps", f"{sum(each.steps for each in told.values()):,}", "of all runs"),
-            ("Hours", tables.hours(hours), "of training, all runs"),
+            ("Hours", hours(sum(each.hours for each in told.values())), "of training, all runs"),
         ]
         found = {name: lowest for name, run in runs.items() if (lowest := best(run))}
         if found and not tables.unlike(runs):
@@ -179,7 +179,7 @@ def key_figures(runs: Named) -> list[html.Tile]:
         ("Steps", f"{each.steps:,}", f"of {run.planned:,}"),
         ("Cells seen", compact(each.cells), f"{run.train_cells:,} to train on"),
         ("Epochs", decimals(each.epochs, 2) or "–", "passes over the training cells"),
-        ("Hours", tables.hours(each.hours), f"on {', '.join(devices)}"),
+        ("Hours", hours(each.hours), f"on {', '.join(devices)}"),
         ("Tokens/s", decimals(each.tokens_per_second, 0) or "–", "in the median step"),
         (
             "Best val loss",
@@ -187,14 +187,6 @@ def key_figures(runs: Named) -> list[html.Tile]:
             "none yet" if lowest is None else f"at step {lowest[0]:,}",
         ),
     ]
-
-
-def compact(n: int) -> str:
-    """Render a large number in thousand millions (G) or millions (M), for a narrow tile."""
-    for size, letter in ((10**9, "G"), (10**6, "M")):
-        if n >= size:
-            return f"{n / size:,.3g} {letter}"
-    return f"{n:,}"
 
 
 def _caption(runs: Named) -> str:

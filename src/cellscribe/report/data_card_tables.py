@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from cellscribe.corpus.card import Card
+from cellscribe.corpus.card import Card
+from cellscribe.report.numbers import rounded, share
+from cellscribe.report.tables import Table
 
 MEASURES = {"n_counts": "counts", "n_genes": "genes", "length": "tokens"}
 """Tallied column -> what a cell has of it."""
@@ -17,44 +17,6 @@ QUANTILES = {
     "least": 0.0, "5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "most": 1.0,
 }  # fmt: skip
 DATASET_FROM = "Dataset from"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells as text.
-
-    Attributes
-    ----------
-    header, rows
-        All of one length.
-    n_text
-        The first so many columns are words, the others figures.
-    total
-        The last row sums up the others.
-    """
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    n_text: int = 1
-    total: bool = False
-
-
-def several(n: int, what: str) -> str:
-    """Count things: "1 cell", "2,000 cells"."""
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
-
-
-def share(part: float, whole: float) -> str:
-    """Render a share as percent; 0% and 100% only where exact."""
-    if not whole or not part or part == whole:
-        return "100%" if part else "0%"
-    percent = f"{part / whole:.1%}"
-    return {"0.0%": "<0.1%", "100.0%": ">99.9%"}.get(percent, percent)
-
-
-def number(value: float) -> str:
-    """Render a number: four digits, or all before the point."""
-    return f"{value:,.0f}" if value == round(value) or abs(value) >= 1_000 else f"{value:.4g}"
 
 
 def of_splits(card: Card) -> Table:
@@ -98,7 +60,7 @@ def of_depth(card: Card, measure: str) -> Table:
     tallies = {name: split.depths[measure] for name, split in card.splits.items()}
     tallies["all"] = card.depth(measure)
     rows = tuple(
-        (name, *(number(tally.quantile(at)) for at in QUANTILES.values()))
+        (name, *(rounded(tally.quantile(at)) for at in QUANTILES.values()))
         for name, tally in tallies.items()
     )
     return Table(("Split", *QUANTILES), rows, total=True)
@@ -109,7 +71,7 @@ def of_median_cells(card: Card) -> Table:
     tallies = {name: split.depths for name, split in card.splits.items()}
     tallies["all"] = {measure: card.depth(measure) for measure in MEASURES}
     rows = tuple(
-        (name, *(number(depths[measure].quantile(0.5)) for measure in MEASURES))
+        (name, *(rounded(depths[measure].quantile(0.5)) for measure in MEASURES))
         for name, depths in tallies.items()
     )
     return Table(("Split", *(word.capitalize() for word in MEASURES.values())), rows, total=True)
@@ -118,7 +80,7 @@ def of_median_cells(card: Card) -> Table:
 def of_medians(card: Card) -> Table:
     """Quantiles of the genes' medians."""
     values = np.quantile(card.medians, list(QUANTILES.values()))
-    return Table(tuple(QUANTILES), (tuple(map(number, values)),), n_text=0)
+    return Table(tuple(QUANTILES), (tuple(map(rounded, values)),), n_text=0)
 
 
 def of_origin(card: Card) -> dict[str, Table]:

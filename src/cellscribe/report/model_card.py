@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,10 @@ from cellscribe.corpus.store import NO_LABEL, Corpus, open_corpus
 from cellscribe.errors import InputError
 from cellscribe.model.metadata import config_from_json
 from cellscribe.report import data_card, data_card_tables, run_tables
+from cellscribe.report.figures import write_whole
 from cellscribe.report.numbers import decimals, hours, several, value_text
 from cellscribe.report.tables import Table, plain, table_lines
+from cellscribe.report.training_page import read_runs, render_picture
 from cellscribe.training.runs import Run, best, read_run, summarise, warnings
 from cellscribe.writing import writing
 
@@ -34,6 +37,16 @@ BIAS = ("assay", "sex", "self_reported_ethnicity", "development_stage", "tissue_
 FEW = 1_000_000
 """Training cells below which a model is said to have seen few."""
 SIDES = {"holdout": "val and test", "test_unseen": "test_unseen"}
+
+
+def write_card_and_curve(run_folder: Path, corpus_folder: Path, model_folder: Path) -> Path:
+    """Draw the loss curve of a finished run, if matplotlib is installed, and write the card.
+
+    Parameters, result and errors as in `write_card`.
+    """
+    if find_spec("matplotlib") is not None:
+        write_whole(model_folder / PICTURE, render_picture(read_runs([run_folder])))
+    return write_card(run_folder, corpus_folder, model_folder)
 
 
 def write_card(

@@ -20,7 +20,6 @@ from cellscribe.report.axes import need_matplotlib
 from cellscribe.report.colours import PALETTE
 from cellscribe.report.curves import MOST_POINTS, Level, Line, Values, lines_png, lines_svg
 from cellscribe.report.figures import write_whole
-from cellscribe.report.model_card import PICTURE
 from cellscribe.report.numbers import compact, decimals, hours, several, share
 from cellscribe.report.tables import Table
 from cellscribe.training.runs import Run, best, read_run, smooth, summarise, tokens_per_second
@@ -63,18 +62,6 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> list[str]:
     write_whole(out / "report.png", picture)
     write_whole(out / "report.html", page.encode())
     return warnings(runs)
-
-
-def draw_curve(run: Path, model: Path) -> None:
-    """Put a run's loss curve beside its finished model, where the model card shows it.
-
-    Raises
-    ------
-    InputError
-        matplotlib is missing, the run cannot be read, or the disk refuses.
-    """
-    need_matplotlib()
-    write_whole(model / PICTURE, render_picture(read_runs([run])))
 
 
 def read_runs(folders: Sequence[Path]) -> dict[str, Run]:

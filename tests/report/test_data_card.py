@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from cellscribe.corpus.card_tables import number, share
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -22,7 +21,7 @@ from support.markdown import count, tables
 
 from cellscribe import writing
 from cellscribe.corpus import store
-from cellscribe.corpus.card import Card, checks, describe, markdown, warnings
+from cellscribe.corpus.card import Card, describe
 from cellscribe.corpus.statistics import Tally, find_repeats
 from cellscribe.corpus.store import open_corpus
 from cellscribe.errors import InputError
@@ -380,4 +379,9 @@ def test_shares_are_whole_only_where_exact(part: int, whole: int, text: str) -> 
 
 
 def test_numbers_are_short() -> None:
-    assert [rounded(x) for x in (0.0, 3.0, 1234567.5, 0.123456)] == ["0", "3", "1,234,568", "0.1235"]
+    assert [rounded(x) for x in (0.0, 3.0, 1234567.5, 0.123456)] == [
+        "0",
+        "3",
+        "1,234,568",
+        "0.1235",
+    ]

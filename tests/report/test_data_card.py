@@ -22,7 +22,7 @@ from support.markdown import count, tables
 from cellscribe import writing
 from cellscribe.corpus import store
 from cellscribe.corpus.card import Card, describe
-from cellscribe.corpus.statistics import Tally, find_repeats
+from cellscribe.corpus.statistics import ValueCounts, find_repeats
 from cellscribe.corpus.store import open_corpus
 from cellscribe.errors import InputError
 from cellscribe.report.data_card import checks, markdown, warnings
@@ -168,7 +168,7 @@ def test_gene_coverage_is_that_of_training(tmp_path: Path) -> None:
 def test_tallies_give_the_quantiles_of_what_was_tallied(
     some: list[int], more: list[int], at: float
 ) -> None:
-    tally = Tally.of(np.array(some)).plus(Tally.of(np.array(more)))
+    tally = ValueCounts.of(np.array(some)).plus(ValueCounts.of(np.array(more)))
     assert tally.n_cells == len(some) + len(more)
     assert tally.quantile(at) == pytest.approx(np.quantile(some + more, at), abs=1e-9)
 

@@ -1,4 +1,4 @@
-"""Thinned cells: what binomial thinning must give, and the same draw for the same cell."""
+"""Downsampled cells: what binomial downsampling must give, and one draw for the same cell."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ def test_all_counts_kept_give_the_corpuss_own_ranks(
     """That the counts found are those of the cell, gene by gene, in the right order."""
     monkeypatch.setattr(downsampling, "LEAST", 1.0)
     batch = first(corpus)
-    thinned = Downsampling(corpus, 1.0, 0, corpus.context, cls_token=True)(batch)
-    assert cells_of(thinned) == cells_of(batch)
+    downsampled = Downsampling(corpus, 1.0, 0, corpus.context, cls_token=True)(batch)
+    assert cells_of(downsampled) == cells_of(batch)
 
 
-def test_genes_are_lost_as_thinning_loses_them(
+def test_genes_are_lost_as_downsampling_loses_them(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gene of count c is seen with probability 1 - (1 - p)^c."""
     monkeypatch.setattr(downsampling, "LEAST", 0.999999)
     downsample = Downsampling(corpus, 1.0, 0, corpus.context, cls_token=True)
-    # p is next to 1 here: thin the counts by hand first, and nothing more may be lost
+    # p is next to 1 here: downsample the counts by hand first, and nothing more may be lost
     batch = first(corpus, 50)
     assert [len(c) for c in cells_of(downsample(batch))] == [len(c) for c in cells_of(batch)]
     monkeypatch.setattr(downsampling, "LEAST", 0.1)
@@ -73,19 +73,19 @@ def test_genes_are_lost_as_thinning_loses_them(
 
 
 def test_a_draw_belongs_to_seed_epoch_and_cell(corpus: Corpus) -> None:
-    def thinned(seed: int, epoch: int, n_cells: int) -> dict[int, list[int]]:
+    def downsampled(seed: int, epoch: int, n_cells: int) -> dict[int, list[int]]:
         batch = replace_epoch(first(corpus, n_cells), epoch)
         done = Downsampling(corpus, 0.5, seed, corpus.context, cls_token=True)(batch)
         return dict(zip(batch.cells.tolist(), cells_of(done), strict=True))
 
-    one = thinned(0, 0, 100)
-    few = thinned(0, 0, 20)
+    one = downsampled(0, 0, 100)
+    few = downsampled(0, 0, 20)
     assert all(one[cell] == tokens for cell, tokens in few.items())
     whole = dict(zip(first(corpus, 100).cells.tolist(), cells_of(first(corpus, 100)), strict=True))
     changed = np.mean([one[cell] != whole[cell] for cell in one])
     assert 0.3 < changed < 0.7
     assert all(tokens[0] == CLS for tokens in one.values())
-    for other in (thinned(1, 0, 100), thinned(0, 1, 100)):
+    for other in (downsampled(1, 0, 100), downsampled(0, 1, 100)):
         assert np.mean([other[cell] != one[cell] for cell in one]) > 0.3
 
 

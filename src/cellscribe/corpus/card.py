@@ -16,7 +16,7 @@ import numpy.typing as npt
 from cellscribe.corpus.statistics import (
     Repeats,
     SplitCounts,
-    Tally,
+    ValueCounts,
     count_split,
     find_repeats,
 )
@@ -24,31 +24,31 @@ from cellscribe.corpus.store import Corpus
 from cellscribe.errors import InputError
 
 if TYPE_CHECKING:
-    from cellscribe.cells.tokenize import Progress
+    from cellscribe.callbacks import Progress
 
 TRAIN = "train"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a corpus holds.
+    """The counts of a corpus.
 
     Attributes
     ----------
     name, hash
-        Name of the folder, and which corpus it is.
+        Name of the folder, and hash of the corpus.
     manifest
         ``manifest.json``.
     columns
         Text columns that were counted: the tracked labels, then ``dataset_id``.
     context
-        Most genes kept a cell.
+        Largest number of genes kept per cell.
     medians
-        ``[G]`` float64, one a gene.
+        ``[G]`` float64, median of each gene.
     n_special
-        Tokens before the first gene.
+        Number of tokens before the first gene.
     splits
-        Split -> its counts, in the manifest's order.
+        Split -> its counts, in the order of the manifest.
     repeats
         Cells of equal content.
     """
@@ -65,37 +65,37 @@ class Card:
 
     @property
     def cells(self) -> int:
-        """Cells of all splits."""
+        """Number of cells of all splits."""
         return sum(split.cells for split in self.splits.values())
 
     @property
     def held_out(self) -> int:
-        """Cells of all splits but train."""
+        """Number of cells of all splits except train."""
         return sum(split.cells for name, split in self.splits.items() if name != TRAIN)
 
     def labels(self, column: str) -> Counter[str]:
-        """Count cells a label over all splits; the commonest first, then by name."""
+        """Count the cells of each label over all splits; the commonest first, then by name."""
         every: Counter[str] = Counter()
         for split in self.splits.values():
             every.update(split.labels[column])
         return Counter(dict(sorted(every.items(), key=lambda item: (-item[1], item[0]))))
 
-    def depth(self, measure: str) -> Tally:
-        """One of `tallies.DEPTHS` over all splits."""
-        every = Tally.of(np.array([]))
+    def depth(self, measure: str) -> ValueCounts:
+        """Return one of `statistics.DEPTHS`, counted over all splits."""
+        every = ValueCounts.of(np.array([]))
         for split in self.splits.values():
             every = every.plus(split.depths[measure])
         return every
 
     @property
     def gene_cells(self) -> npt.NDArray[np.int64]:
-        """``[G]`` training cells with each gene; all cells where nothing trains."""
+        """``[G]`` number of training cells with each gene; of all cells if there is no train."""
         train = [self.splits[TRAIN]] if TRAIN in self.splits else list(self.splits.values())
         return np.sum([split.gene_cells for split in train], axis=0)[self.n_special :]
 
 
 def describe(corpus: Corpus, progress: Progress | None = None) -> Card:
-    """Count all that the card tells.
+    """Count everything that the card shows.
 
     Parameters
     ----------
@@ -118,11 +118,11 @@ def describe(corpus: Corpus, progress: Progress | None = None) -> Card:
     for name in corpus.splits:
         before = done
 
-        def log_stderr(cells: int, before: int = before) -> None:
+        def report(cells: int, before: int = before) -> None:
             if progress is not None:
                 progress(before + cells, total)
 
-        splits[name] = count_split(corpus, name, (*columns, "source"), log_stderr)
+        splits[name] = count_split(corpus, name, (*columns, "source"), report)
         done += splits[name].cells
     n_special = corpus.vocabulary.n_special
     return Card(

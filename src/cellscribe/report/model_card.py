@@ -11,13 +11,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cellscribe.corpus.card import TRAIN, Card
-from cellscribe.corpus.statistics import Repeats, SplitCounts
-from cellscribe.corpus.store import NO_LABEL, Corpus, open_corpus
+from cellscribe.corpus.statistics import Repeats, SplitCounts, label_counts
+from cellscribe.corpus.store import Corpus, open_corpus
 from cellscribe.errors import InputError
 from cellscribe.model.metadata import config_from_json
 from cellscribe.report import data_card, data_card_tables, run_tables
@@ -27,9 +26,6 @@ from cellscribe.report.tables import Table, plain, table_lines
 from cellscribe.report.training_page import read_runs, render_picture
 from cellscribe.training.runs import Run, best, read_run, summarise, warnings
 from cellscribe.writing import writing
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 README, PICTURE = "README.md", "loss.png"
 BIAS = ("assay", "sex", "self_reported_ethnicity", "development_stage", "tissue_general")
@@ -120,7 +116,7 @@ def count_labels(corpus: Corpus) -> Card:
         labels: dict[str, Counter[str]] = {column: Counter() for column in read}
         for table in corpus.cells(name, read):
             for column in read:
-                labels[column].update(_tally(table[column]))
+                labels[column].update(label_counts(table[column]))
         splits[name] = SplitCounts(
             cells=size["cells"],
             tokens=size["tokens"],
@@ -140,16 +136,6 @@ def count_labels(corpus: Corpus) -> Card:
         splits=splits,
         repeats=Repeats(within={}, across={}),
     )
-
-
-def _tally(column: pa.ChunkedArray) -> Counter[str]:
-    # one dictionary for all chunks: 25 times as fast as a count of each chunk
-    found = column.unify_dictionaries().value_counts()
-    names, cells = found.field("values").to_pylist(), found.field("counts").to_pylist()
-    counts: Counter[str] = Counter()
-    for name, n in zip(names, cells, strict=True):
-        counts[NO_LABEL if name is None else name] += n
-    return counts
 
 
 def render(

@@ -1,7 +1,7 @@
-"""Curves over training steps: SVG in the page's own colours, and the same as a PNG.
+"""Curves over training steps, as SVG in the page's own colours and as PNG.
 
 A long run has more steps than a figure has pixels. A line is then drawn through every k-th point,
-and the band behind it spans the lowest and highest value of each stretch, so that no spike is lost.
+over a band from the lowest to the highest value of each stretch, so that no spike is lost.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_POINTS = 600
-"""Points of a drawn line, about."""
+"""About how many points of a line are drawn."""
 Values = npt.NDArray[np.float64]
 Dashes = Literal["solid"] | tuple[float, tuple[float, ...]]
 
@@ -44,17 +44,17 @@ class Line:
     Attributes
     ----------
     name
-        For a legend.
+        Name in a legend.
     x, y
         ``[n]``; NaN is a gap.
     raw
-        ``[n]`` values that `y` is the mean of, drawn behind it in a lighter tone.
+        ``[n]`` values whose mean is `y`, drawn under it in a lighter tone.
     colour
-        None is the accent.
+        Colour; None is the accent colour.
     dashes
-        As matplotlib has them.
+        Line style of matplotlib.
     marker
-        Drawn at each point, if any.
+        Marker of matplotlib at each point; empty for none.
     """
 
     name: str
@@ -93,21 +93,21 @@ def lines_svg(
     Parameters
     ----------
     lines
-        At least one; the last is drawn on top.
+        Curves, at least one; the last is drawn on top.
     name
-        Different for each figure on the page: element ids start from it.
+        Unique name on the page, from which element ids are made.
     alt
-        The text that stands for the figure when it is not seen.
+        Alternative text of the figure.
     ylabel
-        What the curves are.
+        Label of the y axis.
     size
-        Inches; 5 is half a page.
+        Size in inches; 5 is half the width of a page.
     levels
-        Horizontal lines.
+        Horizontal lines to compare with.
     marks
-        Steps at which a thin vertical line is drawn.
+        Steps that are marked by a thin vertical line.
     log, from_zero
-        Logarithmic y axis; y axis that starts at 0.
+        Whether the y axis is logarithmic, and whether it starts at 0.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def lines_png(
 ) -> bytes:
     """Draw curves over steps on white, with title and legend, as a PNG 1,600 pixels wide.
 
-    Parameters and errors as in `lines_svg`; of `legend`, names and looks are used.
+    Parameters and errors as in `lines_svg`; `legend` gives names and looks.
     """
     need_matplotlib()
     from matplotlib.figure import Figure
@@ -180,7 +180,7 @@ def _draw(
             linestyle=line.dashes,
             linewidth=1.6,
             marker=line.marker or "none",
-            # where marks would touch, some stand for all
+            # where markers would touch, only some are drawn
             markevery=max(len(x) // 40, 1),
             markersize=3.6,
         )
@@ -214,7 +214,7 @@ def _draw_raw(axes: Axes, line: Line, inks: Inks) -> None:
 
 
 def _fit(axes: Axes, lines: Sequence[Line], levels: Sequence[Level], *, log: bool) -> None:
-    """Fit the axes to curves, levels and most raw values: a single spike is not to rule."""
+    """Fit the axes to curves, levels and most raw values, but not to a single spike."""
     values = np.concatenate([line.y for line in lines] + [[level.y for level in levels]])
     for line in lines:
         if line.raw is not None and (finite := line.raw[np.isfinite(line.raw)]).size:
@@ -281,7 +281,7 @@ def _legend(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def thin(x: npt.NDArray[np.int64], y: Values) -> tuple[npt.NDArray[np.int64], Values]:
-    """Keep every k-th point, and the last, where there are more than `MOST_POINTS`."""
+    """Keep every k-th point, and the last, if there are more than `MOST_POINTS`."""
     step = -(-len(x) // MOST_POINTS)
     if step <= 1:
         return x, y

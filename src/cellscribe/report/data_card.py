@@ -29,7 +29,7 @@ LISTED = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """Something that a corpus must not have: `passed`, and a sentence on what was found."""
+    """A check of a corpus: whether it passed, and a sentence on what was found."""
 
     name: str
     passed: bool
@@ -37,7 +37,7 @@ class Check:
 
 
 def checks(card: Card) -> list[Check]:
-    """Tell, for each thing that would spoil an evaluation, whether the corpus has it."""
+    """Check a corpus for what would make an evaluation invalid."""
     found = [_repeats_within(card)]
     if len(card.splits) > 1:
         found = [_shared_datasets(card), _repeats_across(card), *found]
@@ -47,11 +47,11 @@ def checks(card: Card) -> list[Check]:
 
 
 def warnings(card: Card) -> list[str]:
-    """List what a reader must know: checks that failed, sources that were refused."""
-    told = [f"{check.name}: {check.text}" for check in checks(card) if not check.passed]
+    """List the checks that failed and the sources that were left out."""
+    found = [f"{check.name}: {check.text}" for check in checks(card) if not check.passed]
     for source in card.manifest.get("refused", ()):
-        told.append(f"Source {source['name']} was left out: {source['reason']}.")
-    return told
+        found.append(f"Source {source['name']} was left out: {source['reason']}.")
+    return found
 
 
 def _shared_datasets(card: Card) -> Check:
@@ -106,7 +106,7 @@ def _listed(items: Sequence[str]) -> str:
 
 
 def about(card: Card) -> str:
-    """Say in a few sentences what the corpus is."""
+    """Describe the corpus in a few sentences."""
     sources, datasets = len(card.labels("source")), len(card.labels("dataset_id"))
     tokens = sum(split.tokens for split in card.splits.values())
     return (
@@ -118,7 +118,7 @@ def about(card: Card) -> str:
 
 
 def about_labels(card: Card, column: str) -> str:
-    """Say how many labels a column has, which is the commonest, and how many cells have none."""
+    """Describe the labels of a column: their number, the commonest, and cells without one."""
     labels = card.labels(column)
     (first, n), what = labels.most_common(1)[0], "dataset" if column == "dataset_id" else "label"
     if len(labels) == 1:
@@ -130,11 +130,11 @@ def about_labels(card: Card, column: str) -> str:
 
 
 def about_depth(card: Card, measure: str) -> str:
-    """Say what the median cell has, and for lengths how many cells fill the context."""
-    tally = card.depth(measure)
-    text = f"The median cell has {rounded(tally.quantile(0.5))} {tables.MEASURES[measure]}."
+    """Describe the median cell, and for lengths how many cells fill the context."""
+    counts = card.depth(measure)
+    text = f"The median cell has {rounded(counts.quantile(0.5))} {tables.MEASURES[measure]}."
     if measure == "length":
-        full = int(tally.cells[tally.values >= card.context].sum())
+        full = int(counts.cells[counts.values >= card.context].sum())
         text += f" {several(full, 'cell')} ({share(full, card.cells)}) fill the context of "
         text += f"{card.context:,} genes"
         text += "; what they have beyond was cut." if full else "; nothing was cut."
@@ -142,7 +142,7 @@ def about_depth(card: Card, measure: str) -> str:
 
 
 def about_coverage(card: Card) -> str:
-    """Say how many genes of the table training sees, and how many hold-out alone has."""
+    """Describe how many genes are in training cells, and how many in held-out cells only."""
     seen, genes = card.gene_cells, len(card.medians)
     n_seen, rare = int((seen > 0).sum()), int(((seen > 0) & (seen < RARE)).sum())
     where = "training cell" if TRAIN in card.splits else "cell"
@@ -154,23 +154,23 @@ def about_coverage(card: Card) -> str:
 
 
 def about_medians(card: Card) -> str:
-    """Say how medians were computed, with what error, from how many cells."""
-    told = card.manifest.get("vocabulary", {}).get("medians", {})
+    """Describe how medians were computed, with what error, from how many cells."""
+    facts = card.manifest.get("vocabulary", {}).get("medians", {})
     middle = rounded(float(np.median(card.medians)))
     text = "Median of a gene's non-zero counts per 10,000, by which its counts are divided before "
     text += f"ranking; the middle gene has {middle}."
-    if told.get("method"):
-        text += f" Method: {str(told['method']).rstrip('.')}"
-        text += f", over {several(told['cells'], 'cell')}." if "cells" in told else "."
-    if told.get("error") not in (None, ""):
-        error = told["error"]
+    if facts.get("method"):
+        text += f" Method: {str(facts['method']).rstrip('.')}"
+        text += f", over {several(facts['cells'], 'cell')}." if "cells" in facts else "."
+    if facts.get("error") not in (None, ""):
+        error = facts["error"]
         text += f" Error: {rounded(error) if isinstance(error, int | float) else error}".rstrip(".")
         text += "."
     return text
 
 
 def split_note(card: Card) -> str:
-    """Return what the builder had to say on the split, as a sentence; empty if nothing."""
+    """Return the builder's note on the split as a sentence; empty if there is none."""
     note = str(card.manifest.get("split", {}).get("note") or "").strip()
     return note[:1].upper() + note[1:].rstrip(".") + "." if note else ""
 
@@ -178,8 +178,8 @@ def split_note(card: Card) -> str:
 def markdown(card: Card) -> str:
     """Render the card as Markdown; text from the input is escaped."""
     parts = [f"# Data card: {plain(card.name)}", plain(about(card))]
-    if told := warnings(card):
-        parts += ["## Warnings", "\n".join(f"- **{plain(text)}**" for text in told)]
+    if found := warnings(card):
+        parts += ["## Warnings", "\n".join(f"- **{plain(text)}**" for text in found)]
     parts += ["## Splits", plain(split_note(card)), table_lines(tables.of_splits(card))]
     parts += [
         "## Checks",

@@ -1,7 +1,7 @@
 """The data card of a corpus as one HTML page that needs no network, no server and no script.
 
-Numbers, sentences and tables are those of `data_card`, so that the page and the Markdown agree;
-here they get their places and their figures.
+Numbers, sentences and tables are those of `data_card`, so that page and Markdown agree; this module
+adds layout and figures.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cellscribe.report.tables import FOLD
 from cellscribe.writing import check_target
 
 if TYPE_CHECKING:
-    from cellscribe.cells.tokenize import Progress
+    from cellscribe.callbacks import Progress
 
 BINS = 48
 
@@ -56,7 +56,7 @@ def write_card(
     need_matplotlib()
     corpus = open_corpus(folder)
     html, md = html or corpus.path / "card.html", md or corpus.path / "card.md"
-    # other endings could be files of the corpus itself
+    # other endings could be files of the corpus
     for target, ending in ((html, ".html"), (md, ".md")):
         if target.suffix != ending or target.is_dir():
             raise InputError(f"{target} cannot be the card; name a file that ends in {ending}")
@@ -68,7 +68,7 @@ def write_card(
 
 
 def write_card_page(path: Path, card: Card) -> None:
-    """Write the page; it stands under its name only when complete.
+    """Write the page; the file appears only when complete.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def render_card(card: Card) -> str:
             html.table(table, title) if len(table.rows) <= FOLD + 1 else html.folded(table, title)
         )
         sections.append(html.section(f"origin-{place}", title, "", body))
-    return html.sheet(
+    return html.page(
         kind="data card",
         title=f"Corpus {card.name}",
         source=f"corpus {card.hash}",
@@ -148,7 +148,7 @@ def _labels(card: Card) -> str:
 
 def _label_card(card: Card, column: str, place: int) -> str:
     labels = card.labels(column)
-    # one label too many is not worth folding into "1 other"
+    # no "1 other": a single further label is shown itself
     kept = list(labels)[: FOLD if len(labels) > FOLD + 1 else None]
     n_folded = len(labels) - len(kept)
     held = card.held_out if card.held_out < card.cells else 0
@@ -157,7 +157,7 @@ def _label_card(card: Card, column: str, place: int) -> str:
         return sum(s.labels[column][label] for name, s in card.splits.items() if name != "train")
 
     names, cells = list(kept), [labels[label] for label in kept]
-    # a dataset is on one side anyhow
+    # a dataset is on one side anyway
     wanted = held and column != "dataset_id"
     rings = [held_out(label) / held for label in kept] if wanted else None
     if n_folded:
@@ -194,12 +194,12 @@ def _depths(card: Card) -> str:
 
 
 def _depth_card(card: Card, measure: str) -> str:
-    tally, what = card.depth(measure), tables.MEASURES[measure]
+    counts, what = card.depth(measure), tables.MEASURES[measure]
     text, log = words.about_depth(card, measure), measure != "length"
-    some = tally.values > (0 if log else -1)
-    values, cells = tally.values[some], tally.cells[some]
+    some = counts.values > (0 if log else -1)
+    values, cells = counts.values[some], counts.cells[some]
     if log and not some.all():
-        text += f" {several(tally.n_cells - int(cells.sum()), 'cell')} without any cannot be drawn"
+        text += f" {several(counts.n_cells - int(cells.sum()), 'cell')} without any cannot be drawn"
         text += " on a logarithmic axis."
     figure = ""
     if len(values):
@@ -216,7 +216,7 @@ def _depth_card(card: Card, measure: str) -> str:
             xlabel=f"{what} per cell" + (" (log scale)" if log else ""),
             alt=f"Histogram of {what} per cell. {text}",
             log=log,
-            median=tally.quantile(0.5),
+            median=counts.quantile(0.5),
             limit=None if log else card.context,
             limit_label=f"context {card.context:,}",
         )

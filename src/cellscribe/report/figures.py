@@ -61,13 +61,13 @@ def write_map(
     Parameters
     ----------
     path
-        Appears under its name only when whole.
+        File to write; it appears only when complete.
     umap_xy
         ``[n, 2]`` from `umap_coordinates`; cells with NaN are left out.
     labels, label_name
-        ``[n]`` classes to colour by, and what they are called.
+        ``[n]`` classes to colour by, and their name.
     title
-        Stands above the map.
+        Title above the map.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def write_map(
 
 
 def points_png(umap_xy: npt.NDArray, colouring: Colouring) -> bytes:
-    """Draw the bare points on a transparent ground, filling a frame of `ASPECT`, as a PNG."""
+    """Draw the points only, on a transparent frame of `ASPECT`, as a PNG."""
     need_matplotlib()
     from matplotlib.figure import Figure
 
@@ -118,12 +118,12 @@ def points_png(umap_xy: npt.NDArray, colouring: Colouring) -> bytes:
 
 
 def point_radius(n_points: int) -> float:
-    """Radius of a point, in thousandths of the map's width: many points are drawn small."""
+    """Return the radius of a point in thousandths of the map's width; smaller for many points."""
     return float(np.clip(150 / np.sqrt(max(n_points, 1)), 1.8, 6.0))
 
 
 def drawing_order(n_points: int) -> npt.NDArray[np.int64]:
-    """Shuffle the cells (always alike), so that no class hides another by coming last."""
+    """Return a fixed random order of the cells, so that no class is drawn over the others."""
     return np.random.default_rng(0).permutation(n_points).astype(np.int64)
 
 
@@ -142,28 +142,28 @@ def histogram_svg(
     limit: float | None = None,
     limit_label: str = "",
 ) -> str:
-    """Draw how many cells have which value, as inline SVG in the page's own colours.
+    """Draw a histogram of cells as inline SVG in the page's own colours.
 
     Parameters
     ----------
     values
-        ``[n]``, one a cell, or one for each of `weights` cells.
+        ``[n]``, one per cell, or one for each of `weights` cells.
     bins
         Bin edges.
     name
-        Different for each figure on the page: element ids start from it.
+        Unique name on the page, from which element ids are made.
     xlabel, alt
-        Axis label, and the text that stands for the figure when it is not seen.
+        Axis label, and alternative text of the figure.
     weights
-        ``[n]`` how many have the value; one each if not given.
+        ``[n]`` number of cells with each value; 1 if not given.
     unit
-        What is counted.
+        Label of the y axis: what is counted.
     log, percent
-        Logarithmic x axis; x axis in percent of 1.
+        Whether the x axis is logarithmic, and whether it is in percent.
     median
-        Marked with a dashed line.
+        Value marked with a dashed line.
     limit, limit_label
-        Marked with a line in the page's alert colour.
+        Value marked with a line in the page's alert colour, and its label.
     """
     need_matplotlib()
     from matplotlib.figure import Figure
@@ -181,7 +181,7 @@ def histogram_svg(
             text = f"median {median:.1%}" if percent else f"median {rounded(median, *TICK_DIGITS)}"
             _mark(axes, median, text, colour=INK, dashes=(0, (4, 2.5)), above=True)
         if limit is not None:
-            # above the bars, unless the median's label is there
+            # above the bars, unless the label of the median is there
             far = median is None or abs(median - limit) > 0.4 * (bins[-1] - bins[0])
             _mark(axes, limit, limit_label, colour=ALERT, dashes=(0, ()), above=bool(far))
         return svg(figure, alt)
@@ -197,7 +197,7 @@ def bars_svg(
     rings: Sequence[float] | None = None,
     folded: bool = False,
 ) -> str:
-    """Draw one bar a name, the first on top.
+    """Draw horizontal bars as inline SVG, one per name, the first on top.
 
     Parameters
     ----------
@@ -206,15 +206,15 @@ def bars_svg(
     shares
         ``[n]`` lengths of the bars.
     texts
-        ``[n]`` what stands at the right of each.
+        ``[n]`` text at the right of each bar.
     name
-        Different for each figure on the page: element ids start from it.
+        Unique name on the page, from which element ids are made.
     alt
-        The text that stands for the figure when it is not seen.
+        Alternative text of the figure.
     rings
         ``[n]`` second shares, drawn as rings on the bars.
     folded
-        The last bar stands for several names, and is drawn muted.
+        Whether the last bar is the sum of several names, and drawn muted.
 
     Raises
     ------
@@ -226,7 +226,7 @@ def bars_svg(
 
     rows = range(len(names))
     with svg_style(name):
-        # at least three rows high, lest one bar be drawn as a beam
+        # at least three rows high, so that a single bar does not fill the figure
         height = max(len(names), 3)
         figure = Figure(figsize=(5, 0.1 + 0.22 * height), layout="constrained")
         axes = figure.add_subplot()
@@ -239,10 +239,10 @@ def bars_svg(
         for side in ("top", "right", "bottom"):
             axes.spines[side].set_visible(False)
         axes.spines["left"].set_color(RULE)
-        beside = axes.get_yaxis_transform()
+        outside = axes.get_yaxis_transform()
         for row in rows:
             style: dict[str, Any] = {
-                "transform": beside,
+                "transform": outside,
                 "va": "center_baseline",
                 "parse_math": False,
             }
@@ -252,7 +252,7 @@ def bars_svg(
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it stands under its name only when complete.
+    """Write a file that appears only when complete.
 
     Raises
     ------
@@ -363,5 +363,5 @@ def _mark(axes: Axes, x: float, text: str, *, colour: str, dashes: Any, above: b
 
 
 def _log_steps(edges: npt.NDArray) -> list[float]:
-    """Label 1, 2, 5 of each decade where decades are few."""
+    """Return the labelled steps of a decade: 1, 2, 5 if there are few decades."""
     return [1.0, 2.0, 5.0] if edges[-1] / edges[0] < 200 else [1.0]

@@ -1,8 +1,8 @@
-"""The README of a finished model: what it is, what it saw, how it was trained, what came of it.
+"""The README of a finished model: shape, data, recipe, losses and limits.
 
-Every figure is measured: by the run (``run.json``, ``metrics.jsonl``) or in the corpus. What is
-said of the corpus is said in the words of its own card. Only label columns of the corpus are read,
-so that a card costs seconds where the corpus's own costs minutes.
+Every figure is measured: by the run (``run.json``, ``metrics.jsonl``) or in the corpus. Sentences
+on the corpus are those of its data card. Only label columns of the corpus are read, so that this
+takes seconds where the data card takes minutes.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from cellscribe.writing import writing
 
 README, PICTURE = "README.md", "loss.png"
 BIAS = ("assay", "sex", "self_reported_ethnicity", "development_stage", "tissue_general")
-"""Columns whose labels tell on whom a model may work less well (as in NVIDIA's model cards)."""
+"""Columns that show for whom a model may work less well (as in NVIDIA's model cards)."""
 FEW = 1_000_000
-"""Training cells below which a model is said to have seen few."""
+"""Number of training cells below which the card warns of few data."""
 SIDES = {"holdout": "val and test", "test_unseen": "test_unseen"}
 
 
@@ -52,7 +52,7 @@ def write_card(
     *,
     benchmarks: Sequence[tuple[str, str]] = (),
 ) -> Path:
-    """Write ``README.md`` of a finished model; it stands under its name only when complete.
+    """Write ``README.md`` of a finished model; the file appears only when complete.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def write_card(
     model_folder
         The model; a ``loss.png`` in it is shown.
     benchmarks
-        As for `render`.
+        As in `render`.
 
     Returns
     -------
@@ -98,7 +98,7 @@ def write_card(
 
 
 def _step_of(model_folder: Path) -> int | None:
-    """Step whose weights a model has, as its ``config.json`` tells."""
+    """Read the step of a model's weights from its ``config.json``."""
     path = model_folder / "config.json"
     if not path.is_file():
         return None
@@ -108,7 +108,7 @@ def _step_of(model_folder: Path) -> int | None:
 
 
 def count_labels(corpus: Corpus) -> Card:
-    """Count the labels of a corpus, and nothing else: depths, genes and repeats stay empty."""
+    """Count the labels of a corpus only; depths, genes and repeats stay empty."""
     columns = tuple(label for label in BIAS if label in corpus.labels)
     read = (*columns, "dataset_id", "source")
     splits = {}
@@ -155,11 +155,11 @@ def render(
     corpus_card
         What it was trained on, from `count_labels` or `corpus.card.describe`.
     step
-        Whose weights these are, if that is known.
+        Step of the weights, if known.
     picture
-        A ``loss.png`` lies beside the README.
+        Whether there is a ``loss.png`` next to the README.
     benchmarks
-        (what was measured, the result); what was not measured is not claimed.
+        Pairs of a measurement and its result.
     """
     is_bert = run.header["model"].get("norm") == "post"
     parts = [
@@ -209,7 +209,7 @@ def _use(is_bert: bool) -> Iterator[str]:
 
 def _shape(run: Run) -> Iterator[str]:
     model = run.header["model"]
-    told = {
+    shape = {
         "parameters": run.header["parameters"],
         "layers": model.get("num_hidden_layers"),
         "width": model.get("hidden_size"),
@@ -218,7 +218,7 @@ def _shape(run: Run) -> Iterator[str]:
         "context, genes": model.get("context"),
         "genes of the vocabulary": run.genes,
     }
-    rows = tuple((name, value_text(value)) for name, value in told.items())
+    rows = tuple((name, value_text(value)) for name, value in shape.items())
     yield "## Shape"
     yield table_lines(Table(("What", "Value"), rows))
 

@@ -1,7 +1,7 @@
-"""Training runs as one HTML page and one picture: losses over steps, and how they came about.
+"""Training runs as one HTML page and one picture: losses over steps, recipe, sessions.
 
-One run is told whole; several are drawn over one another, and what differs between their recipes
-comes first. A run that still goes on can be reported at any time.
+One run is shown in full; several are drawn into the same figures, with the differences of their
+recipes first. A report can be made while a run is training.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cellscribe.report.figures import write_whole
 from cellscribe.report.numbers import compact, decimals, hours, several, share
 from cellscribe.report.tables import Table
 from cellscribe.training.runs import Run, best, read_run, smooth, summarise, tokens_per_second
-from cellscribe.training.runs import warnings as told_of
+from cellscribe.training.runs import warnings as run_warnings
 from cellscribe.writing import check_target
 
 Named = Mapping[str, Run]
@@ -35,7 +35,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> list[str]:
     Parameters
     ----------
     folders
-        Of the runs.
+        Folders of the runs.
     out
         Folder of the two files; the first run's if not given. Those of an earlier report are
         replaced.
@@ -43,12 +43,12 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> list[str]:
     Returns
     -------
     list
-        The warnings that stand on the page.
+        The warnings on the page.
 
     Raises
     ------
     InputError
-        A folder is no run, one is named twice, there are more than can be told apart, matplotlib
+        A folder is no run, one is named twice, there are too many, matplotlib
         is missing, or a file cannot be written.
     """
     need_matplotlib()
@@ -65,12 +65,12 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> list[str]:
 
 
 def read_runs(folders: Sequence[Path]) -> dict[str, Run]:
-    """Read runs by the names they are to go by: as much of their paths as tells them apart.
+    """Read runs by name: the end of their paths, as long as needed to be distinct.
 
     Raises
     ------
     InputError
-        A folder is no run or named twice, or there are more than can be told apart by colour.
+        A folder is no run or named twice, or there are more runs than colours.
     """
     whole = [folder.resolve().parts for folder in map(Path, folders)]
     for place, parts in enumerate(whole):
@@ -90,15 +90,15 @@ def read_runs(folders: Sequence[Path]) -> dict[str, Run]:
 
 
 def warnings(runs: Named) -> list[str]:
-    """List what a reader must know of the runs, each by its name where there are several."""
-    told = [
+    """List the warnings of the runs, with their names if there are several."""
+    found = [
         f"{name}: {text}" if len(runs) > 1 else text
         for name, run in runs.items()
-        for text in told_of(run)
+        for text in run_warnings(run)
     ]
     if differ := tables.unlike(runs):
-        told.insert(0, f"The runs differ in {', '.join(differ)}: compare no loss between them.")
-    return told
+        found.insert(0, f"The runs differ in {', '.join(differ)}: compare no loss between them.")
+    return found
 
 
 def render_picture(runs: Named) -> bytes:
@@ -122,7 +122,7 @@ def render_page(runs: Named) -> str:
         matplotlib is missing.
     """
     sections = [_loss(runs), _course(runs), _losses(runs), _recipe(runs), _sessions(runs)]
-    return html.sheet(
+    return html.page(
         kind="training report",
         title=_title(runs),
         source=_source(runs),
@@ -146,12 +146,17 @@ def _source(runs: Named) -> str:
 
 def key_figures(runs: Named) -> list[html.Tile]:
     """List the tiles."""
-    told = {name: summarise(run) for name, run in runs.items()}
+    summaries = {name: summarise(run) for name, run in runs.items()}
     if len(runs) > 1:
+        total = sum(each.hours for each in summaries.values())
         tiles = [
             ("Runs", f"{len(runs)}", ""),
-            ("Steps", f"{sum(each.steps for each in told.values()):,}", "of all runs"),
-            ("Hours", hours(sum(each.hours for each in told.values())), "of training, all runs"),
+            ("Steps", f"{sum(each.steps for each in summaries.values()):,}", "of all runs"),
+            (
+                "Hours",
+                hours(total),
+                "of training, all runs",
+            ),
         ]
         found = {name: lowest for name, run in runs.items() if (lowest := best(run))}
         if found and not tables.unlike(runs):
@@ -159,7 +164,7 @@ def key_figures(runs: Named) -> list[html.Tile]:
             tiles.append(("Best val loss", f"{found[name][1]:.3f}", name))
         return tiles
     ((name, run),) = runs.items()
-    each, lowest = told[name], best(run)
+    each, lowest = summaries[name], best(run)
     devices = list(dict.fromkeys(str(s.get("device")) for s in run.header["sessions"]))
     return [
         ("Parameters", compact(run.header["parameters"]), tables.shape_text(run.header)),
@@ -214,19 +219,19 @@ def _loss(runs: Named) -> str:
 
 
 def _loss_text(runs: Named) -> str:
-    told = []
+    texts = []
     for name, run in runs.items():
         lowest, loss = best(run), smooth(run.loss, run.window)[-1]
         text = f"{name}: training" if len(runs) > 1 else "Training"
         text += f" loss {decimals(loss, 3) or 'not finite'} after {several(len(run.step), 'step')}"
         if lowest is not None:
             text += f", lowest on val {lowest[1]:.3f} at step {lowest[0]:,}"
-        told.append(text)
-    return "; ".join(told) + "."
+        texts.append(text)
+    return "; ".join(texts) + "."
 
 
 def _course(runs: Named) -> str:
-    """Four smaller figures: the later losses closer, rate, gradient, throughput."""
+    """Draw four smaller figures: later losses, rate, gradient, throughput."""
     cards = [_closer(runs), _rate(runs), _gradient(runs), _throughput(runs)]
     lead = "Colours and dashes as above."
     return html.section("course", "How it went", lead, html.pair([c for c in cards if c]))
@@ -239,7 +244,7 @@ def _small(title: str, text: str, lines: Sequence[Line], ylabel: str, **more: An
 
 
 def _closer(runs: Named) -> str:
-    """The loss without its first fall; nothing of runs too short to have more."""
+    """Draw the loss without its first fall; nothing if the runs are too short."""
     start = max(len(run.step) for run in runs.values()) // 10
     lines = []
     for line in losses.curves(runs):
@@ -264,14 +269,14 @@ def _rate(runs: Named) -> str:
 
 
 def _gradient(runs: Named) -> str:
-    lines, told = [], []
+    lines, clipped = [], []
     for place, run in enumerate(runs.values()):
         norms = run.gradient_norm
         lines.append(_smoothed(runs, place, norms))
         clip = run.header["training"].get("clip", math.inf)
-        told.append(share(int((norms > clip).sum()), len(norms)))
+        clipped.append(share(int((norms > clip).sum()), len(norms)))
     clips = sorted({run.header["training"].get("clip", math.inf) for run in runs.values()})
-    text = f"Smoothed as the loss; logarithmic axis. Clipped: {', '.join(told)} of the steps."
+    text = f"Smoothed as the loss; logarithmic axis. Clipped: {', '.join(clipped)} of the steps."
     levels = [Level(y=clip, text=f"clip {clip:g}", right=True) for clip in clips if clip < math.inf]
     return _small("Gradient norm", text, lines, "norm", levels=levels, log=True)
 
@@ -290,7 +295,7 @@ def _throughput(runs: Named) -> str:
 
 
 def _smoothed(runs: Named, place: int, values: Values) -> Line:
-    """One run's curve; single steps of several runs would hide one another."""
+    """Make the curve of one run, without single steps if there are several runs."""
     name, run = list(runs.items())[place]
     raw = values if len(runs) == 1 else None
     mean = smooth(values, run.window)

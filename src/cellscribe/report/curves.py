@@ -172,7 +172,7 @@ def _draw(
     for step in marks:
         axes.axvline(step, color=inks.muted, linewidth=0.8, linestyle=(0, (1, 2)))
     for line in lines:
-        x, y = thin(line.x, line.y)
+        x, y = subsample(line.x, line.y)
         axes.plot(
             x,
             y,
@@ -280,7 +280,7 @@ def _legend(axes: Axes, lines: Sequence[Line]) -> None:
         text.set_text(one_line(line.name, 30))
 
 
-def thin(x: npt.NDArray[np.int64], y: Values) -> tuple[npt.NDArray[np.int64], Values]:
+def subsample(x: npt.NDArray[np.int64], y: Values) -> tuple[npt.NDArray[np.int64], Values]:
     """Keep every k-th point, and the last, if there are more than `MOST_POINTS`."""
     step = -(-len(x) // MOST_POINTS)
     if step <= 1:

@@ -6,16 +6,15 @@ and markers repeat the information without colour.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from html import escape
 
 import numpy as np
 
 from cellscribe.report.colours import PALETTE
 from cellscribe.report.curves import Level, Line
-from cellscribe.training.runs import Run, smooth
+from cellscribe.report.run_tables import RunsByName
+from cellscribe.training.runs import smooth
 
-Named = Mapping[str, Run]
 PUBLISHED = {"Geneformer": 3.35, "geneformer-10M-240530": 2.79, "geneformer-106M-240530": 2.50}
 """Test losses of NVIDIA's sc-FM model card: other cells, genes and context than any run here."""
 OTHER = "published, other data, not comparable"
@@ -29,7 +28,7 @@ PLAIN = "#7b8794"
 """Colour of a split in the legend of several runs; visible on light and dark."""
 
 
-def curves(runs: Named) -> list[Line]:
+def curves(runs: RunsByName) -> list[Line]:
     """Make the curves: smoothed training loss over the single steps, and validations."""
     lines = []
     for place, run in enumerate(runs.values()):
@@ -45,7 +44,7 @@ def curves(runs: Named) -> list[Line]:
     return lines
 
 
-def legend_lines(runs: Named) -> list[Line]:
+def legend_lines(runs: RunsByName) -> list[Line]:
     """Make the entries of the legend: splits for one run, runs and then splits for several."""
     none = (np.array([], np.int64), np.array([]))
     splits = list(dict.fromkeys(split for run in runs.values() for split in run.validation))
@@ -64,7 +63,7 @@ def legend_lines(runs: Named) -> list[Line]:
     return keys
 
 
-def legend(runs: Named) -> str:
+def legend(runs: RunsByName) -> str:
     """Render the legend as HTML, which can wrap on a narrow screen."""
     items = []
     for key in legend_lines(runs):
@@ -85,7 +84,7 @@ def legend(runs: Named) -> str:
     return f'<ul class="lines">{"".join(items)}</ul>'
 
 
-def guesses(runs: Named) -> list[Level]:
+def guesses(runs: RunsByName) -> list[Level]:
     """Make one level for each size of vocabulary: the loss of guessing."""
     return [
         Level(y=loss, text=f"guessing among {genes:,} genes: {loss:.2f}", right=True)
@@ -102,7 +101,7 @@ def published() -> list[Level]:
     ]
 
 
-def smoothing(runs: Named) -> str:
+def smoothing(runs: RunsByName) -> str:
     """Describe over how many steps the training loss is smoothed."""
     windows = sorted({run.window for run in runs.values()})
     if windows == [1]:

@@ -12,7 +12,7 @@ from cellscribe.report.numbers import decimals, hours, value_text
 from cellscribe.report.tables import Table
 from cellscribe.training.runs import Run, best, last, loss_at, summarise
 
-Named = Mapping[str, Run]
+RunsByName = Mapping[str, Run]
 COMPARABLE = {
     "corpus": ("corpus", "hash"),
     "context": ("model", "context"),
@@ -24,7 +24,7 @@ COMPARABLE = {
 """Settings that must be equal for validation losses to be comparable."""
 
 
-def of_recipe(runs: Named) -> tuple[Table, Table]:
+def of_recipe(runs: RunsByName) -> tuple[Table, Table]:
     """Tabulate all settings, a column per run: those that differ, and those that are equal."""
     settings = [_settings(run.header) for run in runs.values()]
     names = list(dict.fromkeys(name for each in settings for name in each))
@@ -40,7 +40,7 @@ def of_recipe(runs: Named) -> tuple[Table, Table]:
     return Table(header, (), n_text=2), Table(header, same, n_text=2)
 
 
-def unlike(runs: Named) -> list[str]:
+def unlike(runs: RunsByName) -> list[str]:
     """Name the settings by which the runs' validation losses are not comparable."""
     found = []
     for name, (part, key) in COMPARABLE.items():
@@ -49,7 +49,7 @@ def unlike(runs: Named) -> list[str]:
     return found
 
 
-def of_summary(runs: Named) -> Table:
+def of_summary(runs: RunsByName) -> Table:
     """Tabulate how far each run is, how fast, and its best loss."""
     rows = []
     for name, run in runs.items():
@@ -71,7 +71,7 @@ def of_summary(runs: Named) -> Table:
     return Table((*header, "Best val loss", "At step"), tuple(rows))
 
 
-def of_losses(runs: Named) -> Table:
+def of_losses(runs: RunsByName) -> Table:
     """Tabulate the loss of train (smoothed) and of each validated split at best and last step."""
     rows = []
     for name, run in runs.items():
@@ -93,7 +93,7 @@ def of_losses(runs: Named) -> Table:
     return Table((*header, "Last step", "Loss there"), tuple(rows), n_text=1 + (len(runs) > 1))
 
 
-def of_validations(runs: Named) -> Table:
+def of_validations(runs: RunsByName) -> Table:
     """Tabulate every validation: run, step, and the loss of each split there."""
     splits = list(dict.fromkeys(split for run in runs.values() for split in run.validation))
     rows = []
@@ -109,7 +109,7 @@ def of_validations(runs: Named) -> Table:
     return Table(header, tuple(rows), n_text=int(len(runs) > 1))
 
 
-def of_sessions(runs: Named) -> Table:
+def of_sessions(runs: RunsByName) -> Table:
     """Tabulate the sessions of each run and their hardware."""
     keys = ("date", "step", "device", "ranks", "micro_batch", "accumulation", "precision", "torch")
     columns = ("Date", "Steps before", "Device", "Ranks", "Micro batch", "Accumulation")

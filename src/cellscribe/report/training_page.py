@@ -7,7 +7,7 @@ recipes first. A report can be made while a run is training.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -21,12 +21,11 @@ from cellscribe.report.colours import PALETTE
 from cellscribe.report.curves import MOST_POINTS, Level, Line, Values, lines_png, lines_svg
 from cellscribe.report.figures import write_whole
 from cellscribe.report.numbers import compact, decimals, hours, several, share
+from cellscribe.report.run_tables import RunsByName
 from cellscribe.report.tables import Table
 from cellscribe.training.runs import Run, best, read_run, smooth, summarise, tokens_per_second
 from cellscribe.training.runs import warnings as run_warnings
 from cellscribe.writing import check_target
-
-Named = Mapping[str, Run]
 
 
 def write_report(folders: Sequence[Path], out: Path | None = None) -> list[str]:
@@ -89,7 +88,7 @@ def read_runs(folders: Sequence[Path]) -> dict[str, Run]:
     }
 
 
-def warnings(runs: Named) -> list[str]:
+def warnings(runs: RunsByName) -> list[str]:
     """List the warnings of the runs, with their names if there are several."""
     found = [
         f"{name}: {text}" if len(runs) > 1 else text
@@ -101,7 +100,7 @@ def warnings(runs: Named) -> list[str]:
     return found
 
 
-def render_picture(runs: Named) -> bytes:
+def render_picture(runs: RunsByName) -> bytes:
     """Draw the losses over steps as a PNG, with legend and the level of guessing."""
     return lines_png(
         losses.curves(runs),
@@ -113,7 +112,7 @@ def render_picture(runs: Named) -> bytes:
     )
 
 
-def render_page(runs: Named) -> str:
+def render_page(runs: RunsByName) -> str:
     """Make the page's HTML.
 
     Raises
@@ -133,18 +132,18 @@ def render_page(runs: Named) -> str:
     )
 
 
-def _title(runs: Named) -> str:
+def _title(runs: RunsByName) -> str:
     return f"{len(runs)} training runs" if len(runs) > 1 else f"Training run {next(iter(runs))}"
 
 
-def _source(runs: Named) -> str:
+def _source(runs: RunsByName) -> str:
     if len(runs) > 1:
         return ", ".join(runs)
     header = next(iter(runs.values())).header
     return f"{header['preset']} on corpus {header['corpus']['name']} ({header['corpus']['hash']})"
 
 
-def key_figures(runs: Named) -> list[html.Tile]:
+def key_figures(runs: RunsByName) -> list[html.Tile]:
     """List the tiles."""
     summaries = {name: summarise(run) for name, run in runs.items()}
     if len(runs) > 1:
@@ -181,7 +180,7 @@ def key_figures(runs: Named) -> list[html.Tile]:
     ]
 
 
-def _caption(runs: Named) -> str:
+def _caption(runs: RunsByName) -> str:
     text = "Cross-entropy of the masked genes, natural logarithm. "
     if mean := losses.smoothing(runs):
         text += f"{mean[0].upper()}{mean[1:]}, with the single steps behind it in a "
@@ -194,7 +193,7 @@ def _caption(runs: Named) -> str:
     )
 
 
-def _loss(runs: Named) -> str:
+def _loss(runs: RunsByName) -> str:
     lines, levels, text = (
         losses.curves(runs),
         [*losses.guesses(runs), *losses.published()],
@@ -218,7 +217,7 @@ def _loss(runs: Named) -> str:
     return html.section("loss", "Loss over steps", text, body)
 
 
-def _loss_text(runs: Named) -> str:
+def _loss_text(runs: RunsByName) -> str:
     texts = []
     for name, run in runs.items():
         lowest, loss = best(run), smooth(run.loss, run.window)[-1]
@@ -230,7 +229,7 @@ def _loss_text(runs: Named) -> str:
     return "; ".join(texts) + "."
 
 
-def _course(runs: Named) -> str:
+def _course(runs: RunsByName) -> str:
     """Draw four smaller figures: later losses, rate, gradient, throughput."""
     cards = [_closer(runs), _rate(runs), _gradient(runs), _throughput(runs)]
     lead = "Colours and dashes as above."
@@ -243,7 +242,7 @@ def _small(title: str, text: str, lines: Sequence[Line], ylabel: str, **more: An
     return html.card(title, text, figure)
 
 
-def _closer(runs: Named) -> str:
+def _closer(runs: RunsByName) -> str:
     """Draw the loss without its first fall; nothing if the runs are too short."""
     start = max(len(run.step) for run in runs.values()) // 10
     lines = []
@@ -258,7 +257,7 @@ def _closer(runs: Named) -> str:
     return _small("Loss closer", text, lines, "loss")
 
 
-def _rate(runs: Named) -> str:
+def _rate(runs: RunsByName) -> str:
     lines = [
         Line(name=name, x=run.step, y=run.learning_rate, colour=_colour(runs, place))
         for place, (name, run) in enumerate(runs.items())
@@ -268,7 +267,7 @@ def _rate(runs: Named) -> str:
     return _small("Learning rate", text, lines, "rate", from_zero=True)
 
 
-def _gradient(runs: Named) -> str:
+def _gradient(runs: RunsByName) -> str:
     lines, clipped = [], []
     for place, run in enumerate(runs.values()):
         norms = run.gradient_norm
@@ -281,7 +280,7 @@ def _gradient(runs: Named) -> str:
     return _small("Gradient norm", text, lines, "norm", levels=levels, log=True)
 
 
-def _throughput(runs: Named) -> str:
+def _throughput(runs: RunsByName) -> str:
     lines, marks, medians = [], [], []
     for place, run in enumerate(runs.values()):
         lines.append(_smoothed(runs, place, tokens_per_second(run)))
@@ -294,7 +293,7 @@ def _throughput(runs: Named) -> str:
     return _small("Throughput", text, lines, "tokens/s", marks=marks, from_zero=True)
 
 
-def _smoothed(runs: Named, place: int, values: Values) -> Line:
+def _smoothed(runs: RunsByName, place: int, values: Values) -> Line:
     """Make the curve of one run, without single steps if there are several runs."""
     name, run = list(runs.items())[place]
     raw = values if len(runs) == 1 else None
@@ -302,11 +301,11 @@ def _smoothed(runs: Named, place: int, values: Values) -> Line:
     return Line(name=name, x=run.step, y=mean, raw=raw, colour=_colour(runs, place))
 
 
-def _colour(runs: Named, place: int) -> str | None:
+def _colour(runs: RunsByName, place: int) -> str | None:
     return PALETTE[place] if len(runs) > 1 else None
 
 
-def _losses(runs: Named) -> str:
+def _losses(runs: RunsByName) -> str:
     parts = [html.table(tables.of_losses(runs), "Losses of each split")]
     if len(runs) > 1:
         summary = html.table(tables.of_summary(runs), "The runs")
@@ -326,7 +325,7 @@ def _losses(runs: Named) -> str:
     return html.section("losses", "Losses", lead, "\n".join(parts))
 
 
-def _recipe(runs: Named) -> str:
+def _recipe(runs: RunsByName) -> str:
     differ, same = tables.of_recipe(runs)
     if len(runs) == 1:
         return html.section("recipe", "Recipe", "", html.table(same, "Settings"))
@@ -337,7 +336,7 @@ def _recipe(runs: Named) -> str:
     return html.section("recipe", "Recipe", lead, body)
 
 
-def _sessions(runs: Named) -> str:
+def _sessions(runs: RunsByName) -> str:
     lead = "A run may be stopped and taken up again, also elsewhere; each part is a line."
     return html.section(
         "sessions", "Sessions", lead, html.table(tables.of_sessions(runs), "Sessions")

@@ -225,7 +225,7 @@ def _newest(
         return TrainState(), None, {}
     saved, weights, averages = found
     state = TrainState(**{f.name: saved[f.name] for f in dataclasses.fields(TrainState)})
-    log(f"Going on behind step {state.step:,}.")
+    log(f"Going on after step {state.step:,}.")
     return state, weights, averages
 
 

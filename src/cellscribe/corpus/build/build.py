@@ -94,7 +94,7 @@ def build_corpus(
         while True:
             _claim(out, plan)
             try:
-                reading = scatter(
+                spills = scatter(
                     plan,
                     out / SCRATCH / "runs",
                     log=log,
@@ -105,7 +105,7 @@ def build_corpus(
                 refuse(error, plan.sources[error.place].path, options, refused, log)
                 remove(out / SCRATCH / "plan.json")
                 plan = plan_work()
-        return _finish(out, plan, reading, progress, log)
+        return _finish(out, plan, spills, progress, log)
 
 
 def _finish(

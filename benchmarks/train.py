@@ -32,7 +32,7 @@ from benchmarks.train_side import KEEPING, OURS, PEER, plan_of
 from cellscribe.callbacks import log_stderr
 from cellscribe.errors import InputError
 from cellscribe.model import peak
-from cellscribe.training.plan import Plan, settle
+from cellscribe.training.plan import TrainPlan, settle
 
 RESULTS = Path("benchmarks/results")
 CORPUS_CELLS = 4_096
@@ -108,7 +108,7 @@ def bench_train(
 
 
 def _measure(
-    planned: Plan, settings: dict[str, Any], scratch: Path, steps: int, repeats: int
+    planned: TrainPlan, settings: dict[str, Any], scratch: Path, steps: int, repeats: int
 ) -> dict[str, Any]:
     """Start the sides, compare them, and let them take turns."""
     _start(planned, Path(settings["checkpoint"]))
@@ -156,7 +156,7 @@ def _build(data: Path | None, scratch: Path) -> Path:
     return build_corpus([source], scratch / "corpus", options, SplitOptions(holdout=0)).path
 
 
-def _precision(planned: Plan) -> str:
+def _precision(planned: TrainPlan) -> str:
     """Name of the dtype of products.
 
     Raises
@@ -171,7 +171,7 @@ def _precision(planned: Plan) -> str:
     return "bf16" if planned.dtype == torch.bfloat16 else "float32"
 
 
-def _start(planned: Plan, target: Path) -> None:
+def _start(planned: TrainPlan, target: Path) -> None:
     """Write the weights that all sides start from."""
     from cellscribe.model.checkpoint import save_checkpoint
     from cellscribe.model.encoder import MaskedGeneModel, initialise

@@ -25,7 +25,7 @@ from cellscribe.model.encoder import training_flop
 from cellscribe.training.batches import StepBatches
 from cellscribe.training.masking import MaskedBatch
 from cellscribe.training.optimizer import learning_rate
-from cellscribe.training.plan import Plan
+from cellscribe.training.plan import TrainPlan
 
 if TYPE_CHECKING:
     from transformers import BertForMaskedLM
@@ -105,7 +105,7 @@ def load_peer(checkpoint: Path, device: torch.device) -> BertForMaskedLM:
 
 
 def peer_side(
-    planned: Plan, checkpoint: Path, batches: Iterator[StepBatches]
+    planned: TrainPlan, checkpoint: Path, batches: Iterator[StepBatches]
 ) -> tuple[Losses, Turn]:
     """Make the peer ready; returns its `first_losses` by precision and what takes steps."""
     options, device = planned.options, planned.device

@@ -24,38 +24,40 @@ from cellscribe.config import ModelConfig, TrainOptions
 from cellscribe.errors import InputError
 from cellscribe.model.checkpoint import load_checkpoint
 from cellscribe.model.encoder import set_compute_dtype
-from cellscribe.training.allocator import keep_freed_memory
 from cellscribe.training.batches import StepBatches, step_batches
 from cellscribe.training.distributed import Team
-from cellscribe.training.downsampling import Thinning
-from cellscribe.training.loop import Follow, Line, Place, train
+from cellscribe.training.downsampling import Downsampling
+from cellscribe.training.loop import Callbacks, StepMetrics, TrainState, train
 from cellscribe.training.objective import Objective
 from cellscribe.training.optimizer import LossScale, make_optimizer
-from cellscribe.training.plan import Plan, plan
+from cellscribe.training.plan import TrainPlan, plan
+from cellscribe.training.pretrain import keep_freed_memory
 from cellscribe.training.validation import Validation
 
 OURS, PEER, KEEPING = "cellscribe", "transformers", "transformers_keeping_memory"
-"""The third is the second under the settings of `training.allocator`."""
+"""The third is the second under the settings of `pretrain.keep_freed_memory`."""
 
 
 def our_side(
-    planned: Plan, checkpoint: Path, batches: Iterator[StepBatches]
+    planned: TrainPlan, checkpoint: Path, batches: Iterator[StepBatches]
 ) -> tuple[Losses, Turn]:
     """Make ours ready; returns the losses of the first batch by precision, and what takes steps."""
     device, team = planned.device, Team()
     model = load_checkpoint(checkpoint).model.to(device)
     module = team.wrap(Objective(model), planned.options)
     optimizer, scale = make_optimizer(model, planned.options), LossScale.of(planned.dtype)
-    place = Place()
+    state = TrainState()
 
     def turn(steps: int) -> dict[str, Any]:
-        lines: list[Line] = []
-        follow = Follow(line=lines.append, save=lambda place: None, stopped=lambda: False)
-        options = dataclasses.replace(planned.options, steps=place.step + steps)
+        lines: list[StepMetrics] = []
+        callbacks = Callbacks(
+            on_step=lines.append, save=lambda state: None, should_stop=lambda: False
+        )
+        options = dataclasses.replace(planned.options, steps=state.step + steps)
         wait_for(device)
         began = time.perf_counter()
         train(
-            module, model, optimizer, scale, batches, Validation({}), options, place, follow,
+            module, model, optimizer, scale, batches, Validation({}), options, state, callbacks,
             device=device, team=team,
         )  # fmt: skip
         wait_for(device)
@@ -76,8 +78,8 @@ def our_side(
     return losses, turn
 
 
-def plan_of(settings: dict[str, Any]) -> Plan:
-    """Plan a run as the settings of a side tell; nothing is written."""
+def plan_of(settings: dict[str, Any]) -> TrainPlan:
+    """TrainPlan a run as the settings of a side tell; nothing is written."""
     return plan(
         settings["corpus"],
         settings["run"],
@@ -87,10 +89,10 @@ def plan_of(settings: dict[str, Any]) -> Plan:
     )
 
 
-def batches_of(planned: Plan) -> Generator[StepBatches]:
+def batches_of(planned: TrainPlan) -> Generator[StepBatches]:
     """Give a run's batches, thinned if its preset wants that; the first is of no step."""
     config, options = planned.config, planned.options
-    change = Thinning.of(planned.corpus, config, options)
+    change = Downsampling.of(planned.corpus, config, options)
     return step_batches(planned.reader, config, options, 0, change)
 
 

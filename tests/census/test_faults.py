@@ -142,7 +142,7 @@ def test_faults_that_pass_are_retried(
 
 def test_faults_in_obs_are_retried(ask: Any, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    for name in ("tally", "read_obs"):
+    for name in ("scan_obs", "read_obs"):
         work, failed = getattr(soma_cells, name), []
 
         def faulty(*given: Any, work: Any = work, failed: Any = failed) -> Any:
@@ -181,5 +181,5 @@ def test_waits_grow(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("gone")
 
     with pytest.raises(InputError, match="tried 9 times"):
-        soma.patiently(broken, "it", 8, lambda line: None)
+        soma.retry(broken, "it", 8, lambda line: None)
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]

@@ -214,7 +214,7 @@ def test_a_second_run_changes_nothing(
 def test_threads_and_runs_do_not_change_a_byte(
     sources: list[Made], corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scatter, "RUN_CELLS", 40)
+    monkeypatch.setattr(scatter, "SPILL_CELLS", 40)
     monkeypatch.setattr(scatter, "BLOCK", 16)
     monkeypatch.setattr(scatter, "usable_cores", lambda: 1)
     monkeypatch.setattr("cellscribe.corpus.build.write_shards.usable_cores", lambda: 1)

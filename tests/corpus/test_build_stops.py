@@ -48,7 +48,7 @@ def whole(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several runs and blocks, though the files are small."""
-    monkeypatch.setattr(scatter, "RUN_CELLS", 40)
+    monkeypatch.setattr(scatter, "SPILL_CELLS", 40)
     monkeypatch.setattr(scatter, "BLOCK", 16)
 
 
@@ -101,7 +101,7 @@ def test_what_was_read_is_not_read_again(
     out = tmp_path / "out"
     with pytest.raises(Stop):
         build_corpus(sources, out, OPTIONS, SPLIT, progress=stopping(18, Stop), log=quiet)
-    found = spill.finished_runs(out / ".build/runs")
+    found = spill.finished_spills(out / ".build/runs")
     assert len(found) > 1
     seen = []
     read = scatter._source_blocks
@@ -117,8 +117,8 @@ def test_what_was_read_is_not_read_again(
 SLOW = """
 import sys, time
 from cellscribe.corpus.build import write_shards, scatter
-scatter.RUN_CELLS, scatter.BLOCK = 40, 16
-for module, name in ((scatter, "write_run"), (write_shards, "_write_counts")):
+scatter.SPILL_CELLS, scatter.BLOCK = 40, 16
+for module, name in ((scatter, "write_spill"), (write_shards, "_write_counts")):
     def slowly(*words, do=getattr(module, name)):
         time.sleep(0.15)
         return do(*words)
@@ -197,7 +197,7 @@ def test_a_full_disk_is_told_and_gone_on_from(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     module, name = {
-        "runs": (scatter, "write_run"),
+        "runs": (scatter, "write_spill"),
         "tokens": (write_shards, "_write_tokens"),
         "counts": (write_shards, "_write_counts"),
     }[where]

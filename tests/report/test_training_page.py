@@ -16,7 +16,7 @@ from support.command import Cli, nothing_new, refused
 from support.training_runs import SESSION, metrics, write_run
 
 from cellscribe.errors import InputError
-from cellscribe.report.curves import MOST_POINTS, Level, Line, lines_svg, stretches, thin
+from cellscribe.report.curves import MOST_POINTS, Level, Line, lines_svg, stretches, subsample
 from cellscribe.report.training_page import read_runs, render_page, write_report
 
 HOSTILE = "<script>document.title='owned'<|script><img src=x onerror=alert(1)>\"'& $x$ 日"
@@ -262,7 +262,7 @@ def test_long_curves_keep_their_ends_and_their_spikes(n: int) -> None:
     x = np.arange(1, n + 1)
     values = np.random.default_rng(n).normal(size=n)
     values[n // 2] = 99
-    kept_x, kept_y = thin(x, values)
+    kept_x, kept_y = subsample(x, values)
     assert len(kept_x) <= MOST_POINTS + 1
     assert (kept_x[0], kept_x[-1]) == (1, n)
     np.testing.assert_array_equal(kept_y, values[kept_x - 1])

@@ -121,7 +121,7 @@ def test_validation_is_always_of_the_same_masks_and_whole_cells(
 
     monkeypatch.setattr(objective_room.Objective, "forward", forward)
     run_training(corpus, tmp_path / "run")
-    # behind steps 5, 10 and 14: two splits of 16 cells, 8 at a time
+    # after steps 5, 10 and 14: two splits of 16 cells, 8 at a time
     assert len(seen) == 3 * 2 * 2
     for place, batch in enumerate(seen):
         assert set(batch.cells.lengths) == {1 + LENGTH}

@@ -73,7 +73,7 @@ def test_exactly_the_share_is_chosen_and_the_rest_untouched(
     cells = [rng.permutation(np.arange(*GENES))[:n] for n in lengths]
     numbers = [number + i for i in range(len(cells))]
     batch = mask(cells, numbers=numbers, front=front, genes_per_cell=limit, chosen_share=chosen)
-    assert batch.n_asked == len(cells)
+    assert batch.n_masked == len(cells)
     for cell, got in zip(cells, split(batch), strict=True):
         n = min(len(cell), limit or len(cell))
         assert len(got["tokens"]) == n + front
@@ -178,7 +178,7 @@ def test_a_cell_without_genes_asks_nothing(front: int) -> None:
     none = np.empty(0, np.int64)
     batch = mask([none, np.arange(5, 25), none], front=front)
     first, second, third = split(batch)
-    assert batch.n_asked == 1
+    assert batch.n_masked == 1
     assert first["tokens"].tolist() == third["tokens"].tolist() == [CLS if front else PAD]
     assert len(second["places"]) == 3
     assert len(batch.chosen_M) == 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +73,7 @@ def train(
     InputError
         Something is missing or does not go together; see `training.plan` and `training.pretrain`.
     """
-    from cellscribe.report.training_page import draw_curve
+    from cellscribe.report.model_card import write_card_and_curve
     from cellscribe.training.plan import plan, settle
     from cellscribe.training.pretrain import pretrain
 
@@ -100,5 +99,4 @@ def train(
         init_from = checkpoint_path(init_from)
     config, chosen = settle(preset, settings, fields, init_from)
     planned = plan(corpus, out, config, chosen, preset=preset, init_from=init_from, resume=resume)
-    can_draw = find_spec("matplotlib") is not None
-    return pretrain(planned, on_step=on_step, draw=draw_curve if can_draw else None, log=log)
+    return pretrain(planned, on_step=on_step, write_card=write_card_and_curve, log=log)

@@ -1,8 +1,8 @@
-"""One dataset of a Census on its way from the store into an h5ad, by blocks of cells, checked.
+"""Copy one dataset of a Census into an h5ad, in blocks of cells, and check the file.
 
-The file grows block by block, so memory does not depend on the dataset; one thread fetches the
-next block, another compresses one (gzip level 1, which every HDF5 has). Before it takes its name
-it is read again as any later step will read it.
+The file grows block by block, so memory does not depend on the size of the dataset; one thread
+fetches the next block, another compresses one (gzip level 1, which every HDF5 has). Before the file
+gets its name it is read again, as later steps will read it.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ T = TypeVar("T")
 
 RAW = "X['raw']"
 BLOCK = 2_048
-"""Cells read and written at a time; two blocks are in memory."""
+"""Number of cells read and written at a time; two blocks are in memory."""
 CHUNK = 1 << 17
-"""Values a compressed chunk."""
+"""Number of values of a compressed chunk."""
 NON_ZEROS = "nnz"
-"""Column in which the Census tells each cell's non-zeros: whether all of a cell came."""
+"""Column of the Census with each cell's number of non-zeros, to check that cells are complete."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is needed to fetch one dataset.
+    """The parameters of fetching one dataset.
 
     Attributes
     ----------
     source, matrix
         The opened store.
     name, extent
-        Which dataset, and where its cells lie.
+        Name of the dataset, and range of its cells.
     options
-        Filter, columns and patience.
+        Filter, columns and number of retries.
     log
-        Told of faults.
+        Called with messages on errors.
     """
 
     source: soma.Source
@@ -62,9 +62,9 @@ class Dataset:
     options: CensusOptions
     log: Log
 
-    def patiently(self, action: Callable[[], T]) -> T:
-        """Try `action` as often as the options say."""
-        return soma.patiently(action, f"dataset {self.name}", self.options.retries, self.log)
+    def retry(self, action: Callable[[], T]) -> T:
+        """Call `action`, with the number of retries of the options."""
+        return soma.retry(action, f"dataset {self.name}", self.options.retries, self.log)
 
 
 def write_dataset(
@@ -75,11 +75,11 @@ def write_dataset(
     Parameters
     ----------
     dataset
-        Which one.
+        Dataset to fetch.
     folder
-        Where to.
+        Folder of the file.
     progress
-        Told the cells that are written.
+        Called with the number of cells written.
 
     Returns
     -------
@@ -89,14 +89,14 @@ def write_dataset(
     Raises
     ------
     SourceError
-        Its values are no raw counts, or not as many as `obs` tells of.
+        Its values are no raw counts, or not as many as `obs` gives.
     InputError
-        The network fails for good, or the file does not read back as it was written.
+        The network fails repeatedly, or the file does not read back as it was written.
     OutputError
         The disk is full.
     """
     known = [NON_ZEROS] if NON_ZEROS in dataset.source.obs.schema.names else []
-    obs = dataset.patiently(
+    obs = dataset.retry(
         lambda: soma_cells.read_obs(
             dataset.source,
             dataset.options.value_filter,
@@ -136,12 +136,12 @@ def _stream(
         ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
     ):
         anndata.io.write_elem(file, "/", anndata.AnnData(obs=obs, var=dataset.matrix.var))
-        # Started here: Ctrl-C while a thread starts would leave it writing to a closed file.
+        # start the thread here: Ctrl-C at its start would leave it writing to a closed file
         writer.submit(int).result()
         rows = _growing_rows(file, (len(obs), len(dataset.matrix.var)))
         for block in blocks:
             last = cells + block.shape[0]
-            _refuse(block, cells, None if expected is None else expected[cells:last])
+            _check_block(block, cells, None if expected is None else expected[cells:last])
             # Ctrl-C is lost in a thread that is inside HDF5, so this one only waits
             writer.submit(_append, rows, block, cells, non_zeros).result()
             cells, non_zeros = last, non_zeros + block.nnz
@@ -151,7 +151,7 @@ def _stream(
 
 
 def _append(rows: tuple[Any, Any, Any], block: csr_matrix, cells: int, non_zeros: int) -> None:
-    """Write a block behind so many cells and values."""
+    """Append a block after `cells` cells and `non_zeros` values."""
     data, indices, indptr = rows
     end = non_zeros + block.nnz
     for array, values in ((data, block.data), (indices, block.indices)):
@@ -185,9 +185,9 @@ def _growing_rows(file: Any, shape: tuple[int, int]) -> tuple[Any, Any, Any]:
 
 
 def _blocks(dataset: Dataset, ids: np.ndarray) -> Generator[csr_matrix]:
-    """Blocks in order, the next one fetched meanwhile.
+    """Yield blocks in order, while a thread fetches the next one.
 
-    The thread tries once; a fetch that failed is repeated here, where Ctrl-C ends the waiting.
+    The thread tries once; a failed fetch is repeated here, where Ctrl-C can end the waiting.
     """
     parts = [ids[start : start + BLOCK] for start in range(0, len(ids), BLOCK)]
     with ThreadPoolExecutor(1, thread_name_prefix="census") as pool:
@@ -204,15 +204,15 @@ def _blocks(dataset: Dataset, ids: np.ndarray) -> Generator[csr_matrix]:
                     return fetched.pop().result()
                 return soma_cells.read_block(dataset.matrix, part)
 
-            yield dataset.patiently(fetch)
+            yield dataset.retry(fetch)
 
 
-def _refuse(block: csr_matrix, first_row: int, expected: np.ndarray | None) -> None:
-    """Refuse what are no raw counts, and cells that are not whole."""
+def _check_block(block: csr_matrix, first_row: int, expected: np.ndarray | None) -> None:
+    """Check that a block holds raw counts of complete cells."""
     try:
         check_counts(block, name="", layer=RAW, first_row=first_row, suggestion=RAW)
     except InputError as error:
-        # its mend would be another layer, which a Census does not have
+        # its fix would be another layer, which a Census does not have
         raise soma.SourceError(str(error).removeprefix(": ").removesuffix(f"; {RAW}")) from error
     if expected is None:
         return
@@ -224,7 +224,7 @@ def _refuse(block: csr_matrix, first_row: int, expected: np.ndarray | None) -> N
 
 
 def _check(path: Path, facts: dict[str, int]) -> None:
-    """Refuse a file that does not hold what was fetched."""
+    """Check that the file holds what was fetched."""
     try:
         found: Any = _read_back(path)
     except InputError as error:
@@ -237,7 +237,7 @@ def _check(path: Path, facts: dict[str, int]) -> None:
 
 
 def _read_back(path: Path) -> dict[str, int]:
-    """Count what the file holds, as any later step will read it."""
+    """Count the contents of the file, as later steps will read it."""
     cells = non_zeros = umis = 0
     with open_counts(path, log=lambda line: None) as counts:
         for block in read_ahead(counts.blocks(BLOCK), depth=1):

@@ -1,19 +1,19 @@
-"""The CELLxGENE Census, or any SOMA store shaped like it, as one h5ad a dataset.
+"""Download the CELLxGENE Census, or any SOMA store with its layout, as one h5ad per dataset.
 
 Labels are counted in one pass before any count is read; then each dataset is streamed, checked and
-put in place (`dataset_file`). ``DIR/census.json``, written anew after every dataset, makes a
+put in place (`dataset_file`). ``DIR/census.json``, written again after every dataset, makes a
 download resumable:
 
 ``format``, ``version``
     "cellscribe census", 1.
 ``census_version``, ``uri``, ``organism``, ``filter``, ``obs``
-    What was asked for, by which a rerun is recognised. The version is the build date, null for a
-    store named by its address; ``uri`` is the address that was read; ``organism`` is null for a
-    single experiment, which does not tell.
+    The request, by which a second run is recognised. The version is the build date, null for a
+    store given by its address; ``uri`` is the address that was read; ``organism`` is null for a
+    single experiment, which does not name it.
 ``datasets``
     By `dataset_id`: ``file``, ``cells``, ``non_zeros``, ``umis``, ``bytes``, ``sha256``.
 ``left_out``
-    By `dataset_id`: why it was not written, where bad datasets are skipped.
+    By `dataset_id`: the reason why a bad dataset was skipped.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class LabelCounts:
     Attributes
     ----------
     cells
-        That fit the filter.
+        Number of cells that fit the filter.
     filter
         The SOMA value filter; None if everything fits.
     labels
-        By column, then label; numeric columns are left out.
+        Number of cells by column, then label; without numeric columns.
     """
 
     cells: int
@@ -57,7 +57,7 @@ class LabelCounts:
 
 @dataclass(frozen=True)
 class Census:
-    """A finished download: its folder and what `census.json` tells."""
+    """A finished download: its folder and the contents of `census.json`."""
 
     folder: Path
     census_version: str | None
@@ -67,21 +67,21 @@ class Census:
 
     @property
     def cells(self) -> int:
-        """Cells in all files."""
+        """Number of cells in all files."""
         return sum(about["cells"] for about in self.datasets.values())
 
 
 def count_labels(options: CensusOptions, *, log: Log = log_stderr) -> LabelCounts:
-    """Count the cells of every label; only `obs` is read.
+    """Count the cells of every label; reads `obs` only.
 
     Raises
     ------
     InputError
         There is no such store, version, organism or column, the filter is malformed or fits no
-        cell, or the network fails for good.
+        cell, or the network fails repeatedly.
     """
     with _open(options, log) as source:
-        labels, datasets = _tally(source, options, log)
+        labels, datasets = _scan_obs(source, options, log)
     cells = sum(extent.cells for extent in datasets.values())
     return LabelCounts(
         cells,
@@ -91,7 +91,7 @@ def count_labels(options: CensusOptions, *, log: Log = log_stderr) -> LabelCount
 
 
 def render_labels(counts: LabelCounts, *, most: int = 20) -> str:
-    """Plain-text table of the `most` frequent labels of each column."""
+    """Render the `most` frequent labels of each column as a plain-text table."""
     lines = [f"{counts.cells:,} cells fit {counts.filter or 'no filter'}"]
     for column, labels in counts.labels.items():
         rows = list(labels.items())[:most]
@@ -113,26 +113,26 @@ def download_census(
     progress: Progress | None = None,
     log: Log = log_stderr,
 ) -> Census:
-    """Write one h5ad a dataset into folder `out`; run again, it goes on where it was stopped.
+    """Write one h5ad per dataset into folder `out`; a second run continues where it stopped.
 
     Each file holds raw counts as CSR (float32), `obs` indexed by the cell's id, `var` by Ensembl
-    id. It is read again and compared with what was fetched before it takes its name.
+    id. It is read again and compared with the store before it gets its name.
 
     Parameters
     ----------
     out
-        A folder; made if it is not there.
+        Folder of the files; made if missing.
     options
-        Which cells, and how.
+        Choice of the cells, and settings.
     progress
-        Told the cells that are done and the cells in all.
+        Called with (cells done, cells in total).
     log
-        Told, a line each, of faults that are tried again, of datasets read anew or left out.
+        Called with messages on errors that are retried, and on datasets read again or left out.
 
     Raises
     ------
     InputError
-        As `count_labels`; or `out` holds something else; or a dataset holds no raw counts.
+        As in `count_labels`; or `out` holds something else; or a dataset holds no raw counts.
     OutputError
         The disk is full or not writable.
     """
@@ -143,9 +143,9 @@ def download_census(
     report = progress or (lambda done, total: None)
     with locked(out, log), _open(options, log) as source:
         state = CensusState(out, _identity(source, options))
-        extents = _tally(source, options, log)[1]
+        extents = _scan_obs(source, options, log)[1]
         state.begin(extents)
-        matrix = soma.patiently(lambda: soma.open_matrix(source), source.uri, options.retries, log)
+        matrix = soma.retry(lambda: soma.open_matrix(source), source.uri, options.retries, log)
         done, total = 0, sum(extent.cells for extent in extents.values())
         report(done, total)
         for name, extent in extents.items():
@@ -185,27 +185,27 @@ def _identity(source: soma.Source, options: CensusOptions) -> dict[str, Any]:
     }
 
 
-def _tally(
+def _scan_obs(
     source: soma.Source, options: CensusOptions, log: Log
 ) -> tuple[dict[str, Counter[str]], dict[str, soma_cells.Extent]]:
-    """Refuse wrong columns and filters, then count."""
+    """Check columns and filters, then count."""
     wanted = dict.fromkeys(options.columns, "name others with --obs")
     wanted[DATASET] = "it is needed, since each dataset becomes a file"
     wanted |= {column: f"give {flags}" for column, (_, flags) in options.conditions.items()}
 
-    def patiently(action: Callable[[], T]) -> T:
-        return soma.patiently(action, f"obs of {source.uri}", options.retries, log)
+    def retry(action: Callable[[], T]) -> T:
+        return soma.retry(action, f"obs of {source.uri}", options.retries, log)
 
     def count() -> tuple[dict[str, Counter[str]], dict[str, soma_cells.Extent]]:
         soma.columns_missing(source, wanted)
-        # alone, a faulty condition gets the clearer reason
+        # a wrong condition alone gives a clearer reason
         for text in (options.where, options.value_filter):
             soma_cells.check_filter(source, text)
-        return soma_cells.tally(source, options.value_filter, options.columns)
+        return soma_cells.scan_obs(source, options.value_filter, options.columns)
 
-    labels, datasets = patiently(count)
+    labels, datasets = retry(count)
     if not datasets:
-        there, _ = patiently(lambda: soma_cells.tally(source, None, list(options.conditions)))
+        there, _ = retry(lambda: soma_cells.scan_obs(source, None, list(options.conditions)))
         raise InputError(
             f"no cell of {source.uri} fits {options.value_filter}; there are {_common(there)}"
         )
@@ -219,7 +219,7 @@ def _tally(
 
 
 def _common(labels: dict[str, Counter[str]], most: int = 5) -> str:
-    """Name the most frequent labels in a line."""
+    """List the most frequent labels in one line."""
     columns = []
     for name, counter in labels.items():
         words = [f"{label} ({cells:,})" for label, cells in counter.most_common(most)]

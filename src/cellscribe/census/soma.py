@@ -1,4 +1,4 @@
-"""Opening a Census-shaped SOMA experiment, with patience where a network is in between.
+"""Open a SOMA experiment in the layout of the Census; retry when the network fails.
 
 A Census is a SOMA collection whose ``census_data/<organism>`` are experiments; each has a data
 frame ``obs`` and, under ``ms["RNA"]``, a data frame ``var`` and the raw counts ``X["raw"]`` (cells
@@ -25,13 +25,13 @@ from cellscribe.errors import InputError
 T = TypeVar("T")
 
 CONFIG = {"soma.init_buffer_bytes": 1 << 26, "sm.enable_signal_handlers": "false"}
-"""Of TileDB: buffers of 64 MiB a column (1 GiB is its default), and Ctrl-C left to Python."""
+"""Settings of TileDB: 64 MiB of buffer per column (default 1 GiB), Ctrl-C left to Python."""
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
-"""Seconds before another try; doubled each time."""
+"""Seconds before the next try; doubled each time, up to the second number."""
 
 
 class SourceError(InputError):
-    """The source itself is at fault, not the way to it: reading again would not help."""
+    """An error in the data of the source: reading again would not help."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Source:
     version
         Build date of a published Census, None for any other store.
     uri
-        Address of what was opened.
+        Address of the store.
     experiment, obs
         The SOMA objects.
     organism
-        As asked for; None for a single experiment, which does not say what it holds.
+        Name of the organism; None for a single experiment, which does not name it.
     """
 
     version: str | None
@@ -76,8 +76,8 @@ def extra(name: str) -> Any:
         ) from error
 
 
-def patiently(action: Callable[[], T], what: str, retries: int, log: Log) -> T:
-    """Do what a network may spoil, again and again with growing waits.
+def retry(action: Callable[[], T], what: str, retries: int, log: Log) -> T:
+    """Call a function that uses the network; after an error wait and try again.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def patiently(action: Callable[[], T], what: str, retries: int, log: Log) -> T:
 
 
 def reason(error: BaseException) -> str:
-    """One line of an error; tiledbsoma puts a stack behind its own."""
+    """Return one line of an error; tiledbsoma adds a stack trace to its own."""
     text = str(error).partition("\n\nAt:")[0].removeprefix("SOMAError: ")
     return " ".join(text.split()) or type(error).__name__
 
@@ -121,33 +121,33 @@ def opened(
     uri
         Address or path of a SOMA collection or experiment; None for the published Census.
     version
-        Of the published Census: a build date, "stable" or "latest".
+        Version of the published Census: a build date, "stable" or "latest".
     organism
-        Such as "Homo sapiens".
+        Name of the organism, such as "Homo sapiens".
 
     Raises
     ------
     InputError
-        There is none at that address, of that version or of that organism.
+        There is no store at that address, of that version or of that organism.
     """
     where = f"Census {version}" if uri is None else uri
 
     def open_top() -> tuple[str | None, Any]:
         return _open_version(version) if uri is None else (None, _open_uri(uri))
 
-    build, top = patiently(open_top, where, retries, log)
+    build, top = retry(open_top, where, retries, log)
     with top:
 
         def descend() -> tuple[Any, Any, str | None]:
             experiment, known = _experiment(top, organism, where)
             return experiment, _member(experiment, "obs", where), known
 
-        experiment, obs, known = patiently(descend, where, retries, log)
+        experiment, obs, known = retry(descend, where, retries, log)
         yield Source(build, str(top.uri), experiment, obs, known)
 
 
 def _open_version(version: str) -> tuple[str, Any]:
-    """Open a published Census; its build date comes first, since names such as stable move."""
+    """Open a published Census; return its build date first, because names like stable move."""
     package = extra("cellxgene_census")
     directory = package.get_census_version_directory(retracted=None)
     if version not in directory:
@@ -201,7 +201,7 @@ def open_matrix(source: Source) -> Matrix:
     Raises
     ------
     InputError
-        The experiment is not laid out as the Census is.
+        The experiment does not have the layout of the Census.
     """
     element = source.experiment
     for key in ("ms", "RNA"):
@@ -222,18 +222,18 @@ def open_matrix(source: Source) -> Matrix:
 
 
 def columns_missing(source: Source, wanted: Mapping[str, str]) -> None:
-    """Refuse columns that `obs` lacks; `wanted` gives the mend for each.
+    """Check that `obs` has the columns `wanted`, which maps each to the fix.
 
     Raises
     ------
     InputError
-        With the columns that there are.
+        A column is missing; the message lists those that exist.
     """
     there = source.obs.schema.names
-    for name, mend in wanted.items():
+    for name, fix in wanted.items():
         if name not in there:
             raise InputError(
-                f"{source.uri}: obs has no column {name!r}; {mend}; there are {', '.join(there)}"
+                f"{source.uri}: obs has no column {name!r}; {fix}; there are {', '.join(there)}"
             )
 
 

@@ -1,8 +1,8 @@
-"""Reading cells of an opened SOMA experiment: labels, annotation, counts by blocks.
+"""Read cells of an opened SOMA experiment: labels, annotation, blocks of counts.
 
 Everything is streamed through small buffers: neither the 60 million rows of a Census's `obs` nor
-the counts of one dataset are ever in memory. A dataset's cells lie close together in a Census, so
-one pass over `obs` notes first and last id, and later reads touch only what lies between.
+the counts of one dataset are in memory as a whole. The cells of a dataset are close together in a
+Census, so one pass over `obs` finds first and last id, and later reads use only this range.
 
 Letters: ``B`` cells, ``G`` genes.
 """
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 MISSING = "(none)"
-"""What a cell without a label is counted under."""
+"""Label under which cells without a label are counted."""
 
 
 @dataclass(frozen=True)
 class Extent:
-    """Cells of a dataset, and its first and last id."""
+    """Number of cells of a dataset, and its first and last id."""
 
     cells: int
     first: int
@@ -37,12 +37,12 @@ class Extent:
 
 
 def check_filter(source: Source, value_filter: str | None) -> None:
-    """Refuse a filter that TileDB does not understand.
+    """Check that TileDB understands a filter.
 
     Raises
     ------
     InputError
-        With TileDB's reason and the columns that there are.
+        It does not; the message has TileDB's reason and the columns that exist.
     """
     soma = extra("tiledbsoma")
     source.obs.read(column_names=[SOMA_ID])
@@ -55,19 +55,19 @@ def check_filter(source: Source, value_filter: str | None) -> None:
         ) from error
 
 
-def tally(
+def scan_obs(
     source: Source, value_filter: str | None, columns: list[str]
 ) -> tuple[dict[str, Counter[str]], dict[str, Extent]]:
-    """Count cells per label, and find where each dataset lies, in one pass over `obs`.
+    """Count cells per label, and find the range of each dataset, in one pass over `obs`.
 
     Parameters
     ----------
     source
         The experiment; only its `obs` is read.
     value_filter
-        Which cells; None for all.
+        Filter of the cells; None for all.
     columns
-        To count; numeric ones are passed over.
+        Columns to count; numeric ones are skipped.
 
     Returns
     -------
@@ -113,12 +113,12 @@ def _join(one: Extent, other: Extent) -> Extent:
 def read_obs(
     source: Source, value_filter: str | None, dataset: str, extent: Extent, columns: list[str]
 ) -> pd.DataFrame:
-    """`obs` of one dataset's cells in the order of their ids, labels as categories.
+    """Read `obs` of one dataset's cells in the order of their ids, labels as categories.
 
     Returns
     -------
     DataFrame
-        Indexed by the id as text; a column `soma_joinid` comes on top of `columns`.
+        Indexed by the id as text; with a column `soma_joinid` in addition to `columns`.
     """
     import pyarrow as pa
 
@@ -140,24 +140,24 @@ def read_obs(
 
 
 def read_block(matrix: Matrix, ids: np.ndarray) -> csr_matrix:
-    """Counts of some cells.
+    """Read the counts of some cells.
 
     Parameters
     ----------
     matrix
         From `open_matrix`.
     ids
-        ``[B]`` ascending.
+        ``[B]`` ids of the cells, ascending.
 
     Returns
     -------
     csr_matrix
-        ``[B, G]`` canonical, without stored zeros.
+        ``[B, G]`` in canonical form, without stored zeros.
 
     Raises
     ------
     SourceError
-        The matrix holds genes that `var` does not list, or gives an entry twice.
+        The matrix has genes that `var` lacks, or two values for one entry.
     """
     from scipy.sparse import coo_matrix
 
@@ -179,7 +179,7 @@ def read_block(matrix: Matrix, ids: np.ndarray) -> csr_matrix:
 
 
 def places(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Place of each wanted id in ascending `ids`, as int32."""
+    """Return the place of each wanted id in ascending `ids`, as int32."""
     solid = ids[-1] - ids[0] + 1 == len(ids)
     found = wanted - ids[0] if solid else np.searchsorted(ids, wanted)
     inside = (found >= 0) & (found < len(ids))

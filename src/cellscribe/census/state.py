@@ -1,8 +1,8 @@
-"""What a Census download has done so far, on disk as ``census.json`` in its folder.
+"""The progress of a Census download, stored as ``census.json`` in its folder.
 
-A dataset is listed when its file has been checked and put in place, so a run that is killed at any
-moment leaves whole files, a list of them, and at most one temporary file, which the next run
-removes. The folder is locked while a download is at work: the system frees it however that ends.
+A dataset is listed when its file has been checked and is in place, so a run that is killed at any
+moment leaves complete files, a list of them, and at most one temporary file, which the next run
+removes. The folder is locked during a download; the system releases the lock in any case.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ FLAGS = {
 
 @contextmanager
 def locked(folder: Path, log: Log) -> Iterator[None]:
-    """Make the folder, keep other downloads out of it, and remove what a killed one left.
+    """Make and lock the folder, and remove temporary files of a killed download.
 
     Raises
     ------
     InputError
-        `folder` is a file, or another download is at work in it.
+        `folder` is a file, or another download uses it.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; name a folder for the download")
@@ -64,9 +64,9 @@ class CensusState:
     Attributes
     ----------
     folder, path
-        Of the download and its list.
+        Folder of the download, and path of the list.
     datasets, left_out
-        As the list has them.
+        Entries of the list.
 
     Raises
     ------
@@ -97,7 +97,7 @@ class CensusState:
         self.datasets, self.left_out = kept["datasets"], kept["left_out"]
 
     def begin(self, extents: Mapping[str, Extent]) -> None:
-        """Compare with what the store holds now, and write the list if there is none.
+        """Compare with the datasets of the store, and write the list if there is none.
 
         Raises
         ------
@@ -114,7 +114,7 @@ class CensusState:
             self._write()
 
     def _mirror(self, key: str) -> bool:
-        """Whether a published release is merely read from another address."""
+        """Whether `key` differs only because a published release has another address."""
         return key == "uri" and self.identity["census_version"] is not None
 
     def _read(self) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class CensusState:
         return dict(kept)
 
     def has(self, dataset: str, cells: int, skip_bad: bool, log: Log) -> bool:
-        """Whether nothing is left to do for a dataset."""
+        """Tell whether a dataset is finished."""
         if dataset in self.left_out:
             return skip_bad
         if dataset not in self.datasets:
@@ -145,14 +145,14 @@ class CensusState:
         return False
 
     def add(self, dataset: str, facts: dict[str, Any]) -> None:
-        """List a dataset whose file is in place."""
+        """Add a dataset whose file is in place."""
         self.datasets[dataset] = facts
         self.left_out.pop(dataset, None)
         self._write()
 
-    def leave_out(self, dataset: str, why: str) -> None:
-        """List a dataset as left out."""
-        self.left_out[dataset] = why
+    def leave_out(self, dataset: str, reason: str) -> None:
+        """Add a dataset that is left out."""
+        self.left_out[dataset] = reason
         self.datasets.pop(dataset, None)
         self._write()
 

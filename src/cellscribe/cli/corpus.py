@@ -96,7 +96,7 @@ def card(
     md
         The same as Markdown; card.md in the corpus if not given.
     """
-    from cellscribe.corpus.card import warnings
+    from cellscribe.report.data_card import warnings
 
     html, md = html or folder / "card.html", md or folder / "card.md"
     with progress_bar("Counting") as progress:

@@ -51,7 +51,7 @@ def train(
         Go on with an interrupted run, where there is one.
     """
     from cellscribe.callbacks import log_stderr
-    from cellscribe.report.training_page import draw_curve
+    from cellscribe.report.model_card import write_card_and_curve
     from cellscribe.training.distributed import rank_here, ranks_here
     from cellscribe.training.plan import plan
     from cellscribe.training.pretrain import pretrain
@@ -67,13 +67,10 @@ def train(
     )
     leads = rank_here() == 0
     steps, device = planned.options.last_step, planned.device.type
-    can_draw = find_spec("matplotlib") is not None
     with training_bar(steps, device, ranks_here(), shown=leads, log=log_stderr) as on_step:
-        model = pretrain(
-            planned, on_step=on_step, draw=draw_curve if can_draw else None, log=log_stderr
-        )
+        model = pretrain(planned, on_step=on_step, write_card=write_card_and_curve, log=log_stderr)
     if model is not None and leads:
-        if not can_draw:
+        if find_spec("matplotlib") is None:
             log_stderr(
                 'The model card has no loss curve: pip install "cellscribe[report]" draws one.'
             )

@@ -1,29 +1,22 @@
-"""The data card of a corpus: what was counted in its store, checked, and told as Markdown.
+"""The numbers of a corpus's data card: what is counted in its store.
 
-`describe` reads the store; every number and sentence of the card is worked out from what it gives,
-here and in `card_tables`, so that Markdown and the HTML page (`report.corpus`) say the same.
+`describe` reads the store once; `report.data_card` makes sentences and tables of the result.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.corpus import card_tables as tables
-from cellscribe.corpus.card_tables import Table, number, several, share
 from cellscribe.corpus.statistics import (
-    DEPTHS,
     Repeats,
     SplitCounts,
-    Tally,
+    ValueCounts,
     count_split,
     find_repeats,
 )
@@ -31,49 +24,31 @@ from cellscribe.corpus.store import Corpus
 from cellscribe.errors import InputError
 
 if TYPE_CHECKING:
-    from cellscribe.cells.tokenize import Progress
+    from cellscribe.callbacks import Progress
 
 TRAIN = "train"
-MAY_SHARE = frozenset({"val", "test"})
-"""Splits that divide the cells of the same datasets."""
-COVERED = ("assay", "tissue_general")
-"""Columns whose every label is meant to be in train (NVIDIA sc-FM model card)."""
-RARE = 10
-"""A gene in fewer training cells than this is called rare."""
-FOLD = 25
-"""Labels that a figure shows, and rows from which on a Markdown table is folded."""
-LISTED = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """Something that a corpus must not have: `passed`, and a sentence on what was found."""
-
-    name: str
-    passed: bool
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a corpus holds.
+    """The counts of a corpus.
 
     Attributes
     ----------
     name, hash
-        Name of the folder, and which corpus it is.
+        Name of the folder, and hash of the corpus.
     manifest
         ``manifest.json``.
     columns
         Text columns that were counted: the tracked labels, then ``dataset_id``.
     context
-        Most genes kept a cell.
+        Largest number of genes kept per cell.
     medians
-        ``[G]`` float64, one a gene.
+        ``[G]`` float64, median of each gene.
     n_special
-        Tokens before the first gene.
+        Number of tokens before the first gene.
     splits
-        Split -> its counts, in the manifest's order.
+        Split -> its counts, in the order of the manifest.
     repeats
         Cells of equal content.
     """
@@ -90,37 +65,37 @@ class Card:
 
     @property
     def cells(self) -> int:
-        """Cells of all splits."""
+        """Number of cells of all splits."""
         return sum(split.cells for split in self.splits.values())
 
     @property
     def held_out(self) -> int:
-        """Cells of all splits but train."""
+        """Number of cells of all splits except train."""
         return sum(split.cells for name, split in self.splits.items() if name != TRAIN)
 
     def labels(self, column: str) -> Counter[str]:
-        """Count cells a label over all splits; the commonest first, then by name."""
+        """Count the cells of each label over all splits; the commonest first, then by name."""
         every: Counter[str] = Counter()
         for split in self.splits.values():
             every.update(split.labels[column])
         return Counter(dict(sorted(every.items(), key=lambda item: (-item[1], item[0]))))
 
-    def depth(self, measure: str) -> Tally:
-        """One of `tallies.DEPTHS` over all splits."""
-        every = Tally.of(np.array([]))
+    def depth(self, measure: str) -> ValueCounts:
+        """Return one of `statistics.DEPTHS`, counted over all splits."""
+        every = ValueCounts.of(np.array([]))
         for split in self.splits.values():
             every = every.plus(split.depths[measure])
         return every
 
     @property
     def gene_cells(self) -> npt.NDArray[np.int64]:
-        """``[G]`` training cells with each gene; all cells where nothing trains."""
+        """``[G]`` number of training cells with each gene; of all cells if there is no train."""
         train = [self.splits[TRAIN]] if TRAIN in self.splits else list(self.splits.values())
         return np.sum([split.gene_cells for split in train], axis=0)[self.n_special :]
 
 
 def describe(corpus: Corpus, progress: Progress | None = None) -> Card:
-    """Count all that the card tells.
+    """Count everything that the card shows.
 
     Parameters
     ----------
@@ -143,11 +118,11 @@ def describe(corpus: Corpus, progress: Progress | None = None) -> Card:
     for name in corpus.splits:
         before = done
 
-        def log_stderr(cells: int, before: int = before) -> None:
+        def report(cells: int, before: int = before) -> None:
             if progress is not None:
                 progress(before + cells, total)
 
-        splits[name] = count_split(corpus, name, (*columns, "source"), log_stderr)
+        splits[name] = count_split(corpus, name, (*columns, "source"), report)
         done += splits[name].cells
     n_special = corpus.vocabulary.n_special
     return Card(
@@ -161,184 +136,3 @@ def describe(corpus: Corpus, progress: Progress | None = None) -> Card:
         splits=splits,
         repeats=find_repeats(corpus),
     )
-
-
-def checks(card: Card) -> list[Check]:
-    """Tell, for each thing that would spoil an evaluation, whether the corpus has it."""
-    found = [_repeats_within(card)]
-    if len(card.splits) > 1:
-        found = [_shared_datasets(card), _repeats_across(card), *found]
-    if TRAIN in card.splits and card.held_out:
-        found += [_missing_labels(card, column) for column in COVERED if column in card.columns]
-    return found
-
-
-def warnings(card: Card) -> list[str]:
-    """List what a reader must know: checks that failed, sources that were refused."""
-    told = [f"{check.name}: {check.text}" for check in checks(card) if not check.passed]
-    for source in card.manifest.get("refused", ()):
-        told.append(f"Source {source['name']} was left out: {source['reason']}.")
-    return told
-
-
-def _shared_datasets(card: Card) -> Check:
-    bad, expected = [], 0
-    for one, other in combinations(card.splits, 2):
-        here, there = (card.splits[name].labels["dataset_id"] for name in (one, other))
-        shared = sorted(set(here) & set(there))
-        if {one, other} == MAY_SHARE:
-            expected = len(shared)
-            continue
-        bad += [
-            f"{name} has {here[name]:,} cells in {one} and {there[name]:,} in {other}"
-            for name in shared
-        ]
-    text = _listed(bad) if bad else "none found."
-    if expected:
-        verb = "stands" if expected == 1 else "stand"
-        text += f" {several(expected, 'dataset')} {verb} in both val and test, as is meant: they"
-        text += " divide the held-out cells at random."
-    return Check(name="Datasets in more than one split", passed=not bad, text=text)
-
-
-def _repeats_across(card: Card) -> Check:
-    bad = [
-        f"{several(n, 'distinct cell')} in both {one} and {other}"
-        for (one, other), n in card.repeats.across.items()
-    ]
-    text = _listed(bad) if bad else "none found."
-    return Check(name="Equal cells in different splits", passed=not bad, text=text)
-
-
-def _repeats_within(card: Card) -> Check:
-    bad = [f"{several(n, 'repeat')} in {split}" for split, n in card.repeats.within.items()]
-    text = _listed(bad) if bad else "none found."
-    return Check(name="Equal cells within a split", passed=not bad, text=text)
-
-
-def _missing_labels(card: Card, column: str) -> Check:
-    trained = card.splits[TRAIN].labels[column]
-    missing = [
-        f"{label} ({several(n, 'cell')} held out)"
-        for label, n in card.labels(column).items()
-        if label not in trained and label.strip()
-    ]
-    text = _listed(missing) if missing else "none: training has every held-out label."
-    return Check(name=f"Labels of {column} that training lacks", passed=not missing, text=text)
-
-
-def _listed(items: Sequence[str]) -> str:
-    more = f"; and {len(items) - LISTED:,} more" if len(items) > LISTED else ""
-    return "; ".join(items[:LISTED]) + more + "."
-
-
-def about(card: Card) -> str:
-    """Say in a few sentences what the corpus is."""
-    sources, datasets = len(card.labels("source")), len(card.labels("dataset_id"))
-    tokens = sum(split.tokens for split in card.splits.values())
-    return (
-        f"{several(card.cells, 'cell')} of {several(datasets, 'dataset')} from "
-        f"{several(sources, 'source')}, shuffled over all of them: {tokens:,} tokens. A cell is a "
-        f"row: its genes ranked by expression, the highest first, at most {card.context:,} of the "
-        f"{len(card.medians):,} genes of the table, and its labels."
-    )
-
-
-def about_labels(card: Card, column: str) -> str:
-    """Say how many labels a column has, which is the commonest, and how many cells have none."""
-    labels = card.labels(column)
-    (first, n), what = labels.most_common(1)[0], "dataset" if column == "dataset_id" else "label"
-    if len(labels) == 1:
-        return f"All cells have the same {what}, {first}."
-    text = f"{several(len(labels), what)}; the commonest, {first}, has {share(n, card.cells)} "
-    text += "of the cells."
-    lacking = labels["unknown"] if first != "unknown" else 0
-    return text + (f" {share(lacking, card.cells)} are unknown." if lacking else "")
-
-
-def about_depth(card: Card, measure: str) -> str:
-    """Say what the median cell has, and for lengths how many cells fill the context."""
-    tally = card.depth(measure)
-    text = f"The median cell has {number(tally.quantile(0.5))} {tables.MEASURES[measure]}."
-    if measure == "length":
-        full = int(tally.cells[tally.values >= card.context].sum())
-        text += f" {several(full, 'cell')} ({share(full, card.cells)}) fill the context of "
-        text += f"{card.context:,} genes"
-        text += "; what they have beyond was cut." if full else "; nothing was cut."
-    return text
-
-
-def about_coverage(card: Card) -> str:
-    """Say how many genes of the table training sees, and how many hold-out alone has."""
-    seen, genes = card.gene_cells, len(card.medians)
-    n_seen, rare = int((seen > 0).sum()), int(((seen > 0) & (seen < RARE)).sum())
-    where = "training cell" if TRAIN in card.splits else "cell"
-    text = f"{n_seen:,} of {genes:,} genes ({share(n_seen, genes)}) are a token of at least one "
-    text += f"{where}, {rare:,} of them in fewer than {RARE}."
-    every = np.sum([split.gene_cells for split in card.splits.values()], axis=0)[card.n_special :]
-    alone = int(((seen == 0) & (every > 0)).sum())
-    return text + (f" {several(alone, 'gene')} only held-out cells have." if alone else "")
-
-
-def about_medians(card: Card) -> str:
-    """Say how medians were computed, with what error, from how many cells."""
-    told = card.manifest.get("vocabulary", {}).get("medians", {})
-    middle = number(float(np.median(card.medians)))
-    text = "Median of a gene's non-zero counts per 10,000, by which its counts are divided before "
-    text += f"ranking; the middle gene has {middle}."
-    if told.get("method"):
-        text += f" Method: {str(told['method']).rstrip('.')}"
-        text += f", over {several(told['cells'], 'cell')}." if "cells" in told else "."
-    if told.get("error") not in (None, ""):
-        error = told["error"]
-        text += f" Error: {number(error) if isinstance(error, int | float) else error}".rstrip(".")
-        text += "."
-    return text
-
-
-def split_note(card: Card) -> str:
-    """Return what the builder had to say on the split, as a sentence; empty if nothing."""
-    note = str(card.manifest.get("split", {}).get("note") or "").strip()
-    return note[:1].upper() + note[1:].rstrip(".") + "." if note else ""
-
-
-def markdown(card: Card) -> str:
-    """Render the card as Markdown; text from the input is escaped."""
-    parts = [f"# Data card: {plain(card.name)}", plain(about(card))]
-    if told := warnings(card):
-        parts += ["## Warnings", "\n".join(f"- **{plain(text)}**" for text in told)]
-    parts += ["## Splits", plain(split_note(card)), table_lines(tables.of_splits(card))]
-    parts += [
-        "## Checks",
-        "\n".join(f"- {plain(f'{check.name}: {check.text}')}" for check in checks(card)),
-    ]
-    parts += ["## Labels", "Cells with each label, and their share of the split."]
-    for column in card.columns:
-        parts += [f"### {plain(column)}", plain(about_labels(card, column))]
-        parts += [table_lines(tables.of_labels(card, column))]
-    parts += ["## Depth and length"]
-    for measure in DEPTHS:
-        title = tables.MEASURES[measure].capitalize()
-        parts += [f"### {title} a cell", about_depth(card, measure)]
-        parts += [table_lines(tables.of_depth(card, measure))]
-    parts += ["## Genes", about_coverage(card), plain(about_medians(card))]
-    parts += [table_lines(tables.of_medians(card))]
-    for title, table in tables.of_origin(card).items():
-        parts += [f"## {title}", table_lines(table)]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def plain(text: str) -> str:
-    """Keep Markdown and HTML from reading anything into a text."""
-    text = escape(" ".join(text.split()), quote=False)
-    return re.sub(r"[\\`*\[\]|~$]|(?<!\w)_|_(?!\w)", lambda found: "\\" + found[0], text)
-
-
-def table_lines(table: Table) -> str:
-    """Write a table as Markdown."""
-    rules = ["---" if place < table.n_text else "---:" for place in range(len(table.header))]
-    lines = [[plain(cell) for cell in row] for row in (table.header, *table.rows)]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rules, *lines[1:]])
-    if len(table.rows) <= FOLD + 1:
-        return text
-    return f"<details><summary>{len(table.rows):,} rows</summary>\n\n{text}\n\n</details>"

@@ -1,16 +1,16 @@
-"""Which cell comes when in an epoch: a pure function of (seed, epoch), whoever reads.
+"""The order of cells in an epoch: a function of (seed, epoch) only, the same for all readers.
 
-A split's row groups are shuffled and laid end to end. This line of ``N`` cells is cut into `lanes`
-stretches of equal length (the first ones a cell longer), and a lane yields its stretch one window
-after the other, each shuffled; a window is the part of a row group that lies in the lane, so a row
-group is decoded once and then dropped. Odd lanes run backwards: two neighbours come to the row
-group that they share at the same time. Position ``p`` of the epoch is lane ``p % lanes``, place
-``p // lanes`` in it: neighbours come from as many row groups as there are lanes.
+A split's row groups are shuffled and laid end to end. This sequence of ``N`` cells is cut into
+`lanes` stretches of equal length (the first ones a cell longer), and a lane yields its stretch one
+window after the other, each shuffled; a window is the part of a row group that lies in the lane, so
+a row group is decoded once and then dropped. Odd lanes run backwards: two neighbouring lanes reach
+the row group that they share at the same time. Position ``p`` of the epoch is lane ``p % lanes``,
+place ``p // lanes`` in it: consecutive cells come from as many row groups as there are lanes.
 
-Rank ``r`` of ``W`` takes the positions that are ``r`` modulo ``W``. Where ``W`` divides `lanes`
-these are whole lanes, so that no two ranks read the same stretch, and every ``W`` sees the same
-batches. Shuffles sort the raw output of Philox, which NumPy keeps the same for good (its
-`Generator` methods may change).
+Rank ``r`` of ``W`` takes the positions that are ``r`` modulo ``W``. If ``W`` divides `lanes` these
+are whole lanes, so no two ranks read the same stretch, and the batches are the same for every
+``W``. Shuffles sort the raw output of Philox, which NumPy guarantees to keep (its `Generator`
+methods may change).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Ints = npt.NDArray[np.int64]
 
 
 def shuffled(n: int, key: tuple[int, ...]) -> Ints:
-    """Return ``0 .. n - 1`` in an order that belongs to `key`, whatever the version of NumPy."""
+    """Return ``0 .. n - 1`` in an order that depends on `key` only, not on the NumPy version."""
     bits = np.random.Philox(np.random.SeedSequence(key)).random_raw(n)
     return np.argsort(bits, kind="stable")
 
 
 @dataclass(frozen=True)
 class _Window:
-    """Places ``first`` to ``last`` of a lane, which are ``rows`` of a row group."""
+    """Places ``first`` to ``last`` of a lane: the ``rows`` of a row group."""
 
     first: int
     last: int
@@ -45,11 +45,11 @@ class EpochOrder:
     Parameters
     ----------
     rows
-        ``[R]`` cells of each row group of the split; at least one cell in all.
+        ``[R]`` number of cells of each row group of the split; at least one in total.
     seed, epoch
-        What the order depends on; not negative.
+        Numbers that decide the order; not negative.
     lanes
-        How many stretches are read side by side.
+        Number of stretches that are read in parallel.
     """
 
     def __init__(self, rows: Ints, seed: int, epoch: int, lanes: int) -> None:
@@ -61,13 +61,13 @@ class EpochOrder:
 
     @property
     def cells(self) -> int:
-        """Cells of the epoch, ``N``."""
+        """Number of cells of the epoch, ``N``."""
         return int(self._ends[-1])
 
     def share(self, start: int, stop: int, rank: int, world_size: int) -> tuple[Ints, Ints]:
-        """Row group and row in it of a rank's cells among positions `start` to `stop`, in order.
+        """Return row group and row of a rank's cells at positions `start` to `stop`, in order.
 
-        Going on where the last call ended is cheap; any other place costs a shuffle a lane.
+        It is cheap to continue where the last call ended; any other place costs a shuffle per lane.
         """
         positions = np.arange(start + (rank - start) % world_size, stop, world_size)
         if not len(positions):
@@ -81,7 +81,7 @@ class EpochOrder:
         return groups[where], rows[where]
 
     def _fill(self, lane: int, place: int, groups: Ints, rows: Ints) -> None:
-        """Write a lane's cells from `place` on, as many as there is room for and cells are left."""
+        """Write a lane's cells from `place` on, until the arrays are full or the lane ends."""
         short, longer = divmod(self.cells, self.lanes)
         begin = lane * short + min(lane, longer)
         end = begin + short + (lane < longer)
@@ -97,12 +97,12 @@ class EpochOrder:
             place, filled = place + n, filled + n
 
     def _window(self, lane: int, place: int, begin: int, end: int) -> _Window:
-        """Find the window of a lane, cells `begin` to `end` of the line, that holds `place`."""
+        """Find the window with `place` in a lane that is cells `begin` to `end` of the sequence."""
         at = end - 1 - place if lane % 2 else begin + place
         number = int(np.searchsorted(self._ends, at, side="right"))
         start = int(self._ends[number - 1]) if number else 0
         first, last = max(start, begin), min(int(self._ends[number]), end)
-        # One more than the lane: trailing zeros would give the key of the row groups again.
+        # lane + 1, because trailing zeros would give the key of the row groups again
         rows = first - start + shuffled(last - first, (*self._key, lane + 1, number))
         places = (end - last, end - first) if lane % 2 else (first - begin, last - begin)
         return _Window(*places, int(self._groups[number]), rows)

@@ -1,9 +1,9 @@
 """Batches of tokenised cells for training, from a corpus on disk, each cell once an epoch.
 
-Which cell comes when is told by `order`; here row groups are decoded ahead of need by threads
-(pyarrow and the kernel let go of Python's lock, so nothing is forked) and copied into padded or
-packed batches. In memory are one row group a lane, those that are being loaded, and a few blocks of
-ready batches, however large the corpus. Between two batches the place in the epoch is two numbers.
+The order of cells comes from `order`; here threads decode row groups in advance (pyarrow and the
+kernel release Python's lock, so no process is forked) and copy cells into padded or packed batches.
+Memory holds one row group per lane, those that are being loaded, and a few blocks of finished
+batches, for any size of corpus. Between two batches the state of the reader is two numbers.
 
 Letters: ``B`` cells of a batch, ``L`` tokens of its longest cell, ``N`` tokens of all its cells.
 """
@@ -31,22 +31,22 @@ from cellscribe.corpus.store import Corpus, open_corpus
 from cellscribe.errors import InputError
 
 BLOCK = 4_096
-"""Cells of a rank that are put into batches by one task, at least one batch."""
+"""Number of a rank's cells that one task puts into batches; at least one batch."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
-    """A rank's cells of one batch. Arrays may be changed: no two batches share an element."""
+    """A rank's cells of one batch. Arrays may be changed: batches share no memory."""
 
     tokens: npt.NDArray[np.int32]
     """``[B, L]`` (padded) or ``[N]`` (packed)."""
     lengths: npt.NDArray[np.int32]
     """``[B]`` tokens of each cell, [CLS] included."""
     cells: npt.NDArray[np.int64]
-    """``[B]`` numbers of the cells; with seed and epoch they name a cell's mask."""
+    """``[B]`` numbers of the cells; seed, epoch and number decide a cell's mask."""
     epoch: int
     number: int
-    """Place in the epoch."""
+    """Place of the batch in the epoch."""
 
     @cached_property
     def offsets(self) -> npt.NDArray[np.int32]:
@@ -57,25 +57,25 @@ class Batch:
 class Reader:
     """One rank's batches, epoch after epoch.
 
-    ``for batch in reader`` yields what is left of the current epoch and ends on its last batch; the
-    next loop takes the next epoch. Batch ``g`` of an epoch holds the same cells for any number of
-    ranks, shared out so that no rank has more than one cell more than another. All ranks have the
-    same number of batches; of the last one, if it is short, a rank's part may be empty.
+    ``for batch in reader`` yields the rest of the current epoch; the next loop yields the next
+    epoch. Batch ``g`` of an epoch holds the same cells for any number of ranks, and the ranks'
+    parts differ by at most one cell. All ranks have the same number of batches; a rank's part of a
+    short last batch may be empty.
 
     Parameters
     ----------
     corpus
         A corpus, or the folder of one.
     options
-        What to yield.
+        Split, sizes, order and layout of the batches.
     rank, world_size
-        This process's number, and how many there are.
+        Number of this process, and number of processes.
 
     Raises
     ------
     InputError
-        There is no such corpus or split, or ranks and options do not go together. While reading: a
-        file has vanished or is damaged.
+        There is no such corpus or split, or ranks and options do not fit each other. While reading:
+        a file is missing or damaged.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Reader:
         self._epoch, self._batch = 0, 0
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
+        """Return the number of batches of an epoch."""
         full, rest = divmod(self.cells, self.options.batch_cells)
         return full + (rest > 0 and not self.options.drop_last)
 
@@ -126,7 +126,7 @@ class Reader:
         return self._read(epoch, 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which batch comes next, and what it depends on, ready for JSON."""
+        """Return the next batch's epoch and number, and what it depends on, ready for JSON."""
         own = {name: getattr(self.options, name) for name in ("split", "seed", "lanes")}
         shared = {"corpus": self.corpus.hash, "batch_cells": self.options.batch_cells}
         return {**shared, **own, "epoch": self._epoch, "batch": self._batch}
@@ -156,7 +156,7 @@ class Reader:
         self._epoch, self._batch = epoch, batch
 
     def _read(self, epoch: int, first: int) -> Generator[Batch]:
-        """Yield batches `first` and later of an epoch, putting them together some blocks ahead."""
+        """Yield batches `first` and later of an epoch, prepared some blocks in advance."""
         size, total = self.options.batch_cells, len(self)
         order = EpochOrder(
             np.array([rows for _, _, rows in self._groups]),
@@ -175,8 +175,8 @@ class Reader:
                 ends = [min(n * size, self.cells) for n in (*numbers, numbers.stop)]
                 groups, rows = order.share(ends[0], ends[-1], self.rank, self.world_size)
                 needed, slots = np.unique(groups, return_inverse=True)
-                # What the last block needed and this one does not is dropped here. The pool works
-                # in order of submission: a block can only wait for row groups already begun.
+                # Row groups that only the last block needed are dropped here. The pool works in
+                # order of submission: a block only waits for row groups already begun.
                 loaded = {
                     group: loaded.get(group) or pool.submit(self._load, files, group)
                     for group in needed.tolist()
@@ -201,7 +201,7 @@ class Reader:
             files.close()
 
     def _hand_out(self, block: Future[list[Batch]]) -> Iterator[Batch]:
-        """Yield a block's batches; the state is moved on before each, to the one that follows."""
+        """Yield a block's batches; before each, the state moves to the batch after it."""
         for batch in block.result():
             is_last = batch.number + 1 == len(self)
             self._epoch = batch.epoch + is_last
@@ -227,9 +227,9 @@ class Reader:
         loading
             Row groups.
         slots, rows
-            For each cell its place in `loading`, and its row.
+            Place in `loading` and row of each cell.
         edges
-            Where each batch begins, and where the last one ends.
+            Start of each batch, and end of the last one.
         name
             Epoch, and number of the first batch.
         """
@@ -273,7 +273,7 @@ class Reader:
 def _copy_cells(  # type: ignore[no-untyped-def]
     source, offsets, rows, targets, lengths, places, front, tokens
 ):
-    """Copy `rows` of a row group to cells `targets`, [CLS] in front, [PAD] up to the next cell."""
+    """Copy `rows` of a row group to cells `targets`, [CLS] first, [PAD] up to the next cell."""
     for i in range(len(rows)):
         target = targets[i]
         at, end = places[target], places[target + 1]
@@ -296,12 +296,12 @@ def pad_cells(
     tokens, offsets
         ``[N]`` and ``[B + 1]``: cell i is ``tokens[offsets[i] : offsets[i + 1]]``.
     cls_token
-        Put [CLS] in front of each cell.
+        Whether to put [CLS] before each cell.
 
     Returns
     -------
     padded
-        ``[B, L]`` int32, [PAD] behind each cell.
+        ``[B, L]`` int32, [PAD] after each cell.
     lengths
         ``[B]`` int32.
     """

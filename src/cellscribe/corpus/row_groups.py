@@ -1,8 +1,8 @@
-"""Row groups of token files, decoded: what a reader loads at once.
+"""Decode row groups of token files, the unit that a reader loads.
 
-Reads from several threads at a time, keeps a bounded number of files open, and says in one line
-what is wrong with a file that cannot be read. Files are read, not mapped: one that is cut short
-under its reader is then an error and not the end of the process.
+Several threads can read at a time, the number of open files is bounded, and an error says in one
+line why a file cannot be read. Files are read, not memory-mapped: a file that is cut short while it
+is read is then an error, not the end of the process.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 COLUMNS = ["cell", "input_ids"]
 OPEN_FILES = 64
-"""Most token files kept open; opening one takes about a tenth of decoding a row group."""
+"""Largest number of open token files; to open one takes a tenth of decoding a row group."""
 
 
 @dataclass(frozen=True, eq=False)
 class RowGroup:
-    """Decoded cells: ``[N]`` tokens, ``[B + 1]`` where each cell lies in them, ``[B]`` numbers."""
+    """Decoded cells: ``[N]`` tokens, ``[B + 1]`` offsets of the cells, ``[B]`` cell numbers."""
 
     tokens: npt.NDArray[np.uint16]
     offsets: npt.NDArray[np.int32]
@@ -41,12 +41,12 @@ class RowGroup:
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int32]:
-        """``[B]`` tokens of each cell."""
+        """``[B]`` number of tokens of each cell."""
         return np.diff(self.offsets)
 
 
 class TokenFiles:
-    """Token files, opened when needed; an open one serves one thread at a time."""
+    """Token files, opened when needed; one thread at a time uses an open file."""
 
     def __init__(self, paths: list[Path]) -> None:
         self._paths = paths
@@ -59,7 +59,7 @@ class TokenFiles:
         Raises
         ------
         InputError
-            The file has vanished, is damaged, or is another one than before.
+            The file is missing, damaged, or was replaced.
         """
         with _readable(self._paths[file]), self._open(file) as opened:
             table = opened.read_row_group(place, columns=COLUMNS, use_threads=False)
@@ -93,7 +93,7 @@ class TokenFiles:
             oldest.close()
 
     def close(self) -> None:
-        """Close all; no thread may be reading."""
+        """Close all files; no thread may be reading."""
         while self._idle:
             self._idle.pop()[1].close()
 
@@ -104,7 +104,7 @@ def whole(column: pa.ChunkedArray) -> pa.Array:
 
 
 def row_groups(paths: list[Path]) -> list[tuple[int, int, int]]:
-    """File, place in it and cells of each row group."""
+    """Return file, place in the file and number of cells of each row group."""
     import pyarrow.parquet as pq
 
     groups = []
@@ -120,7 +120,7 @@ def row_groups(paths: list[Path]) -> list[tuple[int, int, int]]:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn what can go wrong with a token file into one line."""
+    """Turn errors of reading a token file into an `InputError` of one line."""
     import pyarrow as pa
 
     try:

@@ -1,13 +1,13 @@
-"""What a corpus is on disk: names, columns, manifest, and how one is opened and checked.
+"""The format of a corpus on disk: names, columns, manifest; open and check a corpus.
 
 ::
 
     DIR/manifest.json                      sources with hashes, splits, shards with hashes, options
     DIR/genes.tsv                          vocabulary and medians (see `cells.vocabulary`)
-    DIR/tokens/train/00000.parquet         a row a cell: ranked genes, labels
+    DIR/tokens/train/00000.parquet         a row per cell: ranked genes, labels
     DIR/counts/train.zarr/dataset_0        the same cells in the same order, as AnnData
 
-Nothing here needs this package to be read: `datasets.load_dataset("parquet", ...)` opens the
+The files can be read without this package: `datasets.load_dataset("parquet", ...)` opens the
 tokens, `anndata.read_zarr` a counts shard, `annbatch.DatasetCollection` a split of them. Cells are
 shuffled over all sources before they are written, so consecutive rows are a random sample.
 """
@@ -32,22 +32,22 @@ if TYPE_CHECKING:
 FORMAT, VERSION = "cellscribe corpus", 1
 MANIFEST, GENES = "manifest.json", "genes.tsv"
 NO_LABEL = "unknown"
-"""What stands where a source does not tell; the Census writes the same."""
+"""Label of cells whose source gives none; the Census writes the same word."""
 ROW_GROUP = 1_024
-"""Cells of a Parquet row group: what a reader decodes at once."""
+"""Number of cells of a Parquet row group, which a reader decodes at once."""
 
 
 def token_schema(labels: Sequence[str] = LABELS) -> pa.Schema:
-    """Columns of a token file.
+    """Return the columns of a token file.
 
-    ``cell`` is the cell's number in the concatenated sources and names it for good; ``input_ids``
-    are gene tokens, highest rank first, without special tokens; ``n_counts`` is over all columns of
-    the source, ``n_genes`` counts human genes; ``cell_hash`` is of the genes and their counts.
+    ``cell`` is the cell's number in the concatenated sources and never changes; ``input_ids`` are
+    gene tokens, highest rank first, without special tokens; ``n_counts`` is over all columns of the
+    source, ``n_genes`` counts human genes; ``cell_hash`` depends on the genes and their counts.
     """
     import pyarrow as pa
 
     text = pa.dictionary(pa.int32(), pa.string())
-    # Nulls that cannot be need not be looked for: readers are half as fast again.
+    # without nulls to look for, readers are 1.5 times as fast
     tokens = pa.list_(pa.field("element", pa.uint16(), nullable=False))
     return pa.schema(
         [
@@ -66,12 +66,12 @@ def token_schema(labels: Sequence[str] = LABELS) -> pa.Schema:
 
 
 def tokens_name(split: str, shard: int) -> str:
-    """Where a shard's tokens are, relative to the corpus."""
+    """Return the path of a shard's tokens, relative to the corpus."""
     return f"tokens/{split}/{shard:05}.parquet"
 
 
 def counts_name(split: str, shard: int) -> str:
-    """Where a shard's counts are, relative to the corpus."""
+    """Return the path of a shard's counts, relative to the corpus."""
     return f"counts/{split}.zarr/dataset_{shard}"
 
 
@@ -84,7 +84,7 @@ class Corpus:
     path
         The folder.
     manifest
-        ``manifest.json`` as it stands.
+        Contents of ``manifest.json``.
     vocabulary
         ``genes.tsv``.
     """
@@ -100,17 +100,17 @@ class Corpus:
 
     @property
     def labels(self) -> list[str]:
-        """Tracked columns of obs beside ``dataset_id``."""
+        """Tracked columns of obs, without ``dataset_id``."""
         return self.manifest["labels"]
 
     @property
     def context(self) -> int:
-        """Most genes kept a cell."""
+        """Largest number of genes kept per cell."""
         return self.manifest["context"]
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of the manifest, the first 16 hexadecimal digits: which corpus this is."""
+        """First 16 hexadecimal digits of the manifest's SHA-256, which identify the corpus."""
         return hash_of(self.path / MANIFEST)[:16]
 
     def shards(self, split: str) -> list[dict[str, Any]]:
@@ -127,16 +127,16 @@ class Corpus:
         return self.splits[split]["shards"]
 
     def token_files(self, split: str) -> list[Path]:
-        """Paths of a split's token files, in order."""
+        """Return the paths of a split's token files, in order."""
         return [self.path / shard["tokens"]["name"] for shard in self.shards(split)]
 
     def summary(self) -> list[str]:
-        """What is in it, a line each."""
+        """Describe the contents, one fact per line."""
         lines = []
-        for split, told in self.splits.items():
-            shards = len(told["shards"])
+        for split, facts in self.splits.items():
+            shards = len(facts["shards"])
             lines.append(
-                f"{split}: {told['cells']:,} cells, {told['tokens']:,} tokens in {shards:,} "
+                f"{split}: {facts['cells']:,} cells, {facts['tokens']:,} tokens in {shards:,} "
                 f"{'shard' if shards == 1 else 'shards'}"
             )
         lines.append(f"{self.vocabulary.n_genes:,} genes: {self.manifest['vocabulary']['chosen']}")
@@ -145,7 +145,7 @@ class Corpus:
         return lines
 
     def cells(self, split: str, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Read columns of a split's cells, a table a shard."""
+        """Read columns of a split's cells, one table per shard."""
         import pyarrow.parquet as pq
 
         for path in self.token_files(split):
@@ -160,7 +160,7 @@ def open_corpus(path: str | Path, *, deep: bool = False) -> Corpus:
     path
         The folder that ``cellscribe corpus build`` made.
     deep
-        Compare every shard's hash as well, which reads all of it; else sizes and row counts.
+        Whether to compare hashes too, which reads every shard; else sizes and numbers of rows.
 
     Raises
     ------
@@ -191,27 +191,27 @@ def open_corpus(path: str | Path, *, deep: bool = False) -> Corpus:
     return corpus
 
 
-def _check_shard(path: Path, shard: dict[str, Any], mend: str, *, deep: bool) -> None:
-    """Compare a shard with the manifest; its counts may have been left out or removed whole."""
+def _check_shard(path: Path, shard: dict[str, Any], fix: str, *, deep: bool) -> None:
+    """Compare a shard with the manifest; a corpus may have no counts at all."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     for half in ("tokens", "counts"):
-        told = shard.get(half)
-        if told is None or (half == "counts" and not (path / half).exists()):
+        entry = shard.get(half)
+        if entry is None or (half == "counts" and not (path / half).exists()):
             continue
-        there = path / told["name"]
+        there = path / entry["name"]
         if not there.exists():
-            raise InputError(f"{there} is missing; copy the whole corpus, or remove it and {mend}")
-        if size_of(there) != told["bytes"] or (deep and hash_of(there) != told["sha256"]):
-            raise InputError(f"{there} does not fit the manifest; remove the corpus and {mend}")
+            raise InputError(f"{there} is missing; copy the whole corpus, or remove it and {fix}")
+        if size_of(there) != entry["bytes"] or (deep and hash_of(there) != entry["sha256"]):
+            raise InputError(f"{there} does not fit the manifest; remove the corpus and {fix}")
     tokens = path / shard["tokens"]["name"]
     try:
         rows = pq.read_metadata(tokens).num_rows
     except (pa.ArrowInvalid, OSError):
-        raise InputError(f"{tokens} is damaged; remove the corpus and {mend}") from None
+        raise InputError(f"{tokens} is damaged; remove the corpus and {fix}") from None
     if rows != shard["cells"]:
         raise InputError(
             f"{tokens} has {rows:,} cells, the manifest {shard['cells']:,}; "
-            f"remove the corpus and {mend}"
+            f"remove the corpus and {fix}"
         )

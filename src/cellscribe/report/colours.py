@@ -1,7 +1,7 @@
-"""Which cell is drawn in which colour, chosen to be told apart by colour-blind readers too.
+"""Colours of cells on the map, chosen so that colour-blind readers can distinguish them too.
 
-Twenty classes are as many as colours can carry; numbers on the map and in the legend say the same
-once more, for no palette of that size is safe by colour alone.
+Colours can distinguish about twenty classes; numbers on the map and in the legend repeat the
+information, because no palette of that size is safe by colour alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PALETTE = (
     "#90b17a", "#8590ff", "#f4b1c8", "#59640b",
 )  # fmt: skip
 FOLDED = "#9aa3ab"
-"""Colour of all classes after the palette's last."""
+"""Colour of all classes beyond the palette."""
 UNLABELLED = "#6f7882"
 NO_LABEL = frozenset({"", "nan", "NaN", "<NA>", "None"})
 DEPTH_STEPS = 32
@@ -33,7 +33,7 @@ DEPTH_STEPS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Colouring:
-    """Which cell gets which colour.
+    """The colour of each cell.
 
     Attributes
     ----------
@@ -42,10 +42,9 @@ class Colouring:
     colours
         Colours as ``#rrggbb``.
     names, counts
-        For classes: what each colour means and how many cells have it. Empty when `colours` is a
-        scale.
+        For classes: name and number of cells of each colour. Empty when `colours` is a scale.
     n_tagged
-        The first so many classes are real ones (neither folded nor unlabelled).
+        Number of classes, the first ones, that are neither folded nor unlabelled.
     """
 
     codes: npt.NDArray[np.int64]

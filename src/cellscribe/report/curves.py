@@ -1,13 +1,11 @@
-"""Curves over training steps: SVG in the page's own colours, and the same as a PNG.
+"""Curves over training steps, as SVG in the page's own colours and as PNG.
 
 A long run has more steps than a figure has pixels. A line is then drawn through every k-th point,
-and the band behind it spans the lowest and highest value of each stretch, so that no spike is lost.
+over a band from the lowest to the highest value of each stretch, so that no spike is lost.
 """
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,40 +13,28 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.report.figures import (
-    ACCENT,
-    INK,
-    MUTED,
-    RULE,
-    inline,
+from cellscribe.report.axes import (
+    PAGE,
+    PAPER,
+    Inks,
+    dress,
     need_matplotlib,
+    number_ticks,
     one_line,
     plain_style,
+    png,
+    round_ticks,
+    svg,
+    svg_style,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_POINTS = 600
-"""Points of a drawn line, about."""
+"""About how many points of a line are drawn."""
 Values = npt.NDArray[np.float64]
 Dashes = Literal["solid"] | tuple[float, tuple[float, ...]]
-
-
-@dataclass(frozen=True)
-class Inks:
-    """Colours of all that is no curve."""
-
-    ink: str
-    muted: str
-    rule: str
-    accent: str
-
-
-PAGE = Inks(INK, MUTED, RULE, ACCENT)
-"""Those of the page, light or dark."""
-PAPER = Inks("#17212b", "#5a6672", "#dde3e8", "#2a7f86")
-"""Those of a picture on white."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,17 +44,17 @@ class Line:
     Attributes
     ----------
     name
-        For a legend.
+        Name in a legend.
     x, y
         ``[n]``; NaN is a gap.
     raw
-        ``[n]`` values that `y` is the mean of, drawn behind it in a lighter tone.
+        ``[n]`` values whose mean is `y`, drawn under it in a lighter tone.
     colour
-        None is the accent.
+        Colour; None is the accent colour.
     dashes
-        As matplotlib has them.
+        Line style of matplotlib.
     marker
-        Drawn at each point, if any.
+        Marker of matplotlib at each point; empty for none.
     """
 
     name: str
@@ -107,21 +93,21 @@ def lines_svg(
     Parameters
     ----------
     lines
-        At least one; the last is drawn on top.
+        Curves, at least one; the last is drawn on top.
     name
-        Different for each figure on the page: element ids start from it.
+        Unique name on the page, from which element ids are made.
     alt
-        The text that stands for the figure when it is not seen.
+        Alternative text of the figure.
     ylabel
-        What the curves are.
+        Label of the y axis.
     size
-        Inches; 5 is half a page.
+        Size in inches; 5 is half the width of a page.
     levels
-        Horizontal lines.
+        Horizontal lines to compare with.
     marks
-        Steps at which a thin vertical line is drawn.
+        Steps that are marked by a thin vertical line.
     log, from_zero
-        Logarithmic y axis; y axis that starts at 0.
+        Whether the y axis is logarithmic, and whether it starts at 0.
 
     Raises
     ------
@@ -131,16 +117,13 @@ def lines_svg(
     need_matplotlib()
     from matplotlib.figure import Figure
 
-    with plain_style(**{"svg.fonttype": "none", "svg.hashsalt": f"cellscribe-{name}"}):
+    with svg_style(name):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
-        _draw(axes, lines, levels, marks, PAGE, log=log)
+        _draw(axes, lines, levels, marks, PAGE, ylabel, log=log)
         if from_zero:
             axes.set_ylim(bottom=0)
-        axes.set_ylabel(ylabel, color=MUTED)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return inline(buffer.getvalue(), alt)
+        return svg(figure, alt)
 
 
 def lines_png(
@@ -154,7 +137,7 @@ def lines_png(
 ) -> bytes:
     """Draw curves over steps on white, with title and legend, as a PNG 1,600 pixels wide.
 
-    Parameters and errors as in `lines_svg`; of `legend`, names and looks are used.
+    Parameters and errors as in `lines_svg`; `legend` gives names and looks.
     """
     need_matplotlib()
     from matplotlib.figure import Figure
@@ -164,18 +147,12 @@ def lines_png(
         figure = Figure(figsize=(8, 4.6 + 0.2 * rows), dpi=200, facecolor="white")
         figure.set_layout_engine("constrained", rect=(0.01, 0.01, 0.97, 0.88))
         axes = figure.add_subplot()
-        _draw(axes, lines, levels, (), PAPER, log=False)
-        axes.set_ylabel(ylabel, color=PAPER.muted)
+        _draw(axes, lines, levels, (), PAPER, ylabel, log=False)
         _legend(axes, legend)
         plain: dict[str, Any] = {"x": 0.02, "parse_math": False, "va": "baseline"}
         figure.text(y=0.95, s=one_line(title, 80), size=12, weight="bold", color=PAPER.ink, **plain)
         figure.text(y=0.91, s=one_line(subtitle, 110), size=8, color=PAPER.muted, **plain)
-        buffer = io.BytesIO()
-        with warnings.catch_warnings():
-            # a name may have signs that matplotlib's font lacks: they become boxes
-            warnings.filterwarnings("ignore", message="Glyph")
-            figure.savefig(buffer, format="png", metadata={"Software": "cellscribe"})
-    return buffer.getvalue()
+        return png(figure)
 
 
 def _draw(
@@ -184,6 +161,7 @@ def _draw(
     levels: Sequence[Level],
     marks: Sequence[int],
     inks: Inks,
+    ylabel: str,
     *,
     log: bool,
 ) -> None:
@@ -194,7 +172,7 @@ def _draw(
     for step in marks:
         axes.axvline(step, color=inks.muted, linewidth=0.8, linestyle=(0, (1, 2)))
     for line in lines:
-        x, y = thin(line.x, line.y)
+        x, y = subsample(line.x, line.y)
         axes.plot(
             x,
             y,
@@ -202,12 +180,13 @@ def _draw(
             linestyle=line.dashes,
             linewidth=1.6,
             marker=line.marker or "none",
-            # where marks would touch, some stand for all
+            # where markers would touch, only some are drawn
             markevery=max(len(x) // 40, 1),
             markersize=3.6,
         )
     _fit(axes, lines, levels, log=log)
-    _dress(axes, inks, log=log)
+    dress(axes, inks, "step", ylabel)
+    _tick(axes, log=log)
     for level in levels:
         axes.axhline(level.y, color=inks.muted, linewidth=1, linestyle=(0, (4, 3)))
         axes.annotate(
@@ -235,7 +214,7 @@ def _draw_raw(axes: Axes, line: Line, inks: Inks) -> None:
 
 
 def _fit(axes: Axes, lines: Sequence[Line], levels: Sequence[Level], *, log: bool) -> None:
-    """Fit the axes to curves, levels and most raw values: a single spike is not to rule."""
+    """Fit the axes to curves, levels and most raw values, but not to a single spike."""
     values = np.concatenate([line.y for line in lines] + [[level.y for level in levels]])
     for line in lines:
         if line.raw is not None and (finite := line.raw[np.isfinite(line.raw)]).size:
@@ -254,26 +233,18 @@ def _fit(axes: Axes, lines: Sequence[Line], levels: Sequence[Level], *, log: boo
         axes.set_ylim(low - room, high + room)
 
 
-def _dress(axes: Axes, inks: Inks, *, log: bool) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+def _tick(axes: Axes, *, log: bool) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(inks.muted)
-    axes.tick_params(which="both", colors=inks.muted, length=3, width=0.8)
-    axes.tick_params(axis="y", which="both", length=0)
-    axes.grid(axis="y", color=inks.rule, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+    axes.xaxis.set_major_locator(round_ticks(integer=True))
+    axes.xaxis.set_major_formatter(number_ticks(6, 0))
+    axes.yaxis.set_major_formatter(number_ticks(6, 1_000))
     if log:
         low, high = axes.get_ylim()
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.set_xlabel("step", color=inks.muted)
+        axes.yaxis.set_major_locator(round_ticks())
 
 
 def _legend(axes: Axes, lines: Sequence[Line]) -> None:
@@ -309,8 +280,8 @@ def _legend(axes: Axes, lines: Sequence[Line]) -> None:
         text.set_text(one_line(line.name, 30))
 
 
-def thin(x: npt.NDArray[np.int64], y: Values) -> tuple[npt.NDArray[np.int64], Values]:
-    """Keep every k-th point, and the last, where there are more than `MOST_POINTS`."""
+def subsample(x: npt.NDArray[np.int64], y: Values) -> tuple[npt.NDArray[np.int64], Values]:
+    """Keep every k-th point, and the last, if there are more than `MOST_POINTS`."""
     step = -(-len(x) // MOST_POINTS)
     if step <= 1:
         return x, y
@@ -332,7 +303,3 @@ def stretches(x: npt.NDArray[np.int64], values: Values) -> tuple[Values, Values,
     low[empty] = high[empty] = np.nan
     ends = np.minimum(starts + size, len(x)) - 1
     return (x[starts] + x[ends]) / 2, low, high
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.6g}"

@@ -1,7 +1,7 @@
 """The data card of a corpus as one HTML page that needs no network, no server and no script.
 
-Numbers, sentences and tables are those of `corpus.card`, so that the page and the Markdown agree;
-here they get their places and their figures.
+Numbers, sentences and tables are those of `data_card`, so that page and Markdown agree; this module
+adds layout and figures.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cellscribe.corpus import card as told
-from cellscribe.corpus import card_tables as tables
-from cellscribe.corpus.card import FOLD, Card
-from cellscribe.corpus.card_tables import several, share
+from cellscribe.corpus.card import Card, describe
 from cellscribe.corpus.store import open_corpus
 from cellscribe.errors import InputError
+from cellscribe.report import data_card as words
+from cellscribe.report import data_card_tables as tables
 from cellscribe.report import html
-from cellscribe.report.bars import bars_svg
-from cellscribe.report.figures import histogram_svg, need_matplotlib, write_whole
+from cellscribe.report.axes import need_matplotlib
+from cellscribe.report.figures import bars_svg, histogram_svg, write_whole
+from cellscribe.report.numbers import compact, several, share
+from cellscribe.report.tables import FOLD
 from cellscribe.writing import check_target
 
 if TYPE_CHECKING:
-    from cellscribe.cells.tokenize import Progress
+    from cellscribe.callbacks import Progress
 
 BINS = 48
 
@@ -55,19 +56,19 @@ def write_card(
     need_matplotlib()
     corpus = open_corpus(folder)
     html, md = html or corpus.path / "card.html", md or corpus.path / "card.md"
-    # other endings could be files of the corpus itself
+    # other endings could be files of the corpus
     for target, ending in ((html, ".html"), (md, ".md")):
         if target.suffix != ending or target.is_dir():
             raise InputError(f"{target} cannot be the card; name a file that ends in {ending}")
         check_target(target, None, overwrite=True)
-    card = told.describe(corpus, progress)
+    card = describe(corpus, progress)
     write_card_page(html, card)
-    write_whole(md, told.markdown(card).encode())
+    write_whole(md, words.markdown(card).encode())
     return card
 
 
 def write_card_page(path: Path, card: Card) -> None:
-    """Write the page; it stands under its name only when complete.
+    """Write the page; the file appears only when complete.
 
     Raises
     ------
@@ -91,12 +92,12 @@ def render_card(card: Card) -> str:
             html.table(table, title) if len(table.rows) <= FOLD + 1 else html.folded(table, title)
         )
         sections.append(html.section(f"origin-{place}", title, "", body))
-    return html.sheet(
+    return html.page(
         kind="data card",
         title=f"Corpus {card.name}",
         source=f"corpus {card.hash}",
         tiles=key_figures(card),
-        warnings=told.warnings(card),
+        warnings=words.warnings(card),
         body="\n".join(sections),
         css=["tables.css"],
     )
@@ -108,7 +109,7 @@ def key_figures(card: Card) -> list[html.Tile]:
     seen, genes = int((card.gene_cells > 0).sum()), len(card.medians)
     tiles = [
         ("Cells", f"{card.cells:,}", f"{share(card.held_out, card.cells)} held out"),
-        ("Tokens", _compact(tokens), f"{tokens / card.cells:,.0f} a cell"),
+        ("Tokens", compact(tokens, ("billion", "million")), f"{tokens / card.cells:,.0f} a cell"),
         ("Datasets", f"{len(card.labels('dataset_id')):,}", "by dataset_id"),
         ("Sources", f"{len(card.labels('source')):,}", "files or downloads"),
         ("Genes", f"{genes:,}", f"{share(seen, genes)} seen in training"),
@@ -120,17 +121,9 @@ def key_figures(card: Card) -> list[html.Tile]:
     return tiles
 
 
-def _compact(n: int) -> str:
-    """Render a large number in millions or billions, for a tile."""
-    for size, letter in ((10**9, "billion"), (10**6, "million")):
-        if n >= size:
-            return f"{n / size:,.3g} {letter}"
-    return f"{n:,}"
-
-
 def _splits(card: Card) -> str:
     body = html.table(tables.of_splits(card), "Cells of each split")
-    lead = " ".join(part for part in (told.about(card), told.split_note(card)) if part)
+    lead = " ".join(part for part in (words.about(card), words.split_note(card)) if part)
     return html.section("splits", "Splits", lead, body)
 
 
@@ -139,7 +132,7 @@ def _checks(card: Card) -> str:
         f'<li class="{"good" if check.passed else "bad"}">'
         f'<span class="mark" aria-hidden="true">{"✓" if check.passed else "✗"}</span>'
         f"<span><b>{escape(check.name)}</b>: {escape(check.text)}</span></li>"
-        for check in told.checks(card)
+        for check in words.checks(card)
     )
     lead = "What would spoil an evaluation: anything of the held-out cells that training has seen."
     return html.section("checks", "Checks", lead, f'<ul class="checks">{items}</ul>')
@@ -155,7 +148,7 @@ def _labels(card: Card) -> str:
 
 def _label_card(card: Card, column: str, place: int) -> str:
     labels = card.labels(column)
-    # one label too many is not worth folding into "1 other"
+    # no "1 other": a single further label is shown itself
     kept = list(labels)[: FOLD if len(labels) > FOLD + 1 else None]
     n_folded = len(labels) - len(kept)
     held = card.held_out if card.held_out < card.cells else 0
@@ -164,7 +157,7 @@ def _label_card(card: Card, column: str, place: int) -> str:
         return sum(s.labels[column][label] for name, s in card.splits.items() if name != "train")
 
     names, cells = list(kept), [labels[label] for label in kept]
-    # a dataset is on one side anyhow
+    # a dataset is on one side anyway
     wanted = held and column != "dataset_id"
     rings = [held_out(label) / held for label in kept] if wanted else None
     if n_folded:
@@ -172,7 +165,7 @@ def _label_card(card: Card, column: str, place: int) -> str:
         cells.append(card.cells - sum(cells))
         if rings is not None:
             rings.append(1 - sum(rings))
-    text = told.about_labels(card, column)
+    text = words.about_labels(card, column)
     figure = bars_svg(
         [name or "(empty)" for name in names],
         [n / card.cells for n in cells],
@@ -201,12 +194,12 @@ def _depths(card: Card) -> str:
 
 
 def _depth_card(card: Card, measure: str) -> str:
-    tally, what = card.depth(measure), tables.MEASURES[measure]
-    text, log = told.about_depth(card, measure), measure != "length"
-    some = tally.values > (0 if log else -1)
-    values, cells = tally.values[some], tally.cells[some]
+    counts, what = card.depth(measure), tables.MEASURES[measure]
+    text, log = words.about_depth(card, measure), measure != "length"
+    some = counts.values > (0 if log else -1)
+    values, cells = counts.values[some], counts.cells[some]
     if log and not some.all():
-        text += f" {several(tally.n_cells - int(cells.sum()), 'cell')} without any cannot be drawn"
+        text += f" {several(counts.n_cells - int(cells.sum()), 'cell')} without any cannot be drawn"
         text += " on a logarithmic axis."
     figure = ""
     if len(values):
@@ -223,7 +216,7 @@ def _depth_card(card: Card, measure: str) -> str:
             xlabel=f"{what} per cell" + (" (log scale)" if log else ""),
             alt=f"Histogram of {what} per cell. {text}",
             log=log,
-            median=tally.quantile(0.5),
+            median=counts.quantile(0.5),
             limit=None if log else card.context,
             limit_label=f"context {card.context:,}",
         )
@@ -235,7 +228,7 @@ def _depth_card(card: Card, measure: str) -> str:
 
 def _genes(card: Card) -> str:
     seen = card.gene_cells[card.gene_cells > 0]
-    text = told.about_coverage(card)
+    text = words.about_coverage(card)
     where = "training cells" if "train" in card.splits else "cells"
     coverage = (
         ""
@@ -251,7 +244,7 @@ def _genes(card: Card) -> str:
             median=float(np.median(seen)),
         )
     )
-    about = told.about_medians(card)
+    about = words.about_medians(card)
     medians = histogram_svg(
         card.medians,
         np.geomspace(card.medians.min() * 0.95, card.medians.max() * 1.05, BINS),

@@ -29,11 +29,11 @@ FACTS: Mapping[str, str] = {
     "gene_key": "Gene identifiers from",
     "cellscribe": "cellscribe",
 }
-"""Entries of the provenance that the page shows, and what it calls them."""
+"""Entries of the provenance that the page shows, and their names there."""
 
 
 def check_wishes(counts: Counts, color_by: str | None, targets: list[Path], out: Path) -> None:
-    """Refuse, before any work, what could not be drawn after it or would cost a file.
+    """Check before the work that report and map can be drawn, and overwrite no other file.
 
     Raises
     ------
@@ -71,9 +71,9 @@ def draw(
     Parameters
     ----------
     result, counts
-        What was embedded.
+        The vectors, and the counts they were made from.
     context
-        Most genes that the model reads.
+        Largest number of genes that the model reads.
     color_by
         Column of obs to colour the map by; sequencing depth if not given.
     report, map_png
@@ -85,7 +85,7 @@ def draw(
         A file cannot be written.
     """
     vectors = result.vectors.astype(np.float32)
-    # A zero vector says nothing of its cell; NaN keeps it off the map.
+    # a zero vector carries no information; NaN keeps it off the map
     vectors[result.cells["tokens"][result.shown] == 0] = np.nan
     xy = umap_coordinates(vectors)
     labels = None if color_by is None else _labels(counts.obs[color_by].iloc[result.shown])

@@ -1,8 +1,8 @@
 """The report on one embedding: a single HTML file that needs no network and no server.
 
-Numbers are worked out here, in `key_figures` and the captions; the looks are in ``page.html``,
-``page.css`` and ``page.js``, which are put into the common `sheet` whole. Text from the input
-(labels, file names, warnings) is escaped.
+Numbers are computed here, in `key_figures` and the captions; ``embedding_page.html``,
+``embedding_map.html`` and ``embedding_page.js`` hold the layout, within the common `html.page`.
+Text from the input (labels, file names, warnings) is escaped.
 """
 
 from __future__ import annotations
@@ -32,41 +32,41 @@ from cellscribe.report.umap import finite_rows, layout_of, tag_places, to_frame
 
 EMPTY_LISTED = 20
 GRID = 4095
-"""Points are sent to the page on a grid of so many steps a side, finer than any screen."""
+"""Steps per side of the grid on which the page gets its points; finer than any screen."""
 RATE = "cells/s"
 """The fact that is also shown as a tile."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingReport:
-    """What an embedding run has to tell.
+    """The data of the report on one embedding.
 
     Attributes
     ----------
     title, source
         Heading, and the input file.
     embeddings
-        ``[n_shown, D]`` rows that the map is made of.
+        ``[n_shown, D]`` vectors of the map.
     shown
         ``[n_shown]`` int64, row numbers of those cells in the input.
     n_cells
         Cells of the input.
     labels, label_name
-        ``[n_shown]`` classes to colour the map by and what they are called; None colours by depth.
+        ``[n_shown]`` classes to colour the map by, and their name; None colours by depth.
     umis, umis_known
-        ``[n_cells]`` UMIs of each cell, and of these on genes that the vocabulary knows.
+        ``[n_cells]`` UMIs of each cell, and those on genes of the vocabulary.
     genes, genes_known
-        ``[n_cells]`` detected genes, and of these known.
+        ``[n_cells]`` detected genes, and those in the vocabulary.
     tokens
-        ``[n_cells]`` genes that the model read, after the cut.
+        ``[n_cells]`` genes that the model read, after truncation.
     context
-        Most genes that the model reads.
+        Largest number of genes that the model reads.
     empty_cells
         Row numbers of cells without any known gene; their vector is zero.
     gene_summary
-        How gene identifiers were found, in a sentence or two.
+        Sentences on how gene identifiers were found.
     warnings
-        Shown in a box; none, no box.
+        Texts in a box; without warnings there is no box.
     facts
         Provenance, shown as a table in the given order; ``cells/s`` also becomes a tile.
     """
@@ -100,7 +100,7 @@ class EmbeddingReport:
 
 
 def write_report(path: Path, report: EmbeddingReport, umap_xy: npt.NDArray) -> None:
-    """Write the page; it stands under its name only when complete.
+    """Write the page; the file appears only when complete.
 
     Parameters
     ----------
@@ -128,32 +128,32 @@ def render_page(report: EmbeddingReport, umap_xy: npt.NDArray) -> str:
         if report.labels is not None
         else colour_by_depth(report.umis[report.shown])
     )
-    body = Template(html.part("page.html")).substitute(
+    body = Template(html.part("embedding_page.html")).substitute(
         map=_map(report, umap_xy, colouring),
         gene_summary=escape(report.gene_summary),
         **_histograms(report),
         empty=_empty(report.empty_cells),
         facts=_facts(report.facts),
     )
-    return html.sheet(
+    return html.page(
         kind="embedding report",
         title=report.title,
         source=report.source,
         tiles=key_figures(report),
         warnings=report.warnings,
         body=body,
-        script=html.part("page.js"),
+        script=html.part("embedding_page.js"),
     )
 
 
 def known_share(known: npt.NDArray, total: npt.NDArray) -> npt.NDArray[np.float64]:
-    """Share of each cell's total that is known, for the cells that have any: ``[<= n_cells]``."""
+    """Return the known share of each cell's total, for cells with any: ``[<= n_cells]``."""
     some = np.asarray(total) > 0
     return np.asarray(known)[some] / np.asarray(total)[some]
 
 
 def share_cut(report: EmbeddingReport) -> float:
-    """Share of cells with more known genes than the context holds."""
+    """Return the share of cells with more known genes than the context holds."""
     return float(np.mean(report.genes_known > report.context)) if report.n_cells else 0.0
 
 
@@ -195,7 +195,7 @@ def _map(report: EmbeddingReport, umap_xy: npt.NDArray, colouring: Colouring) ->
         )
         if np.isfinite(x)
     )
-    return Template(html.part("map.html")).substitute(
+    return Template(html.part("embedding_map.html")).substitute(
         layout=layout,
         what=escape(what),
         alt=escape(alt),

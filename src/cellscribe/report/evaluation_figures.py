@@ -1,8 +1,8 @@
 """Figures of an evaluation as SVG: a dot with its interval for each method, and lines.
 
-Written by hand in the page's own colours, since an evaluation must not need matplotlib. A method
-has one colour all over a task; dashes and the order of the rows say the same once more to those
-who see no colours. Names stand above their dots, where a phone has room for them.
+Written without matplotlib, which an evaluation must not need, in the page's own colours. A method
+has the same colour in all figures of a task; dashes and the order of the rows repeat the
+information without colour. Names are above their dots, where a phone has room for them.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from html import escape
 
 from cellscribe.evaluation.task import Curve, Estimate, Kind
+from cellscribe.report.axes import one_line
 from cellscribe.report.colours import FOLDED, PALETTE
-from cellscribe.report.figures import one_line
+from cellscribe.report.numbers import decimals
 
 WIDTH = 360
-"""Of a figure, in units of which a letter has 10."""
+"""Width of a figure; letters are 10 high."""
 ROW = 30
 NAME_LENGTH = 46
 PLOT = (46, 12, 304, 150)
@@ -34,7 +35,7 @@ class Look:
 
 
 def looks(kinds: Mapping[str, Kind]) -> dict[str, Look]:
-    """A colour for every method; those after the palette's last share one."""
+    """Choose a colour for every method; methods beyond the palette share one."""
     return {
         method: Look(colour=PALETTE[place] if place < len(PALETTE) else FOLDED, dashes=DASHES[kind])
         for place, (method, kind) in enumerate(kinds.items())
@@ -53,13 +54,13 @@ def dots_svg(
     Parameters
     ----------
     figures
-        By method; finite ones.
+        Finite estimates by method.
     looks
-        Of at least these methods.
+        Looks of at least these methods.
     texts
-        What stands at the right of each.
+        Text at the right of each.
     alt
-        The text that stands for the figure when it is not seen.
+        Alternative text of the figure.
     """
     bounds = [
         value
@@ -93,11 +94,11 @@ def lines_svg(curves: Mapping[str, Curve], looks: Mapping[str, Look], *, alt: st
     Parameters
     ----------
     curves
-        By method; the axes are those of the first.
+        Curves by method; the axis labels are those of the first.
     looks
-        Of at least these methods.
+        Looks of at least these methods.
     alt
-        The text that stands for the figure when it is not seen.
+        Alternative text of the figure.
     """
     first = next(iter(curves.values()))
     left, top, width, height = PLOT
@@ -150,7 +151,7 @@ def legend(methods: Iterable[str], looks: Mapping[str, Look]) -> str:
 
 
 def _drawn(points: Sequence[tuple[float, float]], look: Look) -> list[str]:
-    """A polyline for each stretch without a gap, and a dot for each point where there are few."""
+    """Draw a polyline for each stretch without a gap, and dots if there are few points."""
     stretches: list[list[tuple[float, float]]] = [[]]
     for point in points:
         if math.isfinite(point[1]):
@@ -173,7 +174,7 @@ def _drawn(points: Sequence[tuple[float, float]], look: Look) -> list[str]:
 
 
 def _room(values: Sequence[float], share: float = 0.05) -> tuple[float, float]:
-    """Ends of an axis: the values, and some room; 0 to 1 where there are none."""
+    """Return the ends of an axis: the range of the values and a margin; 0 to 1 without values."""
     if not values:
         return 0.0, 1.0
     low, high = min(values), max(values)
@@ -182,7 +183,7 @@ def _room(values: Sequence[float], share: float = 0.05) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers between the ends of an axis: steps of 1, 2 or 5 of a power of ten."""
+    """Return round numbers between the ends of an axis, at steps of 1, 2 or 5 times 10^n."""
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
@@ -190,7 +191,7 @@ def _ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 of each decade, or the decades alone where they are many."""
+    """Return 1, 2 and 5 of each decade, or the decades only if there are many."""
     factors = (1, 2, 5) if high - low < 2.5 else (1,)
     exponents = range(math.floor(low), math.ceil(high) + 1)
     every = [factor * 10.0**exponent for exponent in exponents for factor in factors]
@@ -199,7 +200,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 def _tick_text(at: float, ticks: Sequence[float]) -> str:
     step = ticks[1] - ticks[0] if len(ticks) > 1 else abs(at) or 1.0
-    return f"{at:z,.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
+    return decimals(at, max(0, -math.floor(math.log10(step) + 1e-9)))
 
 
 def _scale(value: float, low: float, high: float, start: float, length: float) -> float:

@@ -1,8 +1,7 @@
-"""Tables of an evaluation as cells of text, and those as Markdown and HTML.
+"""Tables of an evaluation as grids of figures with intervals; their Markdown and HTML.
 
-Both are written from the same cells, so that the two reports cannot differ. All text is escaped
-here. The best figure of a column is bold; rows of a model that may know the data are marked and
-never are.
+Both are written from the same cells, so that the two reports agree. All text is escaped here. The
+best figure of a column is bold; figures of a model that may know the data are marked instead.
 """
 
 from __future__ import annotations
@@ -12,20 +11,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
 
-from cellscribe.corpus.card import plain
 from cellscribe.evaluation.task import Estimate, Metric
 from cellscribe.report.evaluation_tables import DataTable, TaskTables, best
+from cellscribe.report.numbers import decimals
+from cellscribe.report.tables import plain
 
 NOTHING, MARK = "–", "†"
 MOST_COLUMNS = 6
-"""Of a breakdown; one with more has its methods as columns."""
+"""Largest number of columns of a breakdown; one with more has its methods as columns."""
 MOST_POINTS = 40
-"""Points of a curve that are told as a table too."""
+"""Largest number of points of a curve that is also shown as a table."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure, or words."""
+    """A figure with its interval, or words."""
 
     text: str
     interval: str = ""
@@ -42,24 +42,19 @@ class Grid:
 
 
 def figure(estimate: Estimate | None, digits: int, *, best: bool = False) -> Cell:
-    """Write a figure with its interval, which one that does not vary has not."""
+    """Write a figure with its interval; one that does not vary has none."""
     if estimate is None or not math.isfinite(estimate.value):
         return Cell(NOTHING)
     bounds = (estimate.low, estimate.high)
-    text = number(estimate.value, digits)
-    # the last bits of a mean that does not vary are no interval
+    text = decimals(estimate.value, digits)
+    # rounding errors of a mean that does not vary are no interval
     if all(math.isclose(bound, estimate.value, rel_tol=1e-9) for bound in bounds):
         return Cell(text, best=best)
-    return Cell(text, f"[{', '.join(number(each, digits) for each in bounds)}]", best)
-
-
-def number(value: float, digits: int) -> str:
-    """Write a number with so many digits behind the point; a dash if it is none."""
-    return f"{value:z,.{digits}f}" if math.isfinite(value) else NOTHING
+    return Cell(text, f"[{', '.join(decimals(each, digits, NOTHING) for each in bounds)}]", best)
 
 
 def of_table(part: TaskTables, table: DataTable) -> Grid:
-    """Methods by metrics; those that no method has (of batches, where there are none) left out."""
+    """Tabulate methods by metrics, without metrics that no method has."""
     shown = {name for row in table.rows for name in row.estimates}
     metrics = {name: metric for name, metric in part.task.METRICS.items() if name in shown}
     unseen = [row for row in table.rows if not row.seen]
@@ -83,7 +78,7 @@ def of_table(part: TaskTables, table: DataTable) -> Grid:
 
 
 def of_summary(part: TaskTables) -> Grid:
-    """Methods by data, the headline metric, and its average over data that none may know."""
+    """Tabulate the headline metric of methods by data, and its average over unseen data."""
     summary, metric = part.summary, part.task.METRICS[part.task.HEADLINE]
     data = tuple(table.data for table in part.tables)
     tops = {
@@ -117,12 +112,12 @@ def of_summary(part: TaskTables) -> Grid:
 
 
 def has_average(part: TaskTables) -> bool:
-    """Tell whether a summary has a column of averages; of one data set there is none to take."""
+    """Tell whether a summary has a column of averages; with one data set it has none."""
     return len(part.tables) > 1 and bool(part.summary.averaged)
 
 
 def of_breakdowns(part: TaskTables, table: DataTable) -> dict[str, Grid]:
-    """Further tables by their titles: each method's figures, split up."""
+    """Tabulate the breakdowns of each method's figures, by title."""
     titles = dict.fromkeys(title for row in table.rows for title in row.breakdowns)
     made = {}
     for name in titles:
@@ -133,7 +128,7 @@ def of_breakdowns(part: TaskTables, table: DataTable) -> dict[str, Grid]:
 
 
 def of_curves(table: DataTable) -> dict[str, Grid]:
-    """Curves as tables, by their titles: their points as rows, methods as columns."""
+    """Tabulate curves by title, their points as rows, methods as columns."""
     titles = dict.fromkeys(title for row in table.rows for title in row.curves)
     made = {}
     for name in titles:
@@ -153,7 +148,7 @@ def of_curves(table: DataTable) -> dict[str, Grid]:
         rows = tuple(
             (
                 Cell(f"{at:,g}"),
-                *(Cell(number(of.get(at, math.nan), digits)) for of in points.values()),
+                *(Cell(decimals(of.get(at, math.nan), digits, NOTHING)) for of in points.values()),
             )
             for at in x
         )
@@ -162,13 +157,13 @@ def of_curves(table: DataTable) -> dict[str, Grid]:
 
 
 def title(metric: Metric) -> str:
-    """A column's heading: the metric and which way is better."""
+    """Return a column's heading: the metric and which direction is better."""
     arrow = {"higher": " ↑", "lower": " ↓", None: ""}[metric.better]
     return f"{metric.title}{arrow}"
 
 
 def marked(name: str, seen: bool) -> str:
-    """A method's name, with the mark of one that may know the data."""
+    """Return a method's name, marked if it may know the data."""
     return f"{name} {MARK}" if seen else name
 
 
@@ -209,7 +204,7 @@ def _marked_figure(cell: Cell, seen: bool) -> Cell:
 
 
 def _split(rows: Mapping[str, Mapping[str, Estimate]]) -> Grid:
-    """A breakdown; many parts go downwards."""
+    """Tabulate a breakdown; many parts become rows."""
     columns = list(dict.fromkeys(name for of in rows.values() for name in of))
     digits = _digits(each.value for of in rows.values() for each in of.values())
     if len(columns) <= MOST_COLUMNS:
@@ -230,7 +225,7 @@ def _split(rows: Mapping[str, Mapping[str, Estimate]]) -> Grid:
 
 
 def _digits(values: Iterable[float]) -> int:
-    """Whole numbers stay whole; large ones need no thousandths."""
+    """Choose the decimals: none for whole numbers, few for large ones."""
     finite = [abs(value) for value in values if math.isfinite(value)]
     if all(value == round(value) for value in finite):
         return 0

@@ -1,7 +1,7 @@
-"""The report of `cellscribe evaluate`: ``report.md`` and a page, of the results in a folder.
+"""The report of `cellscribe evaluate`: ``report.md`` and an HTML page of the results in a folder.
 
-Both are made of the JSON files alone, so they can be made again anywhere and say nothing that is
-not in them. Which tables may be shown at all is decided in `evaluation_tables`.
+Both are made from the JSON files only, so they can be made again anywhere. `evaluation_tables`
+decides which tables may be shown.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from cellscribe.corpus.card import plain
 from cellscribe.errors import InputError
 from cellscribe.evaluation.results import FOLDER, Result, read_all
 from cellscribe.report import evaluation_grids as grids
@@ -21,7 +20,8 @@ from cellscribe.report.evaluation_figures import Look, dots_svg, legend, lines_s
 from cellscribe.report.evaluation_grids import MARK, Cell, Grid
 from cellscribe.report.evaluation_tables import DataTable, TaskTables, tables
 from cellscribe.report.figures import write_whole
-from cellscribe.report.run_tables import value_text
+from cellscribe.report.numbers import value_text
+from cellscribe.report.tables import plain
 
 __all__ = ["render_markdown", "render_page", "tables", "write_report"]
 
@@ -39,12 +39,12 @@ SOURCE = "NVIDIA's sc-FM model card"
 
 
 def write_report(folder: Path) -> None:
-    """Write ``report.md`` and ``report.html`` of an evaluation; those of an earlier one go.
+    """Write ``report.md`` and ``report.html`` of an evaluation; earlier ones are replaced.
 
     Parameters
     ----------
     folder
-        Of the evaluation, with its ``results``.
+        Folder of the evaluation, with its ``results``.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def render_page(parts: Sequence[TaskTables], results: Sequence[Result]) -> str:
         html.section(_key(heading), heading, "", grids.html(grid, heading))
         for heading, grid in _origin(results).items()
     ]
-    return html.sheet(
+    return html.page(
         kind="evaluation",
         title=_title(results),
         source=", ".join(dict.fromkeys(table.data for part in parts for table in part.tables)),
@@ -92,7 +92,7 @@ def render_page(parts: Sequence[TaskTables], results: Sequence[Result]) -> str:
 
 
 def published() -> Grid:
-    """Token losses of the seed's model card, which no table of ours may hold."""
+    """Tabulate the published losses, which must not appear in a table with ours."""
     rows = tuple(
         (Cell(name), Cell(f"{loss:.2f}"), Cell(PUBLISHED), Cell(SOURCE))
         for name, loss in losses.PUBLISHED.items()
@@ -101,7 +101,7 @@ def published() -> Grid:
 
 
 def averaged(part: TaskTables) -> str:
-    """Say over which data a summary's averages go."""
+    """Name the data over which a summary averages."""
     data = part.summary.averaged
     if not grids.has_average(part):
         return "No average: no data set has a figure of every method and is new to every model."
@@ -111,12 +111,12 @@ def averaged(part: TaskTables) -> str:
 
 
 def notes(table: DataTable) -> list[str]:
-    """What stands under a table: sizes, seeds, marks, and what is missing."""
+    """List the notes under a table: sizes, seeds, marks, and what is missing."""
     sizes = [f"{_words(name)} {value_text(value)}" for name, value in table.about.items()]
     seeds = ", ".join(map(str, table.seeds))
-    told = ["; ".join([*sizes, f"seeds {seeds}"]) + "."]
-    told += [f"{MARK} {row.method}: {row.seen}." for row in table.rows if row.seen]
-    return [*told, *table.notes]
+    found = ["; ".join([*sizes, f"seeds {seeds}"]) + "."]
+    found += [f"{MARK} {row.method}: {row.seen}." for row in table.rows if row.seen]
+    return [*found, *table.notes]
 
 
 def _title(results: Sequence[Result]) -> str:
@@ -133,7 +133,7 @@ def _key(text: str) -> str:
 
 
 def _columns(part: TaskTables) -> Iterator[tuple[str, str]]:
-    """Each metric's heading, and what it measures."""
+    """Yield each metric's heading and its description."""
     for metric in part.task.METRICS.values():
         which = f" ({metric.better} is better)" if metric.better else ""
         yield metric.title, f"{which}: {metric.about}"
@@ -202,7 +202,7 @@ def _page_table(part: TaskTables, table: DataTable, known: dict[str, Look]) -> I
 
 
 def _dots(part: TaskTables, table: DataTable, known: dict[str, Look]) -> Iterator[str]:
-    """The headline as a dot a method, if there is one."""
+    """Draw the headline metric as a dot per method, if there is one."""
     name = part.task.HEADLINE
     metric = part.task.METRICS[name]
     rows = [row for row in table.rows if name in row.estimates]
@@ -211,12 +211,12 @@ def _dots(part: TaskTables, table: DataTable, known: dict[str, Look]) -> Iterato
     figures = {grids.marked(row.method, bool(row.seen)): row.estimates[name] for row in rows}
     cells = {method: grids.figure(each, metric.digits) for method, each in figures.items()}
     texts = {method: f"{cell.text} {cell.interval}".strip() for method, cell in cells.items()}
-    told = "; ".join(f"{method} {text}" for method, text in texts.items())
+    summary = "; ".join(f"{method} {text}" for method, text in texts.items())
     figure = dots_svg(
         figures,
         {shown: known[row.method] for shown, row in zip(figures, rows, strict=True)},
         texts,
-        alt=f"{metric.title} of each method: {told}",
+        alt=f"{metric.title} of each method: {summary}",
     )
     better = f"{metric.better[0].upper()}{metric.better[1:]} is better. " if metric.better else ""
     yield html.card(metric.title, f"{better}Lines are the 95 % intervals.", figure)
@@ -247,25 +247,25 @@ def _tiles(parts: Sequence[TaskTables], results: Sequence[Result]) -> list[html.
 
 
 def _warnings(parts: Sequence[TaskTables]) -> list[str]:
-    told = [
+    found = [
         f"{row.method} may know {table.data}: {row.seen}."
         for part in parts
         for table in part.tables
         for row in table.rows
         if row.seen
     ]
-    told += [
+    found += [
         f"{part.task.TITLE}, {table.data}: {note}"
         for part in parts
         for table in part.tables
         for note in table.notes
         if note.startswith("Left out")
     ]
-    return list(dict.fromkeys(told))
+    return list(dict.fromkeys(found))
 
 
 def _origin(results: Sequence[Result]) -> dict[str, Grid]:
-    """Which models, and by what programs on what machine. Heading -> table."""
+    """Tabulate the models, and how the results were made, by heading."""
     facts = {each.method: each.model for each in results if each.model}
     made: dict[str, dict[str, None]] = {}
     for result in results:
@@ -281,7 +281,7 @@ def _origin(results: Sequence[Result]) -> dict[str, Grid]:
 
 
 def _facts(facts: dict[str, dict[str, Any]]) -> Grid:
-    """Models as columns: some facts are sentences."""
+    """Tabulate facts of the models; models are columns, because some facts are sentences."""
     names = dict.fromkeys(name for each in facts.values() for name in each)
     rows = tuple(
         (
@@ -298,5 +298,5 @@ def _facts(facts: dict[str, dict[str, Any]]) -> Grid:
 
 
 def _prose(text: str) -> str:
-    """Escape text of this program; what stands in backticks is code."""
+    """Escape text of this program; text in backticks becomes code."""
     return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))

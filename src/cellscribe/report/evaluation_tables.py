@@ -1,9 +1,9 @@
-"""Results of `cellscribe evaluate` as tables: which rows one must have, and what may be averaged.
+"""Results of `cellscribe evaluate` as tables: the rows that a table must have, and averages.
 
-A table whose baselines or random weights are missing is refused, and so is one whose rows answer
-different problems: figures that cannot be compared do not stand under one another. Chosen: of the
-results in a folder those of the one problem that is complete are taken, older ones are left out
-with a note; of several complete ones none is guessed to be the newest.
+A table without its baselines or random weights is an error, and so is one whose rows were measured
+on different problems: a column holds only figures that can be compared. Of the results in a folder,
+those of the one problem that is complete are used, older ones are left out with a note; several
+complete problems are an error, because the newest is not known.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from cellscribe.evaluation.task import Curve, Estimate, Kind, Metric, Task
 KINDS: tuple[Kind, ...] = ("model", "random", "baseline")
 """Order of the rows."""
 WEIGHTLESS = frozenset({"performance"})
-"""Tasks whose figures are the same for all weights: a twin would be the same network once more."""
+"""Tasks whose figures do not depend on the weights: they need no network of random weights."""
 INSTALL = 'pip install "cellscribe[eval]"'
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A method's figures over all seeds of its table."""
+    """The figures of a method over all seeds of its table."""
 
     method: str
     kind: Kind
     seen: str
     """Why the model may know the data; "" if nothing says so."""
     estimates: dict[str, Estimate]
-    """By metric; finite ones only."""
+    """Finite estimates by metric."""
     breakdowns: dict[str, dict[str, Estimate]]
     """Mean over seeds, from the lowest to the highest seed; by title and column."""
     curves: dict[str, Curve]
@@ -47,35 +47,35 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class DataTable:
-    """One problem: every method that answered it."""
+    """The results of all methods on one data set."""
 
     data: str
     rows: tuple[Row, ...]
     about: dict[str, Any]
     seeds: tuple[int, ...]
     notes: tuple[str, ...]
-    """What a reader must know besides."""
+    """Further notes for the reader."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The headline metric of every method on every data set."""
+    """The headline metric of all methods on all data sets."""
 
     kinds: dict[str, Kind]
-    """Of the methods, in the order of the rows."""
+    """Kinds of the methods, in the order of the rows."""
     figures: dict[str, dict[str, Estimate]]
-    """By method and data."""
+    """Estimates by method and data."""
     marked: frozenset[tuple[str, str]]
-    """Methods and data that they may know."""
+    """Pairs of a method and data that it may know."""
     averaged: tuple[str, ...]
-    """Data that every method has and none may know."""
+    """Data that all methods have and none may know."""
     averages: dict[str, Estimate]
-    """By method, over `averaged`; empty if that is."""
+    """Averages by method over `averaged`; empty if that is empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskTables:
-    """All that a report says of a task."""
+    """Everything that a report shows of a task."""
 
     task: Task
     tables: tuple[DataTable, ...]
@@ -83,13 +83,13 @@ class TaskTables:
 
 
 def tables(results: Iterable[Result]) -> list[TaskTables]:
-    """Make tables of results, in the order of `evaluation.suite.TASKS`.
+    """Make the tables of results, in the order of `evaluation.suite.TASKS`.
 
     Raises
     ------
     InputError
-        A table lacks a mandatory baseline or the random weights beside a model, its rows have no
-        seed in common, or answer different problems; or there is no such task.
+        A table lacks a mandatory baseline or the random weights of a model, its rows have no
+        seed in common, or are of different problems; or there is no such task.
     """
     found = by_table(results)
     if strange := sorted({task for task, _ in found} - set(suite.TASKS)):
@@ -107,7 +107,7 @@ def tables(results: Iterable[Result]) -> list[TaskTables]:
 
 
 def best(figures: Mapping[str, Estimate], metric: Metric) -> frozenset[str]:
-    """Names with the best figure, as far as the digits shown tell; none if there is one alone."""
+    """Return the names with the best figure after rounding; none if there is only one figure."""
     values = {
         name: round(each.value, metric.digits)
         for name, each in figures.items()
@@ -120,9 +120,9 @@ def best(figures: Mapping[str, Estimate], metric: Metric) -> frozenset[str]:
 
 
 def average(estimates: Sequence[Estimate]) -> Estimate:
-    """Average figures of different data.
+    """Average figures over data sets.
 
-    Data sets are drawn apart, so the half widths of their intervals add up as squares.
+    Data sets are independent, so the squares of the half widths of their intervals add up.
     """
     n = len(estimates)
     value = sum(each.value for each in estimates) / n
@@ -154,9 +154,9 @@ def _data_table(task: Task, data: str, results: list[Result]) -> DataTable:
     rows = []
     for name in sorted(methods, key=lambda name: _place(task, methods[name][0])):
         of = sorted((each for each in methods[name] if each.seed in shared), key=lambda r: r.seed)
-        row, told = _row(task, of)
+        row, remarks = _row(task, of)
         rows.append(row)
-        notes += told
+        notes += remarks
     return DataTable(
         data=data,
         rows=tuple(rows),
@@ -167,7 +167,7 @@ def _data_table(task: Task, data: str, results: list[Result]) -> DataTable:
 
 
 def _of_one_problem(task: Task, data: str, results: list[Result]) -> tuple[list[Result], list[str]]:
-    """Take the results of the one problem whose rows are complete; tell of the others."""
+    """Return the results of the one complete problem, and notes on the others."""
     problems: dict[str, list[Result]] = {}
     for result in results:
         problems.setdefault(_key(result.identity.get("problem")), []).append(result)
@@ -195,7 +195,7 @@ def _of_one_problem(task: Task, data: str, results: list[Result]) -> tuple[list[
 
 
 def _missing(task: Task, results: Sequence[Result]) -> list[str]:
-    """List the rows without which there is no table."""
+    """List the mandatory rows that are missing."""
     methods = {each.method for each in results}
     lacks = [name for name in task.BASELINES if name not in methods]
     if task.NAME in WEIGHTLESS:
@@ -209,7 +209,7 @@ def _missing(task: Task, results: Sequence[Result]) -> list[str]:
 
 
 def _shape(result: Result) -> tuple[Any, Any]:
-    """Family and size: what a model and its twin have in common."""
+    """Return family and size, which a model and its random weights share."""
     facts = result.model or {}
     return facts.get("family"), facts.get("parameters")
 
@@ -231,7 +231,7 @@ def _place(task: Task, result: Result) -> tuple[int, int, str]:
 
 
 def _row(task: Task, results: Sequence[Result]) -> tuple[Row, list[str]]:
-    """One method's seeds as a row, and what is to be said of it."""
+    """Combine a method's seeds into a row; return notes too."""
     first, estimates, notes = results[0], {}, []
     for name, metric in task.METRICS.items():
         found = [each.scores.estimates[name] for each in results if name in each.scores.estimates]
@@ -255,7 +255,7 @@ def _row(task: Task, results: Sequence[Result]) -> tuple[Row, list[str]]:
 
 
 def _together(seeds: Sequence[Estimate]) -> Estimate:
-    """One figure of several; a single one without an interval is not given that of no width."""
+    """Combine the figures of seeds; a single one without interval gets none."""
     alone = len(seeds) == 1 and not math.isfinite(seeds[0].high - seeds[0].low)
     return seeds[0] if alone else over_seeds(seeds)
 
@@ -307,15 +307,15 @@ def _summary(task: Task, made: Sequence[DataTable]) -> Summary:
         if task.HEADLINE in row.estimates:
             figures[row.method][data] = row.estimates[task.HEADLINE]
     marked = frozenset((row.method, data) for data, row in rows if row.seen)
-    told = {data for _, data in marked}
+    seen = {data for _, data in marked}
     averaged = tuple(
         table.data
         for table in made
-        if table.data not in told and all(table.data in of for of in figures.values())
+        if table.data not in seen and all(table.data in of for of in figures.values())
     )
     averages = (
         {name: average([of[data] for data in averaged]) for name, of in figures.items()}
-        if (averaged)
+        if averaged
         else {}
     )
     return Summary(

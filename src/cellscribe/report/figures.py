@@ -1,31 +1,40 @@
-"""Figures of the report: the map as PNG, histograms as SVG that takes its colours from the page.
-
-Histograms are drawn by matplotlib in placeholder colours, which become CSS variables, so that one
-figure is right in the light and in the dark theme. Only `Figure` objects are used, never pyplot:
-the caller's backend, style and open figures stay as they are.
-"""
+"""Figures of the report: the map as PNG, histograms and bars as SVG in the page's own colours."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
-from contextlib import contextmanager
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.errors import InputError
+from cellscribe.report.axes import (
+    ACCENT,
+    ALERT,
+    CARD,
+    INK,
+    MUTED,
+    PAGE,
+    PAPER,
+    RULE,
+    dress,
+    need_matplotlib,
+    number_ticks,
+    one_line,
+    plain_style,
+    png,
+    round_ticks,
+    shortened,
+    svg,
+    svg_style,
+)
 from cellscribe.report.colours import PALETTE, Colouring, colour_by_label
-from cellscribe.report.umap import EXTRA, finite_rows, layout_of, tag_places, to_frame
+from cellscribe.report.numbers import rounded
+from cellscribe.report.umap import finite_rows, layout_of, tag_places, to_frame
 from cellscribe.writing import writing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -34,10 +43,10 @@ ASPECT = 4 / 3
 MAP_SIZE = (1600, 1000)
 """Pixels of the PNG map."""
 
-# Placeholders for CSS variables; odd enough never to be meant as themselves.
-INKS = {"#010203": "--ink", "#010204": "--muted", "#010205": "--rule", "#010206": "--accent",
-        "#010207": "--alert", "#010208": "--card"}  # fmt: skip
-INK, MUTED, RULE, ACCENT, ALERT, CARD = INKS
+NAME_LENGTH = 26
+"""Characters of a name that bars show."""
+TICK_DIGITS = (3, 10)
+"""Significant digits of a histogram's ticks, and from where on they are whole numbers."""
 
 
 def write_map(
@@ -52,13 +61,13 @@ def write_map(
     Parameters
     ----------
     path
-        Appears under its name only when whole.
+        File to write; it appears only when complete.
     umap_xy
         ``[n, 2]`` from `umap_coordinates`; cells with NaN are left out.
     labels, label_name
-        ``[n]`` classes to colour by, and what they are called.
+        ``[n]`` classes to colour by, and their name.
     title
-        Stands above the map.
+        Title above the map.
 
     Raises
     ------
@@ -88,14 +97,14 @@ def write_map(
         _draw_points(axes, to_frame(umap_xy, aspect), colouring, scale=0.8)
         _draw_tags(axes, to_frame(umap_xy, aspect), colouring, aspect)
         _draw_legend(figure, colouring, left=0.025 + width + 0.03)
-        heading = _literal(_short(title, 80))
-        figure.text(0.035, 0.935, heading, size=12, weight="bold", color="#17212b")
-        figure.text(0.035, 0.892, _literal(_short(subtitle, 100)), size=8, color="#5a6672")
-        write_whole(path, _png(figure))
+        heading = _literal(shortened(title, 80))
+        figure.text(0.035, 0.935, heading, size=12, weight="bold", color=PAPER.ink)
+        figure.text(0.035, 0.892, _literal(shortened(subtitle, 100)), size=8, color=PAPER.muted)
+        write_whole(path, png(figure))
 
 
 def points_png(umap_xy: npt.NDArray, colouring: Colouring) -> bytes:
-    """Draw the bare points on a transparent ground, filling a frame of `ASPECT`, as a PNG."""
+    """Draw the points only, on a transparent frame of `ASPECT`, as a PNG."""
     need_matplotlib()
     from matplotlib.figure import Figure
 
@@ -105,16 +114,16 @@ def points_png(umap_xy: npt.NDArray, colouring: Colouring) -> bytes:
         axes = figure.add_axes((0, 0, 1, 1))
         axes.patch.set_alpha(0)
         _draw_points(axes, to_frame(umap_xy, ASPECT), colouring, scale=1.0)
-        return _png(figure)
+        return png(figure)
 
 
 def point_radius(n_points: int) -> float:
-    """Radius of a point, in thousandths of the map's width: many points are drawn small."""
+    """Return the radius of a point in thousandths of the map's width; smaller for many points."""
     return float(np.clip(150 / np.sqrt(max(n_points, 1)), 1.8, 6.0))
 
 
 def drawing_order(n_points: int) -> npt.NDArray[np.int64]:
-    """Shuffle the cells (always alike), so that no class hides another by coming last."""
+    """Return a fixed random order of the cells, so that no class is drawn over the others."""
     return np.random.default_rng(0).permutation(n_points).astype(np.int64)
 
 
@@ -133,33 +142,33 @@ def histogram_svg(
     limit: float | None = None,
     limit_label: str = "",
 ) -> str:
-    """Draw how many cells have which value, as inline SVG in the page's own colours.
+    """Draw a histogram of cells as inline SVG in the page's own colours.
 
     Parameters
     ----------
     values
-        ``[n]``, one a cell, or one for each of `weights` cells.
+        ``[n]``, one per cell, or one for each of `weights` cells.
     bins
         Bin edges.
     name
-        Different for each figure on the page: element ids start from it.
+        Unique name on the page, from which element ids are made.
     xlabel, alt
-        Axis label, and the text that stands for the figure when it is not seen.
+        Axis label, and alternative text of the figure.
     weights
-        ``[n]`` how many have the value; one each if not given.
+        ``[n]`` number of cells with each value; 1 if not given.
     unit
-        What is counted.
+        Label of the y axis: what is counted.
     log, percent
-        Logarithmic x axis; x axis in percent of 1.
+        Whether the x axis is logarithmic, and whether it is in percent.
     median
-        Marked with a dashed line.
+        Value marked with a dashed line.
     limit, limit_label
-        Marked with a line in the page's alert colour.
+        Value marked with a line in the page's alert colour, and its label.
     """
     need_matplotlib()
     from matplotlib.figure import Figure
 
-    with plain_style(**{"svg.fonttype": "none", "svg.hashsalt": f"cellscribe-{name}"}):
+    with svg_style(name):
         figure = Figure(figsize=(5, 2.75), layout="constrained")
         axes = figure.add_subplot()
         axes.hist(values, bins=list(bins), weights=weights, color=ACCENT, histtype="stepfilled")
@@ -167,21 +176,83 @@ def histogram_svg(
         axes.set_xlim(bins[0], bins[-1])
         axes.set_ylim(bottom=0)
         axes.margins(y=0.04)
-        _dress(axes, xlabel, unit)
+        dress(axes, PAGE, xlabel, unit)
         if median is not None:
-            text = f"median {median:.1%}" if percent else f"median {_number(median)}"
+            text = f"median {median:.1%}" if percent else f"median {rounded(median, *TICK_DIGITS)}"
             _mark(axes, median, text, colour=INK, dashes=(0, (4, 2.5)), above=True)
         if limit is not None:
-            # above the bars, unless the median's label is there
+            # above the bars, unless the label of the median is there
             far = median is None or abs(median - limit) > 0.4 * (bins[-1] - bins[0])
             _mark(axes, limit, limit_label, colour=ALERT, dashes=(0, ()), above=bool(far))
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return inline(buffer.getvalue(), alt)
+        return svg(figure, alt)
+
+
+def bars_svg(
+    names: Sequence[str],
+    shares: Sequence[float],
+    texts: Sequence[str],
+    *,
+    name: str,
+    alt: str,
+    rings: Sequence[float] | None = None,
+    folded: bool = False,
+) -> str:
+    """Draw horizontal bars as inline SVG, one per name, the first on top.
+
+    Parameters
+    ----------
+    names
+        ``[n]``, shown up to `NAME_LENGTH` characters.
+    shares
+        ``[n]`` lengths of the bars.
+    texts
+        ``[n]`` text at the right of each bar.
+    name
+        Unique name on the page, from which element ids are made.
+    alt
+        Alternative text of the figure.
+    rings
+        ``[n]`` second shares, drawn as rings on the bars.
+    folded
+        Whether the last bar is the sum of several names, and drawn muted.
+
+    Raises
+    ------
+    InputError
+        matplotlib is missing.
+    """
+    need_matplotlib()
+    from matplotlib.figure import Figure
+
+    rows = range(len(names))
+    with svg_style(name):
+        # at least three rows high, so that a single bar does not fill the figure
+        height = max(len(names), 3)
+        figure = Figure(figsize=(5, 0.1 + 0.22 * height), layout="constrained")
+        axes = figure.add_subplot()
+        colours = [MUTED if folded and row == len(names) - 1 else ACCENT for row in rows]
+        axes.barh(list(rows), list(shares), height=0.62, color=colours)
+        if rings is not None:
+            axes.plot(rings, list(rows), "o", ms=5.5, mfc=CARD, mec=INK, mew=1.2, clip_on=False)
+        longest = max([*shares, *(rings or ()), 1e-9])
+        axes.set(xlim=(0, longest * 1.02), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
+        for side in ("top", "right", "bottom"):
+            axes.spines[side].set_visible(False)
+        axes.spines["left"].set_color(RULE)
+        outside = axes.get_yaxis_transform()
+        for row in rows:
+            style: dict[str, Any] = {
+                "transform": outside,
+                "va": "center_baseline",
+                "parse_math": False,
+            }
+            axes.text(-0.03, row, one_line(names[row], NAME_LENGTH), ha="right", color=INK, **style)
+            axes.text(1.03, row, texts[row], ha="left", color=MUTED, **style)
+        return svg(figure, alt)
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it stands under its name only when complete.
+    """Write a file that appears only when complete.
 
     Raises
     ------
@@ -192,44 +263,9 @@ def write_whole(path: Path, content: bytes) -> None:
         partial.write_bytes(content)
 
 
-def need_matplotlib() -> None:
-    """Refuse to go on without matplotlib, with an `InputError` that says how to get it."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise InputError(f"the figures need {error.name}; {EXTRA}") from None
-
-
-@contextmanager
-def plain_style(**extra: Any) -> Iterator[None]:
-    """Draw with matplotlib's own defaults, whatever the caller's style; restored afterwards."""
-    import matplotlib
-
-    plain: dict[Any, Any] = dict(matplotlib.rcParamsDefault)
-    plain.pop("backend")
-    plain |= {"font.size": 9.5, "axes.unicode_minus": False} | extra
-    with matplotlib.rc_context(plain):
-        yield
-
-
 def _literal(text: str) -> str:
     """Keep matplotlib from reading dollar signs as mathematics."""
     return text.replace("$", r"\$")
-
-
-def one_line(text: str, length: int) -> str:
-    """Text without line breaks, cut to a length."""
-    return _short(" ".join(text.split()), length)
-
-
-def _short(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": "cellscribe"})
-    return buffer.getvalue()
 
 
 def _draw_points(
@@ -266,7 +302,7 @@ def _draw_tags(
                 va="center",
                 size=7,
                 weight="bold",
-                color="#17212b",
+                color=PAPER.ink,
                 bbox={
                     "boxstyle": "circle,pad=0.28",
                     "facecolor": "white",
@@ -284,47 +320,31 @@ def _draw_legend(figure: Figure, colouring: Colouring, left: float) -> None:
         tag = str(row + 1) if row < colouring.n_tagged else ""
         dot: dict[str, Any] = {"ha": "center", "va": "center_baseline"}
         figure.text(left, y, "●", size=10, color=colouring.colours[row], **dot)
-        figure.text(left + 0.023, y, tag, size=7, weight="bold", color="#17212b", **dot)
+        figure.text(left + 0.023, y, tag, size=7, weight="bold", color=PAPER.ink, **dot)
         small: dict[str, Any] = {"size": 7.5, "va": "center_baseline"}
-        number = figure.text(0.985, y, f"{count:,}", color="#5a6672", ha="right", **small)
+        number = figure.text(0.985, y, f"{count:,}", color=PAPER.muted, ha="right", **small)
         end = number.get_window_extent().x0 - 8
-        text = figure.text(left + 0.038, y, _literal(_short(name, 60)), color="#17212b", **small)
+        text = figure.text(left + 0.038, y, _literal(shortened(name, 60)), color=PAPER.ink, **small)
         for length in range(min(len(name), 60), 1, -1):
             if text.get_window_extent().x1 <= end:
                 break
-            text.set_text(_literal(_short(name, length)))
+            text.set_text(_literal(shortened(name, length)))
 
 
 def _tick(axes: Axes, bins: npt.NDArray, *, log: bool, percent: bool) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    thousands = FuncFormatter(lambda value, _: _number(value))
+    thousands = number_ticks(*TICK_DIGITS)
     shares = FuncFormatter(lambda value, _: f"{value:.0%}")
     if log:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=_log_steps(bins)))
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=not percent))
+        axes.xaxis.set_major_locator(round_ticks(integer=not percent))
     axes.xaxis.set_major_formatter(shares if percent else thousands)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.yaxis.set_major_formatter(thousands)
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.3g}"
-
-
-def _dress(axes: Axes, xlabel: str, unit: str) -> None:
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(MUTED)
-    axes.tick_params(which="both", colors=MUTED, length=3, width=0.8)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y", color=RULE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.set_xlabel(xlabel, color=MUTED)
-    axes.set_ylabel(unit, color=MUTED)
 
 
 def _mark(axes: Axes, x: float, text: str, *, colour: str, dashes: Any, above: bool) -> None:
@@ -343,25 +363,5 @@ def _mark(axes: Axes, x: float, text: str, *, colour: str, dashes: Any, above: b
 
 
 def _log_steps(edges: npt.NDArray) -> list[float]:
-    """Label 1, 2, 5 of each decade where decades are few."""
+    """Return the labelled steps of a decade: 1, 2, 5 if there are few decades."""
     return [1.0, 2.0, 5.0] if edges[-1] / edges[0] < 200 else [1.0]
-
-
-def inline(svg: str, alt: str) -> str:
-    """Make matplotlib's SVG file an element of the page: no prolog, no unused ids.
-
-    Only tags are changed: what looks like an id or a colour in a text was meant as text.
-    """
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
-    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1">', svg, count=1)
-    tags = re.findall(r"<[^>]*>", svg)
-    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', "".join(tags)))
-
-    def of_the_page(found: re.Match[str]) -> str:
-        tag = re.sub(r' id="([^"]*)"', lambda name: name[0] if name[1] in used else "", found[0])
-        for placeholder, variable in INKS.items():
-            tag = tag.replace(placeholder, f"var({variable})")
-        return tag
-
-    svg = re.sub(r"<[^>]*>", of_the_page, svg)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1).strip()

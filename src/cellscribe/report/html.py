@@ -1,8 +1,7 @@
-"""What all pages have in common: head, style, tiles, warnings, sections, tables.
+"""The parts that all HTML pages share: head, style, tiles, warnings, sections, tables.
 
-A page is one file that needs no network. Every text given here is escaped here; `body`, and what
-the functions return, is HTML. A content security policy lets nothing run but a script whose hash
-stands in it.
+A page is one file that needs no network. These functions escape every text that they get; `body`
+and their results are HTML. A content security policy allows only the script whose hash is in it.
 """
 
 from __future__ import annotations
@@ -14,13 +13,14 @@ from html import escape
 from importlib import resources
 from string import Template
 
-from cellscribe.corpus.card_tables import Table, several
+from cellscribe.report.numbers import several
+from cellscribe.report.tables import Table
 
 Tile = tuple[str, str, str]
 """Name, figure, and a short note."""
 
 
-def sheet(
+def page(
     *,
     kind: str,
     title: str,
@@ -36,23 +36,23 @@ def sheet(
     Parameters
     ----------
     kind, title, source
-        What the page is, of what, and where that is from.
+        Kind of the page, its title, and the source of its data.
     tiles
         Key figures.
     warnings
-        Shown in a box; none, no box.
+        Texts in a box; without warnings there is no box.
     body
-        HTML below them.
+        HTML of the rest of the page.
     css
-        Names of style sheets of this package, besides the common one.
+        Names of further style sheets of this package.
     script
-        The only one that the browser is to run.
+        The only script that the browser may run.
     """
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     if script:
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         policy += f"; script-src 'sha256-{digest}'"
-    return Template(part("sheet.html")).substitute(
+    return Template(part("page.html")).substitute(
         policy=policy,
         css="\n".join(part(name).rstrip() for name in ("page.css", *css)),
         kind=escape(kind),
@@ -113,7 +113,7 @@ def pair(cards: Sequence[str], kind: str = "pair") -> str:
 
 
 def table(table: Table, label: str) -> str:
-    """Render a table that scrolls sideways by itself where the screen is narrow."""
+    """Render a table that scrolls sideways on a narrow screen."""
 
     def row(cells: Sequence[str], *, head: bool = False) -> str:
         text = []

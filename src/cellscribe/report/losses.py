@@ -1,36 +1,35 @@
-"""The losses of runs as curves: which run and split has which colour and dashes, and the legend.
+"""The losses of runs as curves, with colours, dashes and legend of runs and splits.
 
-One run has a colour a split; of several, colours are the runs and dashes the splits. Dashes and
-markers say the same once more to those who see no colours.
+With one run, splits have colours; with several, runs have colours and splits have dashes. Dashes
+and markers repeat the information without colour.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from html import escape
 
 import numpy as np
 
 from cellscribe.report.colours import PALETTE
 from cellscribe.report.curves import Level, Line
-from cellscribe.training.runs import Run, smooth
+from cellscribe.report.run_tables import RunsByName
+from cellscribe.training.runs import smooth
 
-Named = Mapping[str, Run]
 PUBLISHED = {"Geneformer": 3.35, "geneformer-10M-240530": 2.79, "geneformer-106M-240530": 2.50}
-"""Test losses of NVIDIA's sc-FM model card: other cells, genes and cut than any run here."""
+"""Test losses of NVIDIA's sc-FM model card: other cells, genes and context than any run here."""
 OTHER = "published, other data, not comparable"
 STYLES = {
     "val": ((0.0, (5.0, 1.5)), "o", PALETTE[5]),
     "test": ((0.0, (3.0, 1.0, 1.0, 1.0)), "^", PALETTE[1]),
     "test_unseen": ((0.0, (1.0, 1.2)), "s", PALETTE[3]),
 }
-"""Split -> dashes, marker, and colour where there is but one run."""
+"""Split -> dashes, marker, and colour if there is one run."""
 PLAIN = "#7b8794"
-"""Colour of a split in the legend of several runs; seen on light and dark."""
+"""Colour of a split in the legend of several runs; visible on light and dark."""
 
 
-def curves(runs: Named) -> list[Line]:
-    """Curves of the losses: training smoothed, with single steps behind it, and validations."""
+def curves(runs: RunsByName) -> list[Line]:
+    """Make the curves: smoothed training loss over the single steps, and validations."""
     lines = []
     for place, run in enumerate(runs.values()):
         colour = PALETTE[place] if len(runs) > 1 else None
@@ -45,8 +44,8 @@ def curves(runs: Named) -> list[Line]:
     return lines
 
 
-def legend_lines(runs: Named) -> list[Line]:
-    """What the legend shows: for one run its splits, for several the runs and then the splits."""
+def legend_lines(runs: RunsByName) -> list[Line]:
+    """Make the entries of the legend: splits for one run, runs and then splits for several."""
     none = (np.array([], np.int64), np.array([]))
     splits = list(dict.fromkeys(split for run in runs.values() for split in run.validation))
     many = len(runs) > 1
@@ -64,8 +63,8 @@ def legend_lines(runs: Named) -> list[Line]:
     return keys
 
 
-def legend(runs: Named) -> str:
-    """Render the legend as HTML, which wraps where a figure cannot."""
+def legend(runs: RunsByName) -> str:
+    """Render the legend as HTML, which can wrap on a narrow screen."""
     items = []
     for key in legend_lines(runs):
         colour = key.colour or "var(--accent)"
@@ -85,8 +84,8 @@ def legend(runs: Named) -> str:
     return f'<ul class="lines">{"".join(items)}</ul>'
 
 
-def guesses(runs: Named) -> list[Level]:
-    """One level for each size of vocabulary."""
+def guesses(runs: RunsByName) -> list[Level]:
+    """Make one level for each size of vocabulary: the loss of guessing."""
     return [
         Level(y=loss, text=f"guessing among {genes:,} genes: {loss:.2f}", right=True)
         for genes, loss in {run.genes: run.guessing for run in runs.values()}.items()
@@ -94,7 +93,7 @@ def guesses(runs: Named) -> list[Level]:
 
 
 def published() -> list[Level]:
-    """One level for each published loss."""
+    """Make one level for each published loss."""
     lowest = min(PUBLISHED.values())
     return [
         Level(y=loss, text=f"published, other data: {name} {loss:.2f}", below=loss == lowest)
@@ -102,8 +101,8 @@ def published() -> list[Level]:
     ]
 
 
-def smoothing(runs: Named) -> str:
-    """Say over how many steps the training loss is smoothed."""
+def smoothing(runs: RunsByName) -> str:
+    """Describe over how many steps the training loss is smoothed."""
     windows = sorted({run.window for run in runs.values()})
     if windows == [1]:
         return ""

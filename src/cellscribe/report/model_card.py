@@ -1,40 +1,48 @@
-"""The README of a finished model: what it is, what it saw, how it was trained, what came of it.
+"""The README of a finished model: shape, data, recipe, losses and limits.
 
-Every figure is measured: by the run (``run.json``, ``metrics.jsonl``) or in the corpus. What is
-said of the corpus is said in the words of its own card. Only label columns of the corpus are read,
-so that a card costs seconds where the corpus's own costs minutes.
+Every figure is measured: by the run (``run.json``, ``metrics.jsonl``) or in the corpus. Sentences
+on the corpus are those of its data card. Only label columns of the corpus are read, so that this
+takes seconds where the data card takes minutes.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cellscribe.corpus import card as told
-from cellscribe.corpus import card_tables
-from cellscribe.corpus.card import Card, plain, table_lines
-from cellscribe.corpus.card_tables import Table, several
-from cellscribe.corpus.statistics import Repeats, SplitCounts
-from cellscribe.corpus.store import NO_LABEL, Corpus, open_corpus
+from cellscribe.corpus.card import TRAIN, Card
+from cellscribe.corpus.statistics import Repeats, SplitCounts, label_counts
+from cellscribe.corpus.store import Corpus, open_corpus
 from cellscribe.errors import InputError
 from cellscribe.model.metadata import config_from_json
-from cellscribe.report import run_tables
+from cellscribe.report import data_card, data_card_tables, run_tables
+from cellscribe.report.figures import write_whole
+from cellscribe.report.numbers import decimals, hours, several, value_text
+from cellscribe.report.tables import Table, plain, table_lines
+from cellscribe.report.training_page import read_runs, render_picture
 from cellscribe.training.runs import Run, best, read_run, summarise, warnings
 from cellscribe.writing import writing
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 README, PICTURE = "README.md", "loss.png"
 BIAS = ("assay", "sex", "self_reported_ethnicity", "development_stage", "tissue_general")
-"""Columns whose labels tell on whom a model may work less well (as in NVIDIA's model cards)."""
+"""Columns that show for whom a model may work less well (as in NVIDIA's model cards)."""
 FEW = 1_000_000
-"""Training cells below which a model is said to have seen few."""
+"""Number of training cells below which the card warns of few data."""
 SIDES = {"holdout": "val and test", "test_unseen": "test_unseen"}
+
+
+def write_card_and_curve(run_folder: Path, corpus_folder: Path, model_folder: Path) -> Path:
+    """Draw the loss curve of a finished run, if matplotlib is installed, and write the card.
+
+    Parameters, result and errors as in `write_card`.
+    """
+    if find_spec("matplotlib") is not None:
+        write_whole(model_folder / PICTURE, render_picture(read_runs([run_folder])))
+    return write_card(run_folder, corpus_folder, model_folder)
 
 
 def write_card(
@@ -44,7 +52,7 @@ def write_card(
     *,
     benchmarks: Sequence[tuple[str, str]] = (),
 ) -> Path:
-    """Write ``README.md`` of a finished model; it stands under its name only when complete.
+    """Write ``README.md`` of a finished model; the file appears only when complete.
 
     Parameters
     ----------
@@ -53,7 +61,7 @@ def write_card(
     model_folder
         The model; a ``loss.png`` in it is shown.
     benchmarks
-        As for `render`.
+        As in `render`.
 
     Returns
     -------
@@ -90,7 +98,7 @@ def write_card(
 
 
 def _step_of(model_folder: Path) -> int | None:
-    """Step whose weights a model has, as its ``config.json`` tells."""
+    """Read the step of a model's weights from its ``config.json``."""
     path = model_folder / "config.json"
     if not path.is_file():
         return None
@@ -100,7 +108,7 @@ def _step_of(model_folder: Path) -> int | None:
 
 
 def count_labels(corpus: Corpus) -> Card:
-    """Count the labels of a corpus, and nothing else: depths, genes and repeats stay empty."""
+    """Count the labels of a corpus only; depths, genes and repeats stay empty."""
     columns = tuple(label for label in BIAS if label in corpus.labels)
     read = (*columns, "dataset_id", "source")
     splits = {}
@@ -108,7 +116,7 @@ def count_labels(corpus: Corpus) -> Card:
         labels: dict[str, Counter[str]] = {column: Counter() for column in read}
         for table in corpus.cells(name, read):
             for column in read:
-                labels[column].update(_tally(table[column]))
+                labels[column].update(label_counts(table[column]))
         splits[name] = SplitCounts(
             cells=size["cells"],
             tokens=size["tokens"],
@@ -130,16 +138,6 @@ def count_labels(corpus: Corpus) -> Card:
     )
 
 
-def _tally(column: pa.ChunkedArray) -> Counter[str]:
-    # one dictionary for all chunks: 25 times as fast as a count of each chunk
-    found = column.unify_dictionaries().value_counts()
-    names, cells = found.field("values").to_pylist(), found.field("counts").to_pylist()
-    counts: Counter[str] = Counter()
-    for name, n in zip(names, cells, strict=True):
-        counts[NO_LABEL if name is None else name] += n
-    return counts
-
-
 def render(
     run: Run,
     corpus_card: Card,
@@ -157,11 +155,11 @@ def render(
     corpus_card
         What it was trained on, from `count_labels` or `corpus.card.describe`.
     step
-        Whose weights these are, if that is known.
+        Step of the weights, if known.
     picture
-        A ``loss.png`` lies beside the README.
+        Whether there is a ``loss.png`` next to the README.
     benchmarks
-        (what was measured, the result); what was not measured is not claimed.
+        Pairs of a measurement and its result.
     """
     is_bert = run.header["model"].get("norm") == "post"
     parts = [
@@ -211,7 +209,7 @@ def _use(is_bert: bool) -> Iterator[str]:
 
 def _shape(run: Run) -> Iterator[str]:
     model = run.header["model"]
-    told = {
+    shape = {
         "parameters": run.header["parameters"],
         "layers": model.get("num_hidden_layers"),
         "width": model.get("hidden_size"),
@@ -220,17 +218,17 @@ def _shape(run: Run) -> Iterator[str]:
         "context, genes": model.get("context"),
         "genes of the vocabulary": run.genes,
     }
-    rows = tuple((name, run_tables.value_text(value)) for name, value in told.items())
+    rows = tuple((name, value_text(value)) for name, value in shape.items())
     yield "## Shape"
     yield table_lines(Table(("What", "Value"), rows))
 
 
 def _data(card: Card) -> Iterator[str]:
     yield "## Data"
-    yield plain(f"Corpus {card.name}, hash {card.hash}. {told.about(card)}")
-    yield plain(told.split_note(card))
-    yield table_lines(card_tables.of_splits(card))
-    sources = card_tables.of_origin(card).get("Sources")
+    yield plain(f"Corpus {card.name}, hash {card.hash}. {data_card.about(card)}")
+    yield plain(data_card.split_note(card))
+    yield table_lines(data_card_tables.of_splits(card))
+    sources = data_card_tables.of_origin(card).get("Sources")
     if sources is not None:
         yield "### Sources"
         yield table_lines(sources)
@@ -242,17 +240,17 @@ def _data(card: Card) -> Iterator[str]:
     )
     for column in card.columns:
         yield f"### {plain(column)}"
-        yield plain(told.about_labels(card, column))
-        yield table_lines(card_tables.of_labels(card, column))
+        yield plain(data_card.about_labels(card, column))
+        yield table_lines(data_card_tables.of_labels(card, column))
 
 
 def _datasets(card: Card) -> Iterator[str]:
     datasets = card.manifest.get("datasets", {})
-    trained = [(name, f"{d['cells']:,}") for name, d in datasets.items() if d["side"] == told.TRAIN]
+    trained = [(name, f"{d['cells']:,}") for name, d in datasets.items() if d["side"] == TRAIN]
     others = [
         (name, SIDES.get(d["side"], d["side"]), f"{d['cells']:,}")
         for name, d in datasets.items()
-        if d["side"] != told.TRAIN
+        if d["side"] != TRAIN
     ]
     if trained:
         yield "### Datasets trained on"
@@ -270,7 +268,7 @@ def _training(run: Run, step: int | None, picture: bool) -> Iterator[str]:
     yield "## Recipe"
     start = run.header.get("init_from")
     if start:
-        yield plain(f"Training went on from {run_tables.value_text(start)}.")
+        yield plain(f"Training went on from {value_text(start)}.")
     yield table_lines(run_tables.of_recipe(named)[1])
     yield "## Losses"
     text = "Cross-entropy of the masked genes, natural logarithm; lower is better. "
@@ -285,12 +283,12 @@ def _training(run: Run, step: int | None, picture: bool) -> Iterator[str]:
     if picture:
         yield f"![Loss on train and validation over steps]({PICTURE})"
     yield "## Hardware and time"
-    text = f"{run_tables.hours(summary.hours)} hours of training (validating and saving not "
+    text = f"{hours(summary.hours)} hours of training (validating and saving not "
     text += f"counted): {several(summary.steps, 'step')}, {summary.cells:,} cells seen"
-    if epochs := run_tables.decimals(summary.epochs, 2):
+    if epochs := decimals(summary.epochs, 2):
         text += f" ({epochs} passes)"
     text += f", {summary.tokens:,} tokens"
-    if rate := run_tables.decimals(summary.tokens_per_second, 0):
+    if rate := decimals(summary.tokens_per_second, 0):
         text += f"; {rate} tokens/s in the median step"
     yield text + "."
     yield table_lines(run_tables.of_sessions(named))

@@ -1,21 +1,19 @@
-"""Tables of training runs, as text cells: the page of a run and its model's card render the same.
+"""Tables of training runs; the page of a run and the card of its model render the same ones.
 
-Each takes one run or several, by the names that they are to go by.
+Each function takes one or several runs by name.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from cellscribe.corpus.card_tables import Table
+from cellscribe.report.numbers import decimals, hours, value_text
+from cellscribe.report.tables import Table
 from cellscribe.training.runs import Run, best, last, loss_at, summarise
 
-Named = Mapping[str, Run]
-QUESTION = {
+RunsByName = Mapping[str, Run]
+COMPARABLE = {
     "corpus": ("corpus", "hash"),
     "context": ("model", "context"),
     "chosen share": ("training", "chosen_share"),
@@ -23,11 +21,11 @@ QUESTION = {
     "random share": ("training", "random_share"),
     "validation cells": ("training", "validation_cells"),
 }
-"""Where runs differ in one of these, a validation loss does not measure the same thing."""
+"""Settings that must be equal for validation losses to be comparable."""
 
 
-def of_recipe(runs: Named) -> tuple[Table, Table]:
-    """Tabulate all settings, a column a run: first those that differ, then those that do not."""
+def of_recipe(runs: RunsByName) -> tuple[Table, Table]:
+    """Tabulate all settings, a column per run: those that differ, and those that are equal."""
     settings = [_settings(run.header) for run in runs.values()]
     names = list(dict.fromkeys(name for each in settings for name in each))
     rows = [(name, *(each.get(name, "") for each in settings)) for name in names]
@@ -42,29 +40,29 @@ def of_recipe(runs: Named) -> tuple[Table, Table]:
     return Table(header, (), n_text=2), Table(header, same, n_text=2)
 
 
-def unlike(runs: Named) -> list[str]:
-    """Name what runs differ in so that their validation losses are not to be compared."""
+def unlike(runs: RunsByName) -> list[str]:
+    """Name the settings by which the runs' validation losses are not comparable."""
     found = []
-    for name, (part, key) in QUESTION.items():
+    for name, (part, key) in COMPARABLE.items():
         if len({str(run.header[part].get(key)) for run in runs.values()}) > 1:
             found.append(name)
     return found
 
 
-def of_summary(runs: Named) -> Table:
+def of_summary(runs: RunsByName) -> Table:
     """Tabulate how far each run is, how fast, and its best loss."""
     rows = []
     for name, run in runs.items():
-        told, lowest = summarise(run), best(run)
+        summary, lowest = summarise(run), best(run)
         rows.append(
             (
                 name,
                 f"{run.header['parameters']:,}",
-                f"{told.steps:,}",
-                f"{told.cells:,}",
-                decimals(told.epochs, 2),
-                hours(told.hours),
-                decimals(told.tokens_per_second, 0),
+                f"{summary.steps:,}",
+                f"{summary.cells:,}",
+                decimals(summary.epochs, 2),
+                hours(summary.hours),
+                decimals(summary.tokens_per_second, 0),
                 "" if lowest is None else f"{lowest[1]:.4f}",
                 "" if lowest is None else f"{lowest[0]:,}",
             )
@@ -73,7 +71,7 @@ def of_summary(runs: Named) -> Table:
     return Table((*header, "Best val loss", "At step"), tuple(rows))
 
 
-def of_losses(runs: Named) -> Table:
+def of_losses(runs: RunsByName) -> Table:
     """Tabulate the loss of train (smoothed) and of each validated split at best and last step."""
     rows = []
     for name, run in runs.items():
@@ -81,7 +79,7 @@ def of_losses(runs: Named) -> Table:
         # the last validation, or the last step where there was none
         steps = [None if lowest is None else lowest[0], latest[0] if latest else len(run.step)]
         for split in ("train", *run.validation):
-            told = [
+            losses = [
                 part
                 for step in steps
                 for part in (
@@ -90,12 +88,12 @@ def of_losses(runs: Named) -> Table:
                     else (f"{step:,}", decimals(loss_at(run, step, split), 4))
                 )
             ]
-            rows.append((*((name,) if len(runs) > 1 else ()), split, *told))
+            rows.append((*((name,) if len(runs) > 1 else ()), split, *losses))
     header = (*(("Run",) if len(runs) > 1 else ()), "Split", "Best step", "Loss there")
     return Table((*header, "Last step", "Loss there"), tuple(rows), n_text=1 + (len(runs) > 1))
 
 
-def of_validations(runs: Named) -> Table:
+def of_validations(runs: RunsByName) -> Table:
     """Tabulate every validation: run, step, and the loss of each split there."""
     splits = list(dict.fromkeys(split for run in runs.values() for split in run.validation))
     rows = []
@@ -111,8 +109,8 @@ def of_validations(runs: Named) -> Table:
     return Table(header, tuple(rows), n_text=int(len(runs) > 1))
 
 
-def of_sessions(runs: Named) -> Table:
-    """Tabulate the parts that each run was trained in, and on what."""
+def of_sessions(runs: RunsByName) -> Table:
+    """Tabulate the sessions of each run and their hardware."""
     keys = ("date", "step", "device", "ranks", "micro_batch", "accumulation", "precision", "torch")
     columns = ("Date", "Steps before", "Device", "Ranks", "Micro batch", "Accumulation")
     header = (*(("Run",) if len(runs) > 1 else ()), *columns, "Products in", "torch")
@@ -125,7 +123,7 @@ def of_sessions(runs: Named) -> Table:
 
 
 def shape_text(header: Mapping[str, Any]) -> str:
-    """Say how many layers of what size a model has."""
+    """Describe number and size of a model's layers."""
     model = header["model"]
     return (
         f"{value_text(model.get('num_hidden_layers'))} layers, "
@@ -133,37 +131,9 @@ def shape_text(header: Mapping[str, Any]) -> str:
     )
 
 
-def decimals(value: float, digits: int) -> str:
-    """Render a number with so many decimals; nothing for NaN."""
-    return "" if math.isnan(value) else f"{value:,.{digits}f}"
-
-
-def hours(value: float) -> str:
-    """Render hours: two decimals, or two digits of less."""
-    return f"{value:,.2f}" if value >= 0.1 else f"{value:.2g}"
-
-
-def value_text(value: Any) -> str:
-    """Render a setting."""
-    match value:
-        case None:
-            return "none"
-        case bool():
-            return "yes" if value else "no"
-        case int():
-            return f"{value:,}"
-        case float():
-            return np.format_float_positional(value, trim="-") if abs(value) >= 1e-4 else f"{value}"
-        case dict():
-            return ", ".join(f"{key}: {value_text(item)}" for key, item in value.items()) or "none"
-        case list() | tuple():
-            return ", ".join(map(value_text, value)) or "none"
-    return str(value)
-
-
 def _settings(header: Mapping[str, Any]) -> dict[str, str]:
     corpus = header["corpus"]
-    told: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "preset": header["preset"],
         "parameters": header["parameters"],
         "corpus": corpus["name"],
@@ -171,8 +141,8 @@ def _settings(header: Mapping[str, Any]) -> dict[str, str]:
         "gene table hash": corpus.get("vocabulary"),
     }
     for split, size in corpus["splits"].items():
-        told[f"cells of {split}"] = size.get("cells")
-    told["started from"] = header.get("init_from")
-    told |= {key.replace("_", " "): value for key, value in header["model"].items()}
-    told |= {key.replace("_", " "): value for key, value in header["training"].items()}
-    return {name: value_text(value) for name, value in told.items()}
+        settings[f"cells of {split}"] = size.get("cells")
+    settings["started from"] = header.get("init_from")
+    settings |= {key.replace("_", " "): value for key, value in header["model"].items()}
+    settings |= {key.replace("_", " "): value for key, value in header["training"].items()}
+    return {name: value_text(value) for name, value in settings.items()}

@@ -1,32 +1,31 @@
-"""Training runs as one HTML page and one picture: losses over steps, and how they came about.
+"""Training runs as one HTML page and one picture: losses over steps, recipe, sessions.
 
-One run is told whole; several are drawn over one another, and what differs between their recipes
-comes first. A run that still goes on can be reported at any time.
+One run is shown in full; several are drawn into the same figures, with the differences of their
+recipes first. A report can be made while a run is training.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from cellscribe.corpus.card_tables import Table, several, share
 from cellscribe.errors import InputError
 from cellscribe.report import html, losses
 from cellscribe.report import run_tables as tables
+from cellscribe.report.axes import need_matplotlib
 from cellscribe.report.colours import PALETTE
 from cellscribe.report.curves import MOST_POINTS, Level, Line, Values, lines_png, lines_svg
-from cellscribe.report.figures import need_matplotlib, write_whole
-from cellscribe.report.model_card import PICTURE
-from cellscribe.report.run_tables import decimals
+from cellscribe.report.figures import write_whole
+from cellscribe.report.numbers import compact, decimals, hours, several, share
+from cellscribe.report.run_tables import RunsByName
+from cellscribe.report.tables import Table
 from cellscribe.training.runs import Run, best, read_run, smooth, summarise, tokens_per_second
-from cellscribe.training.runs import warnings as told_of
+from cellscribe.training.runs import warnings as run_warnings
 from cellscribe.writing import check_target
-
-Named = Mapping[str, Run]
 
 
 def write_report(folders: Sequence[Path], out: Path | None = None) -> list[str]:
@@ -35,7 +34,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> list[str]:
     Parameters
     ----------
     folders
-        Of the runs.
+        Folders of the runs.
     out
         Folder of the two files; the first run's if not given. Those of an earlier report are
         replaced.
@@ -43,12 +42,12 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> list[str]:
     Returns
     -------
     list
-        The warnings that stand on the page.
+        The warnings on the page.
 
     Raises
     ------
     InputError
-        A folder is no run, one is named twice, there are more than can be told apart, matplotlib
+        A folder is no run, one is named twice, there are too many, matplotlib
         is missing, or a file cannot be written.
     """
     need_matplotlib()
@@ -64,25 +63,13 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> list[str]:
     return warnings(runs)
 
 
-def draw_curve(run: Path, model: Path) -> None:
-    """Put a run's loss curve beside its finished model, where the model card shows it.
-
-    Raises
-    ------
-    InputError
-        matplotlib is missing, the run cannot be read, or the disk refuses.
-    """
-    need_matplotlib()
-    write_whole(model / PICTURE, render_picture(read_runs([run])))
-
-
 def read_runs(folders: Sequence[Path]) -> dict[str, Run]:
-    """Read runs by the names they are to go by: as much of their paths as tells them apart.
+    """Read runs by name: the end of their paths, as long as needed to be distinct.
 
     Raises
     ------
     InputError
-        A folder is no run or named twice, or there are more than can be told apart by colour.
+        A folder is no run or named twice, or there are more runs than colours.
     """
     whole = [folder.resolve().parts for folder in map(Path, folders)]
     for place, parts in enumerate(whole):
@@ -101,19 +88,19 @@ def read_runs(folders: Sequence[Path]) -> dict[str, Run]:
     }
 
 
-def warnings(runs: Named) -> list[str]:
-    """List what a reader must know of the runs, each by its name where there are several."""
-    told = [
+def warnings(runs: RunsByName) -> list[str]:
+    """List the warnings of the runs, with their names if there are several."""
+    found = [
         f"{name}: {text}" if len(runs) > 1 else text
         for name, run in runs.items()
-        for text in told_of(run)
+        for text in run_warnings(run)
     ]
     if differ := tables.unlike(runs):
-        told.insert(0, f"The runs differ in {', '.join(differ)}: compare no loss between them.")
-    return told
+        found.insert(0, f"The runs differ in {', '.join(differ)}: compare no loss between them.")
+    return found
 
 
-def render_picture(runs: Named) -> bytes:
+def render_picture(runs: RunsByName) -> bytes:
     """Draw the losses over steps as a PNG, with legend and the level of guessing."""
     return lines_png(
         losses.curves(runs),
@@ -125,7 +112,7 @@ def render_picture(runs: Named) -> bytes:
     )
 
 
-def render_page(runs: Named) -> str:
+def render_page(runs: RunsByName) -> str:
     """Make the page's HTML.
 
     Raises
@@ -134,7 +121,7 @@ def render_page(runs: Named) -> str:
         matplotlib is missing.
     """
     sections = [_loss(runs), _course(runs), _losses(runs), _recipe(runs), _sessions(runs)]
-    return html.sheet(
+    return html.page(
         kind="training report",
         title=_title(runs),
         source=_source(runs),
@@ -145,26 +132,30 @@ def render_page(runs: Named) -> str:
     )
 
 
-def _title(runs: Named) -> str:
+def _title(runs: RunsByName) -> str:
     return f"{len(runs)} training runs" if len(runs) > 1 else f"Training run {next(iter(runs))}"
 
 
-def _source(runs: Named) -> str:
+def _source(runs: RunsByName) -> str:
     if len(runs) > 1:
         return ", ".join(runs)
     header = next(iter(runs.values())).header
     return f"{header['preset']} on corpus {header['corpus']['name']} ({header['corpus']['hash']})"
 
 
-def key_figures(runs: Named) -> list[html.Tile]:
+def key_figures(runs: RunsByName) -> list[html.Tile]:
     """List the tiles."""
-    told = {name: summarise(run) for name, run in runs.items()}
+    summaries = {name: summarise(run) for name, run in runs.items()}
     if len(runs) > 1:
-        hours = sum(each.hours for each in told.values())
+        total = sum(each.hours for each in summaries.values())
         tiles = [
             ("Runs", f"{len(runs)}", ""),
-            ("Steps", f"{sum(each.steps for each in told.values()):,}", "of all runs"),
-            ("Hours", tables.hours(hours), "of training, all runs"),
+            ("Steps", f"{sum(each.steps for each in summaries.values()):,}", "of all runs"),
+            (
+                "Hours",
+                hours(total),
+                "of training, all runs",
+            ),
         ]
         found = {name: lowest for name, run in runs.items() if (lowest := best(run))}
         if found and not tables.unlike(runs):
@@ -172,14 +163,14 @@ def key_figures(runs: Named) -> list[html.Tile]:
             tiles.append(("Best val loss", f"{found[name][1]:.3f}", name))
         return tiles
     ((name, run),) = runs.items()
-    each, lowest = told[name], best(run)
+    each, lowest = summaries[name], best(run)
     devices = list(dict.fromkeys(str(s.get("device")) for s in run.header["sessions"]))
     return [
         ("Parameters", compact(run.header["parameters"]), tables.shape_text(run.header)),
         ("Steps", f"{each.steps:,}", f"of {run.planned:,}"),
         ("Cells seen", compact(each.cells), f"{run.train_cells:,} to train on"),
         ("Epochs", decimals(each.epochs, 2) or "–", "passes over the training cells"),
-        ("Hours", tables.hours(each.hours), f"on {', '.join(devices)}"),
+        ("Hours", hours(each.hours), f"on {', '.join(devices)}"),
         ("Tokens/s", decimals(each.tokens_per_second, 0) or "–", "in the median step"),
         (
             "Best val loss",
@@ -189,15 +180,7 @@ def key_figures(runs: Named) -> list[html.Tile]:
     ]
 
 
-def compact(n: int) -> str:
-    """Render a large number in thousand millions (G) or millions (M), for a narrow tile."""
-    for size, letter in ((10**9, "G"), (10**6, "M")):
-        if n >= size:
-            return f"{n / size:,.3g} {letter}"
-    return f"{n:,}"
-
-
-def _caption(runs: Named) -> str:
+def _caption(runs: RunsByName) -> str:
     text = "Cross-entropy of the masked genes, natural logarithm. "
     if mean := losses.smoothing(runs):
         text += f"{mean[0].upper()}{mean[1:]}, with the single steps behind it in a "
@@ -210,7 +193,7 @@ def _caption(runs: Named) -> str:
     )
 
 
-def _loss(runs: Named) -> str:
+def _loss(runs: RunsByName) -> str:
     lines, levels, text = (
         losses.curves(runs),
         [*losses.guesses(runs), *losses.published()],
@@ -234,20 +217,20 @@ def _loss(runs: Named) -> str:
     return html.section("loss", "Loss over steps", text, body)
 
 
-def _loss_text(runs: Named) -> str:
-    told = []
+def _loss_text(runs: RunsByName) -> str:
+    texts = []
     for name, run in runs.items():
         lowest, loss = best(run), smooth(run.loss, run.window)[-1]
         text = f"{name}: training" if len(runs) > 1 else "Training"
         text += f" loss {decimals(loss, 3) or 'not finite'} after {several(len(run.step), 'step')}"
         if lowest is not None:
             text += f", lowest on val {lowest[1]:.3f} at step {lowest[0]:,}"
-        told.append(text)
-    return "; ".join(told) + "."
+        texts.append(text)
+    return "; ".join(texts) + "."
 
 
-def _course(runs: Named) -> str:
-    """Four smaller figures: the later losses closer, rate, gradient, throughput."""
+def _course(runs: RunsByName) -> str:
+    """Draw four smaller figures: later losses, rate, gradient, throughput."""
     cards = [_closer(runs), _rate(runs), _gradient(runs), _throughput(runs)]
     lead = "Colours and dashes as above."
     return html.section("course", "How it went", lead, html.pair([c for c in cards if c]))
@@ -259,8 +242,8 @@ def _small(title: str, text: str, lines: Sequence[Line], ylabel: str, **more: An
     return html.card(title, text, figure)
 
 
-def _closer(runs: Named) -> str:
-    """The loss without its first fall; nothing of runs too short to have more."""
+def _closer(runs: RunsByName) -> str:
+    """Draw the loss without its first fall; nothing if the runs are too short."""
     start = max(len(run.step) for run in runs.values()) // 10
     lines = []
     for line in losses.curves(runs):
@@ -274,7 +257,7 @@ def _closer(runs: Named) -> str:
     return _small("Loss closer", text, lines, "loss")
 
 
-def _rate(runs: Named) -> str:
+def _rate(runs: RunsByName) -> str:
     lines = [
         Line(name=name, x=run.step, y=run.learning_rate, colour=_colour(runs, place))
         for place, (name, run) in enumerate(runs.items())
@@ -284,20 +267,20 @@ def _rate(runs: Named) -> str:
     return _small("Learning rate", text, lines, "rate", from_zero=True)
 
 
-def _gradient(runs: Named) -> str:
-    lines, told = [], []
+def _gradient(runs: RunsByName) -> str:
+    lines, clipped = [], []
     for place, run in enumerate(runs.values()):
         norms = run.gradient_norm
         lines.append(_smoothed(runs, place, norms))
         clip = run.header["training"].get("clip", math.inf)
-        told.append(share(int((norms > clip).sum()), len(norms)))
+        clipped.append(share(int((norms > clip).sum()), len(norms)))
     clips = sorted({run.header["training"].get("clip", math.inf) for run in runs.values()})
-    text = f"Smoothed as the loss; logarithmic axis. Clipped: {', '.join(told)} of the steps."
+    text = f"Smoothed as the loss; logarithmic axis. Clipped: {', '.join(clipped)} of the steps."
     levels = [Level(y=clip, text=f"clip {clip:g}", right=True) for clip in clips if clip < math.inf]
     return _small("Gradient norm", text, lines, "norm", levels=levels, log=True)
 
 
-def _throughput(runs: Named) -> str:
+def _throughput(runs: RunsByName) -> str:
     lines, marks, medians = [], [], []
     for place, run in enumerate(runs.values()):
         lines.append(_smoothed(runs, place, tokens_per_second(run)))
@@ -310,19 +293,19 @@ def _throughput(runs: Named) -> str:
     return _small("Throughput", text, lines, "tokens/s", marks=marks, from_zero=True)
 
 
-def _smoothed(runs: Named, place: int, values: Values) -> Line:
-    """One run's curve; single steps of several runs would hide one another."""
+def _smoothed(runs: RunsByName, place: int, values: Values) -> Line:
+    """Make the curve of one run, without single steps if there are several runs."""
     name, run = list(runs.items())[place]
     raw = values if len(runs) == 1 else None
     mean = smooth(values, run.window)
     return Line(name=name, x=run.step, y=mean, raw=raw, colour=_colour(runs, place))
 
 
-def _colour(runs: Named, place: int) -> str | None:
+def _colour(runs: RunsByName, place: int) -> str | None:
     return PALETTE[place] if len(runs) > 1 else None
 
 
-def _losses(runs: Named) -> str:
+def _losses(runs: RunsByName) -> str:
     parts = [html.table(tables.of_losses(runs), "Losses of each split")]
     if len(runs) > 1:
         summary = html.table(tables.of_summary(runs), "The runs")
@@ -342,7 +325,7 @@ def _losses(runs: Named) -> str:
     return html.section("losses", "Losses", lead, "\n".join(parts))
 
 
-def _recipe(runs: Named) -> str:
+def _recipe(runs: RunsByName) -> str:
     differ, same = tables.of_recipe(runs)
     if len(runs) == 1:
         return html.section("recipe", "Recipe", "", html.table(same, "Settings"))
@@ -353,7 +336,7 @@ def _recipe(runs: Named) -> str:
     return html.section("recipe", "Recipe", lead, body)
 
 
-def _sessions(runs: Named) -> str:
+def _sessions(runs: RunsByName) -> str:
     lead = "A run may be stopped and taken up again, also elsewhere; each part is a line."
     return html.section(
         "sessions", "Sessions", lead, html.table(tables.of_sessions(runs), "Sessions")

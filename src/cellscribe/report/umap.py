@@ -1,8 +1,8 @@
-"""Where the cells lie on the map: a UMAP, or two principal components when cells are too few.
+"""Coordinates of the cells on the map: a UMAP, or two principal components for few cells.
 
-The layout is one fit with fixed settings (15 neighbours, Euclidean, spread as scanpy does it,
-started from the principal components), so that one seed gives one picture. Rows that are not finite
-take no part and get NaN coordinates: a few broken vectors must not cost the whole map.
+UMAP is fitted with fixed settings (15 neighbours, Euclidean, spread as in scanpy, initialised with
+the principal components), so that a seed gives the same picture. Rows that are not finite are left
+out and get NaN coordinates, so that a few broken vectors do not spoil the map.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cellscribe.errors import InputError
 Layout = Literal["UMAP", "PCA"]
 
 MIN_CELLS = 10
-"""Below this many cells a neighbour graph says nothing, and the map shows principal components."""
+"""Number of cells below which the map shows principal components."""
 NEIGHBOURS = 15
 MIN_DISTANCE = 0.5
 """umap-learn's own 0.1 packs classes so tightly that a map of many shows little of each."""
@@ -26,7 +26,7 @@ EXTRA = 'install the report extra: pip install "cellscribe[report]"'
 
 
 def layout_of(n_cells: int) -> Layout:
-    """Name the layout that `umap_coordinates` uses for so many finite rows."""
+    """Return the layout that `umap_coordinates` uses for `n_cells` finite rows."""
     return "UMAP" if n_cells >= MIN_CELLS else "PCA"
 
 
@@ -36,7 +36,7 @@ def finite_rows(values: npt.NDArray) -> npt.NDArray[np.bool_]:
 
 
 def umap_coordinates(embeddings: npt.NDArray, seed: int = 0) -> npt.NDArray[np.float32]:
-    """Lay cells out in the plane.
+    """Compute coordinates of the cells in the plane.
 
     Parameters
     ----------
@@ -48,8 +48,7 @@ def umap_coordinates(embeddings: npt.NDArray, seed: int = 0) -> npt.NDArray[np.f
     Returns
     -------
     ``[n, 2]`` float32. UMAP (McInnes et al. 2018, umap-learn); the first two principal components
-    for fewer than `MIN_CELLS` finite rows, which report and map then say; NaN where a row is not
-    finite.
+    for fewer than `MIN_CELLS` finite rows; NaN where a row is not finite.
 
     Raises
     ------
@@ -63,7 +62,7 @@ def umap_coordinates(embeddings: npt.NDArray, seed: int = 0) -> npt.NDArray[np.f
     if layout_of(len(rows)) == "PCA":
         coordinates[finite] = _principal_components(rows)
     elif not np.ptp(rows, axis=0).any():
-        coordinates[finite] = 0  # every cell has the same vector: one point is the true picture
+        coordinates[finite] = 0  # all cells have the same vector: one point is correct
     else:
         coordinates[finite] = _umap(rows, seed)
     return coordinates
@@ -71,7 +70,7 @@ def umap_coordinates(embeddings: npt.NDArray, seed: int = 0) -> npt.NDArray[np.f
 
 def _umap(rows: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float32]:
     with warnings.catch_warnings():
-        # umap-learn offers a variant on TensorFlow and says so when that is missing
+        # umap-learn warns when its optional TensorFlow is missing
         warnings.filterwarnings("ignore", message=".*Tensorflow not installed.*")
         try:
             import umap
@@ -129,7 +128,7 @@ def tag_places(
     aspect: float,
     apart: float = 0.05,
 ) -> npt.NDArray[np.float64]:
-    """Put one tag on the densest spot of each class and push tags off each other.
+    """Place a tag at the densest spot of each class, and separate overlapping tags.
 
     Parameters
     ----------
@@ -138,11 +137,11 @@ def tag_places(
     codes
         ``[n]`` class of each cell; classes from `n_tags` on get no tag.
     n_tags
-        Classes that get one.
+        Number of classes that get a tag.
     aspect
         Width over height of the frame.
     apart
-        Least distance of two tags, as a share of the frame's width.
+        Smallest distance of two tags, as a share of the frame's width.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""From a corpus to what each step takes: a rank's cells, masked, in micro batches, read ahead."""
+"""The batches of each step: one rank's cells, masked, in micro batches, read ahead."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cellscribe.corpus.store import Corpus
 from cellscribe.training.masking import MaskedBatch, mask_cells
 
 AHEAD = 2
-"""Steps that are masked before they are needed."""
+"""Number of steps that are masked before they are needed."""
 Change = Callable[[Batch], Batch]
 
 
@@ -26,7 +26,7 @@ class StepBatches:
 
     micro: list[MaskedBatch]
     reader: dict[str, Any]
-    """Where the reader stands behind them."""
+    """State of the reader after them."""
     epoch: int
     number: int
     """Place of the batch in the epoch."""
@@ -35,7 +35,7 @@ class StepBatches:
 def open_reader(
     corpus: Corpus, config: ModelConfig, options: TrainOptions, *, rank: int, world_size: int
 ) -> Reader:
-    """Read the training split in the order that belongs to the run's seed.
+    """Open the training split, in the order that the run's seed gives.
 
     Raises
     ------
@@ -70,11 +70,11 @@ def step_batches(
     Parameters
     ----------
     reader
-        From `open_reader`, standing at the batch of `first_step`.
+        From `open_reader`; its next batch is that of `first_step`.
     config, options
-        Whether cells begin with [CLS]; seed, shares and sizes.
+        Where the use of [CLS], and seed, shares and sizes are set.
     change
-        Applied to cells before they are masked.
+        Function that is applied to each batch before it is masked.
     """
     accumulation = options.accumulation(reader.world_size)
     genes = (reader.corpus.vocabulary.n_special, len(reader.corpus.vocabulary))

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: whole or not there, checked when read, the newest few kept.
+"""Checkpoints of a run: complete or absent, checked when read, the newest few kept.
 
 ::
 
@@ -6,8 +6,8 @@
     RUN/checkpoints/000500/state.safetensors   AdamW's two averages of each parameter
     RUN/checkpoints/000500/state.json          step, place in the corpus, counts, hashes
 
-A folder takes its name when all its files are on disk, so that a kill at any moment leaves the
-checkpoints before it as they were. They hold whole tensors and know nothing of ranks.
+A folder gets its name when all its files are on disk, so that a kill at any moment leaves the older
+checkpoints as they were. Checkpoints hold whole tensors and do not depend on the number of ranks.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def gather(
     model: MaskedGeneModel, optimizer: torch.optim.Optimizer, team: Team
 ) -> tuple[Whole, Whole]:
     """Gather parameters and AdamW's averages as whole tensors on the CPU; all ranks call it."""
-    weights = {name: team.whole(p.detach()).cpu() for name, p in model.named_parameters()}
+    weights = {name: team.full_tensor(p.detach()).cpu() for name, p in model.named_parameters()}
     averages = {
-        f"{key}.{name}": team.whole(optimizer.state[p][key]).cpu()
+        f"{key}.{name}": team.full_tensor(optimizer.state[p][key]).cpu()
         for name, p in model.named_parameters()
         for key in AVERAGES
         if p in optimizer.state
@@ -55,15 +55,15 @@ def scatter(
     optimizer: torch.optim.Optimizer,
     team: Team,
 ) -> None:
-    """Put whole tensors back where `gather` found them, whatever the number of ranks."""
+    """Put whole tensors from `gather` into model and optimizer, for any number of ranks."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(team.part_of(weights[name], parameter))
+            parameter.copy_(team.shard_like(weights[name], parameter))
             if f"step.{name}" in averages:
                 optimizer.state[parameter] = {
                     key: averages[f"{key}.{name}"].to(parameter.device)
                     if key == "step"
-                    else team.part_of(averages[f"{key}.{name}"], parameter)
+                    else team.shard_like(averages[f"{key}.{name}"], parameter)
                     for key in AVERAGES
                 }
 
@@ -81,20 +81,20 @@ def save(
     Raises
     ------
     OutputError
-        The disk is full or refuses; nothing is left of it, and older checkpoints are untouched.
+        The disk is full or cannot be written; older checkpoints stay as they were.
     """
     target = folder / f"{state['step']:06}"
     partial = folder / f".{target.name}.partial-{os.getpid()}"
-    mend = "free some space and go on with --resume"
+    fix = "free some space and go on with --resume"
     try:
-        with disk_errors(target, mend):
+        with disk_errors(target, fix):
             folder.mkdir(exist_ok=True)
             partial.mkdir()
             _write(lambda: save_weights(partial / "model", weights, model, vocabulary, {}))
             _write(lambda: save_file(averages, partial / "state.safetensors"))
             names = ("model/model.safetensors", "state.safetensors")
-            told = {**state, "hashes": {name: hash_of(partial / name) for name in names}}
-            (partial / "state.json").write_text(json.dumps(told, indent=1) + "\n")
+            record = {**state, "hashes": {name: hash_of(partial / name) for name in names}}
+            (partial / "state.json").write_text(json.dumps(record, indent=1) + "\n")
             for path in sorted(partial.rglob("*")):
                 _flush(path)
             remove(target)
@@ -122,7 +122,7 @@ def save_weights(
 def newest(
     folder: Path, model: MaskedGeneModel, log: Log
 ) -> tuple[dict[str, Any], Whole, Whole] | None:
-    """Read the newest checkpoint that is sound; one that is not is named and passed over.
+    """Read the newest checkpoint that is sound; log and skip damaged ones.
 
     Returns
     -------
@@ -132,7 +132,7 @@ def newest(
     Raises
     ------
     InputError
-        There are checkpoints, and none is sound.
+        There are checkpoints, and all are damaged.
     """
     there = checkpoints(folder)
     for path in reversed(there):
@@ -148,8 +148,8 @@ def newest(
 def _read(path: Path, model: MaskedGeneModel) -> tuple[dict[str, Any], Whole, Whole]:
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        for name, told in state["hashes"].items():
-            if hash_of(path / name) != told:
+        for name, digest in state["hashes"].items():
+            if hash_of(path / name) != digest:
                 raise InputError(f"{name} is not what was saved")
         averages = load_file(path / "state.safetensors")
     except OSError as error:
@@ -176,13 +176,13 @@ def prune(folder: Path, keep: int, best: int | None) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writers left."""
+    """Remove the partial files of writers that were killed."""
     for left in folder.glob(".*.partial-*"):
         remove(left)
 
 
 def _write(write: Callable[[], None]) -> None:
-    """Let safetensors' own error of a full disk be one of the system's."""
+    """Turn safetensors' error of a full disk into an `OSError`."""
     try:
         write()
     except SafetensorError as error:

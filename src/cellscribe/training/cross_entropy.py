@@ -1,10 +1,10 @@
-"""The head of masked-gene training: hidden states to weighted cross-entropy, a chunk at a time.
+"""The loss of masked-gene training: hidden states to weighted cross-entropy, chunk by chunk.
 
-No step keeps logits ``[M, V]`` for a later one: each chunk of rows is multiplied, measured and
-turned into its share of the gradients at once; the backward pass only scales these (as in Liger
-Kernel, Hsu et al. 2024, arXiv:2410.10989). On a CPU in bf16, compiled code turns a row of logits
-into its gradient while the row is in the cache, in the same place; what remains is the time of the
-three products. Every other device and type takes torch's operations.
+Logits ``[M, V]`` are never kept: for each chunk of rows, logits, losses and gradients are computed
+at once; the backward pass only scales the gradients (as in Liger Kernel, Hsu et al. 2024,
+arXiv:2410.10989). On a CPU in bf16, compiled code turns a row of logits into its gradient in place,
+while the row is in the cache; most of the remaining time is that of the three products. Every other
+device and type uses torch's operations.
 
 Letters: M chosen places, C of a chunk, D width, V vocabulary, W the vocabulary padded to S whole
 strips of I = LANES logits, T threads.
@@ -24,14 +24,14 @@ import torch
 from cellscribe.model.cpu_kernels import F32, U32, bits, compiled
 
 LOGITS = 1 << 24
-"""Logits of a chunk, 32 MB of bf16: with smaller ones, adding up the gradients of the weights takes
-too large a share of a CPU's time; larger ones gain nothing."""
+"""Number of logits of a chunk, 32 MB of bf16: with smaller chunks, adding up the gradients of the
+weights takes too large a share of a CPU's time; larger chunks are not faster."""
 GPU_LOGITS = 1 << 26
-"""On a GPU, which is kept waiting by many small steps: 256 MB of float32."""
+"""The same on a GPU, where many small steps are slow: 256 MB of float32."""
 LANES = 128
-"""Sums of a row that are kept apart: whole vectors, and enough of them to hide the latency."""
+"""Number of partial sums of a row: whole vectors, and enough of them to hide the latency."""
 FP16_UNIT = 2.0**15
-"""What the largest weight becomes in fp16, whose numbers end at 65,504 and thin out below 6e-5."""
+"""Scaled largest weight in fp16, whose largest number is 65,504 and smallest normal 6e-5."""
 LOG2_E = F32(np.log2(np.e))
 
 
@@ -51,10 +51,10 @@ def cross_entropy(
     weights_M: torch.Tensor,
     dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted sum of the cross-entropies of ``hidden_MD @ weight_VD.T + bias_V``.
+    """Compute the weighted sum of the cross-entropies of ``hidden_MD @ weight_VD.T + bias_V``.
 
-    Where a gradient is wanted it is computed here, and kept until the backward pass, which can be
-    taken once. Without (``torch.no_grad``) only the losses are computed.
+    With gradients enabled, they are computed here and kept until the backward pass, which can be
+    taken once. Under ``torch.no_grad`` only the losses are computed.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def cross_entropy(
     targets_M
         True tokens, int64, each in ``0 .. V - 1``.
     weights_M
-        Share of each place in the total, float32, not negative; it takes no gradient.
+        Weight of each place in the total, float32, not negative; it gets no gradient.
     dtype
         Type of the products' factors: bf16, fp16 or float32. Softmax and sums are float32.
 
@@ -84,12 +84,12 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(  # type: ignore[no-untyped-def]
         ctx, hidden_MD, weight_VD, bias_V, targets_M, weights_M, dtype, is_grad_enabled
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Losses, and with them the gradients if any is wanted."""
+        """Compute the losses, and the gradients if any is needed."""
         unit = torch.ones((), device=weights_M.device)
         if dtype == torch.float16 and len(weights_M):
-            # 1 / (genes of a cell) times a softmax over the vocabulary is lost in fp16, whatever
-            # the loss is scaled by afterwards. So the chunks see weights that end at FP16_UNIT,
-            # and the float32 sums get what is left; bf16 reaches as far down as float32.
+            # 1 / (genes of a cell) times a softmax over the vocabulary underflows in fp16, whatever
+            # the loss is scaled by afterwards. So the chunks get weights of at most FP16_UNIT, and
+            # the float32 sums are divided again; bf16 has the range of float32.
             unit = weights_M.max().clamp_min(1e-30) / FP16_UNIT
         wants = is_grad_enabled and any(ctx.needs_input_grad)
         gradients = None
@@ -110,12 +110,12 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_total, _):  # type: ignore[no-untyped-def]
-        """Scale the gradients, in place: a second backward pass would find them scaled."""
+        """Scale the gradients in place, so that only one backward pass is possible."""
         if ctx.gradients is None:
             raise RuntimeError("the gradients of this cross-entropy were handed out before")
         gradients, ctx.gradients = ctx.gradients, None
         factor = grad_total * ctx.unit
-        # a look at the factor costs a GPU more, a wait, than the product it may save
+        # on a GPU, reading the factor means to wait, which costs more than the product
         if factor.device.type != "cpu" or factor != 1:
             for gradient in gradients:
                 gradient.mul_(factor)
@@ -129,14 +129,14 @@ def _takes_compiled(hidden_MD: torch.Tensor, dtype: torch.dtype) -> bool:
 
 
 def _bounds(n_rows: int, n_columns: int, most: int) -> list[tuple[int, int]]:
-    """Chunks of about equal size, at most `most` numbers each."""
+    """Return the bounds of chunks of about equal size, at most `most` numbers each."""
     n_chunks = -(-n_rows // max(1, most // n_columns))
     edges = [n_rows * chunk // max(1, n_chunks) for chunk in range(n_chunks + 1)]
     return list(pairwise(edges))
 
 
 def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Matrix product as float32: no gradient of fp16 overflows, and none is rounded on a GPU."""
+    """Multiply to float32, so that fp16 does not overflow, nor is rounded on a GPU."""
     if left.device.type == "cuda" and left.dtype != torch.float32:
         return torch.mm(left, right, out_dtype=torch.float32)
     if left.dtype == torch.float16:
@@ -152,7 +152,7 @@ def _chunks_torch(
     weights_M: torch.Tensor,
     gradients: Gradients | None,
 ) -> torch.Tensor:
-    """Losses of all places; fill `gradients`, unless they are None."""
+    """Return the losses of all places; fill `gradients`, unless they are None."""
     weight_VD = weight_VD.to(hidden_MD.dtype)
     losses_M = torch.empty(len(hidden_MD), device=hidden_MD.device)
     most = GPU_LOGITS if hidden_MD.device.type == "cuda" else LOGITS
@@ -181,7 +181,7 @@ def _chunks_compiled(
     weights_M: torch.Tensor,
     gradients: Gradients | None,
 ) -> torch.Tensor:
-    """As `_chunks_torch`, for bf16 on a CPU."""
+    """Do the same as `_chunks_torch`, for bf16 on a CPU."""
     n_vocabulary, width = weight_VD.shape
     if len(targets_M) and not 0 <= int(targets_M.min()) <= int(targets_M.max()) < n_vocabulary:
         raise IndexError(f"a target is outside 0 .. {n_vocabulary - 1:,}")
@@ -220,7 +220,7 @@ def _rows_in_threads(
     bias_grads_TSI: npt.NDArray[np.float32],
     wants_gradient: bool,
 ) -> None:
-    """Let each of T threads do its share of the rows, with a sum of bias gradients of its own."""
+    """Divide the rows among T threads, each with its own sum of bias gradients."""
     n_rows, threads = len(bits_CSI), len(bias_grads_TSI)
 
     def work(thread: int) -> None:
@@ -233,7 +233,7 @@ def _rows_in_threads(
 
 @compiled(inline="always")
 def _exp2(x):  # type: ignore[no-untyped-def]
-    """2^x for x <= 0, to 2e-7, by a minimax quintic with 2^0 = 1; under 2^-126 it stays at that."""
+    """Compute 2^x for x <= 0 to 2e-7, by a minimax quintic with 2^0 = 1; at least 2^-126."""
     x = F32(-126) if x < F32(-126) else x
     shifted = x + F32(12582912)  # 1.5 x 2^23: the low bits now hold x rounded
     rest = x - (shifted - F32(12582912))
@@ -244,19 +244,19 @@ def _exp2(x):  # type: ignore[no-untyped-def]
 
 @compiled(inline="always")
 def _wide(x):  # type: ignore[no-untyped-def]
-    """Float32 of bf16's bits."""
+    """Convert the bits of a bf16 to float32."""
     return bits(U32(U32(x) << U32(16)))
 
 
 @compiled(inline="always")
 def _narrow(x):  # type: ignore[no-untyped-def]
-    """Bits of float32 rounded to bf16."""
+    """Round a float32 to the bits of a bf16."""
     return np.uint16(U32(bits(x) + U32(0x8000)) >> U32(16))
 
 
 @compiled(fastmath={"contract"})
 def _rows(bits_CSI, bias_SI, targets_C, weights_C, losses_C, bias_grad_SI, wants):  # type: ignore[no-untyped-def]
-    """Losses of rows of bf16 logits; if a gradient is wanted, it takes their place."""
+    """Compute losses of rows of bf16 logits, and replace the logits by gradients if wanted."""
     n_strips = len(bias_SI)
     powers_SI = np.empty(bias_SI.shape, np.float32)
     top_I, sum_I = np.empty(LANES, np.float32), np.empty(LANES, np.float32)

@@ -1,7 +1,7 @@
 """Many processes that train one model, under torchrun: DDP, or FSDP2 by a flag.
 
-The rest of training talks to a `Team` and is written as if it were alone: the network comes back
-from `wrap` as one module, and numbers that all must agree on go through `total`. One process is a
+The rest of training uses a `Team` and is written as if there were one process: `wrap` returns the
+network as one module, and `all_reduce` sums numbers on which all ranks must agree. One process is a
 team of one, without torch.distributed.
 """
 
@@ -21,7 +21,7 @@ from cellscribe.errors import InputError
 from cellscribe.training.objective import Objective
 
 TIMEOUT = timedelta(minutes=10)
-"""How long a rank waits for the others, a checkpoint's writing included, before it gives up."""
+"""How long a rank waits for the others, including while they write a checkpoint."""
 
 
 class Team:
@@ -31,31 +31,31 @@ class Team:
     size = 1
 
     @property
-    def leads(self) -> bool:
-        """Whether this rank writes files and talks."""
+    def is_rank_zero(self) -> bool:
+        """Whether this rank writes files and log lines."""
         return self.rank == 0
 
     def wrap(self, objective: Objective, options: TrainOptions) -> nn.Module:
-        """Make what is called in place of `objective`; parameters may be cut in shards by it."""
+        """Return the module to call instead of `objective`; it may cut parameters into shards."""
         return objective
 
-    def holding_back(self, module: nn.Module) -> AbstractContextManager[Any]:
-        """Keep gradients to oneself within, as more of this step are to come."""
+    def no_sync(self, module: nn.Module) -> AbstractContextManager[Any]:
+        """Do not exchange gradients inside, because more of this step follow."""
         return nullcontext()
 
-    def rest(self, module: nn.Module) -> None:
-        """Put parameters back in shards that a forward pass without a backward left whole."""
+    def reshard(self, module: nn.Module) -> None:
+        """Cut parameters into shards again after a forward pass without a backward pass."""
 
-    def total(self, numbers: Sequence[float]) -> list[float]:
+    def all_reduce(self, numbers: Sequence[float]) -> list[float]:
         """Sum numbers over all ranks; every rank gets the sums."""
         return list(numbers)
 
-    def whole(self, tensor: torch.Tensor) -> torch.Tensor:
+    def full_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
         """Gather a tensor that may be in shards; all ranks must call it."""
         return tensor
 
-    def part_of(self, whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """Cut this rank's part from a whole tensor, on the device of `like`."""
+    def shard_like(self, whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """Return this rank's part of a whole tensor, on the device of `like`."""
         return whole.to(like.device)
 
 
@@ -88,8 +88,8 @@ class Ranks(Team):
         return DistributedDataParallel(objective, device_ids=devices, gradient_as_bucket_view=True)
 
     @contextmanager
-    def holding_back(self, module: Any) -> Iterator[None]:
-        """Add up gradients here; the last micro batch, outside, sends them round."""
+    def no_sync(self, module: Any) -> Iterator[None]:
+        """Add up gradients on this rank; the last micro batch, outside, exchanges them."""
         if not self._sharded:
             with module.no_sync():
                 yield
@@ -100,25 +100,25 @@ class Ranks(Team):
         finally:
             module.set_requires_gradient_sync(True)
 
-    def rest(self, module: Any) -> None:
-        """Free what FSDP2 gathered; else its parameters are not those that AdamW knows."""
+    def reshard(self, module: Any) -> None:
+        """Free what FSDP2 gathered, so that parameters are again those that AdamW knows."""
         if self._sharded:
             for part in module.modules():
                 if hasattr(part, "reshard"):
                     part.reshard()
 
-    def total(self, numbers: Sequence[float]) -> list[float]:
-        """Sum over ranks, in float64."""
+    def all_reduce(self, numbers: Sequence[float]) -> list[float]:
+        """Sum numbers over all ranks, in float64."""
         sums = torch.tensor(numbers, dtype=torch.float64, device=self._device)
         self._dist.all_reduce(sums)
         return sums.tolist()
 
-    def whole(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Gather the shards of a DTensor; other tensors are whole."""
+    def full_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Gather the shards of a DTensor; return other tensors as they are."""
         return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
-    def part_of(self, whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """Cut as `like` is cut."""
+    def shard_like(self, whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """Return this rank's shard if `like` is in shards, else the whole tensor."""
         from torch.distributed.tensor import DTensor, distribute_tensor
 
         whole = whole.to(like.device)
@@ -128,12 +128,12 @@ class Ranks(Team):
 
 
 def ranks_here() -> int:
-    """Processes that torchrun started for this run; 1 without it.
+    """Return the number of processes that torchrun started for this run; 1 without torchrun.
 
     Raises
     ------
     InputError
-        torchrun's variables are there, and not all of them.
+        Some of torchrun's environment variables are missing.
     """
     if "WORLD_SIZE" not in os.environ:
         return 1
@@ -148,13 +148,13 @@ def ranks_here() -> int:
 
 
 def rank_here() -> int:
-    """Number of this process among them."""
+    """Return the rank of this process."""
     return 0 if ranks_here() == 1 else int(os.environ["RANK"])
 
 
 @contextmanager
 def team(device: torch.device) -> Iterator[Team]:
-    """Join the other processes of the run, if there are any, and leave them at the end."""
+    """Join the other processes of the run, if there are any; leave them at the end."""
     if ranks_here() == 1:
         yield Team()
         return
@@ -166,7 +166,7 @@ def team(device: torch.device) -> Iterator[Team]:
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
     try:
         yield Ranks(device)
-        # Together: a connection that is closed by one end aborts the other.
+        # Close together: if one end closes a connection, the other aborts.
         dist.barrier()
     finally:
         dist.destroy_process_group()

@@ -1,9 +1,9 @@
-"""Cells seen as if they had been sequenced less deeply: another draw each time they come by.
+"""Downsample cells, as if they had been sequenced less deeply: a new random draw each epoch.
 
-A thinned cell keeps each of its counts with one probability, itself drawn between `LEAST` and 1,
-and is ranked anew; binomial thinning is what less sequencing of the same library does. Few cells
-give many this way, and depth tells the model less. All counts of the training split lie in memory,
-so this is for small corpora.
+A downsampled cell keeps each of its counts with one probability, itself drawn between `LEAST` and
+1, and is ranked again. Less sequencing of the same library has the same effect (binomial
+downsampling). So a small corpus shows more variety, and the model learns less from depth. All
+counts of the training split are held in memory, so this is for small corpora.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from cellscribe.errors import InputError
 LEAST = 0.1
 """Smallest share of its counts that a cell keeps."""
 MOST_VALUES = 2_000_000_000
-"""Counts that are held in memory at most: 8 bytes each."""
+"""Largest number of counts held in memory: 8 bytes each."""
 SPLIT = "train"
 
 
-class Thinning:
-    """Thins cells of a corpus.
+class Downsampling:
+    """Downsamples cells of a corpus.
 
     Parameters
     ----------
     corpus
-        With its counts.
+        Corpus that was built with its counts.
     share
-        Of the cells that are thinned, the others being left as they are.
+        Share of the cells that are downsampled; the others stay as they are.
     seed
-        A cell's draw depends on seed, epoch and the cell alone.
+        Random seed; the draw of a cell depends on seed, epoch and cell number only.
     context
-        Most genes of a cell.
+        Largest number of genes of a cell.
     cls_token
         Whether cells begin with [CLS].
 
     Raises
     ------
     InputError
-        The counts are missing, or too many to be held in memory.
+        The counts are missing, or too many to hold in memory.
     """
 
     def __init__(
@@ -83,28 +83,28 @@ class Thinning:
         self._numbers = numbers_C[self._order]
 
     @classmethod
-    def of(cls, corpus: Corpus, config: ModelConfig, options: TrainOptions) -> Thinning | None:
-        """What a run's options ask for; None if nothing is thinned."""
+    def of(cls, corpus: Corpus, config: ModelConfig, options: TrainOptions) -> Downsampling | None:
+        """Make the downsampling of a run's options; None if they have none."""
         if not options.thin:
             return None
         return cls(corpus, options.thin, options.seed, config.context, cls_token=config.cls_token)
 
     def __call__(self, batch: Batch) -> Batch:
-        """Thin some cells of a packed batch."""
+        """Downsample some cells of a packed batch."""
         cells = np.split(batch.tokens, batch.offsets[1:-1])
         for place, number in enumerate(batch.cells):
             random = np.random.Generator(
                 np.random.Philox(key=[self.seed, batch.epoch << 40 | number])
             )
             if random.random() < self.share:
-                cells[place] = self._thin(number, random)
+                cells[place] = self._downsample(number, random)
         return dataclasses.replace(
             batch,
             tokens=np.concatenate(cells),
             lengths=np.array([len(cell) for cell in cells], np.int32),
         )
 
-    def _thin(self, number: np.int64, random: np.random.Generator) -> npt.NDArray[np.int32]:
+    def _downsample(self, number: np.int64, random: np.random.Generator) -> npt.NDArray[np.int32]:
         row = self._order[np.searchsorted(self._numbers, number)]
         here = slice(self._counts.indptr[row], self._counts.indptr[row + 1])
         keep = random.uniform(LEAST, 1)

@@ -1,7 +1,7 @@
-"""Begin with another model's weights, on a corpus whose gene table may be another.
+"""Start from another model's weights, on a corpus that may have another gene table.
 
-Genes that both know keep their vectors and their bias; genes that the model does not know start as
-in any new model; genes that the corpus does not show are dropped.
+Genes that both have keep their vectors and their bias; genes that the model lacks start as in any
+new model; genes that the corpus lacks are dropped.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from cellscribe.model.encoder import MaskedGeneModel
 from cellscribe.model.metadata import find_checkpoint
 
 BY_GENE = ("encoder.genes.weight", "bias")
-"""Parameters with a row a token."""
+"""Parameters with one row per token."""
 HEAD = ("transform", "bias")
-"""Begin the names of the masked-gene head's own parameters."""
+"""Prefixes of the names of the masked-gene head's own parameters."""
 FEWEST = 0.5
-"""Least share of the corpus's genes that the model must know."""
+"""Smallest share of the corpus's genes that the model must have."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
-    """A model to begin with."""
+class InitFrom:
+    """A model to start from."""
 
     checkpoint: Checkpoint
     directory: Path
     rows: npt.NDArray[np.int64]
-    """``[V]`` for each token of the corpus its token in the model, -1 where it is new."""
+    """``[V]`` token in the model of each token of the corpus; -1 where it is new."""
     changed_medians: int
-    """Genes that both know and whose medians differ by more than a hundredth."""
+    """Number of genes that both have and whose medians differ by more than 1%."""
 
     @classmethod
-    def read(cls, name: str | Path, vocabulary: Vocabulary) -> Origin:
-        """Load a model and compare its genes with a corpus's.
+    def read(cls, name: str | Path, vocabulary: Vocabulary) -> InitFrom:
+        """Load a model and compare its genes with those of a corpus.
 
         Raises
         ------
         InputError
-            No such model, or it knows less than half of the corpus's genes.
+            There is no such model, or it has less than half of the corpus's genes.
         """
         directory = find_checkpoint(name)
         checkpoint = load_checkpoint(directory)
@@ -72,7 +72,7 @@ class Origin:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is kept and what is new."""
+        """Sentences for the user: what is kept and what is new."""
         name, known = self.checkpoint.name, int((self.rows >= 0).sum())
         gone = len(self.checkpoint.vocabulary) - known
         lines = [
@@ -91,11 +91,11 @@ class Origin:
 
     @property
     def has_head(self) -> bool:
-        """Whether the model can name masked genes; classifiers come without their head."""
+        """Whether the model has a masked-gene head; classifiers have none."""
         return bool(self.checkpoint.model.transform.weight.any())
 
     def check(self, config: ModelConfig) -> None:
-        """Refuse a shape that the weights do not fit.
+        """Check that the weights fit a shape.
 
         Raises
         ------
@@ -110,8 +110,8 @@ class Origin:
                     "leave the model's shape as it is"
                 )
 
-    def told(self) -> dict[str, Any]:
-        """For the run's header."""
+    def record(self) -> dict[str, Any]:
+        """Return the entry of the run's header."""
         return {
             "name": self.checkpoint.name,
             "hash": self.checkpoint.hash,
@@ -121,24 +121,24 @@ class Origin:
 
 
 def shapes(config: ModelConfig) -> dict[str, list[int]]:
-    """Shape of every parameter, without making one."""
+    """Return the shape of every parameter, without allocating any."""
     with torch.device("meta"):
         return {name: list(p.shape) for name, p in MaskedGeneModel(config).named_parameters()}
 
 
-def continue_from(model: MaskedGeneModel, origin: Origin) -> None:
-    """Copy the weights into an initialised model; new genes keep what they have there."""
-    rows = torch.from_numpy(origin.rows)
+def continue_from(model: MaskedGeneModel, init_from: InitFrom) -> None:
+    """Copy the weights into an initialised model; new genes keep their initial values."""
+    rows = torch.from_numpy(init_from.rows)
     known = rows >= 0
-    theirs = dict(origin.checkpoint.model.named_parameters())
+    theirs = dict(init_from.checkpoint.model.named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.startswith(HEAD) and not origin.has_head:
+            if name.startswith(HEAD) and not init_from.has_head:
                 continue
             if name in BY_GENE:
                 parameter[known] = theirs[name][rows[known]]
             else:
                 parameter.copy_(theirs[name])
-        # Next to genes that were seen, one of which nothing is known is as rare as any.
-        if origin.has_head:
+        # A gene that the model never saw gets the bias of the rarest gene that it saw.
+        if init_from.has_head:
             model.bias[~known] = model.bias[known].min() if known.any() else 0.0

@@ -1,9 +1,9 @@
 """The training loop, top to bottom: plain torch, one device or one rank's part of many.
 
 A step takes the next cells of the corpus through the network, micro batch by micro batch, and then
-AdamW. What it computes depends on the seed and the number of the step alone, so a run that goes on
-from a checkpoint takes the very steps that it would have taken. What is not finite is not learned
-from: such a step is passed over and counted.
+AdamW. What it computes depends on the seed and the number of the step alone, so a run that
+continues from a checkpoint takes exactly the steps that it would have taken without the stop. A
+step whose loss or gradient is not finite changes nothing; it is skipped and counted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -26,24 +26,24 @@ from cellscribe.training.distributed import Team
 from cellscribe.training.optimizer import LossScale, clip_gradients, learning_rate
 from cellscribe.training.validation import Validation
 
-Line = dict[str, Any]
-"""What is told of a step, see `tracking`."""
+StepMetrics = dict[str, Any]
+"""Numbers of one step: a line of ``metrics.jsonl``, see `metrics_log`."""
 
 
 @dataclass(kw_only=True)
-class Place:
-    """How far a run is."""
+class TrainState:
+    """How far a run is; a checkpoint stores it."""
 
     step: int = 0
     """Steps taken."""
     reader: dict[str, Any] = field(default_factory=dict)
-    """Where the reader stands."""
+    """State of the reader of the corpus."""
     seconds: float = 0.0
-    """Spent on steps, since the run began."""
+    """Time spent on steps since the run began."""
     skipped: int = 0
-    """Steps passed over."""
+    """Steps skipped because loss or gradient was not finite."""
     bad_in_row: int = 0
-    """Of these, the last ones, without a finite step between."""
+    """Skipped steps since the last finite one."""
     best_step: int | None = None
     """Step of the lowest loss on val."""
     best_loss: float | None = None
@@ -54,15 +54,29 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Follow:
-    """Whom the loop tells; only the leading rank's are heard."""
+class Callbacks:
+    """Functions that the loop calls."""
 
-    line: Callable[[Line], None]
-    """Of each step, before it is saved."""
-    save: Callable[[Place], None]
-    """Keep this place; all ranks call it, for parameters may be in shards."""
-    stopped: Callable[[], bool]
-    """Whether to save and end."""
+    on_step: Callable[[StepMetrics], None]
+    """Called with the metrics of each step, before the step is saved."""
+    save: Callable[[TrainState], None]
+    """Saves a checkpoint; all ranks call it, because parameters may be in shards."""
+    should_stop: Callable[[], bool]
+    """Whether to save and end after this step."""
+
+
+class StepSums(NamedTuple):
+    """Sums of a step over all ranks."""
+
+    loss: float
+    cells: float
+    """Cells with a masked gene."""
+    tokens: float
+    flop: float
+    stop: float
+    """Ranks that are to stop."""
+    save: float
+    """1 if the time of a checkpoint has come."""
 
 
 def train(
@@ -73,31 +87,37 @@ def train(
     batches: Iterator[StepBatches],
     validation: Validation,
     options: TrainOptions,
-    place: Place,
-    follow: Follow,
+    state: TrainState,
+    callbacks: Callbacks,
     *,
     device: torch.device,
     team: Team,
 ) -> bool:
-    """Train in place, from behind `place` on, which is moved along.
+    """Train in place from `state` on, and update it.
 
     Parameters
     ----------
     module
-        The objective as `Team.wrap` gave it; called with a masked batch.
+        The objective as `Team.wrap` returned it; called with a masked batch.
     model
         The network within it.
     optimizer, scale
-        From `optimizer`, in the state of `place`.
+        From `optimizer`, as they were at `state`.
     batches
         From `step_batches`.
     validation
         Held-out cells.
+    options
+        How to train.
+    state
+        How far the run is.
+    callbacks
+        What to do with the metrics of each step, and at a checkpoint.
 
     Returns
     -------
     bool
-        Whether the run is at its end; False if it was asked to stop.
+        Whether the run is at its end; False if `Callbacks.should_stop` ended it.
 
     Raises
     ------
@@ -107,9 +127,9 @@ def train(
     share = team.size / options.global_batch  # gradients are averaged over ranks
     saved = time.monotonic()
     module.train()
-    while not _is_over(place, options):
+    while not _is_over(state, options):
         began = time.perf_counter()
-        step = place.step + 1
+        step = state.step + 1
         work = next(batches)
         torch.manual_seed((options.seed << 31) + step * team.size + team.rank)
         for group in optimizer.param_groups:
@@ -118,91 +138,102 @@ def train(
         loss = torch.zeros((), dtype=torch.float64, device=device)
         for micro in work.micro:
             is_last = micro is work.micro[-1]
-            with nullcontext() if is_last else team.holding_back(module):
+            with nullcontext() if is_last else team.no_sync(module):
                 total, _ = module(micro.to(device))
                 (total * (scale.scale * share)).backward()
             loss += total.detach()
         norm = clip_gradients(model, scale.scale, options.clip)
         late = time.monotonic() - saved > 60 * options.checkpoint_minutes
-        sums = team.total(
-            [
-                float(loss),
-                sum(micro.n_asked for micro in work.micro),
-                sum(len(micro.tokens_N) for micro in work.micro),
-                sum(
-                    training_flop(model.config, m.cells.lengths, len(m.chosen_M))
-                    for m in work.micro
-                ),
-                follow.stopped(),
-                late and team.leads,
-            ]
-        )
-        mean, is_finite = sums[0] / max(1, sums[1]), math.isfinite(sums[0] + float(norm))
+        own = _sums(float(loss), work, model, callbacks.should_stop(), late and team.is_rank_zero)
+        sums = StepSums(*team.all_reduce(own))
+        is_finite = math.isfinite(sums.loss + float(norm))
         if is_finite:
             optimizer.step()
-        place.step, place.reader = step, work.reader
-        place.seconds += time.perf_counter() - began
-        _count(place, is_finite, scale.update(is_finite), options, work)
-        line: Line = {
-            "step": step,
-            "loss": mean if is_finite else None,
-            "gradient_norm": float(norm) if is_finite else None,
-            "learning_rate": learning_rate(step, options),
-            "cells": options.global_batch,
-            "tokens": int(sums[2]),
-            "flop": sums[3],
-            "seconds": place.seconds,
-        }
-        if not is_finite:
-            line["skipped"] = True
+        state.step, state.reader = step, work.reader
+        state.seconds += time.perf_counter() - began
+        _count(state, is_finite, scale.update(is_finite), options, work)
+        metrics = _metrics(state, sums, float(norm), is_finite, options)
         is_end = step == options.last_step
         is_best = False
         if step % options.validate_every == 0 or is_end:
             losses = validation.losses(module, device, team)
-            line |= {f"loss_{split}": value for split, value in losses.items()}
-            is_best = _compare(place, losses)
-            is_end |= _is_over(place, options)
-        # The line first: a resumed run drops one too many, and cannot make up for a missing one.
-        follow.line(line)
-        is_stop = bool(sums[4])
-        if is_best or is_end or is_stop or sums[5] or step % options.checkpoint_every == 0:
-            follow.save(place)
+            metrics |= {f"loss_{split}": value for split, value in losses.items()}
+            is_best = _compare(state, losses)
+            is_end |= _is_over(state, options)
+        # Metrics before the checkpoint: a resumed run drops a line too many, but cannot make up
+        # for a missing one.
+        callbacks.on_step(metrics)
+        is_stop = bool(sums.stop)
+        if is_best or is_end or is_stop or sums.save or step % options.checkpoint_every == 0:
+            callbacks.save(state)
             saved = time.monotonic()
         if is_end or is_stop:
             return is_end
     return True
 
 
-def _is_over(place: Place, options: TrainOptions) -> bool:
+def _sums(
+    loss: float, work: StepBatches, model: MaskedGeneModel, stop: bool, save: bool
+) -> StepSums:
+    """Add up the micro batches of this rank."""
+    return StepSums(
+        loss=loss,
+        cells=sum(micro.n_masked for micro in work.micro),
+        tokens=sum(len(micro.tokens_N) for micro in work.micro),
+        flop=sum(training_flop(model.config, m.cells.lengths, len(m.chosen_M)) for m in work.micro),
+        stop=stop,
+        save=save,
+    )
+
+
+def _metrics(
+    state: TrainState, sums: StepSums, norm: float, is_finite: bool, options: TrainOptions
+) -> StepMetrics:
+    metrics: StepMetrics = {
+        "step": state.step,
+        "loss": sums.loss / max(1, sums.cells) if is_finite else None,
+        "gradient_norm": norm if is_finite else None,
+        "learning_rate": learning_rate(state.step, options),
+        "cells": options.global_batch,
+        "tokens": int(sums.tokens),
+        "flop": sums.flop,
+        "seconds": state.seconds,
+    }
+    if not is_finite:
+        metrics["skipped"] = True
+    return metrics
+
+
+def _is_over(state: TrainState, options: TrainOptions) -> bool:
     """Whether all steps are taken, or the loss on val has not fallen for too long."""
-    tired = options.patience is not None and place.since_best >= options.patience
-    return place.step >= options.last_step or tired
+    out_of_patience = options.patience is not None and state.since_best >= options.patience
+    return state.step >= options.last_step or out_of_patience
 
 
 def _count(
-    place: Place, is_finite: bool, is_explained: bool, options: TrainOptions, work: StepBatches
+    state: TrainState, is_finite: bool, is_explained: bool, options: TrainOptions, work: StepBatches
 ) -> None:
-    """Count steps that are passed over, and end a run that takes no others."""
+    """Count a skipped step; end the run after too many in a row."""
     if is_finite:
-        place.bad_in_row = 0
+        state.bad_in_row = 0
         return
-    place.skipped += 1
+    state.skipped += 1
     # A loss scale that was too high is no fault of the batch, and already halved.
-    place.bad_in_row += not is_explained
-    if place.bad_in_row >= options.bad_steps:
+    state.bad_in_row += not is_explained
+    if state.bad_in_row >= options.bad_steps:
         raise InputError(
-            f"loss or gradient was not finite for {place.bad_in_row} steps in a row, last at step "
-            f"{place.step:,} (batch {work.number:,} of epoch {work.epoch}); go on from the newest "
+            f"loss or gradient was not finite for {state.bad_in_row} steps in a row, last at step "
+            f"{state.step:,} (batch {work.number:,} of epoch {work.epoch}); go on from the newest "
             "checkpoint with a lower --learning-rate, or with --precision float32, in a new run"
         )
 
 
-def _compare(place: Place, losses: dict[str, float]) -> bool:
-    """Note the losses of a validation; whether that on val is the lowest so far."""
+def _compare(state: TrainState, losses: dict[str, float]) -> bool:
+    """Store the losses of a validation; return whether that on val is the lowest so far."""
     if "val" not in losses:
         return False
-    if place.best_loss is None or losses["val"] < place.best_loss:
-        place.best_step, place.best_loss, place.since_best = place.step, losses["val"], 0
+    if state.best_loss is None or losses["val"] < state.best_loss:
+        state.best_step, state.best_loss, state.since_best = state.step, losses["val"], 0
         return True
-    place.since_best += 1
+    state.since_best += 1
     return False

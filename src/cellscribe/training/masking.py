@@ -1,10 +1,9 @@
-"""Which genes of a cell a step looks at, which of these are hidden from the model, and how.
+"""Choose the genes of a cell that a step uses, and those that are hidden from the model.
 
 Exactly ``round(0.15 n)`` of a cell's ``n`` gene tokens are chosen, at least one and never a special
 token; of these 80 % become [MASK], 10 % a random gene, 10 % stay (sc-FM model card). Random numbers
-come from a generator of the cell's own (SplitMix64, Steele et al. 2014) that starts from (seed,
-epoch, cell): neither batches, ranks, threads nor resumption change a mask, and neither does a
-release of NumPy.
+come from one generator per cell (SplitMix64, Steele et al. 2014) that starts from (seed, epoch,
+cell): masks do not depend on batches, ranks, threads, resumption or the release of NumPy.
 
 Letters: ``B`` cells, ``N`` their tokens, one cell after the other, ``M`` chosen places.
 """
@@ -24,14 +23,14 @@ from cellscribe.config import TrainOptions
 from cellscribe.model.attention import Cells
 
 VALIDATION_EPOCH = 0
-"""Masks of validation belong to this epoch; training counts from the next one."""
+"""Epoch of the masks of validation; training counts from the next one."""
 U64 = np.uint64
 compiled: Any = numba.njit(nogil=True, cache=True)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaskedBatch:
-    """Cells as the model sees them, and what it is asked."""
+    """Cells as the model sees them, and the genes that it must predict."""
 
     tokens_N: torch.Tensor
     """Corrupted tokens, int64."""
@@ -39,23 +38,23 @@ class MaskedBatch:
     """Place of each in its whole cell: 0 for [CLS], r + 1 for the gene of rank r."""
     cells: Cells
     chosen_M: torch.Tensor
-    """Places in ``N`` whose true gene is asked for."""
+    """Places in ``N`` whose true gene is to be predicted."""
     targets_M: torch.Tensor
     """True tokens there."""
     weights_M: torch.Tensor
-    """One over the number of genes that the cell is asked for, float32."""
-    n_asked: int
-    """Cells that are asked for a gene: those that show one."""
+    """One over the number of chosen genes of the cell, float32."""
+    n_masked: int
+    """Number of cells with a chosen gene: those with at least one gene."""
 
     def to(self, device: torch.device) -> MaskedBatch:
-        """Copy to a device, without waiting for it."""
+        """Copy to a device, asynchronously."""
         if device.type == "cpu":
             return self
         names = ("tokens_N", "positions_N", "chosen_M", "targets_M", "weights_M")
         moved = {
             name: getattr(self, name).pin_memory().to(device, non_blocking=True) for name in names
         }
-        return MaskedBatch(cells=Cells(self.cells.lengths, device), n_asked=self.n_asked, **moved)
+        return MaskedBatch(cells=Cells(self.cells.lengths, device), n_masked=self.n_masked, **moved)
 
 
 def mask_cells(
@@ -74,24 +73,25 @@ def mask_cells(
     Parameters
     ----------
     tokens_N, lengths_B
-        Cells one after the other, each with its special tokens in front.
+        Packed cells, each with its special tokens first.
     cells_B
         Their numbers in the corpus.
     epoch
         `VALIDATION_EPOCH`, or 1 and more.
     genes
-        First gene token and one past the last: what a random gene is drawn from.
+        First gene token and one past the last; random genes are drawn from these.
     options
         Seed and shares.
     front
-        Special tokens before the genes of a cell: 1 with [CLS], else 0.
+        Number of special tokens before the genes of a cell: 1 with [CLS], else 0.
     genes_per_cell
-        Keep a random subset of at most so many genes; all if not given.
+        Size of the random subset of genes that a cell keeps; all genes if not given.
 
     Returns
     -------
     MaskedBatch
-        On the CPU. A cell without genes stays as its special tokens, or [PAD], and asks nothing.
+        On the CPU. A cell without genes keeps its special tokens, or [PAD], and no place in it
+        is chosen.
     """
     limit = genes_per_cell or np.iinfo(np.int32).max
     n_genes = np.clip(lengths_B - front, 0, limit)
@@ -124,19 +124,19 @@ def mask_cells(
         chosen_M=torch.from_numpy(chosen),
         targets_M=torch.from_numpy(targets),
         weights_M=torch.from_numpy(weights),
-        n_asked=int((n_chosen > 0).sum()),
+        n_masked=int((n_chosen > 0).sum()),
     )
 
 
 def _starts(seed: int, epoch: int, cells_B: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """``[B]`` states from which the cells' generators start."""
+    """Return the ``[B]`` initial states of the cells' generators."""
     state = _mix(np.full(len(cells_B), seed, np.uint64))
     state = _mix(state ^ U64(epoch))
     return _mix(state ^ cells_B.astype(np.uint64))
 
 
 def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """SplitMix64's finaliser behind its increment: neighbours become strangers."""
+    """Apply SplitMix64's increment and finaliser: neighbouring numbers become unrelated."""
     x = x + U64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> U64(30))) * U64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> U64(27))) * U64(0x94D049BB133111EB)
@@ -145,7 +145,7 @@ def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 @compiled
 def _draw(state):  # type: ignore[no-untyped-def]
-    """Next state, and 32 random bits."""
+    """Return the next state, and 32 random bits."""
     state += U64(0x9E3779B97F4A7C15)
     x = (state ^ (state >> U64(30))) * U64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> U64(27))) * U64(0x94D049BB133111EB)
@@ -154,19 +154,19 @@ def _draw(state):  # type: ignore[no-untyped-def]
 
 @compiled
 def _below(bits, n):  # type: ignore[no-untyped-def]
-    """A number below `n` from 32 random bits; no number is preferred by more than n / 2^32."""
+    """Return a number below `n` from 32 random bits; the bias is at most n / 2^32."""
     return np.int64((bits * U64(n)) >> U64(32))
 
 
 @compiled
 def _mask(  # type: ignore[no-untyped-def]
-    source, froms, tos, asked, starts, front, genes, shares, tokens, positions, chosen, targets
+    source, froms, tos, places, starts, front, genes, shares, tokens, positions, chosen, targets
 ):
     """Fill `tokens`, `positions`, `chosen` and `targets`, cell by cell.
 
-    Both draws, which genes are kept and which are chosen, go through the cell once and take a gene
-    with the share still wanted of those still left (Knuth, TAOCP 2, algorithm 3.4.2 S): so many,
-    in their order, every subset as likely.
+    Both draws, of the genes kept and of the genes chosen, go through the cell once. A gene is taken
+    with probability (still wanted) / (still left) (Knuth, TAOCP 2, algorithm 3.4.2 S): the number
+    is exact, the order stays, and every subset is equally likely.
     """
     for cell in range(len(starts)):
         state = starts[cell]
@@ -187,8 +187,8 @@ def _mask(  # type: ignore[no-untyped-def]
                 tokens[to] = source[begin + front + rank]
                 positions[to] = front + rank
                 to, wanted = to + 1, wanted - 1
-        at, n = asked[cell], to - first
-        open_places = asked[cell + 1] - at
+        at, n = places[cell], to - first
+        open_places = places[cell + 1] - at
         for place in range(n):
             state, bits = _draw(state)
             if _below(bits, n - place) >= open_places:

@@ -1,4 +1,4 @@
-"""What a run tells of each step: a line of JSON always, TensorBoard's files on request."""
+"""Metrics of each step: a line of JSON always, TensorBoard's files on request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cellscribe.writing import disk_errors
 NOT_DRAWN = ("step", "seconds", "cells", "tokens", "flop", "skipped")
 
 
-class Tracker:
+class MetricsLog:
     """Appends lines to ``metrics.jsonl``.
 
     Parameters
@@ -23,9 +23,9 @@ class Tracker:
     run
         Folder of the run.
     step
-        Steps that the run has taken: lines of later ones are dropped, as they are taken again.
+        Steps that the run has taken; lines of later steps are dropped, as they are taken again.
     tensorboard
-        Write ``RUN/tensorboard`` too; see `need_tensorboard`.
+        Whether to write ``RUN/tensorboard`` too; see `need_tensorboard`.
     """
 
     def __init__(self, run: Path, step: int, *, tensorboard: bool = False) -> None:
@@ -36,7 +36,7 @@ class Tracker:
         self._board: Any = _board(run, step) if tensorboard else None
 
     def write(self, line: dict[str, Any]) -> None:
-        """Write one step."""
+        """Write the line of one step."""
         with disk_errors(self._path, "free some space and go on with --resume"):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
@@ -53,12 +53,12 @@ class Tracker:
 
 
 def need_tensorboard() -> None:
-    """Refuse where TensorBoard is not installed.
+    """Check that TensorBoard is installed.
 
     Raises
     ------
     InputError
-        It is not.
+        TensorBoard is not installed.
     """
     if find_spec("tensorboard") is None:
         raise InputError('TensorBoard is not installed: pip install "cellscribe[tensorboard]"')

@@ -1,6 +1,6 @@
-"""The masked-gene loss: cross-entropy at the chosen places, mean over a cell's, then over cells.
+"""The masked-gene loss: mean cross-entropy over a cell's chosen places, then over cells.
 
-Logits are made at the chosen places and nowhere else.
+Logits are computed at the chosen places only.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from cellscribe.training.masking import MaskedBatch
 
 
 class Objective(nn.Module):
-    """A network and its loss: one module, so that what wraps a module wraps a whole step."""
+    """A network and its loss in one module, so that DDP or FSDP can wrap both."""
 
     def __init__(self, model: MaskedGeneModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, batch: MaskedBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss of a batch of packed cells.
+        """Compute the loss of a batch of packed cells.
 
         Returns
         -------

@@ -18,7 +18,7 @@ GROW_AFTER = 2_000
 
 
 def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
-    """AdamW over `decay_groups`."""
+    """Make AdamW over `decay_groups`."""
     return torch.optim.AdamW(
         decay_groups(model, options.weight_decay),
         lr=options.learning_rate,
@@ -29,7 +29,7 @@ def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.AdamW
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters that are trained: weights of linear layers decay, all others do not."""
+    """Group the trained parameters: weights of linear layers decay, all others do not."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     return [
         {
@@ -41,14 +41,14 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def decays(name: str) -> bool:
-    """Whether a parameter of this name is shrunk by weight decay."""
+    """Tell whether weight decay applies to a parameter of this name."""
     return name.endswith("weight") and not any(
         part in name for part in ("norm", "genes", "positions", "token_types")
     )
 
 
 def learning_rate(step: int, options: TrainOptions) -> float:
-    """Rate of a step, counted from 1: a linear warm-up to the peak, then a fall to `last_rate`."""
+    """Return the rate of a step, from 1 on: a linear warm-up, then a decay to `last_rate`."""
     if step <= options.warmup_steps:
         return options.learning_rate * step / options.warmup_steps
     done = (step - options.warmup_steps) / max(1, options.schedule_steps - options.warmup_steps)
@@ -58,11 +58,11 @@ def learning_rate(step: int, options: TrainOptions) -> float:
 
 @dataclass(kw_only=True)
 class LossScale:
-    """What the loss is multiplied by before the gradient is taken, and the gradient divided by.
+    """Factor of the loss before the backward pass; gradients are divided by it afterwards.
 
     Halved when a gradient is not finite, doubled after `GROW_AFTER` steps without that
-    (Micikevicius et al. 2018, arXiv:1710.03740). Ours and not `torch.amp.GradScaler`, because the
-    loop takes the norm of the gradient anyway, over shards as well, and skips a step by it in every
+    (Micikevicius et al. 2018, arXiv:1710.03740). `torch.amp.GradScaler` is not used, because the
+    loop computes the norm of the gradient anyway, also over shards, and skips a step by it in every
     precision.
     """
 
@@ -72,11 +72,11 @@ class LossScale:
 
     @classmethod
     def of(cls, dtype: torch.dtype) -> LossScale:
-        """Start at 2^16 for fp16; other precisions need none."""
+        """Make a scale that starts at 2^16 for fp16, and stays 1 for other precisions."""
         return cls(scale=2.0**16, moving=True) if dtype == torch.float16 else cls()
 
     def update(self, finite: bool) -> bool:
-        """Take the news of a step; returns whether an infinite one is explained by the scale."""
+        """Update after a step; return whether the scale explains that it was not finite."""
         if not self.moving:
             return False
         self.finite = self.finite + 1 if finite else 0
@@ -88,20 +88,20 @@ class LossScale:
         return False
 
     def state_dict(self) -> dict[str, float]:
-        """Scale and finite steps."""
+        """Return scale and number of finite steps."""
         return {"scale": self.scale, "finite": self.finite}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Go on where another was."""
+        """Restore what `state_dict` returned."""
         if self.moving:
             self.scale, self.finite = float(state["scale"]), int(state["finite"])
 
 
 def clip_gradients(model: nn.Module, scale: float, clip: float) -> torch.Tensor:
-    """Divide gradients by `scale` and shorten them to the norm `clip`; returns the norm before."""
+    """Divide gradients by `scale`, clip them to the norm `clip`; return the norm before."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
-    if hasattr(norm, "full_tensor"):  # of shards
+    if hasattr(norm, "full_tensor"):  # gradients are in shards
         norm = norm.full_tensor()
     norm = norm / scale
     factor = (clip / (norm + 1e-6)).clamp(max=1.0) / scale

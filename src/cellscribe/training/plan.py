@@ -1,4 +1,4 @@
-"""What a run needs, checked before anything is made or loaded: preset, corpus, folder, device."""
+"""Check what a run needs before anything is made or loaded: preset, corpus, folder, device."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from cellscribe.model.metadata import read_header
 from cellscribe.training import runs
 from cellscribe.training.batches import open_reader
 from cellscribe.training.distributed import own_device, rank_here, ranks_here
-from cellscribe.training.init_from import Origin
+from cellscribe.training.init_from import InitFrom
 from cellscribe.training.metrics_log import need_tensorboard
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A run that can be begun."""
+class TrainPlan:
+    """A run whose preset, corpus, folder and device are checked."""
 
     preset: str
     config: ModelConfig
     options: TrainOptions
     corpus: Corpus
     reader: Reader
-    """Of this rank's training cells."""
+    """Reader of this rank's training cells."""
     run: Path
     resume: bool
-    origin: Origin | None
+    init_from: InitFrom | None
     device: torch.device
     dtype: torch.dtype
     notes: tuple[str, ...]
@@ -48,12 +48,12 @@ def settle(
     shape: Mapping[str, Any],
     init_from: str | Path | None = None,
 ) -> tuple[ModelConfig, TrainOptions]:
-    """Lay single fields over a preset, whose shape is that of `init_from` where one is given.
+    """Combine a preset with single fields; the shape is that of `init_from` where one is given.
 
     Raises
     ------
     InputError
-        No such preset or model, or an unknown field.
+        There is no such preset or model, or a field is unknown.
     """
     found = read_preset(preset)
     below = found.model
@@ -75,7 +75,7 @@ def plan(
     preset: str,
     init_from: str | Path | None = None,
     resume: bool = False,
-) -> Plan:
+) -> TrainPlan:
     """Check everything that a run needs.
 
     Parameters
@@ -85,20 +85,21 @@ def plan(
     run
         Folder of the run.
     shape
-        Of the network; tokens are those of the corpus, and the context is at most the corpus's.
+        Shape of the network; its tokens are those of the corpus, its context at most the
+        corpus's.
     options
-        How it is trained.
+        How to train.
     preset
-        What it is called in the header.
+        Name in the run's header.
     init_from
-        Begin with the weights of this model.
+        Model whose weights the run starts from.
     resume
-        Go on with a run that is there.
+        Continue the run that is in the folder.
 
     Raises
     ------
     InputError
-        Something of it is missing, or does not go together.
+        Something is missing, or the parts do not fit each other.
     """
     run = Path(run)
     ranks = ranks_here()
@@ -110,7 +111,7 @@ def plan(
     if rank_here() == 0:
         _check_folder(run, resume)
     opened = open_corpus(corpus)
-    # Special tokens are those of the corpus, whatever a model to begin with had.
+    # Special tokens are those of the corpus, also if the model to start from has others.
     config = dataclasses.replace(
         shape,
         vocab_size=len(opened.vocabulary),
@@ -118,11 +119,11 @@ def plan(
         pad_token_id=opened.vocabulary.special("[PAD]"),
         sep_token=False,
     )
-    origin = Origin.read(init_from, opened.vocabulary) if init_from else None
-    if origin:
-        origin.check(config)
+    base = InitFrom.read(init_from, opened.vocabulary) if init_from else None
+    if base:
+        base.check(config)
     reader = open_reader(opened, config, options, rank=rank_here(), world_size=ranks)
-    notes = list(origin.notes) if origin else []
+    notes = list(base.notes) if base else []
     if device.type == "cpu" and not has_bf16_kernel():
         notes.append(SLOW_CPU[precision])
     if config.context < shape.context:
@@ -131,7 +132,7 @@ def plan(
         f"{options.global_batch:,} cells a step: {options.micro_batch:,} at a time x {ranks:,} "
         f"{'rank' if ranks == 1 else 'ranks'} x {accumulation:,}; products in {precision}"
     )
-    return Plan(
+    return TrainPlan(
         preset=Path(preset).stem,
         config=config,
         options=options,
@@ -139,7 +140,7 @@ def plan(
         reader=reader,
         run=run,
         resume=resume,
-        origin=origin,
+        init_from=base,
         device=device,
         dtype=DTYPES[precision],
         notes=tuple(notes),

@@ -1,10 +1,11 @@
 """One pre-training run, from a plan to a model: everything around the loop.
 
-The folder of a run is described in `runs`, its checkpoints in `state`.
+The folder of a run is described in `runs`, its checkpoints in `checkpoints`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import datetime
 from collections.abc import Callable, Iterator
@@ -20,18 +21,16 @@ from cellscribe.callbacks import Log
 from cellscribe.errors import InputError
 from cellscribe.model.device import cpu_facts
 from cellscribe.model.encoder import MaskedGeneModel, initialise, set_compute_dtype
-from cellscribe.report.model_card import write_card
 from cellscribe.training import checkpoints, runs
-from cellscribe.training.allocator import keep_freed_memory
 from cellscribe.training.batches import step_batches
 from cellscribe.training.distributed import Team, team
-from cellscribe.training.downsampling import Thinning
+from cellscribe.training.downsampling import Downsampling
 from cellscribe.training.init_from import continue_from
-from cellscribe.training.loop import Follow, Line, Place, train
-from cellscribe.training.metrics_log import Tracker
+from cellscribe.training.loop import Callbacks, StepMetrics, TrainState, train
+from cellscribe.training.metrics_log import MetricsLog
 from cellscribe.training.objective import Objective
 from cellscribe.training.optimizer import LossScale, make_optimizer
-from cellscribe.training.plan import Plan
+from cellscribe.training.plan import TrainPlan
 from cellscribe.training.signals import explained, stopping
 from cellscribe.training.trained_cells import (
     MOST,
@@ -47,14 +46,17 @@ FREE = {
     "steps", "patience", "micro_batch", "checkpoint_every", "checkpoint_minutes", "keep",
     "bad_steps", "device", "parallel", "tensorboard",
 }  # fmt: skip
-"""Options that may change when a run goes on; all others make another run."""
+"""Options that may change when a run is continued; all others make another run."""
+WriteCard = Callable[[Path, Path, Path], object]
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+"""Names of glibc's settings of memory."""
 
 
 def pretrain(
-    plan: Plan,
+    plan: TrainPlan,
     *,
-    on_step: Callable[[Line], None] | None = None,
-    draw: Callable[[Path, Path], None] | None = None,
+    on_step: Callable[[StepMetrics], None] | None = None,
+    write_card: WriteCard | None = None,
     log: Log = print,
 ) -> Path | None:
     """Train as planned.
@@ -64,110 +66,122 @@ def pretrain(
     plan
         From `plan`.
     on_step
-        Told of each step, as ``metrics.jsonl`` has it.
-    draw
-        Draws the loss curve for the model card: told the run's folder and the finished model's.
+        Called with the metrics of each step, as in ``metrics.jsonl``.
+    write_card
+        Called with the folders of run, corpus and finished model; writes the model's card.
     log
-        Told what a user should know.
+        Called with messages for the user.
 
     Returns
     -------
     pathlib.Path or None
-        The finished model; None if the run was asked to stop (SIGTERM, SIGINT) and can go on.
+        The finished model; None if SIGTERM or SIGINT stopped the run, which can be continued.
 
     Raises
     ------
     InputError
-        The run that is there is another one, its checkpoints are damaged, the corpus cannot be
+        The run in the folder is another one, its checkpoints are damaged, the corpus cannot be
         read, the disk is full, memory runs out, another rank is lost, or the loss is not finite.
     """
     keep_freed_memory()
     with explained(plan.options), team(plan.device) as members:
-        log = log if members.leads else (lambda line: None)
-        with _files(plan, members, log), stopping() as stopped:
-            done = _pretrain(plan, members, stopped, on_step or (lambda line: None), log)
-            if done is None or not members.leads:
-                return done
-            if draw is not None:
-                draw(plan.run, done)
-            write_card(plan.run, plan.corpus.path, done)
+        log = log if members.is_rank_zero else (lambda line: None)
+        with _files(plan, members, log), stopping() as should_stop:
+            done = _pretrain(plan, members, should_stop, on_step or (lambda metrics: None), log)
+            if done is not None and members.is_rank_zero and write_card is not None:
+                write_card(plan.run, plan.corpus.path, done)
             return done
 
 
+def keep_freed_memory() -> bool:
+    """Let glibc keep freed memory for the next step; False where there is another allocator.
+
+    Activations of a step are some hundred MB, allocated and freed again in each step. By default
+    glibc returns such blocks to the kernel, which clears every page when it is allocated again: a
+    third of a step's time on two cores.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 64 << 20))
+    return all(mallopt(name, value) for name, value in settings)
+
+
 def _pretrain(
-    plan: Plan,
+    plan: TrainPlan,
     members: Team,
-    stopped: Callable[[], bool],
-    on_step: Callable[[Line], None],
+    should_stop: Callable[[], bool],
+    on_step: Callable[[StepMetrics], None],
     log: Log,
 ) -> Path | None:
     options, run = plan.options, plan.run
     session = _begin(plan, members, log)
-    place = session.place
-    tracker = None
-    if members.leads:
-        write_json(run / runs.HEADER, _header(plan, session.model, members, place.step))
-        tracker = Tracker(run, place.step, tensorboard=options.tensorboard)
+    state = session.state
+    metrics_log = None
+    if members.is_rank_zero:
+        write_json(run / runs.HEADER, _header(plan, session.model, members, state.step))
+        metrics_log = MetricsLog(run, state.step, tensorboard=options.tensorboard)
 
-    def line(told: Line) -> None:
-        if tracker:
-            tracker.write(told)
-            on_step(told)
+    def write(metrics: StepMetrics) -> None:
+        if metrics_log:
+            metrics_log.write(metrics)
+            on_step(metrics)
 
-    def save(place: Place) -> None:
-        members.rest(session.module)
+    def save(state: TrainState) -> None:
+        members.reshard(session.module)
         whole, averages = checkpoints.gather(session.model, session.optimizer, members)
-        if members.leads:
-            place.scale = session.scale.state_dict()
-            told, folder = dataclasses.asdict(place), run / "checkpoints"
-            checkpoints.save(folder, whole, averages, told, session.model, plan.corpus.vocabulary)
-            checkpoints.prune(folder, options.keep, place.best_step)
+        if members.is_rank_zero:
+            state.scale = session.scale.state_dict()
+            saved, folder = dataclasses.asdict(state), run / "checkpoints"
+            checkpoints.save(folder, whole, averages, saved, session.model, plan.corpus.vocabulary)
+            checkpoints.prune(folder, options.keep, state.best_step)
 
-    work = step_batches(plan.reader, plan.config, options, place.step + 1, session.change)
+    work = step_batches(plan.reader, plan.config, options, state.step + 1, session.change)
     try:
         with closing(work) as batches:
             done = train(
                 session.module, session.model, session.optimizer, session.scale, batches,
-                session.validation, options, place,
-                Follow(line=line, save=save, stopped=stopped),
+                session.validation, options, state,
+                Callbacks(on_step=write, save=save, should_stop=should_stop),
                 device=plan.device, team=members,
             )  # fmt: skip
     finally:
-        if tracker:
-            tracker.close()
+        if metrics_log:
+            metrics_log.close()
     if not done:
-        log(f"Stopped and saved at step {place.step:,}; --resume goes on from there.")
+        log(f"Stopped and saved at step {state.step:,}; --resume goes on from there.")
         return None
-    if members.leads:
-        _finish(plan, place, log)
-    members.total([0.0])  # the others wait for the files
+    if members.is_rank_zero:
+        _finish(plan, state, log)
+    members.all_reduce([0.0])  # the others wait for the files
     return run / "model"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Session:
-    """What the loop works with."""
+    """The objects that the loop needs."""
 
     model: MaskedGeneModel
     module: nn.Module
     optimizer: torch.optim.Optimizer
     scale: LossScale
     validation: Validation
-    change: Thinning | None
-    place: Place
+    change: Downsampling | None
+    state: TrainState
 
 
-def _begin(plan: Plan, members: Team, log: Log) -> _Session:
-    """Make network and optimiser as the run begins, or as its newest checkpoint has them."""
+def _begin(plan: TrainPlan, members: Team, log: Log) -> _Session:
+    """Make network and optimizer, new or from the newest checkpoint of the run."""
     config, options = plan.config, plan.options
     model = MaskedGeneModel(config)
     set_compute_dtype(model, plan.dtype)
-    place, weights, averages = _found(plan, model, log)
-    change = Thinning.of(plan.corpus, config, options)
+    state, weights, averages = _newest(plan, model, log)
+    change = Downsampling.of(plan.corpus, config, options)
     if weights is None:
         initialise(model, options.seed)
-        if plan.origin:
-            continue_from(model, plan.origin)
+        if plan.init_from:
+            continue_from(model, plan.init_from)
         elif options.start_from_cells:
             start_from_cells(model, ranked_sample(plan.corpus, config, options.seed), options.seed)
     for note in plan.notes:
@@ -178,8 +192,8 @@ def _begin(plan: Plan, members: Team, log: Log) -> _Session:
     scale = LossScale.of(plan.dtype)
     if weights is not None:
         checkpoints.scatter(weights, averages, model, optimizer, members)
-        scale.load_state_dict(place.scale)
-        plan.reader.load_state_dict(place.reader)
+        scale.load_state_dict(state.scale)
+        plan.reader.load_state_dict(state.reader)
     return _Session(
         model=model,
         module=module,
@@ -187,17 +201,17 @@ def _begin(plan: Plan, members: Team, log: Log) -> _Session:
         scale=scale,
         validation=read_validation(plan.corpus, config, options, members),
         change=change,
-        place=place,
+        state=state,
     )
 
 
-def _found(
-    plan: Plan, model: MaskedGeneModel, log: Log
-) -> tuple[Place, checkpoints.Whole | None, checkpoints.Whole]:
-    """Find where to go on: the newest sound checkpoint, or the beginning."""
+def _newest(
+    plan: TrainPlan, model: MaskedGeneModel, log: Log
+) -> tuple[TrainState, checkpoints.Whole | None, checkpoints.Whole]:
+    """Return state and tensors of the newest sound checkpoint, or the initial state."""
     path = plan.run / runs.HEADER
     if not path.exists():
-        return Place(), None, {}
+        return TrainState(), None, {}
     header = runs.read_header(plan.run)
     for name, value in _identity(plan).items():
         was = header[name]
@@ -208,15 +222,15 @@ def _found(
             )
     found = checkpoints.newest(plan.run / "checkpoints", model, log)
     if found is None:
-        return Place(), None, {}
-    told, weights, averages = found
-    place = Place(**{f.name: told[f.name] for f in dataclasses.fields(Place)})
-    log(f"Going on behind step {place.step:,}.")
-    return place, weights, averages
+        return TrainState(), None, {}
+    saved, weights, averages = found
+    state = TrainState(**{f.name: saved[f.name] for f in dataclasses.fields(TrainState)})
+    log(f"Going on after step {state.step:,}.")
+    return state, weights, averages
 
 
-def _identity(plan: Plan) -> dict[str, dict[str, Any]]:
-    """What makes this run this one."""
+def _identity(plan: TrainPlan) -> dict[str, dict[str, Any]]:
+    """Return what must be equal for a run to be the same run."""
     options = dataclasses.asdict(plan.options)
     return {
         "model": dataclasses.asdict(plan.config),
@@ -225,8 +239,8 @@ def _identity(plan: Plan) -> dict[str, dict[str, Any]]:
     }
 
 
-def _header(plan: Plan, model: MaskedGeneModel, members: Team, step: int) -> dict[str, Any]:
-    """``run.json``: what the run is, and each time that it was begun or gone on with."""
+def _header(plan: TrainPlan, model: MaskedGeneModel, members: Team, step: int) -> dict[str, Any]:
+    """Return ``run.json``: what the run is, and one entry for each start or continuation."""
     corpus, path = plan.corpus, plan.run / runs.HEADER
     before = runs.read_header(plan.run)["sessions"] if path.exists() else []
     session = {
@@ -250,12 +264,12 @@ def _header(plan: Plan, model: MaskedGeneModel, members: Team, step: int) -> dic
             "hash": corpus.hash,
             "vocabulary": corpus.vocabulary.hash,
             "splits": {
-                split: {"cells": told["cells"], "tokens": told["tokens"]}
-                for split, told in corpus.splits.items()
+                split: {"cells": size["cells"], "tokens": size["tokens"]}
+                for split, size in corpus.splits.items()
             },
         },
         "parameters": sum(p.numel() for p in model.parameters()),
-        "init_from": plan.origin.told() if plan.origin else None,
+        "init_from": plan.init_from.record() if plan.init_from else None,
         "sessions": [*before, session],
     }
 
@@ -267,12 +281,12 @@ def _device_name(device: torch.device) -> str:
     return f"{threads} {'thread' if threads == 1 else 'threads'} of {cpu_facts()['model']}"
 
 
-def _finish(plan: Plan, place: Place, log: Log) -> None:
-    """Put the best checkpoint's network in place as the run's model."""
+def _finish(plan: TrainPlan, state: TrainState, log: Log) -> None:
+    """Save the network of the best checkpoint as the run's model."""
     from cellscribe.model.checkpoint import load_checkpoint, save_checkpoint
 
     folder = plan.run / "checkpoints"
-    best = folder / f"{place.best_step or place.step:06}"
+    best = folder / f"{state.best_step or state.step:06}"
     if not best.is_dir():
         best = checkpoints.checkpoints(folder)[-1]
         log(f"The checkpoint of the lowest loss is gone; the model is that of step {best.name}.")
@@ -280,20 +294,20 @@ def _finish(plan: Plan, place: Place, log: Log) -> None:
         "preset": plan.preset,
         "corpus": plan.corpus.hash,
         "step": int(best.name),
-        "loss on val": place.best_loss,
+        "loss on val": state.best_loss,
         "trained on": [
-            f"{name} ({told['cells']:,} cells)"
-            for name, told in plan.corpus.manifest["datasets"].items()
-            if told["side"] == "train"
+            f"{name} ({dataset['cells']:,} cells)"
+            for name, dataset in plan.corpus.manifest["datasets"].items()
+            if dataset["side"] == "train"
         ],
-        "hours": round(place.seconds / 3600, 3),
+        "hours": round(state.seconds / 3600, 3),
     }
     hashes = trained_cells(plan.corpus)
-    if plan.origin:
-        # its weights know what it learnt from, too
-        before = plan.origin.checkpoint.provenance.get("trained on", [])
+    if plan.init_from:
+        # the weights were also trained on the cells of the model they started from
+        before = plan.init_from.checkpoint.provenance.get("trained on", [])
         provenance["trained before on"] = [before] if isinstance(before, str) else before
-        hashes = with_earlier(hashes, plan.origin.directory)
+        hashes = with_earlier(hashes, plan.init_from.directory)
     if hashes is None:
         provenance["training cells"] = f"more than {MOST:,}: told by their datasets' names alone"
     with writing(plan.run / "model") as partial:
@@ -304,9 +318,9 @@ def _finish(plan: Plan, place: Place, log: Log) -> None:
 
 
 @contextmanager
-def _files(plan: Plan, members: Team, log: Log) -> Iterator[None]:
-    """Hold the folder of the run while the leading rank writes in it."""
-    if not members.leads:
+def _files(plan: TrainPlan, members: Team, log: Log) -> Iterator[None]:
+    """Lock the folder of the run while rank zero writes in it."""
+    if not members.is_rank_zero:
         yield
         return
     with disk_errors(plan.run):

@@ -1,8 +1,8 @@
-"""A training run as its folder tells it: header, metrics, and what follows from them.
+"""Read the folder of a training run: header, metrics, and numbers computed from them.
 
-``run.json`` says what is trained on what, ``metrics.jsonl`` has a line a step. Both can be read
-while the run goes on: a last line that is still being written, or that a kill cut in half, is left
-out. Anything else that does not fit is refused rather than mended.
+``run.json`` describes model, corpus and options; ``metrics.jsonl`` has a line per step. Both can be
+read while the run is training: a last line that is not complete is ignored. Any other damage is an
+error.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ HEADER, METRICS, MODEL = "run.json", "metrics.jsonl", "model"
 HEADER_KEYS = ("preset", "model", "training", "corpus", "parameters", "sessions")
 STEP_KEYS = ("loss", "gradient_norm", "learning_rate", "cells", "tokens", "seconds")
 VALIDATED = "loss_"
-"""What the name of a validation loss begins with; the split's name follows."""
+"""Prefix of the name of a validation loss; the split's name follows."""
 JUDGE = "val"
-"""The split whose loss says which step is best."""
+"""The split whose loss decides which step is best."""
 RISEN, LONG_AGO = 0.01, 0.2
-"""Overfitting is told of where val has risen by more than this share of its best, and the best step
-lies more than this share of the run before the last validation."""
+"""A run is called overfitted if the loss on val rose by more than the first share above its lowest
+value, and the best step is more than the second share of the run before the last validation."""
 
 Steps = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
@@ -54,15 +54,15 @@ class Run:
     learning_rate, gradient_norm
         ``[n]``; the norm is NaN where it was not finite.
     tokens, cells
-        ``[n]`` of each step.
+        ``[n]`` number in each step.
     seconds
         ``[n]`` training time since the run began; validating and saving are not counted.
     validation
         Split -> the steps that validated, and the losses there (NaN where not finite).
     skipped
-        Steps that changed nothing, for loss or gradient were not finite.
+        Number of steps that changed nothing, because loss or gradient was not finite.
     finished
-        The run came to its end: all its steps, or its patience, which leaves a ``model``.
+        Whether the run ended: all steps are taken, or patience ended it and left a ``model``.
     """
 
     name: str
@@ -80,18 +80,18 @@ class Run:
 
     @property
     def planned(self) -> int:
-        """Steps that the run is to have."""
+        """Number of steps that the run is planned to take."""
         training = self.header["training"]
         return int(training.get("steps") or training["schedule_steps"])
 
     @property
     def train_cells(self) -> int:
-        """Cells of the corpus's train split."""
+        """Number of cells of the corpus's train split."""
         return int(self.header["corpus"]["splits"].get("train", {}).get("cells", 0))
 
     @property
     def genes(self) -> int:
-        """Genes of the vocabulary."""
+        """Number of genes of the vocabulary."""
         return int(self.header["model"]["vocab_size"]) - len(SPECIAL_TOKENS)
 
     @property
@@ -101,7 +101,7 @@ class Run:
 
     @property
     def window(self) -> int:
-        """Steps of the mean by which the training loss is told and drawn: an odd number."""
+        """Width in steps, an odd number, of the mean that smooths the training loss."""
         return smoothing_window(len(self.step))
 
 
@@ -112,13 +112,13 @@ class Summary:
     Attributes
     ----------
     steps, cells, tokens
-        Taken and seen so far; a cell counts each time it is seen.
+        Numbers so far; a cell counts each time it is seen.
     epochs
-        Cells seen over cells of the train split; NaN where that is not told.
+        Cells seen over cells of the train split; NaN where these are not known.
     hours
         Training time.
     tokens_per_second
-        Of the median step; NaN where no step took any time.
+        Rate of the median step; NaN where no step took any time.
     """
 
     steps: int
@@ -164,13 +164,13 @@ def read_run(folder: str | Path) -> Run:
         finished=(folder / MODEL).is_dir(),
     )
     _check_header(run, folder / HEADER)
-    # a run that was given more steps has a model from before: it tells of an end only with patience
+    # a run that was given more steps has an earlier model: only with patience does it mean the end
     ended = run.finished and bool(header["training"].get("patience"))
     return replace(run, finished=ended or len(run.step) >= run.planned)
 
 
 def _check_header(run: Run, path: Path) -> None:
-    """Refuse a header that a later use would stumble over."""
+    """Check the entries of a header that are used later."""
     header = run.header
     try:
         _ = (run.train_cells, run.guessing, run.planned, int(header["parameters"]))
@@ -189,9 +189,9 @@ def read_header(folder: Path) -> dict[str, Any]:
         header = json.loads(path.read_text(encoding="utf-8"))
         form, version = header["format"], header["version"]
     except OSError:
-        told = "no such folder" if not folder.exists() else f"no readable {HEADER} in it"
+        problem = "no such folder" if not folder.exists() else f"no readable {HEADER} in it"
         raise InputError(
-            f"{folder} is no training run: {told}; name a folder that cellscribe train made"
+            f"{folder} is no training run: {problem}; name a folder that cellscribe train made"
         ) from None
     except (ValueError, KeyError, TypeError):
         raise InputError(
@@ -212,8 +212,8 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        told = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
-        raise InputError(f"{path} {told}: the run has no step yet; try again later") from None
+        problem = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
+        raise InputError(f"{path} {problem}: the run has no step yet; try again later") from None
     texts = raw.split(b"\n")
     lines: list[dict[str, Any]] = []
     for place, text in enumerate(texts):
@@ -247,7 +247,7 @@ def _number(line: Mapping[str, Any], name: str) -> float:
 
 
 def summarise(run: Run) -> Summary:
-    """Work out the few numbers that tell how far a run is, and how fast."""
+    """Compute the few numbers that show how far a run is, and how fast."""
     rates = tokens_per_second(run)
     rates = rates[np.isfinite(rates)]
     cells = int(run.cells.sum())
@@ -262,13 +262,13 @@ def summarise(run: Run) -> Summary:
 
 
 def tokens_per_second(run: Run) -> Values:
-    """``[n]`` rate of each step; NaN where no time was told to have passed."""
+    """Return the ``[n]`` rate of each step; NaN where the step took no time."""
     took = np.diff(run.seconds, prepend=0.0)
     return np.where(took > 0, run.tokens / np.where(took > 0, took, 1.0), np.nan)
 
 
 def best(run: Run, split: str = JUDGE) -> tuple[int, float] | None:
-    """Step and loss of a split's lowest validation loss; None where there is none."""
+    """Return step and loss of a split's lowest validation loss; None without validation."""
     steps, losses = run.validation.get(split, (np.array([], np.int64), np.array([])))
     if not np.isfinite(losses).any():
         return None
@@ -277,7 +277,7 @@ def best(run: Run, split: str = JUDGE) -> tuple[int, float] | None:
 
 
 def last(run: Run, split: str = JUDGE) -> tuple[int, float] | None:
-    """Step and loss of a split's last validation; None where there is none."""
+    """Return step and loss of a split's last validation; None without validation."""
     if not len(run.validation.get(split, ((), ()))[0]):
         return None
     steps, losses = run.validation[split]
@@ -285,7 +285,7 @@ def last(run: Run, split: str = JUDGE) -> tuple[int, float] | None:
 
 
 def loss_at(run: Run, step: int, split: str) -> float:
-    """Loss of a split at a step: NaN where not validated; for ``train`` the smoothed loss."""
+    """Return the loss of a split at a step, smoothed for ``train``; NaN if not validated."""
     if split == "train":
         return float(smooth(run.loss, run.window)[step - 1])
     steps, losses = run.validation[split]
@@ -299,10 +299,10 @@ def smoothing_window(n_steps: int) -> int:
 
 
 def smooth(values: Values, window: int) -> Values:
-    """Mean over the `window` (odd) steps around each step, of those that are there and finite."""
+    """Average the finite values of the `window` (odd) steps around each step."""
     half = window // 2
     finite = np.isfinite(values)
-    # from the mean, lest the running sum lose digits
+    # subtract the mean, so that the running sum keeps its digits
     middle = float(values[finite].mean()) if finite.any() else 0.0
     sums = np.append(0.0, np.cumsum(np.where(finite, values - middle, 0.0)))
     counts = np.append(0, np.cumsum(finite))
@@ -313,23 +313,23 @@ def smooth(values: Values, window: int) -> Values:
 
 
 def warnings(run: Run) -> list[str]:
-    """List what a reader must know of a run, a sentence each."""
-    told = []
+    """List problems of a run, one sentence each."""
+    found = []
     if run.skipped:
-        told.append(
+        found.append(
             f"{run.skipped:,} of {len(run.step):,} steps were skipped: loss or gradient was not "
             "finite."
         )
     if not run.finished:
-        told.append(f"Not finished: {len(run.step):,} of {run.planned:,} steps.")
+        found.append(f"Not finished: {len(run.step):,} of {run.planned:,} steps.")
     lowest, latest = best(run), last(run)
     if lowest is None or latest is None:
-        told.append(f"No loss on {JUDGE}: nothing says which step is best.")
-        return told
+        found.append(f"No loss on {JUDGE}: nothing says which step is best.")
+        return found
     share = latest[1] / lowest[1] - 1
     if share > RISEN and latest[0] - lowest[0] > LONG_AGO * latest[0]:
-        told.append(
+        found.append(
             f"Overfitting: the loss on {JUDGE} was lowest at step {lowest[0]:,} "
             f"({lowest[1]:.3f}) and rose to {latest[1]:.3f} by step {latest[0]:,} (+{share:.1%})."
         )
-    return told
+    return found

@@ -1,4 +1,4 @@
-"""What ends a run before its end: signals, too little memory, other ranks that are gone."""
+"""What ends a run early: signals, too little memory, lost ranks."""
 
 from __future__ import annotations
 
@@ -14,25 +14,28 @@ from cellscribe.errors import InputError
 from cellscribe.training.distributed import rank_here, ranks_here
 
 AGAIN = 2.0
-"""Seconds within which one more signal is the same: schedulers and torchrun both send theirs."""
+"""Seconds within which a second signal counts as the first: torchrun sends one more."""
 
 
 @contextmanager
 def stopping() -> Iterator[Callable[[], bool]]:
-    """Let SIGTERM and SIGINT ask for the end; one more, later than `AGAIN`, is as it always was."""
-    asked: list[float] = []
+    """Catch SIGTERM and SIGINT; a second one, `AGAIN` seconds later, has its usual effect.
+
+    Yields a function that returns whether a signal has come.
+    """
+    received: list[float] = []
     before = {kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)}
 
-    def ask(kind: int, frame: object) -> None:
-        if asked and time.monotonic() - asked[0] > AGAIN:
+    def receive(kind: int, frame: object) -> None:
+        if received and time.monotonic() - received[0] > AGAIN:
             signal.signal(kind, before[signal.Signals(kind)])
             signal.raise_signal(kind)
-        asked.append(time.monotonic())
+        received.append(time.monotonic())
 
     try:
         for kind in before:
-            signal.signal(kind, ask)
-        yield lambda: bool(asked)
+            signal.signal(kind, receive)
+        yield lambda: bool(received)
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
@@ -40,7 +43,7 @@ def stopping() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def explained(options: TrainOptions) -> Iterator[None]:
-    """Tell in a line of what the hardware and the other ranks do to a run."""
+    """Turn failures of memory and of other ranks into errors of one line."""
     try:
         yield
     except torch.OutOfMemoryError as error:

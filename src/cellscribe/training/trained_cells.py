@@ -1,8 +1,9 @@
-"""Which cells a model learnt from, kept beside its weights: a hash of each.
+"""Hashes of the cells that a model was trained on, stored next to its weights.
 
-A hash is of a cell's genes and their counts alone (`corpus.packed`), so that a judge finds a cell
-again in a file of another name, with other columns or another order. Nobody can read a cell from
-it. The file is a plain array, ``training_cells.npy``: sorted, each hash once, never pickled.
+A hash depends on a cell's genes and their counts only (`corpus.build.packing`), so an evaluation
+finds a cell again in a file of another name, with other columns or in another order. A cell cannot
+be read from its hash. The file is a plain array, ``training_cells.npy``: sorted, each hash once,
+never pickled.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
     from cellscribe.corpus.store import Corpus
 
 TRAINED_CELLS = "training_cells.npy"
-"""In a model directory."""
+"""Name of the file in a model directory."""
 MOST = 5_000_000
-"""More training cells than these are told by their datasets' names alone: 8 bytes each."""
+"""Largest number of hashes that is stored, 8 bytes each; datasets' names are always stored."""
 
 Hashes = npt.NDArray[np.uint64]
 
 
 def trained_cells(corpus: Corpus) -> Hashes | None:
-    """Hashes of a corpus's training cells, sorted, each once; None for more than `MOST` cells."""
+    """Read the hashes of a corpus's training cells, sorted; None for more than `MOST` cells."""
     if corpus.splits["train"]["cells"] > MOST:
         return None
     columns = [table["cell_hash"].to_numpy() for table in corpus.cells("train", ["cell_hash"])]
@@ -36,9 +37,9 @@ def trained_cells(corpus: Corpus) -> Hashes | None:
 
 
 def with_earlier(hashes: Hashes | None, directory: Path) -> Hashes | None:
-    """Add the cells of the model that training began with; None if they become more than `MOST`.
+    """Add the cells of the model that training started from; None if there are more than `MOST`.
 
-    A model that does not tell its cells adds none.
+    A model without hashes adds none.
     """
     earlier = read_trained_cells(directory)
     if hashes is None or earlier is None:
@@ -56,9 +57,9 @@ def write_trained_cells(directory: Path, hashes: Hashes) -> Path:
 
 
 def read_trained_cells(directory: Path) -> Hashes | None:
-    """Hashes of a model's training cells, sorted; None if the model does not tell.
+    """Read the hashes of a model's training cells, sorted; None if the model has none.
 
-    They stay on disk until they are looked at.
+    The array is memory-mapped.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The loss on held-out cells: always the same cells, whole, under masks that never change."""
+"""The loss on held-out cells: always the same cells, not shortened, with the same masks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from cellscribe.training.distributed import Team
 from cellscribe.training.masking import VALIDATION_EPOCH, MaskedBatch, mask_cells
 
 SPLITS = ("val", "test_unseen")
-"""Cells of the datasets in training's tissues that were held out, and a dataset never seen."""
+"""Cells held out of datasets of the training tissues, and cells of a dataset never seen."""
 SEED = 0
-"""Of which cells of a split are read."""
+"""Seed of the choice of cells."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,17 @@ class Validation:
 
     @torch.no_grad()
     def losses(self, objective: nn.Module, device: torch.device, team: Team) -> dict[str, float]:
-        """Mean loss over the cells of each split, of all ranks together."""
+        """Compute the mean loss over the cells of each split, over all ranks."""
         found = {}
         objective.eval()
         for split, batches in self.batches.items():
-            total = asked = 0.0
+            total = n_masked = 0.0
             for batch in batches:
                 total += float(objective(batch.to(device))[0])
-                asked += batch.n_asked
-            total, asked = team.total([total, asked])
-            if asked:
-                found[split] = total / asked
+                n_masked += batch.n_masked
+            total, n_masked = team.all_reduce([total, n_masked])
+            if n_masked:
+                found[split] = total / n_masked
         objective.train()
         return found
 
@@ -46,7 +46,7 @@ class Validation:
 def read_validation(
     corpus: Corpus, config: ModelConfig, options: TrainOptions, team: Team
 ) -> Validation:
-    """Read and mask the first `validation_cells` of each held-out split in an order of its own."""
+    """Read and mask the first `validation_cells` of each held-out split, in an order of its own."""
     batches: dict[str, list[MaskedBatch]] = {}
     for split in SPLITS:
         if split not in corpus.splits:
@@ -56,7 +56,7 @@ def read_validation(
             corpus,
             ReaderOptions(
                 split=split,
-                # Each rank gets some, if only to call the network as often as the others.
+                # Each rank gets some cells, so that all call the network equally often.
                 batch_cells=max(n_cells, team.size),
                 seed=SEED,
                 lanes=options.lanes,
@@ -76,7 +76,7 @@ def read_validation(
             tokens = whole.tokens[whole.offsets[some.start] : whole.offsets[some.stop]]
             lengths, numbers = whole.lengths[some], whole.cells[some]
             if not len(cells):
-                # Shards of parameters are gathered by all ranks: this one takes an empty cell.
+                # All ranks gather the shards of parameters: without cells, an empty one is used.
                 lengths, numbers = np.zeros(1, np.int32), np.zeros(1, np.int64)
             front = int(config.cls_token)
             batches[split].append(

@@ -1,7 +1,7 @@
-"""Weights that start from the training cells, so that few passes over few cells go further.
+"""Initial weights from the training cells, so that a few epochs over few cells teach more.
 
-What a masked-gene model learns first is how common genes are, and which genes are seen together.
-Both can be counted. A model for millions of cells needs neither and starts from noise.
+A masked-gene model first learns how common genes are, and which genes are seen together. Both can
+be counted. A model for millions of cells does not need this and starts from random weights.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from cellscribe.corpus.store import Corpus
 from cellscribe.model.encoder import MaskedGeneModel
 
 SMOOTHING = 100
-"""Cells added to each gene's, so that a gene seen in two cells does not get an axis of its own."""
+"""Cells added to the count of each gene, so that a rare gene does not get an axis of its own."""
 MOST_CELLS = 200_000
-"""Cells from which is counted, about a gigabyte."""
+"""Largest number of cells that are counted, about a gigabyte."""
 LENGTH = 0.04
-"""Root mean square of the gene vectors, twice that of the noise they start from."""
+"""Root mean square of the gene vectors, twice that of the random weights."""
 
 
 def ranked_sample(corpus: Corpus, config: ModelConfig, seed: int) -> CellTokens:
-    """Read at most `MOST_CELLS` training cells, whole, into memory."""
+    """Read at most `MOST_CELLS` training cells, not shortened, into memory."""
     cells = corpus.splits["train"]["cells"]
     options = ReaderOptions(
         batch_cells=min(cells, MOST_CELLS),
@@ -53,11 +53,11 @@ def start_from_cells(model: MaskedGeneModel, cells: CellTokens, seed: int) -> No
     Parameters
     ----------
     model
-        Just initialised.
+        Initialised model.
     cells
         The training cells.
     seed
-        Of the randomised singular value decomposition.
+        Seed of the randomised singular value decomposition.
     """
     sightings = np.bincount(cells.tokens, minlength=model.config.vocab_size).clip(min=1)
     vectors_VD = gene_vectors(cells, model.config.vocab_size, model.config.hidden_size, seed)
@@ -71,8 +71,8 @@ def gene_vectors(
 ) -> npt.NDArray[np.float64]:
     """Place genes that are seen in the same cells near each other.
 
-    Correspondence analysis (Benzecri 1973) of which cell shows which gene, its first, trivial axis
-    left out, smoothed for rare genes.
+    Correspondence analysis (Benzecri 1973) of which cell has which gene, without the first, trivial
+    axis, and smoothed for rare genes.
 
     Parameters
     ----------
@@ -83,12 +83,12 @@ def gene_vectors(
     width
         ``D``, less than `B`.
     seed
-        Of the randomised singular value decomposition.
+        Seed of the randomised singular value decomposition.
 
     Returns
     -------
     numpy.ndarray
-        ``[V, D]``; zeros for tokens that no cell shows.
+        ``[V, D]``; zeros for tokens that no cell has.
     """
     from sklearn.utils.extmath import randomized_svd
 

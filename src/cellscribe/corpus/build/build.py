@@ -1,14 +1,15 @@
-"""Files of counts -> a shuffled, split training store, resumable at every point.
+"""Build a shuffled, split training store from files of counts; resumable at every point.
 
-Plan, scan, survey, pack: each a module and a function one can call alone. All that is unfinished
-lies in ``DIR/.build``; the manifest, written last, makes the folder a corpus.
+Steps: `plan`, `scatter`, `dedup_and_medians`, `write_shards`; each is a module with a function that
+can be called alone. Unfinished work is in ``DIR/.build``; the manifest, written last, makes the
+folder a corpus.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.callbacks import Log, Progress, in_step
-from cellscribe.callbacks import log_stderr, in_step
+from cellscribe.callbacks import Log, Progress, in_step, log_stderr
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import DATASET, BuildOptions, SplitOptions
-from cellscribe.corpus.build.write_shards import pack
-from cellscribe.corpus.build.plan import Plan, make_plan, refuse
-from cellscribe.corpus.build.spill import Run
-from cellscribe.corpus.build.scatter import DUPLICATE, scan
+from cellscribe.corpus.build.dedup_and_medians import by_source, find_duplicates, make_vocabulary
+from cellscribe.corpus.build.plan import BuildPlan, make_plan, refuse
+from cellscribe.corpus.build.scatter import DUPLICATE, scatter
 from cellscribe.corpus.build.sources import BadSource
+from cellscribe.corpus.build.spill import SpillFile
 from cellscribe.corpus.build.splits import SPLITS
+from cellscribe.corpus.build.write_shards import write_shards
 from cellscribe.corpus.store import (
     FORMAT,
     GENES,
@@ -34,7 +35,6 @@ from cellscribe.corpus.store import (
     Corpus,
     open_corpus,
 )
-from cellscribe.corpus.build.dedup_and_medians import by_source, find_duplicates, make_vocabulary
 from cellscribe.errors import InputError
 from cellscribe.writing import alone, disk_errors, remove, write_json
 
@@ -50,30 +50,31 @@ def build_corpus(
     progress: Progress | None = None,
     log: Log = log_stderr,
 ) -> Corpus:
-    """Build a corpus, go on with one that was interrupted, or find that it is there already.
+    """Build a corpus, continue one that was interrupted, or open it if it is finished.
 
     Parameters
     ----------
     sources
         Files of raw counts in any known format, and folders of them.
     out
-        Folder of the corpus; made, or empty, or the same build's.
+        Folder of the corpus: a new or empty one, or that of the same build.
     options, split
-        What goes in, and how it is split.
+        What goes into the corpus, and how it is split.
     progress, log
-        Told how far it is, and lines that a user should know.
+        Called with (done, total, step), and with messages for the user.
 
     Raises
     ------
     InputError
-        A source cannot be used, `out` holds something else, no split is possible, the disk is full.
+        A source cannot be used, `out` holds something else, no split is possible, or the disk is
+        full.
     """
     out = Path(out)
     options, split = options or BuildOptions(), split or SplitOptions()
     _check_target(out)
     refused: dict[Path, str] = {}
 
-    def plan_work() -> Plan:
+    def plan_work() -> BuildPlan:
         return make_plan(
             sources,
             options,
@@ -93,7 +94,7 @@ def build_corpus(
         while True:
             _claim(out, plan)
             try:
-                reading = scan(
+                spills = scatter(
                     plan,
                     out / SCRATCH / "runs",
                     log=log,
@@ -104,38 +105,38 @@ def build_corpus(
                 refuse(error, plan.sources[error.place].path, options, refused, log)
                 remove(out / SCRATCH / "plan.json")
                 plan = plan_work()
-        return _finish(out, plan, reading, progress, log)
+        return _finish(out, plan, spills, progress, log)
 
 
 def _finish(
-    out: Path, plan: Plan, runs: list[Run], progress: Progress | None, log: Log
+    out: Path, plan: BuildPlan, spills: list[SpillFile], progress: Progress | None, log: Log
 ) -> Corpus:
-    """Survey, pack, and write the manifest; what an earlier try has done is not done again."""
+    """Do the steps after `scatter`, without those already done, and write the manifest."""
     scratch = out / SCRATCH
     if progress is not None:
         progress(0, 1, "Choosing genes")
-    duplicates = np.empty(0, np.int64) if plan.options.keep_duplicates else find_duplicates(runs)
-    told = scratch / "vocabulary.json"
-    if not told.exists():
-        vocabulary, about = make_vocabulary(plan, runs, duplicates)
+    duplicates = np.empty(0, np.int64) if plan.options.keep_duplicates else find_duplicates(spills)
+    record = scratch / "vocabulary.json"
+    if not record.exists():
+        vocabulary, about = make_vocabulary(plan, spills, duplicates)
         vocabulary.write(out / GENES)
-        write_json(told, about)
+        write_json(record, about)
     vocabulary = Vocabulary.read(out / GENES)
-    shards = pack(
+    shards = write_shards(
         plan,
-        runs,
+        spills,
         duplicates,
         vocabulary,
         out,
         scratch / "shards",
         progress=in_step(progress, "Writing"),
     )
-    about = json.loads(told.read_text(encoding="utf-8"))
-    write_json(out / MANIFEST, _manifest(plan, runs, duplicates, shards, about))
+    about = json.loads(record.read_text(encoding="utf-8"))
+    write_json(out / MANIFEST, _manifest(plan, spills, duplicates, shards, about))
     remove(scratch)
     for source in plan.sources:
         for note in source.notes:
-            # the other notes stand in the manifest; this one decides what is held out together
+            # other notes are in the manifest only; this one decides what is held out together
             if note.endswith(DATASET):
                 log(f"{source.name}: {note}")
     for line in plan.split.note.split("; "):
@@ -145,15 +146,15 @@ def _finish(
 
 
 def _manifest(
-    plan: Plan,
-    runs: list[Run],
+    plan: BuildPlan,
+    spills: list[SpillFile],
     duplicates: npt.NDArray[np.int64],
     shards: dict[str, list[dict[str, Any]]],
     vocabulary: dict[str, Any],
 ) -> dict[str, Any]:
     dropped = [Counter[str]() for _ in plan.sources]
-    for run in runs:
-        for source, reasons in run.dropped.items():
+    for spill in spills:
+        for source, reasons in spill.dropped.items():
             dropped[source].update(reasons)
     for source, n in by_source(plan, duplicates).items():
         dropped[source][DUPLICATE] += n
@@ -170,7 +171,7 @@ def _manifest(
         "version": VERSION,
         "cellscribe": metadata.version("cellscribe"),
         "fingerprint": plan.fingerprint,
-        "options": plan.told_options(),
+        "options": plan.recorded_options(),
         "context": plan.options.context,
         "labels": list(plan.options.labels),
         "sources": sources,
@@ -209,7 +210,7 @@ def _check_target(out: Path) -> None:
         raise InputError(f"{out} is not empty and holds no corpus; name a new folder")
 
 
-def _already_built(out: Path, plan: Plan, log: Log) -> Corpus:
+def _already_built(out: Path, plan: BuildPlan, log: Log) -> Corpus:
     corpus = open_corpus(out)
     if corpus.manifest["fingerprint"] != plan.fingerprint:
         raise InputError(
@@ -220,12 +221,12 @@ def _already_built(out: Path, plan: Plan, log: Log) -> Corpus:
     return corpus
 
 
-def _claim(out: Path, plan: Plan) -> None:
-    """Make or find the scratch folder of this very plan; clear what killed writers left."""
+def _claim(out: Path, plan: BuildPlan) -> None:
+    """Make or check the scratch folder of this plan; remove files of killed writers."""
     scratch = out / SCRATCH
-    told = scratch / "plan.json"
-    if told.exists():
-        if json.loads(told.read_text(encoding="utf-8"))["fingerprint"] != plan.fingerprint:
+    record = scratch / "plan.json"
+    if record.exists():
+        if json.loads(record.read_text(encoding="utf-8"))["fingerprint"] != plan.fingerprint:
             raise InputError(
                 f"{out} holds an unfinished corpus of other sources or options; "
                 "remove it or name a new folder"
@@ -233,7 +234,7 @@ def _claim(out: Path, plan: Plan) -> None:
     else:
         for path in ("runs", "shards", "vocabulary.json"):
             remove(scratch / path)
-        write_json(told, {"fingerprint": plan.fingerprint})
+        write_json(record, {"fingerprint": plan.fingerprint})
     for pattern in (".*.partial-*", "tokens/*/.*.partial-*", "counts/*/.*.partial-*"):
         for left in out.glob(pattern):
             remove(left)

@@ -1,7 +1,7 @@
-"""What is to be known of all cells before any is written: duplicates, vocabulary, medians.
+"""Find duplicates, vocabulary and medians over all cells, before any shard is written.
 
-Each is a function over the runs that one can call alone. Vocabulary and medians are of training
-cells only, so that nothing of a held-out cell reaches a model through its gene table.
+Each is a function over the spill files that can be called alone. Vocabulary and medians use
+training cells only, so that a model's gene table has no information from held-out cells.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from cellscribe.cells.pipeline import read_ahead
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.corpus.build.gene_space import choose_genes, tokens_of
 from cellscribe.corpus.build.medians import LARGEST_ERROR, GeneMedians, Values
-from cellscribe.corpus.build.plan import Plan
-from cellscribe.corpus.build.spill import Run, lists_of, read_batches
+from cellscribe.corpus.build.plan import BuildPlan
+from cellscribe.corpus.build.spill import SpillFile, lists_of, read_batches
 from cellscribe.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 MEDIAN_CELLS = 16_384
-"""Cells that enter the medians at a time."""
+"""Number of cells that are added to the medians at a time."""
 
 
-def find_duplicates(runs: Sequence[Run]) -> npt.NDArray[np.int64]:
-    """Numbers of the cells whose hash an earlier cell has, ascending. Takes 32 bytes a cell."""
+def find_duplicates(spills: Sequence[SpillFile]) -> npt.NDArray[np.int64]:
+    """Return the numbers of cells that repeat an earlier one, ascending; 32 bytes per cell."""
     parts = [
         (table["cell"].to_numpy(), table["cell_hash"].to_numpy())
-        for _, table in read_batches(runs, ["cell", "cell_hash"])
+        for _, table in read_batches(spills, ["cell", "cell_hash"])
     ]
     if not parts:
         return np.empty(0, dtype=np.int64)
@@ -46,7 +46,7 @@ def find_duplicates(runs: Sequence[Run]) -> npt.NDArray[np.int64]:
 
 
 def without(cells: pa.Table, left_out: npt.NDArray[np.int64]) -> pa.Table:
-    """Cells whose number is not in `left_out`, which is ascending."""
+    """Return the cells whose number is not in `left_out`, which is ascending."""
     import pyarrow as pa
 
     if not len(left_out):
@@ -57,15 +57,15 @@ def without(cells: pa.Table, left_out: npt.NDArray[np.int64]) -> pa.Table:
     return cells.filter(pa.array(~inside)) if inside.any() else cells
 
 
-def by_source(plan: Plan, cells: npt.NDArray[np.int64]) -> Counter[int]:
-    """How many of the cells each source has."""
+def by_source(plan: BuildPlan, cells: npt.NDArray[np.int64]) -> Counter[int]:
+    """Count the cells of each source."""
     return Counter((np.searchsorted(plan.starts, cells, side="right") - 1).tolist())
 
 
 def count_cells_of_genes(
-    plan: Plan, runs: Sequence[Run], duplicates: npt.NDArray[np.int64]
+    plan: BuildPlan, spills: Sequence[SpillFile], duplicates: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """``[G]`` training cells that show each gene of the space.
+    """Count the training cells with each gene of the space, ``[G]``.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def count_cells_of_genes(
     covered = plan.split_options.covered
     train = {label: np.zeros(len(plan.categories[label]), bool) for label in covered}
     held = {label: np.zeros(len(plan.categories[label]), bool) for label in covered}
-    for bucket, cells in _read(plan, runs, duplicates, ["genes", *covered], training=False):
+    for bucket, cells in _read(plan, spills, duplicates, ["genes", *covered], training=False):
         is_train = bucket in plan.training_buckets
         if is_train:
             genes, _ = lists_of(cells["genes"])
@@ -95,25 +95,25 @@ def count_cells_of_genes(
 
 
 def find_medians(
-    plan: Plan,
-    runs: Sequence[Run],
+    plan: BuildPlan,
+    spills: Sequence[SpillFile],
     duplicates: npt.NDArray[np.int64],
     token_of_gene: npt.NDArray[np.int32],
     n_tokens: int,
 ) -> GeneMedians:
-    """Take every training cell into the medians of its genes.
+    """Compute the genes' medians over all training cells.
 
     Parameters
     ----------
     token_of_gene
-        ``[G]`` token of each gene of the space, -1 where it has none.
+        ``[G]`` token of each gene of the space, -1 for genes without one.
     n_tokens
-        Tokens in all.
+        Number of tokens.
     """
     medians = GeneMedians(token_of_gene, n_tokens)
     columns = ["genes", "counts", "n_counts"]
     blocks: list[Values] = []
-    with closing(_read(plan, runs, duplicates, columns, training=True)) as batches:
+    with closing(_read(plan, spills, duplicates, columns, training=True)) as batches:
         for _, cells in batches:
             genes, offsets = lists_of(cells["genes"])
             counts, _ = lists_of(cells["counts"])
@@ -126,15 +126,15 @@ def find_medians(
 
 
 def _read(
-    plan: Plan,
-    runs: Sequence[Run],
+    plan: BuildPlan,
+    spills: Sequence[SpillFile],
     duplicates: npt.NDArray[np.int64],
     columns: list[str],
     *,
     training: bool,
 ) -> Generator[tuple[int, pa.Table]]:
-    """Cells without duplicates, a batch at a time, read in a thread; of training only if wished."""
-    with closing(read_ahead(read_batches(runs, ["cell", *columns]), depth=4)) as batches:
+    """Yield bucket and cells without duplicates, in batches; only of `training` if set."""
+    with closing(read_ahead(read_batches(spills, ["cell", *columns]), depth=4)) as batches:
         for bucket, cells in batches:
             if not training or bucket in plan.training_buckets:
                 kept = without(cells, duplicates)
@@ -143,7 +143,7 @@ def _read(
 
 
 def make_vocabulary(
-    plan: Plan, runs: Sequence[Run], duplicates: npt.NDArray[np.int64]
+    plan: BuildPlan, spills: Sequence[SpillFile], duplicates: npt.NDArray[np.int64]
 ) -> tuple[Vocabulary, dict[str, Any]]:
     """Choose genes and find their medians, or keep the vocabulary that was given.
 
@@ -151,7 +151,7 @@ def make_vocabulary(
     -------
     vocabulary
         Special tokens, then genes in order of their ids.
-    told
+    record
         The manifest's entry: hash, genes, how they were chosen, how the medians were found.
 
     Raises
@@ -159,7 +159,7 @@ def make_vocabulary(
     InputError
         No training cell shows a gene; a label is left in held-out cells only.
     """
-    n_cells = count_cells_of_genes(plan, runs, duplicates)
+    n_cells = count_cells_of_genes(plan, spills, duplicates)
     if plan.options.vocabulary is not None:
         vocabulary = Vocabulary.read(plan.options.vocabulary)
         medians: dict[str, Any] = {"method": "kept as given"}
@@ -168,7 +168,7 @@ def make_vocabulary(
         places = choose_genes(plan.space, n_cells, plan.options.genes)
         token_of_gene = np.full(len(plan.space), -1, dtype=np.int32)
         token_of_gene[places] = np.arange(len(places))
-        found = find_medians(plan, runs, duplicates, token_of_gene, len(places))
+        found = find_medians(plan, spills, duplicates, token_of_gene, len(places))
         vocabulary = Vocabulary.build(
             [plan.space.ids[place] for place in places],
             [plan.space.symbols[place] for place in places],
@@ -183,11 +183,11 @@ def make_vocabulary(
         chosen = f"the {len(places):,} genes that most training cells show, each {fewest:,} or more"
         if len(places) < plan.options.genes:
             chosen += f"; {plan.options.genes:,} were asked for, but no cell shows others"
-    told = {
+    record = {
         "hash": vocabulary.hash,
         "genes": vocabulary.n_genes,
         "chosen": chosen,
         "seen_in_train": int((n_cells[tokens_of(plan.space, vocabulary) >= 0] > 0).sum()),
         "medians": medians,
     }
-    return vocabulary, told
+    return vocabulary, record

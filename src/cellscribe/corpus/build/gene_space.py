@@ -1,9 +1,9 @@
-"""Which genes a corpus counts, and which of them become its vocabulary.
+"""The genes that a corpus counts, and the choice of its vocabulary among them.
 
-Counts are kept for every human gene that any source measured; the vocabulary is a choice among
-them. A source's columns are mapped once, to the gene space; what a gene of that space is called in
-the vocabulary is told by the same lookup that a user's file goes through, so that a corpus's tokens
-are those that ``cellscribe tokenize`` gives for its sources.
+Counts are kept for every human gene that any source measured; the vocabulary is a subset. A
+source's columns are mapped once, to the gene space. Genes of the space are mapped to the vocabulary
+by the same function as a user's file, so a corpus has the tokens that ``cellscribe tokenize`` gives
+for its sources.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from cellscribe.cells.vocabulary import GeneTable, Vocabulary
 from cellscribe.errors import InputError
 
 LEFT_OUT = frozenset(("processed_pseudogene", "snRNA", "miRNA", "snoRNA", "rRNA_pseudogene", "TEC"))
-"""Biotypes that poly-A capture does not see, or sees only as misplaced reads of a parent gene."""
+"""Biotypes that poly-A capture misses, or sees only as misplaced reads of a parent gene."""
 
 
 def all_genes(vocabulary: Vocabulary | None = None) -> GeneTable:
-    """Every human gene of the bundled table, and those of `vocabulary` that it lacks."""
+    """Return all human genes of the bundled table, and those of `vocabulary` that it lacks."""
     table = human_genes()
     ids, symbols = table["ensembl_id"].tolist(), table["symbol"].tolist()
     if vocabulary is not None:
@@ -33,10 +33,10 @@ def all_genes(vocabulary: Vocabulary | None = None) -> GeneTable:
 
 
 class GeneSpace:
-    """Genes that the sources measured, in the order in which they first came.
+    """Genes that the sources measured, in order of their first appearance.
 
-    The order of the first source stays, so that sources that share their genes (as those of a
-    Census do) have columns in ascending order and nothing needs sorting.
+    The first source keeps its order, so sources with the same genes (as in a Census) have columns
+    in ascending order and need no sorting.
     """
 
     def __init__(self, genes: GeneTable) -> None:
@@ -48,7 +48,7 @@ class GeneSpace:
         return len(self._order)
 
     def add(self, mapped: GeneMap) -> npt.NDArray[np.int32]:
-        """Take in a source's genes; give the place of each of its columns, -1 where unknown."""
+        """Add a source's genes; return the place of each of its columns, -1 where unknown."""
         known = mapped.token[mapped.token >= 0]
         _, first = np.unique(known, return_index=True)
         for gene in known[np.sort(first)].tolist():
@@ -58,7 +58,7 @@ class GeneSpace:
         return np.where(mapped.token >= 0, self._place[mapped.token], -1).astype(np.int32)
 
     def table(self) -> GeneTable:
-        """Ids and symbols in the order of the space."""
+        """Return ids and symbols in the order of the space."""
         ids, symbols = self._genes.ids, self._genes.symbols
         return GeneTable(
             ids=tuple(ids[gene] for gene in self._order),
@@ -67,17 +67,17 @@ class GeneSpace:
 
 
 def choose_genes(space: GeneTable, n_cells: npt.NDArray[np.int64], n_genes: int) -> list[int]:
-    """Choose the genes that most training cells show; ties go to the lower Ensembl id.
+    """Choose the genes that are seen in most training cells; ties go to the lower Ensembl id.
 
     Parameters
     ----------
     space
         ``G`` genes.
     n_cells
-        ``[G]`` training cells that show each gene.
+        ``[G]`` number of training cells with each gene.
     n_genes
-        Genes wanted; genes of biotypes in `LEFT_OUT` and genes that no cell shows are no
-        candidates, so fewer may come.
+        Number of genes to choose; genes of biotypes in `LEFT_OUT` and genes that no cell has are no
+        candidates, so the result may be shorter.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def choose_genes(space: GeneTable, n_cells: npt.NDArray[np.int64], n_genes: int)
     Raises
     ------
     InputError
-        No cell shows any candidate.
+        No cell has any candidate.
     """
     table = human_genes()
     biotype = dict(zip(table["ensembl_id"], table["biotype"], strict=True))
@@ -102,7 +102,7 @@ def choose_genes(space: GeneTable, n_cells: npt.NDArray[np.int64], n_genes: int)
 
 
 def tokens_of(space: GeneTable, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
-    """Token of each gene of the space, ``[G]``, -1 where the vocabulary lacks it.
+    """Return the token of each gene of the space, ``[G]``, -1 where the vocabulary lacks it.
 
     Raises
     ------

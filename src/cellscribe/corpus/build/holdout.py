@@ -1,9 +1,9 @@
-"""The search for the datasets to hold out: near a number of cells, with every label left in train.
+"""Search the datasets to hold out: close to a number of cells, and every label stays in train.
 
-A small knapsack with cover. Where few datasets can be chosen every subset is tried; beyond, seeded
-beginnings are bettered a dataset at a time. Datasets are drawn at random rather than smallest
-first, which would spend many experiments on a hundredth of the cells. Letters: `D` datasets in
-order of their ids, `C` labels that need cover.
+This is a small knapsack problem with cover. If few datasets can be chosen, every subset is tried;
+else a local search starts from several seeded choices. Datasets are drawn at random and not
+smallest first, which would hold out many experiments for one percent of the cells. Letters: `D`
+datasets in order of their ids, `C` labels that need cover.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import numpy.typing as npt
 from cellscribe.errors import InputError
 
 TOLERANCE = 0.01
-"""Hold-outs that miss the wish by at most this share of it are equally good; the seed picks."""
+"""Choices within this share of the wanted number are equally good; the seed decides."""
 EXHAUSTIVE = 16
-"""Up to so many eligible datasets, every subset is tried."""
+"""Number of eligible datasets up to which every subset is tried."""
 STARTS = 32
-"""Beginnings of the local search where there are more."""
+"""Number of starts of the local search if there are more."""
 
 Flags = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.float64]
@@ -29,7 +29,7 @@ Numbers = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Search:
-    """What the search knows."""
+    """The input of the search."""
 
     ids: tuple[str, ...]
     cells: Numbers  # D, whole numbers, whose sums float64 holds exactly
@@ -42,7 +42,7 @@ class Search:
     seed: int
 
     def order(self, start: int = 0) -> list[int]:
-        """The datasets' places in an order that depends on seed, start and their ids alone."""
+        """Return the datasets' places in an order that depends on seed, start and ids only."""
 
         def key(place: int) -> bytes:
             text = f"{self.seed}/{start}/{self.ids[place]}"
@@ -52,7 +52,7 @@ class Search:
 
 
 def check_cover(search: Search) -> None:
-    """Refuse what the user's own names make impossible."""
+    """Check that the datasets named by the user leave every label in train."""
     lost = np.flatnonzero(~(search.holders & ~search.fixed).any(axis=1))
     if len(lost):
         (column, label), there = search.labels[lost[0]], search.holders[lost[0]]
@@ -66,7 +66,7 @@ def check_cover(search: Search) -> None:
 
 
 def choose(search: Search) -> Flags:
-    """Choose the datasets to hold out, `D` flags; `splits.split_datasets` states the rules.
+    """Return flags `D` of the datasets to hold out; `splits.split_datasets` states the rules.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def choose(search: Search) -> Flags:
             best, least = held, float(cost)
         if least <= TOLERANCE * search.wish:
             return best
-    # A dataset that alone overshoots by more than the best found has no place in a better choice.
+    # a dataset that alone exceeds the number by more than the best choice misses it cannot help
     miss = abs(search.cells[best].sum() - search.wish)
     over = search.cells + search.cells[search.fixed].sum() - search.wish
     small = free & ((over < miss) | (over <= search.wish / 2))
@@ -98,7 +98,7 @@ def choose(search: Search) -> Flags:
 
 
 def _cost(search: Search, cells: Numbers, count: npt.NDArray[np.integer]) -> Numbers:
-    """Cells by which hold-outs miss the wish; more than all cells on top for each rule not kept."""
+    """Return by how many cells choices miss the number, plus a large penalty for broken rules."""
     miss = np.abs(cells - search.wish)
     if search.unseen is not None:
         broken = np.where(count >= 2, 0, 2)
@@ -109,7 +109,7 @@ def _cost(search: Search, cells: Numbers, count: npt.NDArray[np.integer]) -> Num
 
 
 def _spare(search: Search, held: Flags) -> Flags:
-    """Mark the datasets that can still be held out beside `held` without losing a label."""
+    """Mark the datasets that can be held out in addition to `held` without losing a label."""
     left = search.holders[:, ~held].sum(axis=1)
     return ~held & ~search.holders[left == 1].any(axis=0)
 
@@ -135,7 +135,7 @@ def _best_subset(search: Search, free: Flags) -> Flags:
 
 
 def _fill(search: Search, free: Flags, start: int) -> Flags:
-    """Hold out free datasets in seeded order as long as they fit the wish."""
+    """Hold out free datasets in seeded order as long as they fit the wanted number."""
     held = search.fixed.copy()
     cells = search.cells[held].sum()
     left = search.holders[:, ~held].sum(axis=1)
@@ -150,7 +150,7 @@ def _fill(search: Search, free: Flags, start: int) -> Flags:
 
 
 def _improve(search: Search, free: Flags, held: Flags) -> Flags:
-    """Add, return or exchange one dataset, the best each time, until none comes nearer."""
+    """Add, return or exchange the best dataset, until no such move comes closer."""
     cost = _cost(search, search.cells[held].sum(), held.sum())
     while cost > TOLERANCE * search.wish:
         best = held
@@ -176,7 +176,7 @@ def _improve(search: Search, free: Flags, held: Flags) -> Flags:
 
 
 def _nothing_to_hold_out(search: Search) -> str:
-    """Say, by the smallest dataset, why none can be held out."""
+    """Explain, with the smallest dataset, why none can be held out."""
     open_ones = np.flatnonzero(~search.kept)
     if not len(open_ones):
         return "all datasets are to stay in train; take some off train, or set holdout to 0"

@@ -1,9 +1,9 @@
 """Medians of genes' non-zero normalised counts over any number of cells, in bounded memory.
 
-Up to `EXACT_VALUES` values they are exact. Beyond, each gene has a histogram over logarithmic bins,
-128 to a doubling (the idea of DDSketch, Masson et al., VLDB 2019): a median is then within
-`LARGEST_ERROR` of an exact one, whatever the data, and, unlike that of a t-digest or a KLL sketch,
-it depends neither on the order of the cells nor on chance, so one corpus has one gene table.
+Up to `EXACT_VALUES` values they are exact. With more values, each gene has a histogram over
+logarithmic bins, 128 per doubling (the idea of DDSketch, Masson et al., VLDB 2019): the error of a
+median is then at most `LARGEST_ERROR` for any data. Unlike with a t-digest or a KLL sketch, the
+result depends neither on the order of the cells nor on chance, so a corpus has one gene table.
 
 Letters: ``B`` cells, ``V`` tokens, ``N`` non-zero values.
 """
@@ -18,17 +18,17 @@ import numpy as np
 import numpy.typing as npt
 
 SCALE = 1e4
-"""Counts are brought to this sum a cell (Geneformer, sc-FM)."""
+"""Sum to which the counts of a cell are normalised (Geneformer, sc-FM)."""
 EXACT_VALUES = 1 << 25
-"""Values that are kept as they are: 130 MB."""
+"""Largest number of values that are kept: 130 MB."""
 STEPS = 7
-"""Binary digits of a value's mantissa that tell bins apart."""
+"""Number of binary digits of the mantissa that distinguish bins."""
 LARGEST_ERROR = 2.0 ** -(STEPS + 1)
-"""Relative; a bin's middle stands for what fell into it."""
+"""Largest relative error, as the middle of a bin replaces its values."""
 
 
 Grouped = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
-"""Values in order of their tokens, and where each token's begin."""
+"""Values in order of their tokens, and the offsets of the tokens."""
 
 
 class Values(NamedTuple):
@@ -41,18 +41,18 @@ class Values(NamedTuple):
     offsets: npt.NDArray[np.int64]
     """``[B + 1]``: cell i is ``offsets[i] : offsets[i + 1]``."""
     totals: npt.NDArray[np.int64]
-    """``[B]`` counts of each cell over all its genes, known or not."""
+    """``[B]`` total count of each cell, over known and unknown genes."""
 
 
 class GeneMedians:
-    """Takes blocks of cells, gives a median for each token.
+    """Computes the median of each token from blocks of cells.
 
     Parameters
     ----------
     token_of_gene
-        Token of each gene, -1 for one that is left out.
+        Token of each gene, -1 for genes that are left out.
     n_tokens
-        Tokens in all.
+        Number of tokens.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class GeneMedians:
         return self._bins is None
 
     def add(self, blocks: Sequence[Values]) -> None:
-        """Take in cells; many at a time, for their values are sorted by gene before they count."""
+        """Add cells; add many at a time, because their values are sorted by gene first."""
         self.n_cells += sum(len(block.totals) for block in blocks)
         sizes = np.zeros(self.n_tokens, dtype=np.int64)
         for block in blocks:
@@ -86,7 +86,7 @@ class GeneMedians:
         if keep:
             values = np.empty(offsets[-1], dtype=np.float32)
         else:
-            # used again and again: fresh memory costs more than what is done with it
+            # a reused buffer: new memory takes longer than the work on it
             if len(self._buffer) < offsets[-1]:
                 self._buffer = np.empty(offsets[-1], dtype=np.float32)
             values = self._buffer[: offsets[-1]]
@@ -101,7 +101,7 @@ class GeneMedians:
         self._kept.clear()
 
     def medians(self) -> npt.NDArray[np.float64]:
-        """``[V]`` median of each token, NaN where no cell has the gene."""
+        """Return the ``[V]`` medians, NaN where no cell has the gene."""
         if self._bins is None:
             return np.array([self._exact_median(token) for token in range(self.n_tokens)])
         found = np.full(self.n_tokens, np.nan)
@@ -130,7 +130,7 @@ class GeneMedians:
             _fill_bins(self._bins, values.view(np.uint32), offsets, self._lowest)
 
     def _widen(self, low: int, high: int) -> None:
-        """Make room for bins `low` to `high`, by doublings, so that it happens a few times only."""
+        """Make room for bins `low` to `high`, in whole doublings, so that it happens rarely."""
         assert self._bins is not None
         old, octave = self._bins, 1 << STEPS
         if old.shape[1]:
@@ -145,12 +145,12 @@ class GeneMedians:
 
 
 def _bin_of(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
-    """Exponent and first binary digits of each value, as one number."""
+    """Return exponent and first binary digits of each value, as one number."""
     return (values.view(np.uint32) >> np.uint32(23 - STEPS)).astype(np.int32)
 
 
 def _middle_of(places: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
-    """Give the value that errs least, relatively, for what fell into a bin."""
+    """Return the value with the smallest relative error for all values of a bin."""
     edges = [
         (np.asarray(side, dtype=np.uint32) << np.uint32(23 - STEPS)).view(np.float32)
         for side in (places, places + 1)
@@ -169,7 +169,7 @@ def _count_tokens(genes, token_of_gene, sizes):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _group(genes, counts, offsets, totals, token_of_gene, places, out):  # type: ignore[no-untyped-def]
-    """Put each normalised value behind those of its token; `places` move on."""
+    """Write each normalised value after those of its token; `places` are advanced."""
     for cell in range(len(totals)):
         factor = SCALE / max(totals[cell], 1)
         for place in range(offsets[cell], offsets[cell + 1]):

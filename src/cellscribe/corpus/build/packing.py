@@ -1,7 +1,6 @@
-"""A source's cells as packed counts by gene of the corpus, and each cell's hash and random keys.
+"""Pack a source's cells as counts by gene of the corpus, with each cell's hash and random keys.
 
-The kernels here bring a source's rows into the gene space and move rows about; all let go of
-Python's lock.
+The kernels here map a source's rows to the gene space and reorder rows; all release Python's lock.
 
 Letters: ``B`` cells, ``N`` non-zero counts, ``G`` genes of the corpus.
 """
@@ -23,12 +22,12 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 LARGEST_COUNT = 1 << 24
-"""Counts are stored as float32, which is exact up to here."""
+"""Largest count: counts are stored as float32, which is exact up to here."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Cells of one block in the gene space.
+    """Cells of one block, mapped to the gene space.
 
     Attributes
     ----------
@@ -37,9 +36,9 @@ class Rows:
     offsets
         ``[B + 1]`` int64: cell i is ``offsets[i] : offsets[i + 1]``.
     n_counts
-        ``[B]`` int64 counts over all columns of the source.
+        ``[B]`` int64 total counts over all columns of the source.
     cell_hash
-        ``[B]`` uint64, of the cell's genes and their counts alone.
+        ``[B]`` uint64, depends on the cell's genes and their counts only.
     """
 
     genes: npt.NDArray[np.int32]
@@ -50,12 +49,12 @@ class Rows:
 
     @property
     def n_genes(self) -> npt.NDArray[np.int64]:
-        """``[B]`` genes with a count."""
+        """``[B]`` number of genes with a count."""
         return np.diff(self.offsets)
 
 
 def gene_hashes(ids: Sequence[str]) -> npt.NDArray[np.uint64]:
-    """64 bits of each id's BLAKE2b: a cell's hash must not depend on a corpus's order of genes."""
+    """Hash each id to 64 bits of BLAKE2b, so that cells' hashes do not depend on gene order."""
     digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids]
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
@@ -63,14 +62,14 @@ def gene_hashes(ids: Sequence[str]) -> npt.NDArray[np.uint64]:
 def to_space(
     block: csr_matrix, gene_of_column: npt.NDArray[np.int32], hash_of_gene: npt.NDArray[np.uint64]
 ) -> Rows:
-    """Bring rows of a source into the gene space: columns of one gene summed, genes ascending.
+    """Map rows of a source to the gene space: columns of one gene summed, genes ascending.
 
     Parameters
     ----------
     block
         ``[B, columns]`` raw counts.
     gene_of_column
-        Place of each column in the gene space, -1 where it is no known gene.
+        Place of each column in the gene space, -1 for unknown genes.
     hash_of_gene
         ``[G]`` from `gene_hashes`.
     """
@@ -94,7 +93,7 @@ def to_space(
 
 @numba.njit(cache=True, nogil=True)
 def _fill_keys(indptr, indices, data, gene_of_column, keys, offsets, n_counts):  # type: ignore[no-untyped-def]
-    """Write (gene, count) of each known non-zero value as one number; tell if all rows ascend."""
+    """Write (gene, count) of known non-zero values as one number; return if all rows ascend."""
     at = 0
     ascending = True
     for cell in range(len(indptr) - 1):
@@ -127,7 +126,7 @@ def _mix(x):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _merge(keys, offsets, hash_of_gene, genes, counts, cell_hash):  # type: ignore[no-untyped-def]
-    """Sum equal genes, hash each cell; `offsets` are brought up to date. Gives the values left."""
+    """Sum equal genes, hash each cell, update `offsets`; return the number of values left."""
     at = np.int64(0)
     start = offsets[0]
     for cell in range(len(offsets) - 1):
@@ -154,9 +153,9 @@ def _merge(keys, offsets, hash_of_gene, genes, counts, cell_hash):  # type: igno
 
 
 def random_keys(cells: npt.NDArray[np.int64], seed: int, purpose: int) -> npt.NDArray[np.uint64]:
-    """Give each cell number a random number of its own, ``[B]`` uint64, another for each purpose.
+    """Return a random number for each cell number, ``[B]`` uint64.
 
-    It depends on nothing else, so blocks, threads and a resumed run cannot change it.
+    It depends on number, seed and purpose only, not on blocks, threads or resumption.
     """
     start = _mix(np.uint64(seed) ^ np.uint64(_mix(np.uint64(purpose + 1))))
     return _keys(cells, np.uint64(start))
@@ -172,7 +171,7 @@ def _keys(cells, start):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def scatter_rows(values, offsets, out, places):  # type: ignore[no-untyped-def]
-    """Copy each row to where `places` says that it begins in `out`."""
+    """Copy each row to its place in `out`."""
     for row in range(len(places)):
         at = places[row]
         for place in range(offsets[row], offsets[row + 1]):
@@ -181,17 +180,17 @@ def scatter_rows(values, offsets, out, places):  # type: ignore[no-untyped-def]
 
 
 class Scratch(threading.local):
-    """Large arrays that a thread uses again and again.
+    """Large arrays that a thread reuses.
 
-    The system gives fresh memory for each large array and clears it, which takes longer than what
-    is done with it here.
+    For each new large array the system clears fresh memory, which takes longer than the work on
+    it.
     """
 
     def __init__(self) -> None:
         self._held: dict[str, npt.NDArray[np.uint8]] = {}
 
     def empty(self, name: str, size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """Give the array of that name; what it held before is lost."""
+        """Return the array of that name; its old contents are lost."""
         n_bytes = size * np.dtype(dtype).itemsize
         held = self._held.get(name)
         if held is None or len(held) < n_bytes:
@@ -201,7 +200,7 @@ class Scratch(threading.local):
 
 
 def offsets_of(lengths: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-    """``[B]`` lengths to ``[B + 1]`` offsets."""
+    """Return the ``[B + 1]`` offsets of ``[B]`` lengths."""
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets

@@ -1,7 +1,7 @@
-"""What a build will do, worked out from sources' names, genes and labels before counts are read.
+"""Plan a build from the sources' names, genes and labels, before counts are read.
 
-A plan is a pure function of sources and options: a run that was killed works it out again, and its
-`fingerprint` tells whether that is still the same work.
+A plan is a pure function of sources and options: a build that was killed makes it again, and its
+`fingerprint` shows whether it is still the same.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,13 @@ from cellscribe.cells.vocabulary import GeneTable, Vocabulary
 from cellscribe.config import DATASET, BuildOptions, SplitOptions
 from cellscribe.corpus.build.gene_space import GeneSpace, all_genes
 from cellscribe.corpus.build.packing import gene_hashes, random_keys
-from cellscribe.corpus.build.sources import BadSource, Source, find_sources, look_at, names_of
+from cellscribe.corpus.build.sources import (
+    BadSource,
+    Source,
+    find_sources,
+    inspect_source,
+    names_of,
+)
 from cellscribe.corpus.build.splits import (
     SPLITS,
     DatasetSplit,
@@ -37,23 +43,23 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ORDER, DIVISION = 0, 1
-"""What cells' random keys are for: their order, and val or test."""
+"""Purposes of the cells' random keys: their order, and val or test."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class BuildPlan:
     """Sources, gene space, splits and buckets of a build.
 
     Attributes
     ----------
     sources, refused
-        What is read, in order; name and reason of what `skip_bad` left out.
+        Sources in order; name and reason of those that `skip_bad` left out.
     genes_of
-        For each source, the place of each of its columns in `space`, -1 where unknown.
+        Place of each column of each source in `space`, -1 for unknown genes.
     space
-        Every gene that a source measured.
+        All genes that a source measured.
     categories
-        Label -> its values in order; ``dataset_id`` and ``source`` among them.
+        Label -> its values in order; with ``dataset_id`` and ``source``.
     split
         Side of each dataset.
     """
@@ -69,17 +75,17 @@ class Plan:
 
     @cached_property
     def starts(self) -> npt.NDArray[np.int64]:
-        """``[sources + 1]`` number of each source's first cell, and of all cells."""
+        """``[sources + 1]`` number of each source's first cell, and total number of cells."""
         return np.concatenate([[0], np.cumsum([source.cells for source in self.sources])])
 
     @cached_property
     def gene_hashes(self) -> npt.NDArray[np.uint64]:
-        """``[G]`` what cells' hashes are made of."""
+        """``[G]`` hashes of the genes, from which cells' hashes are computed."""
         return gene_hashes(self.space.ids)
 
     @cached_property
     def n_buckets(self) -> dict[str, int]:
-        """Shards of each split that has cells."""
+        """Number of shards of each split that has cells."""
         held = self.split.cells["holdout"]
         validation = self.split_options.validation
         expected = {
@@ -94,7 +100,7 @@ class Plan:
 
     @cached_property
     def first_bucket(self) -> dict[str, int]:
-        """Number of each split's first bucket."""
+        """Split -> number of its first bucket."""
         ends = np.cumsum([0, *self.n_buckets.values()]).tolist()
         return dict(zip(self.n_buckets, ends, strict=False))
 
@@ -107,7 +113,7 @@ class Plan:
     def buckets(
         self, cells: npt.NDArray[np.int64], dataset: npt.NDArray[np.int32]
     ) -> npt.NDArray[np.int64]:
-        """Bucket of each cell, from its number and the code of its dataset."""
+        """Return the bucket of each cell, from its number and the code of its dataset."""
         seed = self.split_options.seed
         side = np.array([self.split.side[name] for name in self.categories[DATASET]])[dataset]
         codes = split_cells(random_keys(cells, seed, DIVISION), side, self.split_options.validation)
@@ -119,20 +125,20 @@ class Plan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all that decides the result."""
-        told = {
+        """SHA-256 of everything that decides the result."""
+        record = {
             "version": VERSION,
-            "options": self.told_options(),
+            "options": self.recorded_options(),
             "sources": [(source.name, source.sha256) for source in self.sources],
         }
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
-    def told_options(self) -> dict[str, Any]:
-        """Options as the manifest keeps them; no path of this machine."""
-        told = dataclasses.asdict(self.options) | dataclasses.asdict(self.split_options)
+    def recorded_options(self) -> dict[str, Any]:
+        """Return the options as the manifest stores them, without paths of this machine."""
+        record = dataclasses.asdict(self.options) | dataclasses.asdict(self.split_options)
         if self.options.vocabulary is not None:
-            told["vocabulary"] = Vocabulary.read(self.options.vocabulary).hash
-        return json.loads(json.dumps(told))
+            record["vocabulary"] = Vocabulary.read(self.options.vocabulary).hash
+        return json.loads(json.dumps(record))
 
 
 def make_plan(
@@ -143,17 +149,17 @@ def make_plan(
     refused: dict[Path, str] | None = None,
     log: Log,
     progress: Progress | None = None,
-) -> Plan:
-    """Look at every source and decide where each dataset goes.
+) -> BuildPlan:
+    """Inspect every source and decide on the split of each dataset.
 
     Parameters
     ----------
     paths
         Files and folders.
     refused
-        Sources that are known to be bad, and why; those found here are added.
+        Bad source -> reason; sources found to be bad are added.
     log, progress
-        Told lines, and (sources done, sources in all).
+        Called with messages, and with (sources done, sources in total).
 
     Raises
     ------
@@ -173,7 +179,7 @@ def make_plan(
         if path in refused:
             continue
         try:
-            sources.append(look_at(path, name, options, genes, log))
+            sources.append(inspect_source(path, name, options, genes, log))
         except InputError as error:
             refuse(error, path, options, refused, log)
         if progress is not None:
@@ -187,7 +193,7 @@ def make_plan(
         raise InputError("every cell is excluded; look at the values given to --exclude")
     columns = [column for column in labels.columns if column != "cells"]
     name_of = dict(zip(found, names_of(found), strict=True))
-    return Plan(
+    return BuildPlan(
         options=options,
         split_options=split_options,
         sources=tuple(sources),
@@ -211,7 +217,7 @@ def refuse(
     refused: dict[Path, str],
     log: Log,
 ) -> None:
-    """Note a bad source and go on without it, if that is wished."""
+    """Record a bad source if `skip_bad` is set, else raise the error."""
     if not options.skip_bad:
         raise InputError(f"{error}; or leave such sources out with --skip-bad") from error
     reason = str(error.__cause__ if isinstance(error, BadSource) else error)

@@ -1,9 +1,9 @@
-"""The one pass over the sources: counts checked, brought into the gene space, scattered to runs."""
+"""The pass over the sources: check counts, map them to the gene space, write spill files."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -17,16 +17,16 @@ from cellscribe.cells.counts import open_counts
 from cellscribe.cells.pipeline import BLOCK, ordered_map, read_ahead, usable_cores
 from cellscribe.config import DATASET
 from cellscribe.corpus.build.packing import LARGEST_COUNT, Rows, offsets_of, to_space
-from cellscribe.corpus.build.plan import Plan
+from cellscribe.corpus.build.plan import BuildPlan
+from cellscribe.corpus.build.sources import BadSource, read_labels
 from cellscribe.corpus.build.spill import (
-    RUN_CELLS,
-    Run,
-    finished_runs,
+    SPILL_CELLS,
+    SpillFile,
+    finished_spills,
     list_array,
     narrowest,
-    write_run,
+    write_spill,
 )
-from cellscribe.corpus.build.sources import BadSource, read_labels
 from cellscribe.errors import InputError
 from cellscribe.writing import OutputError
 
@@ -38,53 +38,53 @@ TOO_FEW = "too few genes"
 DUPLICATE = "duplicate of an earlier cell"
 
 
-def scan(
-    plan: Plan,
+def scatter(
+    plan: BuildPlan,
     folder: Path,
     *,
     log: Log,
     progress: Progress | None = None,
-) -> list[Run]:
-    """Read all sources into runs, going on where the last run ends.
+) -> list[SpillFile]:
+    """Read all sources into spill files, starting after the last finished one.
 
     Parameters
     ----------
     plan
-        What to read.
+        Plan of the build.
     folder
-        Of the runs; made if it is not there.
+        Folder of the spill files; made if missing.
     log, progress
-        Told lines, and (cells read, cells in all).
+        Called with messages, and with (cells read, cells in total).
 
     Raises
     ------
     BadSource
-        Counts of a source turn out to be normalised, damaged or too large.
+        Counts of a source are normalised, damaged or too large.
     OutputError
         The disk is full.
     """
     folder.mkdir(exist_ok=True)
-    runs = finished_runs(folder)
+    spills = finished_spills(folder)
     n_cells = int(plan.starts[-1])
-    with _Writer(plan, folder, runs) as writer:
+    with _Writer(plan, folder, spills) as writer:
         while writer.stop < n_cells:
             place = int(np.searchsorted(plan.starts, writer.stop, side="right")) - 1
             for table, dropped, size in _source_blocks(plan, place, writer.stop, log):
                 writer.add(table, dropped, size)
                 if progress is not None:
                     progress(writer.stop, n_cells)
-    return writer.runs
+    return writer.spills
 
 
 class _Writer:
-    """Collects cells, and hands each full run to a thread that writes it."""
+    """Collects cells; a thread writes each full spill file."""
 
-    def __init__(self, plan: Plan, folder: Path, runs: list[Run]) -> None:
-        self.runs = runs
-        self.stop = runs[-1].stop if runs else 0
+    def __init__(self, plan: BuildPlan, folder: Path, spills: list[SpillFile]) -> None:
+        self.spills = spills
+        self.stop = spills[-1].stop if spills else 0
         self._plan, self._folder = plan, folder
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="write-run")
-        self._pending: Future[Run] | None = None
+        self._pending: Future[SpillFile] | None = None
         self._clear()
 
     def _clear(self) -> None:
@@ -97,7 +97,7 @@ class _Writer:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         try:
-            # What was read before an error is kept only as far as it fills a run.
+            # after an error, only cells that fill a whole spill file are kept
             if kind is None and self.stop > self._start:
                 self._flush()
             self._wait()
@@ -105,11 +105,11 @@ class _Writer:
             self._thread.shutdown()
 
     def add(self, table: pa.Table, dropped: Counter[tuple[int, str]], size: int) -> None:
-        """Take in the kept ones of the next `size` cells."""
+        """Add the kept cells among the next `size` cells."""
         self._parts.append(table)
         self._dropped += dropped
         self.stop += size
-        if self.stop - self._start >= RUN_CELLS:
+        if self.stop - self._start >= SPILL_CELLS:
             self._flush()
 
     def _flush(self) -> None:
@@ -121,21 +121,21 @@ class _Writer:
     def _wait(self) -> None:
         if self._pending is not None:
             pending, self._pending = self._pending, None
-            self.runs.append(pending.result())
+            self.spills.append(pending.result())
 
     def _write(
         self, parts: list[pa.Table], start: int, stop: int, dropped: Counter[tuple[int, str]]
-    ) -> Run:
+    ) -> SpillFile:
         numbers = np.concatenate([part["cell"].to_numpy() for part in parts])
         datasets = np.concatenate([part[DATASET].to_numpy() for part in parts])
         bucket = self._plan.buckets(numbers, datasets)
-        return write_run(self._folder, parts, bucket, start, stop, dropped)
+        return write_spill(self._folder, parts, bucket, start, stop, dropped)
 
 
 def _source_blocks(
-    plan: Plan, place: int, first: int, log: Log
+    plan: BuildPlan, place: int, first: int, log: Log
 ) -> Iterator[tuple[pa.Table, Counter[tuple[int, str]], int]]:
-    """Cells of a source from number `first` on: those that stay, those dropped, how many."""
+    """Yield blocks of a source from cell `first` on: kept cells, dropped counts, block size."""
     source, options = plan.sources[place], plan.options
     start = int(plan.starts[place])
     hashes = plan.gene_hashes
@@ -166,9 +166,9 @@ def _source_blocks(
                             f"{part.start} to {part.stop - 1}; no cell has so many molecules"
                         )
                     cells = np.arange(start + part.start, start + part.stop)
-                    told = {name: values[part] for name, values in codes.items()}
+                    some = {name: values[part] for name, values in codes.items()}
                     ids = labels["cell_id"].to_numpy()[part]
-                    yield *_keep(plan, place, rows, cells, ids, told, reason[part]), len(cells)
+                    yield *_keep(plan, place, rows, cells, ids, some, reason[part]), len(cells)
                     row = part.stop
     except OutputError:
         raise
@@ -176,8 +176,8 @@ def _source_blocks(
         raise BadSource(place, str(error)) from error
 
 
-def _codes(plan: Plan, labels: pd.DataFrame) -> dict[str, npt.NDArray[np.int32]]:
-    """Place of every label among the plan's categories; -1 where all its cells are excluded."""
+def _codes(plan: BuildPlan, labels: pd.DataFrame) -> dict[str, npt.NDArray[np.int32]]:
+    """Return each label's place in the plan's categories; -1 if all its cells are excluded."""
     codes = {}
     for name in (DATASET, *plan.options.labels):
         column = labels[name].cat.set_categories(plan.categories[name])
@@ -186,7 +186,7 @@ def _codes(plan: Plan, labels: pd.DataFrame) -> dict[str, npt.NDArray[np.int32]]
 
 
 def _keep(
-    plan: Plan,
+    plan: BuildPlan,
     place: int,
     rows: Rows,
     cells: npt.NDArray[np.int64],
@@ -194,7 +194,7 @@ def _keep(
     codes: dict[str, npt.NDArray[np.int32]],
     excluded: npt.NDArray[np.int8],
 ) -> tuple[pa.Table, Counter[tuple[int, str]]]:
-    """Apply the QC flags to a block; count what goes by its first reason."""
+    """Apply the QC options to a block; count dropped cells by their first reason."""
     import pyarrow as pa
 
     dropped: Counter[tuple[int, str]] = Counter()

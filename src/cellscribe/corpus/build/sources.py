@@ -1,13 +1,13 @@
-"""The files that a corpus is built from: found, checked, hashed, and their labels read.
+"""Find, check and hash the files that a corpus is built from, and read their labels.
 
-A source may be a file of any format that `open_counts` knows, a download of ``cellscribe corpus
-census`` or a folder of files. Which dataset a cell belongs to is read from obs; where the source
-does not tell, its file name serves.
+A source is a file of any format that `open_counts` reads, a download of ``cellscribe corpus
+census`` or a folder of files. A cell's dataset is read from obs; without such a column it is the
+file name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SUFFIXES = (".h5ad", ".zarr", ".h5", ".loom", ".tar.gz")
-"""What is taken from a folder of files."""
+"""Endings of the files that are used from a folder."""
 FIRST_LOOK = 64
-"""Cells that are read before the work begins: normalised values mostly show at once."""
+"""Number of cells that are read first, as normalised values mostly appear at once."""
 
 
 class BadSource(InputError):
-    """A source that cannot be used; `place` says which."""
+    """A source that cannot be used; `place` is its number."""
 
     def __init__(self, place: int, reason: str) -> None:
         super().__init__(reason)
@@ -49,18 +49,18 @@ class Source:
     Attributes
     ----------
     path, name
-        Where it is, and what the corpus calls it.
+        Path, and name in the corpus.
     sha256, bytes
-        Of its content.
+        Hash and size of its content.
     cells
-        Cells of the file.
+        Number of cells.
     genes
-        How its columns were recognised.
+        Map from its columns to genes.
     notes
-        What a user should know, a line each.
+        Notes for the user, one line each.
     labels
-        One row for each combination of labels: the labels and ``cells``; excluded cells not
-        counted.
+        One row for each combination of labels: the labels and ``cells``, without excluded
+        cells.
     """
 
     path: Path
@@ -74,7 +74,7 @@ class Source:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Its entry in the manifest, but for what became of its cells."""
+        """Entry in the manifest, without the numbers of kept and dropped cells."""
         known = {"known": self.genes.n_known, "columns": self.genes.n_genes, "key": self.genes.key}
         return {
             "name": self.name,
@@ -87,7 +87,7 @@ class Source:
 
 
 def find_sources(paths: Sequence[str | Path]) -> list[Path]:
-    """Replace folders of files by what lies in them, in order of names.
+    """Replace folders by the files in them, in order of names.
 
     Raises
     ------
@@ -125,7 +125,7 @@ def _files_of(path: Path) -> list[Path]:
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """File names; with as much of their folders as tells them apart."""
+    """Return file names, with as many parent folders as make them distinct."""
     names = [path.name for path in paths]
     for depth in range(2, 1 + max(len(path.parts) for path in paths)):
         twice = {name for name in names if names.count(name) > 1}
@@ -138,7 +138,7 @@ def names_of(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def look_at(
+def inspect_source(
     path: Path,
     name: str,
     options: BuildOptions,
@@ -150,7 +150,7 @@ def look_at(
     Raises
     ------
     InputError
-        It cannot be used.
+        The source cannot be used.
     """
     with open_counts(path, layer=options.layer, log=log) as counts:
         mapped = map_genes(counts.var, genes, gene_key=options.gene_key, name=counts.name)
@@ -175,7 +175,7 @@ def look_at(
 def read_labels(
     counts: Counts, name: str, options: BuildOptions
 ) -> tuple[pd.DataFrame, npt.NDArray[np.int8], list[str]]:
-    """Read what is told of each cell.
+    """Read the labels of each cell.
 
     Returns
     -------
@@ -183,9 +183,9 @@ def read_labels(
         ``cell_id`` and, as categories, ``dataset_id`` and the tracked labels; `NO_LABEL` where
         a value is missing or empty.
     reason
-        ``[B]`` 0 for a cell that stays, i + 1 for one that the i-th exclusion drops.
+        ``[B]`` 0 for cells that are kept, i + 1 for cells that the i-th exclusion drops.
     notes
-        Columns that the source lacks, in words.
+        Sentences on columns that the source lacks.
     """
     import pandas as pd
 
@@ -210,7 +210,7 @@ def read_labels(
 
 
 def _as_text(column: pd.Series) -> pd.Categorical:
-    """Text of every value; missing and empty ones are `NO_LABEL`."""
+    """Return values as text; missing and empty ones are `NO_LABEL`."""
     import pandas as pd
 
     codes, distinct = pd.factorize(column)

@@ -1,9 +1,9 @@
-"""Shuffling out of core: cells scattered to buckets while they are read, gathered when written.
+"""Shuffle on disk: spill files hold cells by bucket; a bucket is gathered when it is written.
 
-Reading goes through the sources once and leaves runs: Arrow files of some 32,000 consecutive cells,
-with one record batch for each bucket that has a cell in it. A bucket is a random set of cells that
-becomes one shard of one split; gathering it takes one batch of every run. A run is complete or not
-there, so what a killed build has read stays read.
+The sources are read once into spill files: Arrow files of about 32,000 consecutive cells, with one
+record batch for each bucket that has a cell in it. A bucket is a random set of cells that becomes
+one shard of one split; it is gathered from one batch of every spill file. A spill file is complete
+or absent, so a build that was killed does not read its cells again. They lie in ``.build/runs``.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from cellscribe.writing import writing
 if TYPE_CHECKING:
     import pyarrow as pa
 
-RUN_CELLS = 32_768
-"""Cells a run, at least; some 300 MB with the copy that is sorted."""
+SPILL_CELLS = 32_768
+"""Smallest number of cells of a spill file; about 300 MB with the sorted copy."""
 LISTS = ("genes", "counts")
 SCRATCH = Scratch()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """A finished run.
+class SpillFile:
+    """A finished spill file.
 
     Attributes
     ----------
     path
         The Arrow file.
     start, stop
-        Cells of the sources, in order, that it covers, dropped ones included.
+        Range of the sources' cells that it covers, with the dropped ones.
     buckets
-        Bucket of each record batch, ascending.
+        Bucket number of each record batch, ascending.
     dropped
-        Source -> reason -> cells that are not in it.
+        Source -> reason -> number of dropped cells.
     """
 
     path: Path
@@ -55,30 +55,30 @@ class Run:
 
 
 def list_array(values: npt.NDArray[Any], offsets: npt.NDArray[np.int64]) -> pa.ListArray:
-    """Packed rows as an Arrow list array, sharing memory."""
+    """Return packed rows as an Arrow list array that shares their memory."""
     import pyarrow as pa
 
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values))
 
 
 def unpack(lists: pa.ListArray) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """Values and offsets of an Arrow list array."""
+    """Return values and offsets of an Arrow list array."""
     offsets = lists.offsets.to_numpy().astype(np.int64)
     return lists.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0]
 
 
 def lists_of(column: pa.ChunkedArray) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """Values and offsets of an Arrow list column."""
+    """Return values and offsets of an Arrow list column."""
     return unpack(column.combine_chunks())
 
 
 def narrowest(largest: int) -> type[np.unsignedinteger[Any]]:
-    """Type of numbers up to `largest`: half the bytes are half the work of writing them."""
+    """Return the smallest type for numbers up to `largest`: fewer bytes are written faster."""
     return np.uint16 if largest < 1 << 16 else np.uint32
 
 
 def concatenate(parts: Sequence[pa.Table]) -> pa.Table:
-    """Join tables whose counts may be of two widths."""
+    """Concatenate tables whose counts may have two widths."""
     import pyarrow as pa
 
     wide = pa.list_(pa.uint32())
@@ -97,18 +97,18 @@ def rows_in_order(
     *,
     scratch: str | None = None,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """Copy rows of all parts in another order, once.
+    """Copy rows of all parts once, in another order.
 
     Parameters
     ----------
     parts
         Lists of numbers.
     order
-        Which row of all of them comes first, second, ...
+        Numbers of the rows of all parts, in their new order.
     dtype
-        Of the copy; the widest of the parts if not given.
+        Type of the copy; the widest type of the parts if not given.
     scratch
-        Copy to the thread's own array of that name, until the next one does.
+        Name of the thread's array to copy to, whose contents the next such call overwrites.
 
     Returns
     -------
@@ -129,26 +129,26 @@ def rows_in_order(
     return out, offsets
 
 
-def write_run(
+def write_spill(
     folder: Path,
     parts: Sequence[pa.Table],
     bucket: npt.NDArray[np.int64],
     start: int,
     stop: int,
     dropped: Counter[tuple[int, str]],
-) -> Run:
-    """Write a run, cells in order of their buckets.
+) -> SpillFile:
+    """Write a spill file, cells in order of their buckets.
 
     Parameters
     ----------
     folder
-        Of the runs.
+        Folder of the spill files.
     parts
-        Cells: columns of numbers and text, and the lists ``genes`` and ``counts``.
+        Tables of cells: columns of numbers and text, and the lists ``genes`` and ``counts``.
     bucket
         Bucket of each cell of all parts.
     start, stop, dropped
-        As in `Run`; `dropped` by source and reason.
+        As in `SpillFile`; `dropped` by source and reason.
     """
     import pyarrow as pa
 
@@ -166,8 +166,8 @@ def write_run(
     by_source: dict[int, dict[str, int]] = {}
     for (source, reason), n in sorted(dropped.items()):
         by_source.setdefault(source, {})[reason] = n
-    told = {"start": start, "stop": stop, "buckets": there.tolist(), "dropped": by_source}
-    table = pa.table(columns).replace_schema_metadata({"run": json.dumps(told)})
+    record = {"start": start, "stop": stop, "buckets": there.tolist(), "dropped": by_source}
+    table = pa.table(columns).replace_schema_metadata({"run": json.dumps(record)})
     path = folder / f"{start:012}.arrow"
     bounds = [*first.tolist(), len(order)]
     with writing(path) as partial, pa.OSFile(str(partial), "wb") as file:
@@ -177,65 +177,69 @@ def write_run(
                 part = table.slice(bounds[place], bounds[place + 1] - bounds[place])
                 for batch in part.to_batches():
                     writer.write_batch(batch)
-    return read_run(path)
+    return read_spill(path)
 
 
-def read_run(path: Path) -> Run:
-    """Read what a run says of itself."""
+def read_spill(path: Path) -> SpillFile:
+    """Read the metadata of a spill file."""
     import pyarrow as pa
 
     with pa.OSFile(str(path)) as file:
-        told = json.loads(pa.ipc.open_file(file).schema.metadata[b"run"])
-    return Run(
+        record = json.loads(pa.ipc.open_file(file).schema.metadata[b"run"])
+    return SpillFile(
         path=path,
-        start=told["start"],
-        stop=told["stop"],
-        buckets=tuple(told["buckets"]),
-        dropped={int(source): reasons for source, reasons in told["dropped"].items()},
+        start=record["start"],
+        stop=record["stop"],
+        buckets=tuple(record["buckets"]),
+        dropped={int(source): reasons for source, reasons in record["dropped"].items()},
     )
 
 
-def finished_runs(folder: Path) -> list[Run]:
-    """Runs of a folder as far as they follow on one another; what else lies there is removed."""
-    runs: list[Run] = []
+def finished_spills(folder: Path) -> list[SpillFile]:
+    """Return a folder's spill files up to the first gap in their cells; remove the others."""
+    spills: list[SpillFile] = []
     for path in sorted(folder.iterdir()):
-        run = read_run(path) if path.suffix == ".arrow" and path.name[0] != "." else None
-        if run is not None and run.start == (runs[-1].stop if runs else 0):
-            runs.append(run)
+        spill = read_spill(path) if path.suffix == ".arrow" and path.name[0] != "." else None
+        if spill is not None and spill.start == (spills[-1].stop if spills else 0):
+            spills.append(spill)
         else:
             path.unlink()
-    return runs
+    return spills
 
 
 @contextmanager
-def _opened(run: Run, columns: Sequence[str]) -> Iterator[Any]:
-    """Give the run's reader; its batches must not be used once it is closed."""
+def _opened(spill: SpillFile, columns: Sequence[str]) -> Iterator[Any]:
+    """Yield the reader of a spill file; its batches must not be used after it is closed."""
     import pyarrow as pa
 
-    with pa.OSFile(str(run.path)) as file:
+    with pa.OSFile(str(spill.path)) as file:
         names = pa.ipc.open_file(file).schema.names
         fields = [names.index(name) for name in columns]
         yield pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=fields))
 
 
-def read_batches(runs: Sequence[Run], columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
-    """Read columns of all runs: bucket and cells, a batch at a time."""
+def read_batches(
+    spills: Sequence[SpillFile], columns: Sequence[str]
+) -> Iterator[tuple[int, pa.Table]]:
+    """Read columns of all spill files: bucket and cells, one batch at a time."""
     import pyarrow as pa
 
-    for run in runs:
-        with _opened(run, columns) as reader:
-            for place, bucket in enumerate(run.buckets):
+    for spill in spills:
+        with _opened(spill, columns) as reader:
+            for place, bucket in enumerate(spill.buckets):
                 yield bucket, pa.table(reader.get_batch(place)).select(list(columns))
 
 
-def read_bucket(runs: Sequence[Run], bucket: int, columns: Sequence[str]) -> pa.Table | None:
-    """Read all cells of a bucket, None if it has none."""
+def read_bucket(
+    spills: Sequence[SpillFile], bucket: int, columns: Sequence[str]
+) -> pa.Table | None:
+    """Read all cells of a bucket; None if it has none."""
     import pyarrow as pa
 
     parts = []
-    for run in runs:
-        place = int(np.searchsorted(run.buckets, bucket))
-        if place < len(run.buckets) and run.buckets[place] == bucket:
-            with _opened(run, columns) as reader:
+    for spill in spills:
+        place = int(np.searchsorted(spill.buckets, bucket))
+        if place < len(spill.buckets) and spill.buckets[place] == bucket:
+            with _opened(spill, columns) as reader:
                 parts.append(pa.table(reader.get_batch(place)))
     return concatenate(parts).select(list(columns)) if parts else None

@@ -1,11 +1,11 @@
-"""Which dataset trains and which is held out, and which held-out cell validates or tests.
+"""Split datasets into training and held-out ones, and held-out cells into val and test.
 
-As the sc-FM model card has it: whole datasets go to training (about 99 % of cells) or are held out,
+As in the sc-FM model card: whole datasets go to training (about 99 % of cells) or are held out,
 every label of `assay` and `tissue_general` stays in training, the held-out cells are divided at
-random into validation and test, and one held-out dataset is kept whole for a test on an experiment
-that nothing was tuned on. The choice (`holdout.choose`) needs only a table of label counts, never
-the cells. All chance comes from hashes of seed and dataset id and from the cells' own keys, so no
-order of files, rows or blocks can change a split.
+random into validation and test, and one held-out dataset is kept whole as a test on an experiment
+that nothing was tuned on. The choice (`holdout.choose`) needs a table of label counts only, not the
+cells. Randomness comes from hashes of seed and dataset id and from the cells' keys, so a split does
+not depend on the order of files, rows or blocks.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPLITS = ("train", "val", "test", "test_unseen")
-"""Where a cell can go; their places are the codes that `split_cells` gives."""
+"""Splits of cells; `split_cells` returns their places here."""
 SIDES = ("train", "holdout", "test_unseen")
-"""Where a dataset can go; the cells of "holdout" are divided between val and test."""
+"""Sides of datasets; the cells of "holdout" are divided between val and test."""
 
 
 @dataclass(frozen=True)
 class DatasetSplit:
-    """Where the datasets of a corpus go.
+    """The split of the datasets of a corpus.
 
     Attributes
     ----------
     side
         dataset_id -> "train", "holdout" or "test_unseen", in order of the ids.
     cells
-        Each of `SIDES` -> its number of cells.
+        Each of `SIDES` -> number of cells.
     wish
-        The share of cells that was to be held out.
+        Wanted share of held-out cells.
     note
-        What a user should know: a share far from the wish, a split left empty. Empty if all is
-        well.
+        Note for the user: a share far from the wanted one, an empty split. Empty if there is
+        nothing to say.
     """
 
     side: dict[str, str]
@@ -54,16 +54,16 @@ class DatasetSplit:
 
     @property
     def share(self) -> float:
-        """Share of cells held out, the unseen dataset's included."""
+        """Share of held-out cells, with those of the unseen dataset."""
         return (self.cells["holdout"] + self.cells["test_unseen"]) / sum(self.cells.values())
 
     def datasets(self, side: str) -> list[str]:
-        """Ids of the datasets on one side, in order."""
+        """Return the ids of the datasets on one side, in order."""
         return [name for name, there in self.side.items() if there == side]
 
 
 def split_datasets(cells: pd.DataFrame, options: SplitOptions | None = None) -> DatasetSplit:
-    """Decide which datasets train and which are held out.
+    """Choose the datasets to train on and those to hold out.
 
     Every label of the covered columns keeps a dataset with cells of it in train; an empty string or
     NaN is no label, "unknown" is one like any other. Among the choices that fulfil this:
@@ -87,7 +87,7 @@ def split_datasets(cells: pd.DataFrame, options: SplitOptions | None = None) -> 
         its number of `cells`. Rows of one combination add up; their order means nothing. A
         dataset without cells stays in train.
     options
-        What is wished; the model card's split if not given.
+        The wanted split; that of the model card if not given.
 
     Raises
     ------
@@ -115,10 +115,10 @@ def split_cells(
     sides: str | Sequence[str] | npt.NDArray[np.str_],
     validation: float,
 ) -> npt.NDArray[np.uint8]:
-    """Give each cell its split.
+    """Return the split of each cell.
 
-    A held-out cell goes to val if its key is below ``validation * 2**64``, else to test: that
-    depends on nothing but the cell's own key.
+    A held-out cell goes to val if its key is below ``validation * 2**64``, else to test: it
+    depends on the cell's key only.
 
     Parameters
     ----------
@@ -153,8 +153,8 @@ def _search(table: pd.DataFrame, options: SplitOptions) -> Search:
 
     for column in ("dataset_id", *options.covered, "cells"):
         if column not in table:
-            mend = "leave it out of covered" if column in options.covered else "add it"
-            raise InputError(f"the table of label counts has no column {column!r}; {mend}")
+            fix = "leave it out of covered" if column in options.covered else "add it"
+            raise InputError(f"the table of label counts has no column {column!r}; {fix}")
     if (table["dataset_id"].isna() | (table["dataset_id"].astype(str) == "")).any():
         raise InputError("some cells have no dataset_id; give every source one")
     counts = pd.to_numeric(table["cells"], errors="coerce").to_numpy(np.float64, na_value=np.nan)
@@ -189,7 +189,7 @@ def _search(table: pd.DataFrame, options: SplitOptions) -> Search:
 def _holders(
     table: pd.DataFrame, places: npt.NDArray[np.intp], n_datasets: int, covered: Sequence[str]
 ) -> tuple[tuple[tuple[str, str], ...], Flags]:
-    """Find which dataset has which label; the last row stands for training itself, never empty."""
+    """Find the labels of each dataset; the last row makes sure that train is not empty."""
     labels: list[tuple[str, str]] = []
     rows: list[Flags] = []
     for column in covered:
@@ -203,7 +203,7 @@ def _holders(
 
 
 def _pick_unseen(search: Search, held: Flags) -> int | None:
-    """Pick the dataset that is not divided."""
+    """Choose the dataset that becomes test_unseen."""
     if search.unseen is not None:
         return search.ids.index(search.unseen)
     members = [place for place in search.order() if held[place]]
@@ -217,7 +217,7 @@ def _pick_unseen(search: Search, held: Flags) -> int | None:
 
 
 def _note(search: Search, held: Flags, unseen: int | None) -> str:
-    """Say what differs from the wish."""
+    """Describe what differs from the wanted split."""
     if not search.wish:
         return ""
     notes = []

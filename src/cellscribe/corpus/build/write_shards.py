@@ -1,8 +1,8 @@
-"""From runs to shards: a bucket's cells put in their random order, ranked, written twice.
+"""Write shards from spill files: a bucket's cells in random order, as ranked tokens and counts.
 
-Tokens go to Parquet, counts to a sharded zarr v3 AnnData in the layout of annbatch's collections
-(64 cells a chunk, Blosc-lz4 with byte shuffle), which anndata and scvi-tools open as well. A shard
-counts as written when its record is: a killed build goes on behind the last record.
+Tokens are written to Parquet, counts to a sharded zarr v3 AnnData in the layout of annbatch's
+collections (64 cells per chunk, Blosc-lz4 with byte shuffle), which anndata and scvi-tools open
+too. A shard is finished when its record is written: a killed build continues after the last record.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from cellscribe.cells.pipeline import ordered_map, usable_cores
 from cellscribe.cells.rank import rank_cells
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import DATASET
+from cellscribe.corpus.build.dedup_and_medians import without
 from cellscribe.corpus.build.gene_space import tokens_of
 from cellscribe.corpus.build.packing import random_keys
-from cellscribe.corpus.build.plan import ORDER, Plan
-from cellscribe.corpus.build.spill import LISTS, Run, list_array, read_bucket, rows_in_order
+from cellscribe.corpus.build.plan import ORDER, BuildPlan
+from cellscribe.corpus.build.spill import LISTS, SpillFile, list_array, read_bucket, rows_in_order
 from cellscribe.corpus.store import (
     ROW_GROUP,
     counts_name,
     token_schema,
     tokens_name,
 )
-from cellscribe.corpus.build.dedup_and_medians import without
 from cellscribe.writing import hash_of, size_of, write_json, writing
 
 if TYPE_CHECKING:
@@ -43,26 +43,26 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 CHUNK_CELLS = 64
-"""Cells a zarr chunk: annbatch's own default."""
+"""Number of cells of a zarr chunk: annbatch's default."""
 COLLECTION = {"encoding-type": "annbatch-preshuffled", "encoding-version": "0.1.0"}
-"""How annbatch knows a folder of AnnData shards as one of its collections."""
+"""Attributes by which annbatch recognises a folder of AnnData shards as a collection."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Packing:
-    """What every shard needs."""
+class ShardInputs:
+    """What all shards have in common."""
 
-    plan: Plan
-    runs: Sequence[Run]
+    plan: BuildPlan
+    spills: Sequence[SpillFile]
     duplicates: npt.NDArray[np.int64]
     vocabulary: Vocabulary
     token_of_gene: npt.NDArray[np.int32]
     out: Path
 
 
-def pack(
-    plan: Plan,
-    runs: Sequence[Run],
+def write_shards(
+    plan: BuildPlan,
+    spills: Sequence[SpillFile],
     duplicates: npt.NDArray[np.int64],
     vocabulary: Vocabulary,
     out: Path,
@@ -74,14 +74,14 @@ def pack(
 
     Parameters
     ----------
-    plan, runs, duplicates, vocabulary
-        What is written; duplicates are left out.
+    plan, spills, duplicates, vocabulary
+        The cells to write, without duplicates, and their tokens.
     out
-        The corpus.
+        Folder of the corpus.
     records
         Folder of the shards' records.
     progress
-        Told (cells written, cells in all, duplicates among them).
+        Called with (cells written, cells in total), with duplicates.
 
     Returns
     -------
@@ -93,9 +93,9 @@ def pack(
         The disk is full.
     """
     token_of_gene = tokens_of(plan.space, vocabulary)
-    packing = Packing(
+    inputs = ShardInputs(
         plan=plan,
-        runs=runs,
+        spills=spills,
         duplicates=duplicates,
         vocabulary=vocabulary,
         token_of_gene=token_of_gene,
@@ -111,19 +111,19 @@ def pack(
         split, number = shard
         record = records / f"{split}-{number:05}.json"
         if not record.exists():
-            write_json(record, _write_shard(packing, split, number))
+            write_json(record, _write_shard(inputs, split, number))
         return json.loads(record.read_text(encoding="utf-8"))
 
     done = 0
     found: dict[str, list[dict[str, Any]]] = {split: [] for split in plan.n_buckets}
-    # One more than there are cores: a shard waits for the disk and for Python's lock now and then.
+    # one more than cores: a shard sometimes waits for the disk and for Python's lock
     workers = min(usable_cores() + 1, 4)
     with (
         _zarr_settings(),
         ThreadPoolExecutor(workers, thread_name_prefix="pack") as pool,
-        closing(ordered_map(pool, write, shards, ahead=workers)) as told,
+        closing(ordered_map(pool, write, shards, ahead=workers)) as written,
     ):
-        for (split, _), record in zip(shards, told, strict=True):
+        for (split, _), record in zip(shards, written, strict=True):
             if record["cells"]:
                 found[split].append(record)
             done += record["cells"] + record.pop("duplicates")
@@ -132,48 +132,48 @@ def pack(
     return {split: shards for split, shards in found.items() if shards}
 
 
-def _write_shard(packing: Packing, split: str, number: int) -> dict[str, Any]:
-    plan = packing.plan
+def _write_shard(inputs: ShardInputs, split: str, number: int) -> dict[str, Any]:
+    plan = inputs.plan
     names = ["cell", "cell_id", "n_counts", "cell_hash", DATASET, *plan.options.labels, *LISTS]
-    gathered = read_bucket(packing.runs, plan.first_bucket[split] + number, names)
+    gathered = read_bucket(inputs.spills, plan.first_bucket[split] + number, names)
     if gathered is None:
         return {"cells": 0, "duplicates": 0}
-    cells = without(gathered, packing.duplicates)
+    cells = without(gathered, inputs.duplicates)
     n_duplicates = len(gathered) - len(cells)
     if not len(cells):
         return {"cells": 0, "duplicates": n_duplicates}
     numbers = cells["cell"].to_numpy()
     keys = random_keys(numbers, plan.split_options.seed, ORDER)
     order = np.lexsort((numbers, keys))
-    told = cells.drop_columns(list(LISTS)).take(order)
+    obs = cells.drop_columns(list(LISTS)).take(order)
     matrix = _matrix(cells, order, len(plan.space))
-    # some 200 MB, and the writers' copies are to come
+    # frees some 200 MB before the writers make their copies
     del cells, gathered
-    out = packing.out
+    out = inputs.out
     tokens, counted = tokens_name(split, number), counts_name(split, number)
-    n_tokens = _write_tokens(out / tokens, matrix, told, packing)
-    _write_counts(out / counted, matrix, told, plan)
-    codes, sizes = np.unique(told[DATASET].to_numpy(), return_counts=True)
+    n_tokens = _write_tokens(out / tokens, matrix, obs, inputs)
+    _write_counts(out / counted, matrix, obs, plan)
+    codes, sizes = np.unique(obs[DATASET].to_numpy(), return_counts=True)
     return {
-        "cells": len(told),
+        "cells": len(obs),
         "duplicates": n_duplicates,
         "datasets": {
             plan.categories[DATASET][code]: n
             for code, n in zip(codes.tolist(), sizes.tolist(), strict=True)
         },
-        "tokens": _told(out, tokens) | {"tokens": n_tokens},
-        "counts": _told(out, counted) | {"non_zeros": int(matrix.nnz)},
+        "tokens": _file_entry(out, tokens) | {"tokens": n_tokens},
+        "counts": _file_entry(out, counted) | {"non_zeros": int(matrix.nnz)},
     }
 
 
-def _told(out: Path, name: str) -> dict[str, Any]:
+def _file_entry(out: Path, name: str) -> dict[str, Any]:
     return {"name": name, "bytes": size_of(out / name), "sha256": hash_of(out / name)}
 
 
 def _matrix(cells: pa.Table, order: npt.NDArray[np.int64], n_genes: int) -> csr_matrix:
-    """Counts of the cells in their new order, in one copy, indices as narrow as they came.
+    """Return the counts of the cells in their new order, in one copy, with narrow indices.
 
-    SciPy's own constructor would widen the indices and look through what is known to be right.
+    SciPy's constructor would widen the indices and check them again.
     """
     from scipy.sparse import csr_matrix
 
@@ -186,7 +186,7 @@ def _matrix(cells: pa.Table, order: npt.NDArray[np.int64], n_genes: int) -> csr_
 
 
 def _rows(matrix: csr_matrix, start: int, stop: int) -> csr_matrix:
-    """Some rows, with indices as SciPy has them."""
+    """Return some rows, with indices of SciPy's type."""
     from cellscribe.cells.matrices import make_rows
 
     offsets = matrix.indptr[start : stop + 1]
@@ -196,24 +196,24 @@ def _rows(matrix: csr_matrix, start: int, stop: int) -> csr_matrix:
     return make_rows(matrix.data[part], genes, indptr, matrix.shape[1])
 
 
-def _dictionaries(told: pa.Table, plan: Plan) -> Iterator[tuple[str, npt.NDArray[np.int32]]]:
-    """Source, dataset and labels of the cells as codes of the plan's categories."""
-    place = np.searchsorted(plan.starts, told["cell"].to_numpy(), side="right") - 1
+def _dictionaries(obs: pa.Table, plan: BuildPlan) -> Iterator[tuple[str, npt.NDArray[np.int32]]]:
+    """Yield source, dataset and labels of the cells as codes of the plan's categories."""
+    place = np.searchsorted(plan.starts, obs["cell"].to_numpy(), side="right") - 1
     yield "source", place.astype(np.int32)
     for name in (DATASET, *plan.options.labels):
-        yield name, told[name].to_numpy()
+        yield name, obs[name].to_numpy()
 
 
-def _write_tokens(path: Path, matrix: csr_matrix, told: pa.Table, packing: Packing) -> int:
-    """Rank the cells and write them; gives the number of tokens."""
+def _write_tokens(path: Path, matrix: csr_matrix, obs: pa.Table, inputs: ShardInputs) -> int:
+    """Rank the cells and write them; return the number of tokens."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    plan = packing.plan
-    medians, context = packing.vocabulary.medians, plan.options.context
+    plan = inputs.plan
+    medians, context = inputs.vocabulary.medians, plan.options.context
     schema = token_schema(plan.options.labels)
     tokens = schema.field("input_ids").type
-    codes = dict(_dictionaries(told, plan))
+    codes = dict(_dictionaries(obs, plan))
     words = {name: pa.array(plan.categories[name], pa.string()) for name in codes}
     n_tokens = 0
     with (
@@ -231,9 +231,9 @@ def _write_tokens(path: Path, matrix: csr_matrix, told: pa.Table, packing: Packi
         for start in range(0, matrix.shape[0], ROW_GROUP):
             part = slice(start, min(start + ROW_GROUP, matrix.shape[0]))
             ranked = rank_cells(
-                _rows(matrix, part.start, part.stop), packing.token_of_gene, medians, context
+                _rows(matrix, part.start, part.stop), inputs.token_of_gene, medians, context
             )
-            rows = told.slice(start, ROW_GROUP)
+            rows = obs.slice(start, ROW_GROUP)
             columns = {
                 "cell": rows["cell"],
                 "cell_id": rows["cell_id"],
@@ -252,22 +252,22 @@ def _write_tokens(path: Path, matrix: csr_matrix, told: pa.Table, packing: Packi
     return n_tokens
 
 
-def _obs(matrix: csr_matrix, told: pa.Table, plan: Plan) -> pd.DataFrame:
+def _obs(matrix: csr_matrix, obs: pa.Table, plan: BuildPlan) -> pd.DataFrame:
     import pandas as pd
 
     columns: dict[str, Any] = {
-        "cell_id": told["cell_id"].to_numpy(),
-        "n_counts": told["n_counts"].to_numpy(),
+        "cell_id": obs["cell_id"].to_numpy(),
+        "n_counts": obs["n_counts"].to_numpy(),
         "n_genes": np.diff(matrix.indptr).astype(np.int32),
-        "cell_hash": told["cell_hash"].to_numpy(),
+        "cell_hash": obs["cell_hash"].to_numpy(),
     }
-    for name, codes in _dictionaries(told, plan):
+    for name, codes in _dictionaries(obs, plan):
         columns[name] = pd.Categorical.from_codes(codes, plan.categories[name])  # type: ignore[call-overload]
-    return pd.DataFrame(columns, index=told["cell"].to_numpy().astype(str))
+    return pd.DataFrame(columns, index=obs["cell"].to_numpy().astype(str))
 
 
-def _write_counts(path: Path, matrix: csr_matrix, told: pa.Table, plan: Plan) -> None:
-    """Write an AnnData whose arrays are one shard each, in chunks of `CHUNK_CELLS` cells."""
+def _write_counts(path: Path, matrix: csr_matrix, obs: pa.Table, plan: BuildPlan) -> None:
+    """Write an AnnData with one shard per array, in chunks of `CHUNK_CELLS` cells."""
     import anndata
     import pandas as pd
     import zarr
@@ -292,7 +292,7 @@ def _write_counts(path: Path, matrix: csr_matrix, told: pa.Table, plan: Plan) ->
         write(store, name, value, dataset_kwargs=dataset_kwargs)
 
     var = pd.DataFrame({"symbol": list(plan.space.symbols)}, index=list(plan.space.ids))
-    adata = anndata.AnnData(X=matrix, obs=_obs(matrix, told, plan), var=var)
+    adata = anndata.AnnData(X=matrix, obs=_obs(matrix, obs, plan), var=var)
     with writing(path) as partial:
         group = zarr.open_group(partial, mode="w", zarr_format=3)
         anndata.experimental.write_dispatched(group, "/", adata, callback=element)
@@ -300,17 +300,17 @@ def _write_counts(path: Path, matrix: csr_matrix, told: pa.Table, plan: Plan) ->
 
 @contextmanager
 def _zarr_settings() -> Iterator[None]:
-    """Zarr v3, 16-bit gene numbers where they fit; for all threads, so set once around them."""
+    """Set zarr v3 and 16-bit gene numbers where they fit, once for all threads."""
     import anndata
     import zarr
 
-    wished = {
+    settings = {
         "zarr_write_format": 3,
         "write_csr_csc_indices_with_min_possible_dtype": True,
         "auto_shard_zarr_v3": True,
     }
-    # anndata 0.13 shards of itself and has no such setting
-    there = {name: value for name, value in wished.items() if hasattr(anndata.settings, name)}
+    # anndata 0.13 shards by default and has no such setting
+    there = {name: value for name, value in settings.items() if hasattr(anndata.settings, name)}
     with (
         warnings.catch_warnings(),
         anndata.settings.override(**there),
@@ -318,13 +318,13 @@ def _zarr_settings() -> Iterator[None]:
         zarr.config.set({"array.write_empty_chunks": True}),
     ):
         warnings.filterwarnings("ignore", "The codec `vlen-utf8`", UserWarning)
-        # anndata silences it too, but filters are of all threads: one's end is heard by another
+        # anndata silences it too, but threads share the filters, and one may end earlier
         warnings.filterwarnings("ignore", "Automatic shard shape inference", UserWarning)
         yield
 
 
 def _make_collection(path: Path) -> None:
-    """Make the folder of a split's shards, which annbatch opens as one."""
+    """Make the folder of a split's shards, which annbatch opens as a collection."""
     import zarr
 
     zarr.open_group(path, mode="a", zarr_format=3).attrs.update(COLLECTION)

@@ -133,6 +133,6 @@ def unigram_losses(
             ranks = batch.positions_N[batch.chosen_M].numpy() - front
             sums[0] -= (weights * np.log(share[targets])).sum()
             sums[1] -= (weights * np.log(by_bin[bins[ranks], targets])).sum()
-            asked += batch.n_asked
+            asked += batch.n_masked
         found[split] = dict(zip(("unigram", "rank"), (sums / asked).tolist(), strict=True))
     return found

@@ -18,8 +18,8 @@ from support.corpus import write_corpus
 from cellscribe.corpus.card import Card, describe
 from cellscribe.corpus.store import LABELS, open_corpus
 from cellscribe.errors import InputError
-from cellscribe.report.bars import bars_svg
 from cellscribe.report.data_card_page import render_card, write_card, write_card_page
+from cellscribe.report.figures import bars_svg
 
 HOSTILE = "</title></svg><script>document.title='owned'</script><img src=x onerror=alert(1)>\"'&"
 TRICKY = [' id="gone"', "#010203", "$x$", "日本語", "two\nlines", "url(#p1", "", "x" * 60]

@@ -1,4 +1,4 @@
-"""Thinned cells: what binomial thinning must give, and the same draw for the same cell."""
+"""Downsampled cells: what binomial downsampling must give, and one draw for the same cell."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cellscribe.corpus.reader import Batch, Reader
 from cellscribe.corpus.store import Corpus, open_corpus
 from cellscribe.errors import InputError
 from cellscribe.training import downsampling
-from cellscribe.training.downsampling import Thinning
+from cellscribe.training.downsampling import Downsampling
 
 SAMPLE = Path(downsampling.__file__).parents[1] / "bundled/pbmc3k_sample.h5ad"
 
@@ -44,26 +44,26 @@ def test_all_counts_kept_give_the_corpuss_own_ranks(
     """That the counts found are those of the cell, gene by gene, in the right order."""
     monkeypatch.setattr(downsampling, "LEAST", 1.0)
     batch = first(corpus)
-    thinned = Thinning(corpus, 1.0, 0, corpus.context, cls_token=True)(batch)
-    assert cells_of(thinned) == cells_of(batch)
+    downsampled = Downsampling(corpus, 1.0, 0, corpus.context, cls_token=True)(batch)
+    assert cells_of(downsampled) == cells_of(batch)
 
 
-def test_genes_are_lost_as_thinning_loses_them(
+def test_genes_are_lost_as_downsampling_loses_them(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gene of count c is seen with probability 1 - (1 - p)^c."""
     monkeypatch.setattr(downsampling, "LEAST", 0.999999)
-    thin = Thinning(corpus, 1.0, 0, corpus.context, cls_token=True)
-    # p is next to 1 here: thin the counts by hand first, and nothing more may be lost
+    downsample = Downsampling(corpus, 1.0, 0, corpus.context, cls_token=True)
+    # p is next to 1 here: downsample the counts by hand first, and nothing more may be lost
     batch = first(corpus, 50)
-    assert [len(c) for c in cells_of(thin(batch))] == [len(c) for c in cells_of(batch)]
+    assert [len(c) for c in cells_of(downsample(batch))] == [len(c) for c in cells_of(batch)]
     monkeypatch.setattr(downsampling, "LEAST", 0.1)
-    thin = Thinning(corpus, 1.0, 1, corpus.context, cls_token=True)
+    downsample = Downsampling(corpus, 1.0, 1, corpus.context, cls_token=True)
     shares, expected = [], []
-    counts: csr_matrix = thin._counts
+    counts: csr_matrix = downsample._counts
     p = np.linspace(0.1, 1, 2_001)
-    for cell, number in zip(cells_of(thin(first(corpus))), first(corpus).cells, strict=True):
-        row = thin._order[np.searchsorted(thin._numbers, number)]
+    for cell, number in zip(cells_of(downsample(first(corpus))), first(corpus).cells, strict=True):
+        row = downsample._order[np.searchsorted(downsample._numbers, number)]
         c = counts.data[counts.indptr[row] : counts.indptr[row + 1]]
         assert set(cell[1:]) <= set(counts.indices[counts.indptr[row] : counts.indptr[row + 1]])
         shares.append((len(cell) - 1) / len(c))
@@ -73,19 +73,19 @@ def test_genes_are_lost_as_thinning_loses_them(
 
 
 def test_a_draw_belongs_to_seed_epoch_and_cell(corpus: Corpus) -> None:
-    def thinned(seed: int, epoch: int, n_cells: int) -> dict[int, list[int]]:
+    def downsampled(seed: int, epoch: int, n_cells: int) -> dict[int, list[int]]:
         batch = replace_epoch(first(corpus, n_cells), epoch)
-        done = Thinning(corpus, 0.5, seed, corpus.context, cls_token=True)(batch)
+        done = Downsampling(corpus, 0.5, seed, corpus.context, cls_token=True)(batch)
         return dict(zip(batch.cells.tolist(), cells_of(done), strict=True))
 
-    one = thinned(0, 0, 100)
-    few = thinned(0, 0, 20)
+    one = downsampled(0, 0, 100)
+    few = downsampled(0, 0, 20)
     assert all(one[cell] == tokens for cell, tokens in few.items())
     whole = dict(zip(first(corpus, 100).cells.tolist(), cells_of(first(corpus, 100)), strict=True))
     changed = np.mean([one[cell] != whole[cell] for cell in one])
     assert 0.3 < changed < 0.7
     assert all(tokens[0] == CLS for tokens in one.values())
-    for other in (thinned(1, 0, 100), thinned(0, 1, 100)):
+    for other in (downsampled(1, 0, 100), downsampled(0, 1, 100)):
         assert np.mean([other[cell] != one[cell] for cell in one]) > 0.3
 
 
@@ -112,4 +112,4 @@ def test_a_corpus_without_counts_is_refused(corpus: Corpus, tmp_path: Path) -> N
     shutil.copytree(corpus.path, bare)
     shutil.rmtree(bare / "counts")
     with pytest.raises(InputError, match="holds no counts, which thin needs"):
-        Thinning(open_corpus(bare), 0.5, 0, 40, cls_token=True)
+        Downsampling(open_corpus(bare), 0.5, 0, 40, cls_token=True)

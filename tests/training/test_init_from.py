@@ -17,7 +17,7 @@ from cellscribe.corpus.store import open_corpus
 from cellscribe.errors import InputError
 from cellscribe.model.checkpoint import load_checkpoint, save_checkpoint
 from cellscribe.model.encoder import MaskedGeneModel, initialise
-from cellscribe.training.init_from import Origin, continue_from
+from cellscribe.training.init_from import InitFrom, continue_from
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,11 +63,11 @@ def test_known_genes_keep_their_rows_whatever_their_place(corpus: Path, tmp_path
     genes = ours.ids[ours.n_special :]
     # the model knows two thirds of the genes, in another order, and ten others
     theirs = of_genes(ours, [*[f"ENSG9{i:010}" for i in range(10)], *genes[::-1][:100]])
-    origin = Origin.read(save(tmp_path / "model", theirs), ours)
+    init_from = InitFrom.read(save(tmp_path / "model", theirs), ours)
     model = MaskedGeneModel(replace(SHAPE, vocab_size=len(ours)))
     initialise(model, 0)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    continue_from(model, origin)
+    continue_from(model, init_from)
     old = load_checkpoint(tmp_path / "model").model.state_dict()
     row_of = {name: row for row, name in enumerate(theirs.ids)}
     for row, name in enumerate(ours.ids):
@@ -81,16 +81,16 @@ def test_known_genes_keep_their_rows_whatever_their_place(corpus: Path, tmp_path
         if name not in ("encoder.genes.weight", "bias"):
             assert torch.equal(tensor, old[name]), name
     known = 100 + ours.n_special
-    assert origin.told()["kept"] == known
-    assert f"{known} tokens keep their vectors, 50 are new, 10 of the model's" in origin.notes[0]
+    assert init_from.record()["kept"] == known
+    assert f"{known} tokens keep their vectors, 50 are new, 10 of the model's" in init_from.notes[0]
 
 
 def test_other_medians_are_told(corpus: Path, tmp_path: Path) -> None:
     ours = open_corpus(corpus).vocabulary
     theirs = of_genes(ours, ours.ids[ours.n_special :], factor=1.5)
-    origin = Origin.read(save(tmp_path / "model", theirs), ours)
-    assert f"other medians for {ours.n_genes} of these genes" in origin.notes[1]
-    same = Origin.read(save(tmp_path / "same", ours), ours)
+    init_from = InitFrom.read(save(tmp_path / "model", theirs), ours)
+    assert f"other medians for {ours.n_genes} of these genes" in init_from.notes[1]
+    same = InitFrom.read(save(tmp_path / "same", ours), ours)
     assert len(same.notes) == 1
 
 
@@ -143,10 +143,10 @@ def test_special_tokens_keep_their_vectors_under_other_names(corpus: Path, tmp_p
 
 def test_a_model_without_a_head_gets_a_new_one(corpus: Path, tmp_path: Path) -> None:
     ours = open_corpus(corpus).vocabulary
-    origin = Origin.read(geneformers(tmp_path / "model", ours, head=False), ours)
-    assert any("head is missing (all zeros): a new one begins" in line for line in origin.notes)
+    init_from = InitFrom.read(geneformers(tmp_path / "model", ours, head=False), ours)
+    assert any("head is missing (all zeros): a new one begins" in line for line in init_from.notes)
     model = MaskedGeneModel(replace(SHAPE, vocab_size=len(ours)))
     initialise(model, 0)
     fresh = model.transform.weight.clone()
-    continue_from(model, origin)
+    continue_from(model, init_from)
     assert torch.equal(model.transform.weight, fresh) and fresh.any()

@@ -4,46 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from support.cards import SIZES, by_design, describe_with, frame, put
 from support.corpus import write_corpus
 from support.markdown import count, tables
 
 from cellscribe import writing
 from cellscribe.corpus import store
-from cellscribe.corpus.card import Card, checks, describe, markdown, warnings
-from cellscribe.corpus.card_tables import number, share
-from cellscribe.corpus.statistics import Tally, find_repeats
+from cellscribe.corpus.card import Card, describe
 from cellscribe.corpus.store import open_corpus
-from cellscribe.errors import InputError
+from cellscribe.report.data_card import checks, markdown, warnings
 
-SIZES = {"train": [60, 45], "val": [20], "test": [15], "test_unseen": [10]}
 HOSTILE = "</details><script>alert(1)</script> | *a* `b` [c](javascript:d) \\| _e_\n# f"
-Change = Callable[[pa.Table, str, int], pa.Table]
-
-
-def put(table: pa.Table, column: str, values: Any) -> pa.Table:
-    place = table.schema.get_field_index(column)
-    field = table.schema.field(place)
-    text = pa.types.is_dictionary(field.type)
-    array = pa.array(values, pa.string()).dictionary_encode() if text else pa.array(values)
-    return table.set_column(place, field, array.cast(field.type))
-
-
-def by_design(table: pa.Table, split: str, place: int) -> pa.Table:
-    """Datasets as the builder splits them: those of val and test are the same."""
-    side = {"val": "held", "test": "held"}.get(split, split)
-    return put(table, "dataset_id", [f"{side}-{i % 3}" for i in range(table.num_rows)])
 
 
 @pytest.fixture(scope="module")
@@ -59,19 +37,6 @@ def card(corpus: Path) -> Card:
 @pytest.fixture(scope="module")
 def cells(corpus: Path) -> pd.DataFrame:
     return frame(corpus)
-
-
-def frame(corpus: Path) -> pd.DataFrame:
-    parts = [
-        pd.read_parquet(file).assign(split=file.parent.name)
-        for file in sorted(corpus.glob("tokens/*/*.parquet"))
-    ]
-    text = ["dataset_id", "source", *store.LABELS]
-    return pd.concat([part.astype(dict.fromkeys(text, str)) for part in parts])
-
-
-def describe_with(folder: Path, change: Change | None = None, **more: Any) -> Card:
-    return describe(open_corpus(write_corpus(folder / "corpus", SIZES, change=change, more=more)))
 
 
 @pytest.mark.parametrize("column", [*store.LABELS, "dataset_id"])
@@ -159,19 +124,6 @@ def test_gene_coverage_is_that_of_training(tmp_path: Path) -> None:
     assert "0 cells (0%) fill the context of 40 genes; nothing was cut" in text
 
 
-@given(
-    st.lists(st.integers(0, 50), min_size=1),
-    st.lists(st.integers(0, 50)),
-    st.floats(0, 1),
-)
-def test_tallies_give_the_quantiles_of_what_was_tallied(
-    some: list[int], more: list[int], at: float
-) -> None:
-    tally = Tally.of(np.array(some)).plus(Tally.of(np.array(more)))
-    assert tally.n_cells == len(some) + len(more)
-    assert tally.quantile(at) == pytest.approx(np.quantile(some + more, at), abs=1e-9)
-
-
 def test_a_sound_corpus_has_nothing_to_warn_of(card: Card) -> None:
     assert all(check.passed for check in checks(card))
     assert warnings(card) == []
@@ -201,28 +153,6 @@ def test_a_leaked_cell_is_reported(tmp_path: Path) -> None:
     told = text[text.index("## Warnings") : text.index("## Splits")]
     assert "1 distinct cell in both train and test." in told
     assert "1 repeat in train." in told
-
-
-@pytest.mark.parametrize("most", [1, 7, 60, 1_000])
-def test_repeats_are_the_same_however_many_are_held(tmp_path: Path, most: int) -> None:
-    rng = np.random.default_rng(1)
-
-    def repeat(table: pa.Table, split: str, place: int) -> pa.Table:
-        spread = rng.integers(0, 40, table.num_rows).astype(np.uint64) * np.uint64(2**64 // 40)
-        return put(table, "cell_hash", spread)
-
-    found = find_repeats(open_corpus(write_corpus(tmp_path / "c", SIZES, change=repeat)), most)
-    hashes = frame(tmp_path / "c").groupby("split")["cell_hash"]
-    sets = hashes.agg(set)
-    assert found.within == {
-        split: n for split in SIZES if (n := int((hashes.size() - hashes.nunique())[split]))
-    }
-    assert found.across == {
-        (one, other): n
-        for i, one in enumerate(SIZES)
-        for other in list(SIZES)[i + 1 :]
-        if (n := len(sets[one] & sets[other]))
-    }
 
 
 def test_a_dataset_on_two_sides_is_reported(tmp_path: Path) -> None:
@@ -336,46 +266,3 @@ def test_many_labels_are_folded_but_all_there(tmp_path: Path) -> None:
 def test_card_is_the_same_every_time(corpus: Path, card: Card) -> None:
     again = describe(open_corpus(corpus))
     assert markdown(again) == markdown(card)
-
-
-def test_progress_runs_through_all_cells(corpus: Path) -> None:
-    told: list[tuple[int, int]] = []
-    describe(open_corpus(corpus), lambda done, total: told.append((done, total)))
-    assert told == [(60, 150), (105, 150), (125, 150), (140, 150), (150, 150)]
-
-
-def test_a_corpus_that_contradicts_itself_is_refused(corpus: Path, tmp_path: Path) -> None:
-    opened = open_corpus(corpus)
-    told = json.loads(json.dumps(opened.manifest))
-    told["splits"]["val"]["tokens"] += 1
-    with pytest.raises(InputError, match=r"val has .* tokens, the manifest says .*; build"):
-        describe(replace(opened, manifest=told))
-    with pytest.raises(InputError, match="has no cells to describe; build"):
-        describe(replace(opened, manifest=told | {"splits": {}}))
-
-    def strange(table: pa.Table, split: str, place: int) -> pa.Table:
-        tokens = [[155]] * table.num_rows
-        return table.set_column(
-            2, table.schema.field(2), pa.array(tokens, table.schema.field(2).type)
-        )
-
-    with pytest.raises(InputError, match="train has token 155, the gene table only 155; build"):
-        describe_with(tmp_path, strange)
-
-
-@pytest.mark.parametrize(
-    ("part", "whole", "text"),
-    [
-        (0, 9, "0%"),
-        (9, 9, "100%"),
-        (1, 10_000, "<0.1%"),
-        (9_999, 10_000, ">99.9%"),
-        (1, 3, "33.3%"),
-    ],
-)
-def test_shares_are_whole_only_where_exact(part: int, whole: int, text: str) -> None:
-    assert share(part, whole) == text
-
-
-def test_numbers_are_short() -> None:
-    assert [number(x) for x in (0.0, 3.0, 1234567.5, 0.123456)] == ["0", "3", "1,234,568", "0.1235"]

@@ -1,64 +1,26 @@
-"""The tables of a corpus's data card, as text cells: Markdown and page render the same ones."""
+"""The tables of a corpus's data card; its Markdown and its page render the same ones."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from cellscribe.corpus.card import Card
+from cellscribe.corpus.card import Card
+from cellscribe.report.numbers import rounded, share
+from cellscribe.report.tables import Table
 
 MEASURES = {"n_counts": "counts", "n_genes": "genes", "length": "tokens"}
-"""Tallied column -> what a cell has of it."""
+"""Counted column -> unit of its values."""
 QUANTILES = {
     "least": 0.0, "5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "most": 1.0,
 }  # fmt: skip
 DATASET_FROM = "Dataset from"
 
 
-@dataclass(frozen=True)
-class Table:
-    """Cells as text.
-
-    Attributes
-    ----------
-    header, rows
-        All of one length.
-    n_text
-        The first so many columns are words, the others figures.
-    total
-        The last row sums up the others.
-    """
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    n_text: int = 1
-    total: bool = False
-
-
-def several(n: int, what: str) -> str:
-    """Count things: "1 cell", "2,000 cells"."""
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
-
-
-def share(part: float, whole: float) -> str:
-    """Render a share as percent; 0% and 100% only where exact."""
-    if not whole or not part or part == whole:
-        return "100%" if part else "0%"
-    percent = f"{part / whole:.1%}"
-    return {"0.0%": "<0.1%", "100.0%": ">99.9%"}.get(percent, percent)
-
-
-def number(value: float) -> str:
-    """Render a number: four digits, or all before the point."""
-    return f"{value:,.0f}" if value == round(value) or abs(value) >= 1_000 else f"{value:.4g}"
-
-
 def of_splits(card: Card) -> Table:
-    """Cells, tokens and datasets of each split."""
+    """Tabulate cells, tokens and datasets of each split."""
     tokens = sum(split.tokens for split in card.splits.values())
     rows = [
         (
@@ -81,7 +43,7 @@ def of_splits(card: Card) -> Table:
 
 
 def of_labels(card: Card, column: str) -> Table:
-    """Cells with each label, in all and in each split, with their shares."""
+    """Tabulate cells with each label, in total and in each split, with their shares."""
     labels = card.labels(column)
     splits = {"all": labels} | {name: split.labels[column] for name, split in card.splits.items()}
     sizes = {"all": card.cells} | {name: split.cells for name, split in card.splits.items()}
@@ -94,35 +56,35 @@ def of_labels(card: Card, column: str) -> Table:
 
 
 def of_depth(card: Card, measure: str) -> Table:
-    """Quantiles of a measure in each split and in all."""
-    tallies = {name: split.depths[measure] for name, split in card.splits.items()}
-    tallies["all"] = card.depth(measure)
+    """Tabulate quantiles of a measure in each split and in total."""
+    counts = {name: split.depths[measure] for name, split in card.splits.items()}
+    counts["all"] = card.depth(measure)
     rows = tuple(
-        (name, *(number(tally.quantile(at)) for at in QUANTILES.values()))
-        for name, tally in tallies.items()
+        (name, *(rounded(count.quantile(at)) for at in QUANTILES.values()))
+        for name, count in counts.items()
     )
     return Table(("Split", *QUANTILES), rows, total=True)
 
 
 def of_median_cells(card: Card) -> Table:
-    """What the median cell of each split has."""
-    tallies = {name: split.depths for name, split in card.splits.items()}
-    tallies["all"] = {measure: card.depth(measure) for measure in MEASURES}
+    """Tabulate the median cell of each split."""
+    counts = {name: split.depths for name, split in card.splits.items()}
+    counts["all"] = {measure: card.depth(measure) for measure in MEASURES}
     rows = tuple(
-        (name, *(number(depths[measure].quantile(0.5)) for measure in MEASURES))
-        for name, depths in tallies.items()
+        (name, *(rounded(depths[measure].quantile(0.5)) for measure in MEASURES))
+        for name, depths in counts.items()
     )
     return Table(("Split", *(word.capitalize() for word in MEASURES.values())), rows, total=True)
 
 
 def of_medians(card: Card) -> Table:
-    """Quantiles of the genes' medians."""
+    """Tabulate quantiles of the genes' medians."""
     values = np.quantile(card.medians, list(QUANTILES.values()))
-    return Table(tuple(QUANTILES), (tuple(map(number, values)),), n_text=0)
+    return Table(tuple(QUANTILES), (tuple(map(rounded, values)),), n_text=0)
 
 
 def of_origin(card: Card) -> dict[str, Table]:
-    """Title -> table: sources, dropped cells, how it was made; only those that have rows."""
+    """Tabulate sources, dropped cells and making of the corpus, by title; without empty tables."""
     tables = {
         "Sources": _sources(card.manifest.get("sources", ())),
         "Notes on sources": _notes(card.manifest.get("sources", ())),
@@ -137,7 +99,7 @@ def _with_share(cells: int, size: int) -> str:
 
 
 def _sources(sources: list[Mapping[str, Any]]) -> Table:
-    """A row a source; what the sources do not tell has no column."""
+    """Tabulate the sources, without columns that are empty for all."""
     reasons = list(dict.fromkeys(reason for source in sources for reason in _reasons(source)))
     columns = {
         "Source": [str(source.get("name", "")) for source in sources],
@@ -195,7 +157,7 @@ def _notes(sources: list[Mapping[str, Any]]) -> Table:
 
 
 def _dropped(dropped: Mapping[str, int], kept: int) -> Table:
-    """Cells left out for each reason, and their share of all cells that were read."""
+    """Tabulate dropped cells by reason, with their share of all cells read."""
     if not dropped:
         return Table((), ())
     read = kept + sum(dropped.values())
@@ -205,7 +167,7 @@ def _dropped(dropped: Mapping[str, int], kept: int) -> Table:
 
 
 def _facts(card: Card) -> Table:
-    """What the manifest says of the making, in its own order."""
+    """Tabulate how the corpus was made, in the order of the manifest."""
     manifest = card.manifest
     vocabulary = manifest.get("vocabulary", {})
     medians = vocabulary.get("medians", {})

@@ -1,0 +1,1 @@
+"""From many files of cells to one shuffled, split, tokenised store."""

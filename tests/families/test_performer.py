@@ -12,7 +12,8 @@ from families.formula import fill
 
 from cellscribe.errors import InputError
 from cellscribe.families import performer
-from cellscribe.families.performer import KeySums, Performer, published_names, renamed, scaled
+from cellscribe.families.performer import KeySums, Performer, published_names, scaled
+from cellscribe.families.weights import renamed
 from cellscribe.model.attention import Cells
 from cellscribe.model.encoder import set_compute_dtype
 

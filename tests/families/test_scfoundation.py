@@ -23,7 +23,7 @@ from cellscribe.cells.tokens import CellTokens, known_counts
 from cellscribe.errors import InputError
 from cellscribe.families.base import ExpressionModel, GeneModel, Published
 from cellscribe.families.scfoundation import checkpoint
-from cellscribe.families.scfoundation.checkpoint import Depth, ScfoundationConfig
+from cellscribe.families.scfoundation.config import Depth, ScfoundationConfig
 from cellscribe.families.scfoundation.network import Scfoundation, with_depths
 from cellscribe.model.attention import Cells
 from cellscribe.model.encoder import set_compute_dtype

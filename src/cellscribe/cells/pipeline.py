@@ -14,20 +14,15 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from cellscribe.cells.counts import Counts
 from cellscribe.cells.genes import GeneMap
-from cellscribe.cells.rank import rank_cells
-from cellscribe.cells.tokens import CellTokens
+from cellscribe.cells.rank import ranker
+from cellscribe.cells.tokens import CellTokens, Tokenize
 from cellscribe.cells.vocabulary import Vocabulary
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-Tokenize = Callable[[Any, npt.NDArray[np.int32]], CellTokens]
-"""From raw counts ``[B, G]`` (CSR) and the token of each column to tokens."""
 BLOCK = 1_024
 """Cells read, ranked and embedded as one; also the grain of a resumed run."""
 
@@ -43,11 +38,7 @@ def ranked_blocks(
     counts: Counts, genes: GeneMap, vocabulary: Vocabulary, context: int, *, start: int = 0
 ) -> Generator[CellTokens]:
     """Ranked cells from row `start` on, see `token_blocks`."""
-
-    def rank(block: Any, token_of_column: npt.NDArray[np.int32]) -> CellTokens:
-        return rank_cells(block, token_of_column, vocabulary.medians, context)
-
-    yield from token_blocks(counts, genes, rank, start=start)
+    yield from token_blocks(counts, genes, ranker(vocabulary.medians, context), start=start)
 
 
 def token_blocks(

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.cells.tokens import CellTokens
+from cellscribe.cells.tokens import CellTokens, Tokenize
 
 if TYPE_CHECKING:
     import torch
@@ -80,6 +80,15 @@ def rank_cells(
         genes=genes,
         genes_known=genes_known.astype(np.int32),
     )
+
+
+def ranker(medians: npt.NDArray[np.float64], context: int) -> Tokenize:
+    """Make the tokeniser of a model that reads ranked genes: `rank_cells` with its settings."""
+
+    def rank(counts: csr_matrix, token_of_column: npt.NDArray[np.int32]) -> CellTokens:
+        return rank_cells(counts, token_of_column, medians, context)
+
+    return rank
 
 
 @numba.njit(cache=True, nogil=True)

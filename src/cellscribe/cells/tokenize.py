@@ -21,11 +21,9 @@ import numpy.typing as npt
 
 from cellscribe.callbacks import Progress
 from cellscribe.cells.counts import Counts, open_counts
-from cellscribe.cells.genes import GeneMap, map_genes
-from cellscribe.cells.pipeline import Tokenize, token_blocks
-from cellscribe.cells.rank import rank_cells
-from cellscribe.cells.tokens import CellTokens
-from cellscribe.cells.vocabulary import CLS, Vocabulary
+from cellscribe.cells.genes import GeneMap
+from cellscribe.cells.pipeline import token_blocks
+from cellscribe.cells.tokens import CellTokens, Tokenize
 from cellscribe.errors import InputError
 from cellscribe.writing import check_target, writing
 
@@ -36,71 +34,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenized:
-    """What `tokenize_file` did."""
+    """What `write_tokens` did."""
 
     n_cells: int
     n_tokens: int
     n_empty: int
     genes: GeneMap
-
-
-def tokenize_file(
-    source: str | Path | AnnData | Counts,
-    out: str | Path,
-    *,
-    vocabulary: Vocabulary,
-    context: int,
-    cls_token: bool = True,
-    layer: str | None = None,
-    gene_key: str | None = None,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> Tokenized:
-    """Rank the genes of every cell and write the tokens.
-
-    Parameters
-    ----------
-    source, layer
-        As for `open_counts`.
-    out
-        The ``.parquet`` file; it appears whole or not at all.
-    vocabulary, context, cls_token
-        Gene table, most genes a cell, and whether [CLS] stands in front.
-    gene_key
-        As for `map_genes`.
-    overwrite
-        Replace `out` if it exists.
-    progress
-        Told how far it is.
-
-    Raises
-    ------
-    InputError
-        Bad input, see `open_counts` and `map_genes`; `out` exists, is no ``.parquet`` or cannot
-        be written.
-    """
-
-    def rank(block: Any, token_of_column: npt.NDArray[np.int32]) -> CellTokens:
-        return rank_cells(block, token_of_column, vocabulary.medians, context)
-
-    def look_up(counts: Counts) -> GeneMap:
-        return map_genes(counts.var, vocabulary, gene_key=gene_key, name=counts.name)
-
-    return write_tokens(
-        source,
-        out,
-        look_up,
-        rank,
-        front=(CLS,) if cls_token else (),
-        about={
-            "vocabulary_hash": vocabulary.hash,
-            "context": context,
-            "cls_token": cls_token,
-        },
-        layer=layer,
-        overwrite=overwrite,
-        progress=progress,
-    )
 
 
 def write_tokens(
@@ -120,21 +59,28 @@ def write_tokens(
 
     Parameters
     ----------
-    source, layer, out, overwrite, progress
-        As for `tokenize_file`.
+    source, layer
+        As for `open_counts`.
+    out
+        The ``.parquet`` file; it appears whole or not at all.
     look_up
         From opened counts to the token of each column.
     tokenize
         From a block of counts and those tokens to each cell's tokens.
     front, back
-        Special tokens around each cell's.
+        Special tokens before and after each cell's.
     about
         What the tokens mean, for the schema's metadata.
+    overwrite
+        Replace `out` if it exists.
+    progress
+        Called with (cells done, cells in all).
 
     Raises
     ------
     InputError
-        As for `tokenize_file`.
+        Bad input, see `open_counts` and `look_up`; `out` exists, is no ``.parquet`` or cannot be
+        written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -8,9 +8,9 @@ Letters: ``B`` cells, ``G`` columns of the file, ``N`` tokens of all cells toget
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +67,10 @@ class CellTokens:
             values=np.concatenate(values) if values else None,
             **{name: np.concatenate([getattr(part, name) for part in parts]) for name in PER_CELL},
         )
+
+
+Tokenize = Callable[[Any, npt.NDArray[np.int32]], CellTokens]
+"""From raw counts ``[B, G]`` (CSR) and the token of each column ``[G]`` to tokens."""
 
 
 def known_counts(counts: csr_matrix, token_of_column: npt.NDArray[np.int32]) -> CellTokens:

@@ -10,11 +10,10 @@ import torch
 from safetensors import safe_open
 
 from cellscribe.config import ModelConfig, load_preset
-from cellscribe.families.registry import Opened, family_module, open_model
+from cellscribe.families.registry import RankedHeader, open_model
 from cellscribe.model.checkpoint import WEIGHTS
 from cellscribe.model.encoder import MaskedGeneModel, count_parameters, flops_per_cell
 from cellscribe.model.heads import has_head, load_head
-from cellscribe.model.metadata import BERTS
 
 
 def about_preset(name: str) -> dict[str, Any]:
@@ -47,7 +46,7 @@ def about_model(name: str | Path) -> dict[str, Any]:
         "name": header.name,
         "weights": f"{on_disk:,.1f} MB on disk, hash {opened.hash}",
     }
-    if header.config is not None:
+    if isinstance(header, RankedHeader):
         # The head is in the file, and no tensor stands in it twice.
         with safe_open(header.directory / WEIGHTS, framework="np") as weights:
             shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
@@ -63,22 +62,13 @@ def about_model(name: str | Path) -> dict[str, Any]:
         }
     facts |= {
         "family": header.family,
-        "pooling": _pools(opened),
+        "pooling": [cells.pooling, f"--pool: {', '.join(header.pools)}"],
         "gene table": f"hash {header.table.hash}",
         **header.provenance,
     }
     if has_head(header.directory):
         facts["labels"] = load_head(header.directory).labels
     return facts
-
-
-def _pools(opened: Opened) -> list[str]:
-    """How a vector is made, and what else may be asked for."""
-    if opened.header.family in BERTS:
-        from cellscribe.families.bert.model import POOLS
-    else:
-        POOLS = family_module(opened.header.family).POOLS
-    return [opened.cells.pooling, f"--pool: {', '.join(POOLS)}"]
 
 
 def _shape(config: ModelConfig) -> dict[str, str]:

@@ -1,8 +1,7 @@
-"""What a family gives: a published checkpoint read, and a loaded model that embeds.
+"""What a family gives: a published checkpoint, read, and a loaded model that embeds.
 
-A family's module has ``WANTS`` (what its checkpoints consist of), ``POOLS`` (ways to make a cell's
-vector, the published one first), ``recognise(source)``, ``read_published(source, options)``, and,
-unless it is a BERT that becomes one of our own, ``load(settings, tensors, table, options)``.
+A family is a module, ``families/NAME/checkpoint.py``, that has what `Family` lists. A family with a
+network of its own also has what `NetworkFamily` adds; the others become a BERT of our own.
 
 Letters: ``B`` cells, ``G`` columns of the file, ``D`` width.
 """
@@ -17,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.cells.tokens import CellTokens
-from cellscribe.cells.vocabulary import GeneTable
-from cellscribe.config import ModelOptions
+from cellscribe.cells.vocabulary import GeneTable, Vocabulary
+from cellscribe.config import ImportOptions, ModelConfig, ModelOptions, Pooling
 from cellscribe.errors import InputError
+from cellscribe.families.source import Source
 
 if TYPE_CHECKING:
     import torch
@@ -31,15 +31,15 @@ class Published:
     """A published checkpoint, understood."""
 
     family: str
-    """Key of `opening.FAMILIES`."""
+    """Key of `registry.FAMILIES`."""
     title: str
     """What it is, in a line."""
-    settings: dict[str, Any]
-    """The family's configuration, as JSON holds it."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Configuration of a family with a network of its own, as JSON holds it."""
     tensors: dict[str, torch.Tensor]
     """Weights, float32, under the names that the family's loader reads."""
     table: GeneTable
-    """Genes in token order; with medians for the families that rank."""
+    """Genes in token order."""
     licence: str
     """Of the weights, as far as it is stated."""
     origin: str
@@ -48,6 +48,53 @@ class Published:
     """What a user must know."""
     texts: dict[str, str] = field(default_factory=dict)
     """Further files of the checkpoint directory, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedBert(Published):
+    """A published BERT of ranked genes, which becomes one of our own."""
+
+    table: Vocabulary
+    """Genes in token order, with the medians that scale them."""
+    config: ModelConfig
+    pooling: Pooling
+    """Where a cell's vector is read, as published."""
+
+
+class Family(Protocol):
+    """Module that reads the published checkpoints of a family."""
+
+    @property
+    def WANTS(self) -> str:
+        """What the checkpoints consist of, for messages."""
+        ...
+
+    @property
+    def POOLS(self) -> Mapping[str, str]:
+        """Ways to make a cell's vector, each with its sentence, the published one first."""
+        ...
+
+    def recognise(self, source: Source) -> bool:
+        """Whether a folder or file looks like one of the family's checkpoints."""
+        ...
+
+    def read_published(self, source: Source, options: ImportOptions) -> Published:
+        """Read and check a published checkpoint."""
+        ...
+
+
+class NetworkFamily(Family, Protocol):
+    """Module of a family with a network of its own."""
+
+    def load(
+        self,
+        settings: Mapping[str, Any],
+        tensors: Mapping[str, torch.Tensor],
+        table: GeneTable,
+        options: ModelOptions,
+    ) -> CellModel:
+        """Make a model of what `read_published` gave."""
+        ...
 
 
 class CellModel(Protocol):

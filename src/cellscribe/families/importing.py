@@ -13,23 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellscribe.callbacks import Log
-from cellscribe.cells.vocabulary import Vocabulary
-from cellscribe.config import ImportOptions, ModelConfig, Pooling, from_mapping
+from cellscribe.config import ImportOptions
 from cellscribe.errors import InputError
-from cellscribe.families.registry import FAMILIES, family_module, open_model
+from cellscribe.families.base import Family, Published, PublishedBert
+from cellscribe.families.registry import FAMILIES, open_model
 from cellscribe.families.source import Source
-from cellscribe.model.metadata import BERTS
+from cellscribe.families.weights import SHOWN, check_names
 from cellscribe.writing import check_target, hash_of, writing
 
 if TYPE_CHECKING:
     import torch
 
-    from cellscribe.families.base import Published
-
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 """A Hugging Face repository id."""
-SHOWN = 5
-"""Names that a message lists."""
 
 
 def import_model(
@@ -69,8 +65,7 @@ def import_model(
     out = Path(out)
     place = Source(_local(source))
     check_target(out, place.path, overwrite=overwrite)
-    module = recognise(place)
-    published: Published = module.read_published(place, options or ImportOptions())
+    published = recognise(place).read_published(place, options or ImportOptions())
     log(f"{published.title}, from {place.path}")
     for note in published.notes:
         log(f"Note: {note}")
@@ -80,7 +75,7 @@ def import_model(
     return out
 
 
-def recognise(source: Source) -> Any:
+def recognise(source: Source) -> Family:
     """Module of the family that a source belongs to.
 
     Raises
@@ -88,11 +83,10 @@ def recognise(source: Source) -> Any:
     InputError
         Of none; the message lists what was looked for.
     """
-    for family in FAMILIES:
-        module = family_module(family)
-        if module.recognise(source):
-            return module
-    wants = "; ".join(family_module(family).WANTS for family in FAMILIES)
+    for family in FAMILIES.values():
+        if family.recognise(source):
+            return family
+    wants = "; ".join(family.WANTS for family in FAMILIES.values())
     there = ", ".join(source.names[:SHOWN]) + (", ..." if len(source.names) > SHOWN else "")
     raise InputError(
         f"{source.path}: no checkpoint of a known family ({there or 'an empty folder'}); "
@@ -116,50 +110,12 @@ def write_published(folder: Path, published: Published, source: Source, *, name:
         **({"notes": list(published.notes)} if published.notes else {}),
     }
     readme = card(name, published, provenance)
-    if published.family in BERTS:
+    if isinstance(published, PublishedBert):
         _write_bert(folder, published, provenance, readme)
     else:
         _write_other(folder, published, provenance, readme)
     for file, text in published.texts.items():
         (folder / file).write_text(text, encoding="utf-8")
-
-
-def check_names(
-    found: Mapping[str, Any], wanted: Mapping[str, Any], where: str, *, spare: str = ""
-) -> None:
-    """Refuse weights that are not those that are wanted, by name and shape.
-
-    Parameters
-    ----------
-    found
-        Tensors, by name.
-    wanted
-        Tensors, or anything with a shape.
-    where
-        What to call the weights in messages.
-    spare
-        Regular expression of names that may be left over.
-
-    Raises
-    ------
-    InputError
-        A name is missing, left over, or has another shape; the first five are named.
-    """
-    missing = [key for key in wanted if key not in found]
-    left = [key for key in found if key not in wanted and not (spare and re.match(spare, key))]
-    for keys, what in ((missing, "missing"), (left, "left over")):
-        if keys:
-            more = f" and {len(keys) - SHOWN:,} more" if len(keys) > SHOWN else ""
-            raise InputError(
-                f"{where}: {len(keys):,} tensors are {what}: {', '.join(keys[:SHOWN])}{more}; "
-                "is it another model, or not downloaded whole?"
-            )
-    for key, tensor in wanted.items():
-        if tuple(found[key].shape) != tuple(tensor.shape):
-            raise InputError(
-                f"{where}: {key} has shape {list(found[key].shape)} where the configuration asks "
-                f"for {list(tensor.shape)}; weights and configuration belong to different models"
-            )
 
 
 def source_files(source: Source) -> list[str]:
@@ -196,7 +152,7 @@ def card(name: str, published: Published, provenance: Mapping[str, Any]) -> str:
 
 
 def _write_bert(
-    folder: Path, published: Published, provenance: Mapping[str, Any], readme: str
+    folder: Path, published: PublishedBert, provenance: Mapping[str, Any], readme: str
 ) -> None:
     import torch
 
@@ -204,11 +160,8 @@ def _write_bert(
     from cellscribe.model.encoder import MaskedGeneModel
 
     title = published.title
-    config = from_mapping(ModelConfig, dict(published.settings["model"]), title)
-    pooling = from_mapping(Pooling, dict(published.settings["pooling"]), title)
-    assert isinstance(published.table, Vocabulary)
     with torch.device("meta"):
-        model = MaskedGeneModel(config)
+        model = MaskedGeneModel(published.config)
     wanted = model.state_dict()
     check_names(published.tensors, to_hugging_face(wanted), title)
     state = from_hugging_face(published.tensors, wanted, title)
@@ -219,7 +172,7 @@ def _write_bert(
         published.table,
         provenance,
         readme=readme,
-        pooling=pooling,
+        pooling=published.pooling,
         family=published.family,
     )
 

@@ -17,14 +17,13 @@ Letters: ``L`` places of a cell, ``N`` of all cells, ``C`` of a chunk, ``D`` wid
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cellscribe.errors import InputError
 from cellscribe.model.attention import Cells
 from cellscribe.model.encoder import Linear
 
@@ -206,34 +205,6 @@ def published_names(
             ):
                 names[f"{ours}{our}.{kind}"] = (f"{theirs}{their}.{kind}",)
     return names
-
-
-def renamed(
-    published: Mapping[str, torch.Tensor], names: Mapping[str, tuple[str, ...]], where: str
-) -> dict[str, torch.Tensor]:
-    """Tensors under our names, float32, rows stacked where one of ours is made of several.
-
-    Raises
-    ------
-    InputError
-        Published tensors are missing, or some are left over.
-    """
-    wanted = [name for parts in names.values() for name in parts]
-    for found, what in (
-        ([name for name in wanted if name not in published], "lacks"),
-        (sorted(set(published) - set(wanted)), "also holds"),
-    ):
-        if found:
-            raise InputError(
-                f"{where}: {what} {', '.join(found[:5])} ({len(found):,} tensors in all), so it is "
-                "not this model, or not whole; give the checkpoint as its makers published it"
-            )
-    return {
-        name: torch.cat([published[part] for part in parts]).float().contiguous()
-        if len(parts) > 1
-        else published[parts[0]].float().contiguous()
-        for name, parts in names.items()
-    }
 
 
 class KeySums:

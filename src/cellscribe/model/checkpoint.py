@@ -174,7 +174,7 @@ def load_checkpoint(name: str | Path | Header) -> Checkpoint:
     return Checkpoint(
         name=header.name,
         config=header.config,
-        vocabulary=header.vocabulary,
+        vocabulary=header.table,
         model=model.eval(),
         provenance=header.provenance,
         hash=digest,

@@ -121,11 +121,11 @@ def _perturb(
     progress: Progress | None,
     log: Log,
 ) -> pd.DataFrame:
-    from cellscribe.families.registry import read_model
+    from cellscribe.families.registry import RankedHeader, read_model
 
     _check(options)
     header = read_model(options.model)
-    if options.mode == "promote" and header.config is None:
+    if options.mode == "promote" and not isinstance(header, RankedHeader):
         raise InputError(
             f"{header.name}: --mode promote puts a gene in front of a ranking, and the family "
             f"{header.family} has none; use --mode delete"
@@ -149,7 +149,7 @@ def _perturb(
     if embedder.note:
         log(embedder.note)
     direction = None if goal is None else direction_to(embedder, block, goal, genes)
-    work = by_counts if header.config is None else by_tokens
+    work = by_tokens if isinstance(header, RankedHeader) else by_counts
     parts = work(embedder, block, genes, edits, direction, progress)
     shifts = Shifts.concatenate(list(parts))
     if not (shifts.edit != NULL).any():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, get_args, get_type_hints
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +24,11 @@ from cellscribe.families.base import check_options
 from cellscribe.model.attention import Cells
 from cellscribe.model.checkpoint import Checkpoint
 from cellscribe.model.encoder import Encoder
+from cellscribe.model.metadata import POOLS
 from cellscribe.model.pooling import Specials, pool_packed
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
-
-POOLS = get_args(get_type_hints(Pooling)["pool"])
 
 
 def choose_pooling(config: ModelConfig, published: Pooling, options: ModelOptions) -> Pooling:

@@ -12,7 +12,6 @@ Geneformer's own weights, which is Geneformer in all but names (`transformer_eng
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellscribe.config import ImportOptions, ModelConfig, Pooling
 from cellscribe.errors import InputError
-from cellscribe.families.base import Published
+from cellscribe.families.base import PublishedBert
 from cellscribe.families.bionemo import genes, transformer_engine
 from cellscribe.families.bionemo.nemo_archive import CONFIG, NemoArchive, yaml_values
 from cellscribe.families.source import Source
@@ -83,7 +82,7 @@ def weights_folder(source: Source) -> Path | None:
     return None
 
 
-def read_published(source: Source, options: ImportOptions) -> Published:
+def read_published(source: Source, options: ImportOptions) -> PublishedBert:
     """Read a BioNeMo checkpoint of any layout.
 
     Raises
@@ -121,15 +120,13 @@ def read_published(source: Source, options: ImportOptions) -> Published:
         pad_token_id=table.special("[PAD]"),
         cls_token=True,
     )
-    return Published(
+    return PublishedBert(
         family="bionemo",
         title=(
             f"BioNeMo Geneformer, {sizes.layers} layers, {sizes.width} wide, {len(table):,} tokens"
         ),
-        settings={
-            "model": dataclasses.asdict(config),
-            "pooling": dataclasses.asdict(Pooling(pool="genes_but_last")),
-        },
+        config=config,
+        pooling=Pooling(pool="genes_but_last"),
         tensors=megatron.to_hugging_face(core, len(table), heads),
         table=table,
         licence=LICENCE,

@@ -8,14 +8,13 @@ Megatron's do. The export has no gene table: Geneformer's dictionaries come by -
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cellscribe.config import ImportOptions, Pooling
 from cellscribe.errors import InputError
-from cellscribe.families.base import Published
+from cellscribe.families.base import PublishedBert
 from cellscribe.families.geneformer import checkpoint
 from cellscribe.families.geneformer.dictionaries import read_dictionaries
 from cellscribe.families.source import Source
@@ -89,7 +88,7 @@ def to_hugging_face(
     return out
 
 
-def read_published(source: Source, options: ImportOptions) -> Published:
+def read_published(source: Source, options: ImportOptions) -> PublishedBert:
     """Read an export.
 
     Raises
@@ -115,16 +114,14 @@ def read_published(source: Source, options: ImportOptions) -> Published:
     if stored != ["float32"]:
         notes.append(f"weights are stored as {', '.join(stored)}; kept here as float32")
     pooling = Pooling(hidden_layer=-2, pool="cls" if config.cls_token else "genes")
-    return Published(
+    return PublishedBert(
         family="geneformer",
         title=(
             f"Geneformer, exported for Transformer Engine, {config.num_hidden_layers} layers, "
             f"{config.hidden_size} wide, {n_tokens:,} tokens"
         ),
-        settings={
-            "model": dataclasses.asdict(config),
-            "pooling": dataclasses.asdict(pooling),
-        },
+        config=config,
+        pooling=pooling,
         tensors=tensors,
         table=found.vocabulary,
         licence=checkpoint.LICENCE,

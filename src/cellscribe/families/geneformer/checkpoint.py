@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from cellscribe.config import ImportOptions, ModelConfig, Pooling, from_mapping
 from cellscribe.errors import InputError
-from cellscribe.families.base import Published
+from cellscribe.families.base import PublishedBert
 from cellscribe.families.geneformer.dictionaries import Dictionaries, read_dictionaries
 from cellscribe.families.source import Source
 from cellscribe.families.unpickle import read_tensors, read_torch
+from cellscribe.families.weights import check_names
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +62,7 @@ def recognise(source: Source) -> bool:
     )
 
 
-def read_published(source: Source, options: ImportOptions) -> Published:
+def read_published(source: Source, options: ImportOptions) -> PublishedBert:
     """Read weights, shape and gene dictionaries of a published model.
 
     Parameters
@@ -96,16 +97,14 @@ def read_published(source: Source, options: ImportOptions) -> Published:
             "read as they stand, retired ones are unknown (as in the first release)"
         )
     notes.append(f"gene dictionaries: {', '.join(found.files)}")
-    return Published(
+    return PublishedBert(
         family="geneformer",
         title=(
             f"Geneformer {'V2' if config.cls_token else 'V1'}, {config.num_hidden_layers} layers, "
             f"{config.hidden_size} wide, {n_tokens:,} tokens, {config.context:,} genes a cell"
         ),
-        settings={
-            "model": dataclasses.asdict(config),
-            "pooling": dataclasses.asdict(pooling),
-        },
+        config=config,
+        pooling=pooling,
         tensors=tensors,
         table=found.vocabulary,
         licence=LICENCE,
@@ -154,8 +153,6 @@ def bert_tensors(
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Weights under the names that our checkpoints have, and what to say of them."""
     import torch
-
-    from cellscribe.families.importing import check_names
 
     if not isinstance(published, dict) or not all(
         isinstance(value, torch.Tensor) for value in published.values()

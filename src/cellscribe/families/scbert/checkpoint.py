@@ -14,14 +14,14 @@ import dataclasses
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellscribe.cells.vocabulary import MAX_TOKENS, GeneTable
+from cellscribe.cells.vocabulary import GeneTable
 from cellscribe.config import ImportOptions, ModelOptions, from_mapping
 from cellscribe.errors import InputError
 from cellscribe.families.base import CellModel, Published, check_options
+from cellscribe.families.scbert.config import MASK_TOKENS, POSITIONS, ScbertConfig
 from cellscribe.families.source import Source
 from cellscribe.families.symbols import symbol_table
 
@@ -35,19 +35,10 @@ POOLS = {
 }
 WEIGHTS = ("panglao_pretrain.pth", "*.pth")
 STATE = "model_state_dict"
-POSITIONS = "pos_emb.emb.weight"
 LAYER = "performer.net.layers."
 HEAD = "to_out."
 """Before the names of the head: of pretraining, or of a cell type classifier."""
 COUNTER = "performer.calls_since_last_redraw"
-OUTER_NAMES = {
-    "tokens.weight": ("token_emb.weight",),
-    "places.weight": (POSITIONS,),
-    "norm.weight": ("norm.weight",),
-    "norm.bias": ("norm.bias",),
-}
-MASK_TOKENS = 2
-"""Tokens that are no positive bin: that of zero, and the mask."""
 GENES_HELP = (
     "name with --genes FILE the list of its genes, one symbol a line in the published order, or "
     "the panglao_10000.h5ad that is published with the weights"
@@ -60,39 +51,6 @@ NOTES = (
     "Genes are matched by symbol, exactly; the publication first brings symbols up to NCBI Gene "
     "of 10 January 2020. Counts on other genes do not enter a cell's total, as published.",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScbertConfig:
-    """Shape of the network; defaults are panglao_pretrain's."""
-
-    genes: int = 16_906
-    """Genes, all of which the network reads; one empty place comes on top."""
-    bins: int = 5
-    """Highest bin of expression; one more token is the mask of pretraining."""
-    width: int = 200
-    """Width of the residual stream."""
-    depth: int = 6
-    """Performer layers."""
-    heads: int = 10
-    """Attention heads a layer."""
-    head_width: int = 64
-    """Width of a head."""
-    ffn_width: int = 800
-    """Width of the feed-forward layer."""
-    features: int = 266
-    """Random features of attention."""
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if type(value) is not int or value < 1:
-                raise InputError(
-                    f"scBERT: {field.name} must be a whole number of 1 or more, not {value!r}; "
-                    "import the checkpoint again"
-                )
-        if self.genes > MAX_TOKENS:
-            raise InputError(f"scBERT: {self.genes:,} genes, at most {MAX_TOKENS:,} fit")
 
 
 def recognise(source: Source) -> bool:
@@ -114,9 +72,9 @@ def read_published(source: Source, options: ImportOptions) -> Published:
         No gene list, or one of another length than the model's; the file is damaged, holds more
         than tensors and plain values, lacks a tensor or has one too many.
     """
-    from cellscribe.families.performer import renamed
     from cellscribe.families.scbert.network import build_network, tensor_names
     from cellscribe.families.unpickle import read_torch
+    from cellscribe.families.weights import renamed
 
     path = source.find(*WEIGHTS)
     assert path is not None

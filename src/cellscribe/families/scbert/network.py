@@ -21,13 +21,19 @@ from torch import nn
 from cellscribe.cells.tokens import CellTokens, known_counts
 from cellscribe.errors import InputError
 from cellscribe.families.performer import Performer, PerformerLayer, published_names
-from cellscribe.families.scbert.checkpoint import MASK_TOKENS, OUTER_NAMES, ScbertConfig
+from cellscribe.families.scbert.config import MASK_TOKENS, POSITIONS, ScbertConfig
 from cellscribe.model.attention import Cells
 from cellscribe.model.encoder import embedding
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
+OUTER_NAMES = {
+    "tokens.weight": ("token_emb.weight",),
+    "places.weight": (POSITIONS,),
+    "norm.weight": ("norm.weight",),
+    "norm.bias": ("norm.bias",),
+}
 TOTAL = 10_000
 """What a cell's counts are scaled to."""
 

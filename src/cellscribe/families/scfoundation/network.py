@@ -28,12 +28,13 @@ from cellscribe.cells.tokens import CellTokens, known_counts
 from cellscribe.config import ModelConfig
 from cellscribe.errors import InputError
 from cellscribe.families import performer
-from cellscribe.families.scfoundation.checkpoint import (
+from cellscribe.families.scfoundation.config import (
     BRANCHES,
     SPECIALS,
     Depth,
     ScfoundationConfig,
 )
+from cellscribe.families.weights import renamed
 from cellscribe.model.attention import Cells, packed
 from cellscribe.model.encoder import Block, Linear, embedding, set_compute_dtype
 
@@ -197,7 +198,7 @@ def build_network(
     with torch.device("meta"):
         network = ScfoundationNetwork(config, branch)
     names = tensor_names(config, branch)
-    state = performer.renamed(published, names, f"{where}, branch {branch}")
+    state = renamed(published, names, f"{where}, branch {branch}")
     for name, wanted in network.state_dict().items():
         if state[name].shape != wanted.shape:
             raise InputError(

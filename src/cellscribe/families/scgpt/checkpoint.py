@@ -19,13 +19,12 @@ from cellscribe.cells.vocabulary import GeneTable
 from cellscribe.config import ImportOptions, ModelOptions, from_mapping
 from cellscribe.errors import InputError
 from cellscribe.families.base import CellModel, Published, check_options
+from cellscribe.families.scgpt.config import ScgptConfig
 from cellscribe.families.source import Source
 from cellscribe.families.symbols import symbol_table
 
 if TYPE_CHECKING:
     import torch
-
-    from cellscribe.families.scgpt.network import ScgptConfig
 
 WANTS = "scGPT: a folder with best_model.pt, args.json and vocab.json"
 POOLS = {
@@ -135,7 +134,7 @@ def load(
     InputError
         Settings, weights and gene table do not fit each other, or an option that scGPT lacks.
     """
-    from cellscribe.families.scgpt.network import Scgpt, ScgptConfig, build_network
+    from cellscribe.families.scgpt.network import Scgpt, build_network
 
     pool = check_options(options, POOLS, "scGPT")
     config = from_mapping(ScgptConfig, dict(settings), "config.json")
@@ -223,8 +222,6 @@ def _trunk(
 
 
 def _config(args: Mapping[str, Any], where: Path, names: list[str]) -> ScgptConfig:
-    from cellscribe.families.scgpt.network import ScgptConfig
-
     return from_mapping(
         ScgptConfig,
         {

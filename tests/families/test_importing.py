@@ -139,7 +139,7 @@ def test_genes_have_vectors(model: Path) -> None:
 
 def test_importance_is_by_group(models: dict[str, Path]) -> None:
     cells = every.cells_of(models["scbert"], 6)
-    settings = {"precision": "float32", "device": "cpu", "threads": 1, "say": lambda line: None}
+    settings = {"precision": "float32", "device": "cpu", "threads": 1, "log": lambda line: None}
     by = cellscribe.gene_importance(cells, model=models["scbert"], group="kind", **settings)
     assert list(by.columns) == ["symbol", "a", "b"]
     alone = cells[[0, 2, 4]].copy()

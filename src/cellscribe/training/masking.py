@@ -12,21 +12,18 @@ Letters: ``B`` cells, ``N`` their tokens, one cell after the other, ``M`` chosen
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from cellscribe.cells.bits import below, compiled, draw, mix
 from cellscribe.cells.vocabulary import MASK, PAD
 from cellscribe.config import TrainOptions
 from cellscribe.model.attention import Cells
 
 VALIDATION_EPOCH = 0
 """Masks of validation belong to this epoch; training counts from the next one."""
-U64 = np.uint64
-compiled: Any = numba.njit(nogil=True, cache=True)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,32 +127,10 @@ def mask_cells(
 
 def _starts(seed: int, epoch: int, cells_B: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
     """``[B]`` states from which the cells' generators start."""
-    state = _mix(np.full(len(cells_B), seed, np.uint64))
-    state = _mix(state ^ U64(epoch))
-    return _mix(state ^ cells_B.astype(np.uint64))
-
-
-def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """SplitMix64's finaliser behind its increment: neighbours become strangers."""
-    x = x + U64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> U64(30))) * U64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> U64(27))) * U64(0x94D049BB133111EB)
-    return x ^ (x >> U64(31))
-
-
-@compiled
-def _draw(state):  # type: ignore[no-untyped-def]
-    """Next state, and 32 random bits."""
-    state += U64(0x9E3779B97F4A7C15)
-    x = (state ^ (state >> U64(30))) * U64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> U64(27))) * U64(0x94D049BB133111EB)
-    return state, (x ^ (x >> U64(31))) >> U64(32)
-
-
-@compiled
-def _below(bits, n):  # type: ignore[no-untyped-def]
-    """A number below `n` from 32 random bits; no number is preferred by more than n / 2^32."""
-    return np.int64((bits * U64(n)) >> U64(32))
+    state = mix(np.full(len(cells_B), seed, np.uint64))
+    state = mix(state ^ np.uint64(epoch))
+    starts: npt.NDArray[np.uint64] = mix(state ^ cells_B.astype(np.uint64))
+    return starts
 
 
 @compiled
@@ -181,8 +156,8 @@ def _mask(  # type: ignore[no-untyped-def]
         for rank in range(left):
             take = True
             if subset:
-                state, bits = _draw(state)
-                take = _below(bits, left - rank) < wanted
+                state, bits = draw(state)
+                take = below(bits, left - rank) < wanted
             if take:
                 tokens[to] = source[begin + front + rank]
                 positions[to] = front + rank
@@ -190,16 +165,16 @@ def _mask(  # type: ignore[no-untyped-def]
         at, n = asked[cell], to - first
         open_places = asked[cell + 1] - at
         for place in range(n):
-            state, bits = _draw(state)
-            if _below(bits, n - place) >= open_places:
+            state, bits = draw(state)
+            if below(bits, n - place) >= open_places:
                 continue
             open_places -= 1
             chosen[at], targets[at] = first + place, tokens[first + place]
             at += 1
-            state, bits = _draw(state)
+            state, bits = draw(state)
             fate = bits / 4294967296.0
             if fate < shares[0]:
                 tokens[first + place] = MASK
             elif fate < shares[1]:
-                state, bits = _draw(state)
-                tokens[first + place] = genes[0] + _below(bits, genes[1] - genes[0])
+                state, bits = draw(state)
+                tokens[first + place] = genes[0] + below(bits, genes[1] - genes[0])

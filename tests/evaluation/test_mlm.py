@@ -38,7 +38,7 @@ from cellscribe.evaluation.suite import run_suite
 from cellscribe.evaluation.task import Method, UnfitError
 from cellscribe.evaluation.tasks.mlm import baselines, data, masked, task
 from cellscribe.evaluation.tasks.mlm.masked import Questions, Told, ask, ask_network
-from cellscribe.model.attention import Cells
+from cellscribe.model.attention import Lengths
 from cellscribe.model.checkpoint import load_checkpoint, save_checkpoint
 from cellscribe.model.encoder import MaskedGeneModel, initialise
 from cellscribe.training.distributed import Team
@@ -117,7 +117,7 @@ def test_a_network_is_read_as_torch_reads_it(cls_token: bool, sep_token: bool) -
         here = slice(questions.bounds[cell], questions.bounds[cell + 1])
         places = questions.chosen_M[here] - start + len(around[0])
         with torch.no_grad():
-            logits = network(tokens[None], Cells((len(tokens),), torch.device("cpu")))[0, places]
+            logits = network(tokens[None], Lengths((len(tokens),), torch.device("cpu")))[0, places]
         targets = torch.from_numpy(questions.targets_M[here])
         losses = F.cross_entropy(logits, targets, reduction="none")
         np.testing.assert_allclose(told.losses_M[here], losses.numpy(), rtol=1e-4, atol=1e-5)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TOKEN_BITS = 0xFFFF
 NO_KEY = np.iinfo(np.int64).max
 SORTED_TOGETHER = 64
-"""Cells whose keys one call sorts."""
+"""Cells whose keys are sorted in one call."""
 
 
 def rank_cells(
@@ -144,9 +144,9 @@ def _sort_keys(
 ) -> None:
     """Sort each cell's keys and unpack their tokens.
 
-    By NumPy, whose sort has AVX-512 and AVX2 kernels, numba's has not; cells of about the same
-    length together, for each call has to take back Python's lock, and where another thread holds
-    it that takes far longer than sorting a cell.
+    NumPy sorts, because it has AVX-512 and AVX2 kernels and numba has not. Cells of about the same
+    length are sorted in one call: each call must take Python's lock again, which takes far longer
+    than sorting a cell if another thread holds it.
     """
     order = np.argsort(lengths, kind="stable")
     for first in range(0, len(order), SORTED_TOGETHER):
@@ -202,7 +202,7 @@ def rank_cells_torch(
     Returns
     -------
     tokens
-        ``[B, min(context, longest)]`` int64, -1 behind a cell's last gene.
+        ``[B, min(context, longest)]`` int64, -1 after the last gene of a cell.
     lengths
         ``[B]`` int64.
     """

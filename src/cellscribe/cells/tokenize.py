@@ -1,9 +1,9 @@
 """A file of counts -> a Parquet file of tokens.
 
-Columns: ``cell_id``, ``input_ids`` (``list<uint16>``, with the model's special tokens), where a
-model reads values beside genes ``values`` (``list<float32>``), and ``length``. The file opens with
-``datasets.load_dataset("parquet", ...)``; what the tokens mean stands in its schema's metadata
-under ``cellscribe``.
+Columns: ``cell_id``, ``input_ids`` (``list<uint16>``, with the model's special tokens), ``values``
+(``list<float32>``) for models that read them, and ``length``. The file opens with
+``datasets.load_dataset("parquet", ...)``; what the tokens mean is written into its schema's
+metadata under ``cellscribe``.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def write_tokens(
     with open_counts(source, layer=layer) as counts:
         check_target(out, counts.path, overwrite=overwrite)
         genes = look_up(counts)
-        told = {**about, "layer": counts.layer, "source": Path(counts.name).name}
-        metadata = {"cellscribe": json.dumps(told)}
+        description = {**about, "layer": counts.layer, "source": Path(counts.name).name}
+        metadata = {"cellscribe": json.dumps(description)}
         names = counts.obs.index.to_numpy(dtype=object)
         done = n_tokens = n_empty = 0
         with (
@@ -125,7 +125,7 @@ def write_tokens(
 
 @numba.njit(cache=True, nogil=True)
 def _around(front, back, tokens, offsets):  # type: ignore[no-untyped-def]
-    """Put `front` before and `back` behind each cell's tokens."""
+    """Put `front` before and `back` after each cell's tokens."""
     more = len(front) + len(back)
     out = np.empty(len(tokens) + more * (len(offsets) - 1), dtype=tokens.dtype)
     for cell in range(len(offsets) - 1):
@@ -149,8 +149,8 @@ def _record_batch(
 
     tokens, offsets, more = cells.tokens, cells.offsets, len(front) + len(back)
     if more:
-        before, behind = (np.array(some, dtype=tokens.dtype) for some in (front, back))
-        tokens = _around(before, behind, tokens, offsets)
+        first, last = (np.array(part, dtype=tokens.dtype) for part in (front, back))
+        tokens = _around(first, last, tokens, offsets)
         offsets = offsets + more * np.arange(len(offsets))
     ends = pa.array(offsets.astype(np.int32))
     columns = {

@@ -1,4 +1,4 @@
-"""What there is to know of a model or a preset: size, cost, gene table, origin."""
+"""Facts of a model or a preset: size, cost, gene table, origin."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cellscribe.model.heads import has_head, load_head
 
 
 def about_preset(name: str) -> dict[str, Any]:
-    """Facts of a preset, by what they are called.
+    """Collect the facts of a preset, by name.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def about_preset(name: str) -> dict[str, Any]:
 
 
 def about_model(name: str | Path) -> dict[str, Any]:
-    """Facts of a model of any family, by what they are called.
+    """Collect the facts of a model of any family, by name.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def about_model(name: str | Path) -> dict[str, Any]:
         "weights": f"{on_disk:,.1f} MB on disk, hash {opened.hash}",
     }
     if isinstance(header, RankedHeader):
-        # The head is in the file, and no tensor stands in it twice.
+        # The file also holds the head, and each tensor once.
         with safe_open(header.directory / WEIGHTS, framework="np") as weights:
             shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
         parameters = sum(math.prod(shape) for shape in shapes)

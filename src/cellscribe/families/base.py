@@ -28,24 +28,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A published checkpoint, understood."""
+    """A published checkpoint, read and checked."""
 
     family: str
     """Key of `registry.FAMILIES`."""
     title: str
-    """What it is, in a line."""
+    """One line that describes it."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Configuration of a family with a network of its own, as JSON holds it."""
     tensors: dict[str, torch.Tensor]
-    """Weights, float32, under the names that the family's loader reads."""
+    """Weights, float32, under the names that the loader of the family reads."""
     table: GeneTable
     """Genes in token order."""
     licence: str
-    """Of the weights, as far as it is stated."""
+    """Licence of the weights, as far as it is stated."""
     origin: str
-    """Who published it, and where."""
+    """Publisher and address."""
     notes: tuple[str, ...] = ()
-    """What a user must know."""
+    """Facts that a user must know."""
     texts: dict[str, str] = field(default_factory=dict)
     """Further files of the checkpoint directory, by name."""
 
@@ -103,7 +103,7 @@ class CellModel(Protocol):
     width: int
     """``D``, the length of a vector."""
     context: int
-    """Most genes of a cell that are read."""
+    """Largest number of genes of a cell that are read."""
     pooling: str
     """How a vector is made, in words."""
 
@@ -117,7 +117,7 @@ class CellModel(Protocol):
         ...
 
     def places(self, cells: CellTokens) -> npt.NDArray[np.int64]:
-        """``[B]`` places of each cell that the network computes, 0 for a cell without tokens."""
+        """Number of places of each cell in the network, ``[B]``, 0 for a cell without tokens."""
         ...
 
     def embed(self, cells: CellTokens, rows: npt.NDArray[np.int64]) -> torch.Tensor:
@@ -127,7 +127,7 @@ class CellModel(Protocol):
 
 @runtime_checkable
 class GeneModel(Protocol):
-    """A model that has vectors of a cell's genes as well."""
+    """A model that also has vectors of the genes of a cell."""
 
     gene_width: int
     """Length of a gene's vector."""
@@ -135,7 +135,7 @@ class GeneModel(Protocol):
     def gene_vectors(
         self, cells: CellTokens, rows: npt.NDArray[np.int64]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Genes of some cells, none of them empty, and their vectors in these cells.
+        """Genes of some cells, none of them empty, and their vectors in those cells.
 
         Returns
         -------
@@ -149,7 +149,7 @@ class GeneModel(Protocol):
 
 @runtime_checkable
 class ExpressionModel(Protocol):
-    """A model that gives expression values back."""
+    """A model that predicts expression values."""
 
     def expression(self, cells: CellTokens, rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """Expression of every gene of the table in some cells, ``[len(rows), V]`` float32."""
@@ -158,7 +158,7 @@ class ExpressionModel(Protocol):
 
 @runtime_checkable
 class ImportanceModel(Protocol):
-    """A model that tells how much attention genes get."""
+    """A model that computes the share of attention that genes get."""
 
     def importance(self, cells: CellTokens, rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """Share of the attention in some cells that each gene gets, ``[len(rows), V]`` float32."""
@@ -168,18 +168,18 @@ class ImportanceModel(Protocol):
 def check_options(
     options: ModelOptions, pools: Mapping[str, str], family: str, *, also: tuple[str, ...] = ()
 ) -> str:
-    """Refuse what a family does not have; returns the pool that is asked for.
+    """Refuse options that a family does not have, and return the pool.
 
     Parameters
     ----------
     options
-        What a user wishes.
+        Options of the user.
     pools
         The family's ``POOLS``, its default first.
     family
-        Its name in messages.
+        Name of the family in messages.
     also
-        Fields of `options` other than ``pool`` that it knows.
+        Fields of `options` other than ``pool`` that the family has.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """A published checkpoint -> a model directory of ours, whole or not at all.
 
-The directory stands for itself: weights as safetensors, gene table, configuration, and a README
-with licence and source. Before it gets its name it is opened as `embed` will open it.
+The directory is complete: weights as safetensors, gene table, configuration, and a README with
+licence and source. Before it gets its name it is opened in the same way as by `embed`.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def import_model(
     out
         The new directory.
     options
-        What is not in `source` itself.
+        Gene list, if `source` has none.
     overwrite
         Replace `out` if it exists.
     log
-        Told, a line each, what was found.
+        Called with a line of text for the title and for each note.
 
     Returns
     -------
@@ -59,37 +59,37 @@ def import_model(
     Raises
     ------
     InputError
-        Nothing known is there, something is missing, damaged or does not fit, or `out` cannot be
-        written.
+        `source` is of no known family, lacks a file, is damaged or does not fit together, or `out`
+        cannot be written.
     """
     out = Path(out)
-    place = Source(_local(source))
-    check_target(out, place.path, overwrite=overwrite)
-    published = recognise(place).read_published(place, options or ImportOptions())
-    log(f"{published.title}, from {place.path}")
+    given = Source(_local(source))
+    check_target(out, given.path, overwrite=overwrite)
+    published = recognise(given).read_published(given, options or ImportOptions())
+    log(f"{published.title}, from {given.path}")
     for note in published.notes:
         log(f"Note: {note}")
     with writing(out) as partial:
-        write_published(partial, published, place, name=out.name)
+        write_published(partial, published, given, name=out.name)
         open_model(partial)
     return out
 
 
 def recognise(source: Source) -> Family:
-    """Module of the family that a source belongs to.
+    """Find the family that a source belongs to.
 
     Raises
     ------
     InputError
-        Of none; the message lists what was looked for.
+        It belongs to none; the message lists what was looked for.
     """
     for family in FAMILIES.values():
         if family.recognise(source):
             return family
     wants = "; ".join(family.WANTS for family in FAMILIES.values())
-    there = ", ".join(source.names[:SHOWN]) + (", ..." if len(source.names) > SHOWN else "")
+    found = ", ".join(source.names[:SHOWN]) + (", ..." if len(source.names) > SHOWN else "")
     raise InputError(
-        f"{source.path}: no checkpoint of a known family ({there or 'an empty folder'}); "
+        f"{source.path}: no checkpoint of a known family ({found or 'an empty folder'}); "
         f"looked for {wants}"
     )
 
@@ -119,7 +119,7 @@ def write_published(folder: Path, published: Published, source: Source, *, name:
 
 
 def source_files(source: Source) -> list[str]:
-    """Name, size and SHA-256 of the files that were given, the greatest ones first."""
+    """List name, size and SHA-256 of the files of a source, the largest first."""
     paths = [source.folder / name for name in source.names]
     paths = sorted(paths, key=lambda path: -path.stat().st_size)[:SHOWN]
     return [

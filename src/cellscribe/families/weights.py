@@ -18,7 +18,7 @@ SHOWN = 5
 def check_names(
     found: Mapping[str, Any], wanted: Mapping[str, Any], where: str, *, spare: str = ""
 ) -> None:
-    """Refuse weights that are not those that are wanted, by name and shape.
+    """Refuse weights whose names or shapes are not the wanted ones.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def check_names(
     wanted
         Tensors, or anything with a shape.
     where
-        What to call the weights in messages.
+        Name of the weights in messages.
     spare
         Regular expression of names that may be left over.
 
@@ -56,7 +56,7 @@ def check_names(
 def renamed(
     published: Mapping[str, torch.Tensor], names: Mapping[str, tuple[str, ...]], where: str
 ) -> dict[str, torch.Tensor]:
-    """Tensors under our names, float32, rows stacked where one of ours is made of several.
+    """Rename published tensors to ours, float32; rows are stacked if one of ours has several.
 
     Raises
     ------

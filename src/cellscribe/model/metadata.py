@@ -1,6 +1,6 @@
-"""What a model directory says of itself before any weight is read; no torch in here.
+"""Header of a model directory: all but the weights, read without torch.
 
-``config.json`` is BERT's, as `transformers` reads it; what BERT has no field for stands under
+``config.json`` is BERT's, as `transformers` reads it; fields that BERT lacks are under
 ``"cellscribe"``.
 """
 
@@ -21,7 +21,7 @@ from cellscribe.errors import InputError
 OWN_FIELDS = ("context", "norm", "cls_token", "sep_token", "head_act")
 """Fields of `ModelConfig` that BERT's configuration does not have."""
 BERTS = ("sc-fm", "geneformer", "bionemo")
-"""Families that are one network, a BERT that reads ranked genes; the first is ours."""
+"""Families that share one network, a BERT of ranked genes; the first is our own."""
 POOLS: tuple[str, ...] = get_args(get_type_hints(Pooling)["pool"])
 """Ways in which a BERT's vector of a cell can be made."""
 
@@ -35,7 +35,7 @@ class Header:
     config: ModelConfig
     table: Vocabulary
     provenance: dict[str, Any]
-    """How the weights came about: data, recipe, time, losses."""
+    """Origin of the weights: data, recipe, time, losses."""
     pooling: Pooling
     """Where the vector of a cell is read by default."""
     family: str
@@ -106,7 +106,7 @@ def config_to_json(
 
 
 def config_from_json(text: str, where: str) -> tuple[ModelConfig, dict[str, Any]]:
-    """Read ``config.json`` back; keys of BERT that we do not use are passed over."""
+    """Read ``config.json``; keys of BERT that we do not use are ignored."""
     data = read_config(text, where)
     return _model_config(data, where), data["cellscribe"]["provenance"]
 
@@ -145,7 +145,7 @@ def bundled_models() -> list[str]:
 
 
 def find_checkpoint(name: str | Path) -> Path:
-    """Directory of a model: a path, or the name of a bundled one.
+    """Find the directory of a model: a path, or the name of a bundled one.
 
     Raises
     ------

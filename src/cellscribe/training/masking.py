@@ -20,7 +20,7 @@ import torch
 from cellscribe.cells.bits import below, compiled, draw, mix
 from cellscribe.cells.vocabulary import MASK, PAD
 from cellscribe.config import TrainOptions
-from cellscribe.model.attention import Cells
+from cellscribe.model.attention import Lengths
 
 VALIDATION_EPOCH = 0
 """Masks of validation belong to this epoch; training counts from the next one."""
@@ -34,7 +34,7 @@ class MaskedBatch:
     """Corrupted tokens, int64."""
     positions_N: torch.Tensor
     """Place of each in its whole cell: 0 for [CLS], r + 1 for the gene of rank r."""
-    cells: Cells
+    cells: Lengths
     chosen_M: torch.Tensor
     """Places in ``N`` whose true gene is asked for."""
     targets_M: torch.Tensor
@@ -52,7 +52,7 @@ class MaskedBatch:
         moved = {
             name: getattr(self, name).pin_memory().to(device, non_blocking=True) for name in names
         }
-        return MaskedBatch(cells=Cells(self.cells.lengths, device), n_asked=self.n_asked, **moved)
+        return MaskedBatch(cells=Lengths(self.cells.lengths, device), n_asked=self.n_asked, **moved)
 
 
 def mask_cells(
@@ -117,7 +117,7 @@ def mask_cells(
     return MaskedBatch(
         tokens_N=torch.from_numpy(tokens),
         positions_N=torch.from_numpy(positions),
-        cells=Cells(tuple(lengths.tolist()), torch.device("cpu")),
+        cells=Lengths(tuple(lengths.tolist()), torch.device("cpu")),
         chosen_M=torch.from_numpy(chosen),
         targets_M=torch.from_numpy(targets),
         weights_M=torch.from_numpy(weights),

@@ -41,7 +41,7 @@ TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
-"""Copies that some files hold; what is tied here must be equal there."""
+"""Copies that some files hold; they must be equal to the tensors that they are tied to."""
 LEFT_OUT = ("bert.embeddings.position_ids",)
 OTHER_HEADS = ("bert.pooler.", "classifier.", "cls.seq_relationship.")
 LICENCE = "Apache-2.0, as its repository states"
@@ -68,7 +68,7 @@ def read_published(source: Source, options: ImportOptions) -> PublishedBert:
     Parameters
     ----------
     source
-        What `recognise` said yes to.
+        Source that `recognise` accepted.
     options
         ``genes``: folder of the dictionaries, or the token dictionary.
 
@@ -117,7 +117,7 @@ def _files(source: Source) -> tuple[Path | None, Path | None]:
     """Configuration and weights, by name."""
     if source.is_folder:
         return source.find("config.json"), source.find(*WEIGHTS)
-    return source.beside("config.json"), source.path if source.path.name in WEIGHTS else None
+    return source.find_sibling("config.json"), source.path if source.path.name in WEIGHTS else None
 
 
 def model_config(data: Mapping[str, Any], found: Dictionaries, where: str) -> ModelConfig:
@@ -151,7 +151,7 @@ def model_config(data: Mapping[str, Any], found: Dictionaries, where: str) -> Mo
 def bert_tensors(
     published: Any, config: ModelConfig, where: str
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Weights under the names that our checkpoints have, and what to say of them."""
+    """Bring weights under the names of our checkpoints; also returns notes for the user."""
     import torch
 
     if not isinstance(published, dict) or not all(
@@ -190,7 +190,7 @@ def bert_tensors(
 
 
 def _present_name(name: str) -> str:
-    """Today's name of a tensor: early files say gamma and beta; bare encoders have no ``bert.``."""
+    """Current name of a tensor: early files have gamma and beta, bare encoders no ``bert.``."""
     stem, _, leaf = name.rpartition(".")
     if stem.endswith("LayerNorm"):
         leaf = {"gamma": "weight", "beta": "bias"}.get(leaf, leaf)

@@ -2,10 +2,10 @@
 
 A cell is read as published: its counts on the model's genes alone, over their sum to 10,000, log2
 of 1 + x, cut to whole numbers, at most 5; then all genes go through the network in their fixed
-order, the silent ones too, and one empty place behind them. The publication has no vector of a
-cell: it classifies cells by a convolution over the vectors of all genes. So the vector given here,
-their mean after the last norm, is a choice of ours. The order of genes is not in the checkpoint,
-so it comes from a file beside it. Written from the published facts, not from the published code.
+order, also those without a count, followed by one empty place. The publication has no vector of a
+cell: it classifies cells by a convolution over the vectors of all genes. The vector returned here,
+their mean after the last norm, is our choice. The order of genes is not in the checkpoint, so it
+is read from another file. Written from the published facts, not from the published code.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WEIGHTS = ("panglao_pretrain.pth", "*.pth")
 STATE = "model_state_dict"
 LAYER = "performer.net.layers."
 HEAD = "to_out."
-"""Before the names of the head: of pretraining, or of a cell type classifier."""
+"""Prefix of the names of the head: of pretraining, or of a cell type classifier."""
 COUNTER = "performer.calls_since_last_redraw"
 GENES_HELP = (
     "name with --genes FILE the list of its genes, one symbol a line in the published order, or "
@@ -120,7 +120,7 @@ def load(
     table: GeneTable,
     options: ModelOptions,
 ) -> CellModel:
-    """Make a model of what `read_published` gave.
+    """Make a model of the parts of a `Published`.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def read_genes(path: str | Path) -> list[str]:
     Raises
     ------
     InputError
-        The file cannot be read, or a symbol stands twice.
+        The file cannot be read, or has a symbol twice.
     """
     path = Path(path)
     if path.suffix == ".h5ad":
@@ -208,7 +208,7 @@ def _state_dict(data: Any, path: Path) -> dict[str, torch.Tensor]:
 
 
 def _depth(trunk: Mapping[str, torch.Tensor]) -> int:
-    """How many layers the names speak of."""
+    """Number of layers, by the names of the tensors."""
     layers = {
         int(number)
         for name in trunk
@@ -218,7 +218,7 @@ def _depth(trunk: Mapping[str, torch.Tensor]) -> int:
 
 
 def _config(tensors: Mapping[str, torch.Tensor], depth: int, path: Path) -> ScbertConfig:
-    """The shape, as the tensors have it."""
+    """Read the shape from the tensors."""
     tokens, places = tensors["tokens.weight"], tensors["places.weight"]
     projection = tensors["performer.layers.0.projection"]
     up, qkv = tensors["performer.layers.0.up.weight"], tensors["performer.layers.0.qkv.weight"]

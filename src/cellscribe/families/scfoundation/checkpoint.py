@@ -1,11 +1,11 @@
 """scFoundation (Hao et al., Nature Methods 2024): ``models.ckpt`` and its list of 19,264 genes.
 
 A cell is read as published for single cells with raw counts: over the total of the listed genes to
-10,000, log1p, and two values of read depth behind them. The file holds the same network three
-times, trained on: for cell embeddings, for gene embeddings, for read-depth enhancement. All three
-are kept, each without what its use never touches, and a tensor that is the same in several is
-stored once: ``cell+gene.pos_emb.weight`` belongs to the first two. Names are the published ones
-behind that prefix. Bulk samples and values that are normalised already are not read.
+10,000, log1p, followed by two values of read depth. The file holds the network three times, each
+trained further for one use: cell embeddings, gene embeddings, read-depth enhancement. All three
+are kept, each without the tensors that its use does not need. A tensor that several share is
+stored once: ``cell+gene.pos_emb.weight`` belongs to the first two. After that prefix come the
+published names. Bulk samples and normalised values are not read.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def read_published(source: Source, options: ImportOptions) -> Published:
 
     path = _weights(source)
     assert path is not None
-    list_path = options.genes or source.beside(*GENES) or Source(path.parent.parent).beside(*GENES)
+    nearby = source.find_sibling(*GENES) or Source(path.parent.parent).find_sibling(*GENES)
+    list_path = options.genes or nearby
     if list_path is None:
         raise InputError(
             f"{path}: holds no gene names; put {GENES[0]} of the published repository beside it, "
@@ -115,7 +116,7 @@ def load(
     table: GeneTable,
     options: ModelOptions,
 ) -> CellModel:
-    """Make a model of what `read_published` gave.
+    """Make a model of the parts of a `Published`.
 
     Raises
     ------
@@ -245,7 +246,7 @@ def _branches(
 
 
 def _config(part: Any, branch: str, path: Path) -> ScfoundationConfig:
-    """Shape of a branch; what the data's settings say wins over the model's, as published."""
+    """Read the shape of a branch; settings of the data win over the model's, as published."""
     try:
         config = part["config"]
         model = config["model"]
@@ -286,7 +287,7 @@ def _state(part: Any, branch: str, path: Path) -> dict[str, torch.Tensor]:
 
 
 def _notes(branches: Mapping[str, object]) -> tuple[str, ...]:
-    """What a user must know of this file."""
+    """List what a user must know of this file."""
     missing = [f"{part.use} ({name})" for name, part in BRANCHES.items() if name not in branches]
     lacks = f"The file holds no branch for {', '.join(missing)}; what needs it is refused."
     return (*NOTES, lacks) if missing else NOTES

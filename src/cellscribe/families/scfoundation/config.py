@@ -14,12 +14,12 @@ from cellscribe.cells.vocabulary import MAX_TOKENS
 from cellscribe.errors import InputError
 
 SPECIALS = ("<T>", "<S>", "<pad>")
-"""Places behind the genes: depth aimed at, own depth, padding."""
+"""Places after the genes: target depth, own depth, padding."""
 AGAIN = "give models.ckpt as its makers published it"
 
 
 class Part(NamedTuple):
-    """What of the network a branch is used for needs."""
+    """Parts of the network that a branch needs, and its use."""
 
     decoder: bool
     final: bool
@@ -42,7 +42,7 @@ class ScfoundationConfig:
     bins: int = 100
     """Soft bins of values."""
     bin_alpha: float = 1.0
-    """Weight of a bin's first score beside its second."""
+    """Weight of the first score of a bin, relative to its second."""
     width: int = 768
     """Width of the encoder's residual stream."""
     depth: int = 12
@@ -85,7 +85,7 @@ class ScfoundationConfig:
 
 @dataclass(frozen=True)
 class Depth:
-    """Read depth that is aimed at: of its own (``t4``), or by the cell's (``f2``, ``a1``)."""
+    """Target read depth: fixed (``t4``), or relative to that of the cell (``f2``, ``a1``)."""
 
     kind: str
     number: float
@@ -104,7 +104,7 @@ class Depth:
             value = float(number)
         except ValueError:
             value = math.nan
-        # Far outside of what has been counted; and 102 and 103 mean mask and padding.
+        # Far beyond real counts; and 102 and 103 mean mask and padding.
         lowest, highest = {"t": (0, 20), "f": (0, 1e20), "a": (-20, 20)}.get(kind, (0, 0))
         if not lowest < value <= highest:
             raise InputError(

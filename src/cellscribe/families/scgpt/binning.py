@@ -5,8 +5,8 @@ last bit, for a count that lies on an edge must fall on the same side of it. Cou
 ties: a value on which several edges coincide is given one of the bins between them at random, gene
 by gene, and of a cell with more genes than the context a random subset is read. The published code
 draws both from a global generator, so its vectors change from run to run; here both are drawn from
-the cell's own content (SplitMix64, Steele et al. 2014, as a counter-based generator behind a hash
-of tokens and counts): the same cell gives the same tokens in any row, block, file and run.
+the cell's own content (SplitMix64 as a counter-based generator, seeded by a hash of tokens and
+counts, see `cells.bits`): the same cell gives the same tokens in any row, block, file and run.
 
 Letters: ``B`` cells, ``N`` tokens of all cells together.
 """

@@ -26,13 +26,13 @@ class ScgptConfig:
     intermediate_size: int
     """Width of the feed-forward layer (d_hid)."""
     cls_token: int
-    """Id of <cls>, which stands before the genes."""
+    """Id of <cls>, which comes before the genes."""
     cls_value: float = -2.0
     """Value that goes with <cls> (pad_value)."""
     n_bins: int = 51
     """Bins of values, that of zero included."""
     context: int = 1_199
-    """Most genes of a cell that are read; <cls> comes on top."""
+    """Most genes of a cell that are read; <cls> is not counted."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):

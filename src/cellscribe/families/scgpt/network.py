@@ -1,9 +1,9 @@
 """scGPT's network and tokeniser: genes and binned counts in, vectors out.
 
-A place is the sum of its gene's vector and its value's, each behind a LayerNorm of its own; there
-are no positions, so the order of genes means nothing. The trunk is BERT's post-norm block with
-ReLU. A value is a bin, or the constant that stands beside <cls>, so the value encoder computes one
-row for each of these and places look them up.
+A place is the sum of its gene's vector and its value's, each after a LayerNorm of its own; there
+are no positions, so the order of genes has no effect. The trunk is BERT's post-norm block with
+ReLU. A value is a bin, or the constant of <cls>, so the value encoder computes one row for each
+of these and places look them up.
 
 Letters: ``B`` cells, ``N`` packed places, ``D`` width, ``K`` bins, that of <cls> first.
 """
@@ -23,7 +23,7 @@ from cellscribe.cells.tokens import CellTokens, known_counts
 from cellscribe.families.scgpt.binning import bin_cells
 from cellscribe.families.scgpt.config import LAYER_NORM_EPS, ScgptConfig
 from cellscribe.families.weights import check_names
-from cellscribe.model.attention import Cells, packed
+from cellscribe.model.attention import Lengths, packed
 from cellscribe.model.encoder import Block, embedding
 from cellscribe.model.pooling import Specials, pool_packed
 
@@ -69,7 +69,7 @@ class ScgptNetwork(nn.Module):
         return self.value_norm(self.value_out(x))
 
     def forward(
-        self, tokens_N: torch.Tensor, bins_N: torch.Tensor, values_K: torch.Tensor, cells: Cells
+        self, tokens_N: torch.Tensor, bins_N: torch.Tensor, values_K: torch.Tensor, cells: Lengths
     ) -> torch.Tensor:
         """Last hidden layer of packed cells, ``[N, D]`` float32; bins are rows of `values_K`."""
         x_ND = self.gene_norm(self.genes(tokens_N)) + self.value_rows(values_K)[bins_N]
@@ -107,7 +107,7 @@ def build_network(
 
 
 class Scgpt:
-    """A loaded scGPT, see `contract.CellModel`."""
+    """A loaded scGPT, see `base.CellModel`."""
 
     def __init__(
         self, config: ScgptConfig, network: ScgptNetwork, pool: str, sentence: str
@@ -137,14 +137,14 @@ class Scgpt:
     def gene_vectors(
         self, cells: CellTokens, rows: npt.NDArray[np.int64]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Genes of some cells and their contextual vectors, see `contract.GeneModel`."""
+        """Genes of some cells and their contextual vectors, see `base.GeneModel`."""
         tokens_N, hidden_ND, _ = self._hidden(cells, rows)
         is_gene_N = tokens_N != self.config.cls_token
         return tokens_N[is_gene_N], hidden_ND[is_gene_N]
 
     def _hidden(
         self, cells: CellTokens, rows: npt.NDArray[np.int64]
-    ) -> tuple[torch.Tensor, torch.Tensor, Cells]:
+    ) -> tuple[torch.Tensor, torch.Tensor, Lengths]:
         """Packed tokens of some cells, <cls> first, and their last hidden layer."""
         assert cells.values is not None
         cls, no_bin = np.array([self.config.cls_token], np.uint16), np.zeros(1, np.float32)
@@ -156,7 +156,7 @@ class Scgpt:
         device = self.network.genes.weight.device
         values_K = torch.arange(self.config.n_bins, dtype=torch.float32)
         values_K[0] = self.config.cls_value
-        where = Cells(tuple((cells.lengths[rows] + 1).tolist()), device)
+        where = Lengths(tuple((cells.lengths[rows] + 1).tolist()), device)
         tokens_N = torch.from_numpy(np.concatenate(tokens).astype(np.int64)).to(device)
         bins_N = torch.from_numpy(np.concatenate(bins).astype(np.int64)).to(device)
         return tokens_N, self.network(tokens_N, bins_N, values_K.to(device), where), where

@@ -38,6 +38,7 @@ from cellscribe.evaluation.suite import run_suite
 from cellscribe.evaluation.task import Method, UnfitError
 from cellscribe.evaluation.tasks.mlm import baselines, data, masked, task
 from cellscribe.evaluation.tasks.mlm.masked import Questions, Told, ask, ask_network
+from cellscribe.families.registry import ModelHeader
 from cellscribe.model.attention import Lengths
 from cellscribe.model.checkpoint import load_checkpoint, save_checkpoint
 from cellscribe.model.encoder import MaskedGeneModel, initialise
@@ -342,8 +343,9 @@ def test_models_without_a_head_are_told_so(corpus: Corpus, tmp_path: Path) -> No
     bare = save_bert(tmp_path / "bare", corpus.vocabulary, head=False)
     models = read_models([bert, bare], OPTIONS)
     other = models[0].header
-    stranger = Model(name="scgpt", path="", options=OPTIONS,
-                     header=replace(other, config=None, family="scgpt"))  # fmt: skip
+    header = ModelHeader(name="scgpt", directory=other.directory, family="scgpt",
+                         table=other.table, provenance={})  # fmt: skip
+    stranger = Model(name="scgpt", path="", options=OPTIONS, header=header)
     problems = task.load(data_of(corpus), [*models, stranger], OPTIONS)
     assert [len(p.models) for p in problems] == [4, 3, 3]
     with pytest.raises(UnfitError, match="bare is left out: it came without a masked-gene head"):

@@ -29,10 +29,9 @@ from benchmarks.real_cells import real_cells
 from benchmarks.record import commit_state, write_result
 from benchmarks.references import ABOUT, SYMBOLS, check_reference
 from cellscribe.cells.genes import human_genes
-from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.errors import InputError
-from cellscribe.families.registry import ModelHeader, open_tokenizer, read_model
-from cellscribe.model.metadata import BERTS, read_header
+from cellscribe.families.registry import ModelHeader, RankedHeader, open_tokenizer, read_model
+from cellscribe.model.metadata import BERTS
 
 RESULTS = Path("benchmarks/results")
 SIDE = ("-m", "benchmarks.family_side")
@@ -154,14 +153,13 @@ def describe(header: ModelHeader) -> dict[str, Any]:
         "n_special": table.n_special,
         "settings": header.settings,
     }
-    if header.config is None:
+    if not isinstance(header, RankedHeader):
         return about
-    assert isinstance(table, Vocabulary)
     tokenizer = open_tokenizer(header)
     return about | {
-        "medians": table.medians.tolist(),
+        "medians": header.table.medians.tolist(),
         "config": dataclasses.asdict(header.config),
-        "pooling": dataclasses.asdict(read_header(header.directory).pooling),
+        "pooling": dataclasses.asdict(header.pooling),
         "front": tokenizer.front,
         "back": tokenizer.back,
     }

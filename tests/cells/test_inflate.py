@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cellscribe.cells.gzip_chunks import Inflated, quick
+from cellscribe.cells.gzip_chunks import GzipArray, fast_array
 
 
 def stored(folder: Path, values: np.ndarray, **how: Any) -> h5py.Dataset:
@@ -42,8 +42,8 @@ def test_slices_are_those_of_h5py(
     how = {"compression": "gzip", "shuffle": shuffle, "chunks": (min(chunk, size),)}
     array = stored(tmp_path, values, **how)
     with array.file:
-        fast = quick(array)
-        assert isinstance(fast, Inflated)
+        fast = fast_array(array)
+        assert isinstance(fast, GzipArray)
         assert (fast.shape, fast.dtype) == (array.shape, array.dtype)
         for start, stop in bounds:
             np.testing.assert_array_equal(fast[start:stop], array[start:stop])
@@ -64,9 +64,9 @@ def test_slices_are_those_of_h5py(
 def test_arrays_stored_otherwise_are_left_to_h5py(tmp_path: Path, how: dict[str, Any]) -> None:
     array = stored(tmp_path, np.arange(40, dtype=np.int32), **how)
     with array.file:
-        assert quick(array) is array
+        assert fast_array(array) is array
     numbers = np.arange(4)
-    assert quick(numbers) is numbers
+    assert fast_array(numbers) is numbers
 
 
 def test_chunks_that_were_never_written_and_chunks_without_filter(tmp_path: Path) -> None:
@@ -76,8 +76,8 @@ def test_chunks_that_were_never_written_and_chunks_without_filter(tmp_path: Path
         array[10:20] = np.arange(10)
         # a chunk that gzip would have made larger is stored as it is
         array.id.write_direct_chunk((30,), np.arange(10, 20, dtype=np.int32).tobytes(), 1)
-        fast = quick(array)
-        assert isinstance(fast, Inflated)
+        fast = fast_array(array)
+        assert isinstance(fast, GzipArray)
         for part in (slice(0, 40), slice(12, 18), slice(0, 12), slice(35, 40)):
             np.testing.assert_array_equal(fast[part], array[part])
         assert fast[:3].tolist() == [7, 7, 7]
@@ -88,7 +88,7 @@ def test_a_damaged_chunk_is_an_error(tmp_path: Path) -> None:
         array = file.create_dataset("x", (40,), np.int32, chunks=(10,), compression="gzip")
         array.id.write_direct_chunk((0,), zlib.compress(bytes(12)))
         array.id.write_direct_chunk((10,), b"not zlib at all")
-        fast = quick(array)
+        fast = fast_array(array)
         with pytest.raises(OSError, match="chunk 0 holds 12 bytes in place of 40"):
             fast[0:5]
         with pytest.raises(OSError, match="chunk 1 cannot be inflated"):

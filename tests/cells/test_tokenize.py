@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scipy.sparse import csr_matrix
+from support.tokenize import tokenize_file
 
 from cellscribe.cells import pipeline
-from cellscribe.cells.tokenize import tokenize_file
 from cellscribe.cells.vocabulary import CLS, Vocabulary
 from cellscribe.errors import InputError
 

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.sparse import csr_matrix
 from support.sources import Made, made, some_sources
+from support.tokenize import tokenize_file
 
-from cellscribe.cells.tokenize import tokenize_file
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import BuildOptions, SplitOptions
 from cellscribe.corpus.build import scatter

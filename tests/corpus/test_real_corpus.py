@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from support.command import Cli
+from support.tokenize import tokenize_file
 
-from cellscribe.cells.tokenize import tokenize_file
 from cellscribe.config import BuildOptions, SplitOptions, from_mapping, read_toml
 from cellscribe.corpus.build.build import build_corpus
 from cellscribe.corpus.store import Corpus, open_corpus

@@ -38,7 +38,8 @@ from cellscribe.evaluation.suite import run_suite
 from cellscribe.evaluation.task import Method, UnfitError
 from cellscribe.evaluation.tasks.mlm import baselines, data, masked, task
 from cellscribe.evaluation.tasks.mlm.masked import Questions, Told, ask, ask_network
-from cellscribe.model.attention import Cells
+from cellscribe.families.registry import ModelHeader
+from cellscribe.model.attention import Lengths
 from cellscribe.model.checkpoint import load_checkpoint, save_checkpoint
 from cellscribe.model.encoder import MaskedGeneModel, initialise
 from cellscribe.training.distributed import Team
@@ -117,7 +118,7 @@ def test_a_network_is_read_as_torch_reads_it(cls_token: bool, sep_token: bool) -
         here = slice(questions.bounds[cell], questions.bounds[cell + 1])
         places = questions.chosen_M[here] - start + len(around[0])
         with torch.no_grad():
-            logits = network(tokens[None], Cells((len(tokens),), torch.device("cpu")))[0, places]
+            logits = network(tokens[None], Lengths((len(tokens),), torch.device("cpu")))[0, places]
         targets = torch.from_numpy(questions.targets_M[here])
         losses = F.cross_entropy(logits, targets, reduction="none")
         np.testing.assert_allclose(told.losses_M[here], losses.numpy(), rtol=1e-4, atol=1e-5)
@@ -342,8 +343,9 @@ def test_models_without_a_head_are_told_so(corpus: Corpus, tmp_path: Path) -> No
     bare = save_bert(tmp_path / "bare", corpus.vocabulary, head=False)
     models = read_models([bert, bare], OPTIONS)
     other = models[0].header
-    stranger = Model(name="scgpt", path="", options=OPTIONS,
-                     header=replace(other, config=None, family="scgpt"))  # fmt: skip
+    header = ModelHeader(name="scgpt", directory=other.directory, family="scgpt",
+                         table=other.table, provenance={})  # fmt: skip
+    stranger = Model(name="scgpt", path="", options=OPTIONS, header=header)
     problems = task.load(data_of(corpus), [*models, stranger], OPTIONS)
     assert [len(p.models) for p in problems] == [4, 3, 3]
     with pytest.raises(UnfitError, match="bare is left out: it came without a masked-gene head"):

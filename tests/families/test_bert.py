@@ -94,10 +94,10 @@ def test_a_model_says_where_its_vectors_are_read(both_ends: Path, tiny_model: Pa
 @pytest.mark.parametrize("how", ["genes", "cls", "genes_but_last"])
 @pytest.mark.parametrize("specials", [Specials(), Specials((0,)), Specials((0,), (3,))])
 def test_packed_and_padded_vectors_are_the_same(how: str, specials: Specials) -> None:
-    from cellscribe.model.attention import Cells
+    from cellscribe.model.attention import Lengths
 
     genes = [1, 2, 7]
-    cells = Cells(tuple(n + specials.n for n in genes), torch.device("cpu"))
+    cells = Lengths(tuple(n + specials.n for n in genes), torch.device("cpu"))
     hidden = torch.randn(sum(cells.lengths), 4, generator=torch.Generator().manual_seed(0))
     padded = torch.full((3, cells.longest, 4), 1e6)
     for row, own in enumerate(hidden.split(list(cells.lengths))):

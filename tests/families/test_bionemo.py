@@ -29,7 +29,7 @@ from cellscribe.families.importing import import_model
 from cellscribe.families.registry import Opened, open_model
 from cellscribe.families.source import Source
 from cellscribe.families.unpickle import read_pickle
-from cellscribe.model.attention import Cells
+from cellscribe.model.attention import Lengths
 from cellscribe.model.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -103,7 +103,7 @@ def test_hidden_layer_and_logits_are_those_of_nvidias_network(imported: Path) ->
     network = load_checkpoint(imported).model
     golden = GOLDEN["made"]
     for i, tokens in enumerate(golden["tokens"]):
-        cells = Cells((len(tokens),), torch.device("cpu"))
+        cells = Lengths((len(tokens),), torch.device("cpu"))
         with torch.inference_mode():
             hidden = network.encoder(torch.tensor(tokens), cells)
             logits = network.logits(hidden[0])
@@ -116,7 +116,7 @@ def test_pools_are_means_of_the_hidden_layer(imported: Path) -> None:
     network = load_checkpoint(imported).model
     tokens = GOLDEN["made"]["tokens"][2]
     with torch.inference_mode():
-        hidden = network.encoder(torch.tensor(tokens), Cells((len(tokens),), torch.device("cpu")))
+        hidden = network.encoder(torch.tensor(tokens), Lengths((len(tokens),), torch.device("cpu")))
     wanted = {
         None: hidden[1:-1].mean(0),
         "genes_but_last": hidden[1:-1].mean(0),

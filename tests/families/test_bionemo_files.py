@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import pickle
@@ -19,22 +20,23 @@ from families import published_geneformer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellscribe.config import ImportOptions
+from cellscribe.config import ImportOptions, Pooling
 from cellscribe.errors import InputError
-from cellscribe.families.base import Published
+from cellscribe.families.base import PublishedBert
 from cellscribe.families.bionemo import checkpoint, distributed_checkpoint, megatron
 from cellscribe.families.bionemo import transformer_engine as engine
 from cellscribe.families.geneformer import checkpoint as geneformer
 from cellscribe.families.importing import recognise as family_of
 from cellscribe.families.source import Source
 from cellscribe.families.unpickle import read_tensors
+from cellscribe.model.metadata import config_to_json
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/bionemo.json").read_text())
 N_TOKENS = len(made.SPECIALS) + len(made.MADE_GENES)
 LAYER_1 = "bert.encoder.layer.1"
 
 
-def read(path: Path, genes: Path | None = None) -> Published:
+def read(path: Path, genes: Path | None = None) -> PublishedBert:
     source = Source(path)
     assert family_of(source) is checkpoint
     return checkpoint.read_published(source, ImportOptions(genes=genes))
@@ -46,7 +48,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def from_archive(archive: Path) -> Published:
+def from_archive(archive: Path) -> PublishedBert:
     return read(archive)
 
 
@@ -63,17 +65,17 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_same_weights(
-    layout: str, from_archive: Published, tmp_path: Path
+    layout: str, from_archive: PublishedBert, tmp_path: Path
 ) -> None:
     published = read(LAYOUTS[layout](tmp_path))
-    assert published.settings == from_archive.settings
+    assert (published.config, published.pooling) == (from_archive.config, from_archive.pooling)
     assert published.table.ids == from_archive.table.ids
     assert published.tensors.keys() == from_archive.tensors.keys()
     for name, tensor in published.tensors.items():
         assert torch.equal(tensor, from_archive.tensors[name]), name
 
 
-def test_weights_lie_where_megatron_puts_them(from_archive: Published) -> None:
+def test_weights_lie_where_megatron_puts_them(from_archive: PublishedBert) -> None:
     core = made.core_weights(made.SHAPES["small"], N_TOKENS)
     packed = core["encoder.layers.1.self_attention.linear_qkv.weight"]
     ours = from_archive.tensors
@@ -93,8 +95,8 @@ def test_weights_lie_where_megatron_puts_them(from_archive: Published) -> None:
     assert ours["bert.embeddings.token_type_embeddings.weight"].shape == (0, 128)
 
 
-def test_the_header_says_how_it_computes(from_archive: Published) -> None:
-    model = from_archive.settings["model"]
+def test_the_header_says_how_it_computes(from_archive: PublishedBert) -> None:
+    model = dataclasses.asdict(from_archive.config)
     wanted = {
         "vocab_size": N_TOKENS,
         "num_attention_heads": 2,
@@ -109,8 +111,8 @@ def test_the_header_says_how_it_computes(from_archive: Published) -> None:
         "pad_token_id": 2,
     }
     assert {key: model[key] for key in wanted} == wanted
-    assert from_archive.settings["pooling"] == {"hidden_layer": -1, "pool": "genes_but_last"}
-    json.dumps(from_archive.settings)
+    assert from_archive.pooling == Pooling(hidden_layer=-1, pool="genes_but_last")
+    json.dumps(config_to_json(from_archive.config, {}, from_archive.pooling))
     assert from_archive.table.symbols[5:7] == ("S0000", "S0001")
 
 
@@ -140,7 +142,7 @@ def test_heads_are_taken_apart_as_they_were_packed(heads: int, width: int) -> No
             assert torch.equal(value[head * width + place], packed[row + 2 * width])
 
 
-def test_halves_are_kept_as_float32_and_told(from_archive: Published, tmp_path: Path) -> None:
+def test_halves_are_kept_as_float32_and_told(from_archive: PublishedBert, tmp_path: Path) -> None:
     published = read(made.write_nemo_2(tmp_path / "a", dtype=torch.bfloat16))
     name = f"{LAYER_1}.output.dense.weight"
     assert torch.equal(published.tensors[name], from_archive.tensors[name].bfloat16().float())
@@ -151,20 +153,20 @@ def test_relu_in_a_config_is_gelu_and_told(tmp_path: Path) -> None:
     path = made.write_nemo(tmp_path / "a.nemo")
     made.edit_config(path, lambda text: text.replace("activation: gelu", "activation: relu"))
     published = read(path)
-    assert published.settings["model"]["hidden_act"] == "gelu_new"
+    assert published.config.hidden_act == "gelu_new"
     assert any("GELU" in note for note in published.notes)
 
 
 def test_heads_are_read_from_io_json_or_taken_to_be_64_wide(tmp_path: Path) -> None:
     folder = made.write_nemo_2(tmp_path / "a")
     (folder / "context/model.yaml").unlink()
-    assert read(folder).settings["model"]["num_attention_heads"] == 2
+    assert read(folder).config.num_attention_heads == 2
     io_json = (folder / "context/io.json").read_text().replace('"value": 2', '"value": 4')
     (folder / "context/io.json").write_text(io_json.replace('"num_layers"', '"layers"'))
-    assert read(folder).settings["model"]["num_attention_heads"] == 4
+    assert read(folder).config.num_attention_heads == 4
     shutil.rmtree(folder / "context")
     published = read(folder)
-    assert published.settings["model"]["num_attention_heads"] == 2
+    assert published.config.num_attention_heads == 2
     assert any("64 wide" in note for note in published.notes)
 
 
@@ -179,7 +181,7 @@ def test_medians_may_be_given_as_geneformers_pickle(archive: Path, tmp_path: Pat
 
 
 def test_megatrons_own_class_of_metadata_is_read(
-    from_archive: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    from_archive: PublishedBert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torch.distributed.checkpoint.metadata import Metadata
 
@@ -233,7 +235,7 @@ def test_an_export_is_the_geneformer_it_was_made_of(
     ours = read(folder, dictionaries)
     wanted = geneformer.read_published(Source(published_v1), ImportOptions())
     assert ours.family == "geneformer"
-    assert ours.settings == wanted.settings
+    assert (ours.config, ours.pooling) == (wanted.config, wanted.pooling)
     assert ours.table.hash == wanted.table.hash
     assert ours.tensors.keys() == wanted.tensors.keys()
     for name, tensor in ours.tensors.items():

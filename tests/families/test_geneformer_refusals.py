@@ -143,7 +143,7 @@ def test_the_dictionaries_of_a_repository_with_both_releases_are_told_apart(
     for version, folder in folders.items():
         found = checkpoint.read_published(Source(folder), ImportOptions())
         assert found.title.startswith(f"Geneformer {version}, 3 layers, 128 wide")
-        assert found.settings["pooling"]["pool"] == ("cls" if version == "V2" else "genes")
+        assert found.pooling.pool == ("cls" if version == "V2" else "genes")
 
 
 def test_dictionaries_from_elsewhere(tmp_path: Path) -> None:

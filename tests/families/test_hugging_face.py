@@ -19,7 +19,7 @@ from cellscribe.families.geneformer import checkpoint
 from cellscribe.families.geneformer.export import check_bert, export_hugging_face
 from cellscribe.families.importing import import_model
 from cellscribe.families.source import Source
-from cellscribe.model.attention import Cells
+from cellscribe.model.attention import Lengths
 from cellscribe.model.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -73,7 +73,7 @@ def test_transformers_opens_it(exported: Any) -> None:
     tokens = torch.arange(2, 40)[None]
     with torch.inference_mode():
         wanted = bert.eval()(tokens).logits
-        found = model(tokens, Cells((38,), torch.device("cpu")))
+        found = model(tokens, Lengths((38,), torch.device("cpu")))
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 

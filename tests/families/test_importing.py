@@ -17,8 +17,8 @@ from support.command import Cli, nothing_new, refused
 import cellscribe
 from cellscribe.errors import InputError
 from cellscribe.families import importing
-from cellscribe.families.importing import check_names
 from cellscribe.families.registry import FAMILIES, family_module, read_model
+from cellscribe.families.weights import check_names
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,7 +42,7 @@ def model(request: pytest.FixtureRequest, models: dict[str, Path]) -> Path:
 
 
 def test_every_family_is_tried() -> None:
-    assert every.FAMILIES == FAMILIES
+    assert tuple(FAMILIES) == every.FAMILIES
 
 
 @pytest.mark.parametrize("family", every.FAMILIES)
@@ -139,7 +139,7 @@ def test_genes_have_vectors(model: Path) -> None:
 
 def test_importance_is_by_group(models: dict[str, Path]) -> None:
     cells = every.cells_of(models["scbert"], 6)
-    settings = {"precision": "float32", "device": "cpu", "threads": 1, "say": lambda line: None}
+    settings = {"precision": "float32", "device": "cpu", "threads": 1, "log": lambda line: None}
     by = cellscribe.gene_importance(cells, model=models["scbert"], group_by="kind", **settings)
     assert list(by.columns) == ["symbol", "a", "b"]
     alone = cells[[0, 2, 4]].copy()

@@ -12,8 +12,9 @@ from families.formula import fill
 
 from cellscribe.errors import InputError
 from cellscribe.families import performer
-from cellscribe.families.performer import KeySums, Performer, published_names, renamed, scaled
-from cellscribe.model.attention import Cells
+from cellscribe.families.performer import KeySums, Performer, published_names, scaled
+from cellscribe.families.weights import renamed
+from cellscribe.model.attention import Lengths
 from cellscribe.model.encoder import set_compute_dtype
 
 CPU = torch.device("cpu")
@@ -117,7 +118,7 @@ def test_trunk_is_its_definition(qkv_bias: bool) -> None:
     net, x = trunk(qkv_bias=qkv_bias), fill("x", (50, 24), 1.5)
     before = x.clone()
     with torch.no_grad():
-        out = net(x, Cells((50,), CPU))
+        out = net(x, Lengths((50,), CPU))
     torch.testing.assert_close(x, before, rtol=0, atol=0)  # the input is left as it was
     expected = plainly(net, x.double().numpy())[0]
     np.testing.assert_allclose(out.numpy(), expected, rtol=0, atol=1e-4)
@@ -138,7 +139,7 @@ def test_chunks_and_stretches_change_nothing(monkeypatch: pytest.MonkeyPatch) ->
 
     def both() -> tuple[torch.Tensor, torch.Tensor]:
         with torch.no_grad():
-            return net(x, Cells((200,), CPU)), net.layers[0].received(x)  # type: ignore[operator]
+            return net(x, Lengths((200,), CPU)), net.layers[0].received(x)  # type: ignore[operator]
 
     whole = both()
     monkeypatch.setattr(performer, "STRETCH", 33)
@@ -151,13 +152,13 @@ def test_a_cell_does_not_depend_on_its_neighbours() -> None:
     # A neighbour with far longer keys would be the peak of all, were cells not apart.
     parts = [fill("a", (20, 24), 1.5), fill("b", (70, 24), 9.0), fill("c", (1, 24), 1.5)]
     with torch.no_grad():
-        alone = torch.cat([net(x, Cells((len(x),), CPU)) for x in parts])
-        together = net(torch.cat(parts), Cells((20, 70, 1), CPU))
+        alone = torch.cat([net(x, Lengths((len(x),), CPU)) for x in parts])
+        together = net(torch.cat(parts), Lengths((20, 70, 1), CPU))
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
 def test_products_follow_the_compute_dtype() -> None:
-    x, cells = fill("x", (50, 24), 1.5), Cells((50,), CPU)
+    x, cells = fill("x", (50, 24), 1.5), Lengths((50,), CPU)
     net, half = trunk(), trunk()
     set_compute_dtype(half, torch.bfloat16, cast_weights=True)
     with torch.no_grad():

@@ -23,9 +23,9 @@ from cellscribe.cells.tokens import CellTokens, known_counts
 from cellscribe.errors import InputError
 from cellscribe.families.base import ExpressionModel, GeneModel, Published
 from cellscribe.families.scfoundation import checkpoint
-from cellscribe.families.scfoundation.checkpoint import Depth, ScfoundationConfig
+from cellscribe.families.scfoundation.config import Depth, ScfoundationConfig
 from cellscribe.families.scfoundation.network import Scfoundation, with_depths
-from cellscribe.model.attention import Cells
+from cellscribe.model.attention import Lengths
 from cellscribe.model.encoder import set_compute_dtype
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -240,7 +240,7 @@ def test_without_t_places_shift_as_published(imported: Published) -> None:
         network = load(imported).network
         kept = torch.tensor([0, 1, 2, 4])
         tokens, values = torch.from_numpy(cells.tokens.astype(np.int64)), torch.tensor(cells.values)
-        hidden = network(tokens[kept], values[kept], Cells((4,), torch.device("cpu")))
+        hidden = network(tokens[kept], values[kept], Lengths((4,), torch.device("cpu")))
     assert relative(shifted[:128], hidden[3]) < 1e-5
     assert relative(shifted[128:256], hidden[2]) < 1e-5
     assert relative(shifted[256:384], hidden[:2].amax(0)) < 1e-5

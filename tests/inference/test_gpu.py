@@ -22,7 +22,7 @@ from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig, Pooling, load_preset
 from cellscribe.errors import InputError
 from cellscribe.families.bert.model import Bert
-from cellscribe.families.registry import ModelHeader, Opened
+from cellscribe.families.registry import Opened, RankedHeader
 from cellscribe.inference import gpu
 from cellscribe.inference.embedder import Block, Embedder
 from cellscribe.inference.pinned import Lanes, stage
@@ -114,14 +114,14 @@ def embedder(request: pytest.FixtureRequest, vocabulary: Vocabulary) -> Embedder
 def embedder_of(
     checkpoint: Checkpoint, device: torch.device, precision: str = "float32"
 ) -> Embedder:
-    header = ModelHeader(
+    header = RankedHeader(
         name=checkpoint.name,
         directory=Path(),
         family=checkpoint.family,
         table=checkpoint.vocabulary,
         provenance={},
-        settings={},
         config=checkpoint.config,
+        pooling=checkpoint.pooling,
     )
     opened = Opened(header=header, cells=Bert(checkpoint), hash=checkpoint.hash)
     return Embedder(opened, device, precision, threads=1)  # type: ignore[arg-type]

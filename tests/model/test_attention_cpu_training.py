@@ -11,7 +11,7 @@ import torch
 
 from cellscribe.errors import InputError
 from cellscribe.model import attention_cpu
-from cellscribe.model.attention import Cells, packed
+from cellscribe.model.attention import Lengths, packed
 from cellscribe.model.attention_cpu_training import attend, dropout_mask
 
 HEADS = 3
@@ -252,7 +252,7 @@ def test_no_tokens_at_all(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_draws_from_the_generator_of_torch(dtype: torch.dtype) -> None:
     qkv, _, _ = batch([20, 9], 64, dtype)
-    cells = Cells((20, 9), torch.device("cpu"))
+    cells = Lengths((20, 9), torch.device("cpu"))
     leaf = qkv.clone().requires_grad_()
 
     def once(seed: int) -> torch.Tensor:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig
 from cellscribe.errors import InputError
-from cellscribe.model.attention import Cells
+from cellscribe.model.attention import Lengths
 from cellscribe.model.checkpoint import load_checkpoint, save_checkpoint
 from cellscribe.model.encoder import MaskedGeneModel, initialise
 
@@ -112,7 +112,7 @@ def test_transformers_loads_it_as_it_is(saved: Path) -> None:
         assert getattr(theirs.config, name) == getattr(CONFIG, name)
     tokens_BL = torch.arange(5, 17).view(2, 6)
     with torch.no_grad():
-        ours = load_checkpoint(saved).model(tokens_BL, Cells((6, 6), torch.device("cpu")))
+        ours = load_checkpoint(saved).model(tokens_BL, Lengths((6, 6), torch.device("cpu")))
         torch.testing.assert_close(ours, theirs.eval()(tokens_BL).logits, rtol=0, atol=1e-5)
 
 

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cellscribe.cells.vocabulary import PAD, Vocabulary
 from cellscribe.config import ModelConfig
-from cellscribe.model.attention import Cells, flash, jagged, packed
+from cellscribe.model.attention import Lengths, flash, jagged, packed
 from cellscribe.model.checkpoint import save_checkpoint
 from cellscribe.model.encoder import (
     Block,
@@ -94,7 +94,7 @@ def to_transformers(tmp_path: Path) -> Callable[[MaskedGeneModel], nn.Module]:
 def test_equal_to_hugging_face_bert(hidden_act: str, to_transformers) -> None:
     model = make_model(small(hidden_act=hidden_act))
     theirs = to_transformers(model)
-    tokens_BL, cells = make_tokens(LENGTHS, 90), Cells(LENGTHS, CPU)
+    tokens_BL, cells = make_tokens(LENGTHS, 90), Lengths(LENGTHS, CPU)
     mask_BL = torch.arange(tokens_BL.shape[1]) < torch.tensor(LENGTHS)[:, None]
     with torch.no_grad():
         out = theirs(tokens_BL, attention_mask=mask_BL.long(), output_hidden_states=True)
@@ -139,7 +139,7 @@ def test_pre_norm_equals_torchs_layers(hidden_act: str) -> None:
             }
         )
         blocks.append(layer)
-    tokens_BL, cells = make_tokens(LENGTHS, 90), Cells(LENGTHS, CPU)
+    tokens_BL, cells = make_tokens(LENGTHS, 90), Lengths(LENGTHS, CPU)
     padding_BL = torch.arange(tokens_BL.shape[1]) >= torch.tensor(LENGTHS)[:, None]
     encoder = model.encoder
     x = encoder.genes.weight[tokens_BL] + encoder.positions.weight[: tokens_BL.shape[1]]
@@ -160,18 +160,18 @@ def test_a_cell_does_not_depend_on_its_neighbours(norm: str) -> None:
     encoder = make_model(small(norm=norm)).encoder
     tokens_BL = make_tokens(LENGTHS, 90)
     with torch.no_grad():
-        padded = encoder(tokens_BL, Cells(LENGTHS, CPU))
-        packed = encoder(pack(tokens_BL, LENGTHS), Cells(LENGTHS, CPU))
+        padded = encoder(tokens_BL, Lengths(LENGTHS, CPU))
+        packed = encoder(pack(tokens_BL, LENGTHS), Lengths(LENGTHS, CPU))
         offsets = np.concatenate([[0], np.cumsum(LENGTHS)])
         for i, (start, end) in enumerate(pairwise(offsets)):
-            alone = encoder(tokens_BL[i : i + 1, : LENGTHS[i]], Cells(LENGTHS[i : i + 1], CPU))[0]
+            alone = encoder(tokens_BL[i : i + 1, : LENGTHS[i]], Lengths(LENGTHS[i : i + 1], CPU))[0]
             close(padded[i, : LENGTHS[i]], alone)
             close(packed[start:end], alone)
 
 
 def test_order_of_genes_matters_by_their_positions_alone() -> None:
     encoder = make_model(small()).encoder
-    tokens_BL, cells = make_tokens((30,), 90), Cells((30,), CPU)
+    tokens_BL, cells = make_tokens((30,), 90), Lengths((30,), CPU)
     order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         straight = encoder(tokens_BL, cells)
@@ -188,7 +188,7 @@ def test_flops_equal_torchs_count(length: int) -> None:
     counter = FlopCounterMode(display=False)
     # spelled-out attention: the CPU's fused kernel is one that the counter does not know
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        encoder(tokens_BL, Cells((length,), CPU))
+        encoder(tokens_BL, Lengths((length,), CPU))
     assert flops_per_cell(config, length) == counter.get_total_flops()
 
 
@@ -207,7 +207,7 @@ def test_bf16_products_leave_the_residual_stream_in_float32(norm: str, layout: s
             module.register_forward_hook(lambda _m, _a, out: seen[Linear].add(out.dtype))
     tokens_BL = make_tokens(LENGTHS, 90)
     tokens = tokens_BL if layout == "padded" else pack(tokens_BL, LENGTHS)
-    logits = model(tokens, Cells(LENGTHS, CPU))
+    logits = model(tokens, Lengths(LENGTHS, CPU))
     assert seen == {
         Block: {torch.float32},
         nn.LayerNorm: {torch.float32},
@@ -231,7 +231,7 @@ def test_bf16_points_the_same_way_as_float32(norm: str, cast_weights: bool) -> N
     )
     model = make_model(config)
     initialise(model, 0)
-    tokens_BL, cells = make_tokens(LENGTHS, 90), Cells(LENGTHS, CPU)
+    tokens_BL, cells = make_tokens(LENGTHS, 90), Lengths(LENGTHS, CPU)
     with torch.no_grad():
         exact = pack(model.encoder(tokens_BL, cells), LENGTHS)
         set_compute_dtype(model, torch.bfloat16, cast_weights=cast_weights)
@@ -274,7 +274,7 @@ def test_tied_parameters_count_once(to_transformers) -> None:
 def test_jagged_attention_is_packed_attention_with_its_gradients() -> None:
     """The way of a GPU, on a CPU; both beside one product after the other."""
     generator = torch.Generator().manual_seed(2)
-    cells = Cells(LENGTHS, CPU)
+    cells = Lengths(LENGTHS, CPU)
     leaves = [
         torch.randn(sum(LENGTHS), 3, 16, generator=generator, requires_grad=True) for _ in range(3)
     ]
@@ -302,7 +302,7 @@ def test_the_flash_operator_takes_what_it_is_given() -> None:
 def test_flash_attention_is_that_of_nested_tensors(dropout: float) -> None:
     """Kernel and seed are the same, so are the places that are dropped."""
     generator = torch.Generator().manual_seed(4)
-    there = Cells(LENGTHS, torch.device("cuda"))
+    there = Lengths(LENGTHS, torch.device("cuda"))
     leaves = [
         torch.randn(sum(LENGTHS), 3, 16, generator=generator).cuda().bfloat16().requires_grad_()
         for _ in range(3)
@@ -319,7 +319,7 @@ def test_flash_attention_is_that_of_nested_tensors(dropout: float) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_gpu_trains_as_a_cpu_does(dtype: torch.dtype) -> None:
-    cells, there = Cells(LENGTHS, CPU), Cells(LENGTHS, torch.device("cuda"))
+    cells, there = Lengths(LENGTHS, CPU), Lengths(LENGTHS, torch.device("cuda"))
     generator = torch.Generator().manual_seed(3)
     leaves = [torch.randn(sum(LENGTHS), 3, 16, generator=generator) for _ in range(3)]
     expected = [x.clone().requires_grad_() for x in leaves]

@@ -31,10 +31,10 @@ from cellscribe.annotation.linear import fit_head
 from cellscribe.callbacks import Progress, in_step, no_progress
 from cellscribe.config import FinetuneOptions
 from cellscribe.errors import InputError
-from cellscribe.families.registry import ModelHeader
+from cellscribe.families.registry import ModelHeader, RankedHeader
 from cellscribe.inference.session import Cells, Session
 from cellscribe.model.heads import Head, save_head
-from cellscribe.model.metadata import BERTS, Header
+from cellscribe.model.metadata import BERTS
 from cellscribe.training.trained_cells import TRAINED_CELLS
 from cellscribe.writing import writing
 
@@ -57,7 +57,7 @@ FIGURES = {
 Floats = npt.NDArray[np.floating]
 
 
-def need_ranked(header: ModelHeader) -> Header:
+def need_ranked(header: ModelHeader) -> RankedHeader:
     """The header of a BERT, the one network that is trained.
 
     Raises
@@ -65,12 +65,12 @@ def need_ranked(header: ModelHeader) -> Header:
     InputError
         The model is of another family.
     """
-    if header.bert is None:
+    if not isinstance(header, RankedHeader):
         raise InputError(
             f"{header.directory} is a model of the family {header.family}, which only embed, "
             f"annotate --reference and info can use; this needs one of {', '.join(BERTS)}"
         )
-    return header.bert
+    return header
 
 
 @dataclass(frozen=True, kw_only=True)

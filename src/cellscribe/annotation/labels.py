@@ -17,13 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.callbacks import Log
-from cellscribe.cells.columns import text_column
+from cellscribe.cells.columns import has_label, text_column
 from cellscribe.cells.counts import Counts
 from cellscribe.errors import InputError
 from cellscribe.writing import check_target, hash_of
-
-NO_LABEL = ("", "na", "n/a", "nan", "none", "unknown", "unassigned")
-"""What says that a cell has no label, in any case."""
 
 Integers = npt.NDArray[np.int64]
 
@@ -65,11 +62,6 @@ class Labelled:
         """Cells by label."""
         numbers = np.bincount(self.truth, minlength=len(self.labels))
         return {label: int(n) for label, n in zip(self.labels, numbers, strict=True)}
-
-
-def has_label(texts: npt.NDArray[np.object_]) -> npt.NDArray[np.bool_]:
-    """``[B]`` whether a text is a label, and not a word for none."""
-    return ~np.isin([text.lower() for text in texts], NO_LABEL)
 
 
 def read_labels(

@@ -30,7 +30,7 @@ from cellscribe.cells.tokens import CellTokens
 from cellscribe.cells.vocabulary import CLS
 from cellscribe.config import FinetuneOptions
 from cellscribe.errors import InputError
-from cellscribe.model.attention import Cells
+from cellscribe.model.attention import Lengths
 from cellscribe.model.encoder import Encoder, set_compute_dtype
 from cellscribe.model.pooling import Specials, pool_packed
 from cellscribe.training.optimizer import decay_groups
@@ -65,11 +65,15 @@ class CellClassifier(nn.Module):
         self.register_buffer("mean", torch.from_numpy(head.mean).float())
         self.register_buffer("scale", torch.from_numpy(head.scale).float())
 
-    def vectors(self, tokens_N: torch.Tensor, cells: Cells, ranks_N: torch.Tensor) -> torch.Tensor:
+    def vectors(
+        self, tokens_N: torch.Tensor, cells: Lengths, ranks_N: torch.Tensor
+    ) -> torch.Tensor:
         """``[B, D]`` as `embed` gives them."""
         return pool_packed(self.encoder(tokens_N, cells, ranks_N), cells, self.specials)
 
-    def forward(self, tokens_N: torch.Tensor, cells: Cells, ranks_N: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, tokens_N: torch.Tensor, cells: Lengths, ranks_N: torch.Tensor
+    ) -> torch.Tensor:
         """``[B, C]`` scores of packed cells."""
         vectors_BD = self.vectors(tokens_N, cells, ranks_N)
         logits_BC: torch.Tensor = self.head((vectors_BD - self.mean) / self.scale)
@@ -134,7 +138,7 @@ class Packed:
     """Cells one after the other, ready for the network."""
 
     tokens_N: torch.Tensor
-    cells: Cells
+    cells: Lengths
     ranks_N: torch.Tensor
 
 
@@ -158,7 +162,7 @@ def pack(
         lengths.append(front + len(places))
     return Packed(
         tokens_N=torch.from_numpy(np.concatenate(tokens)).to(device),
-        cells=Cells(tuple(lengths), device),
+        cells=Lengths(tuple(lengths), device),
         ranks_N=torch.from_numpy(np.concatenate(ranks)).to(device),
     )
 

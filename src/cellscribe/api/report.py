@@ -31,6 +31,5 @@ def report_runs(
     """
     from cellscribe.report.training_page import write_report
 
-    several = isinstance(runs, Sequence) and not isinstance(runs, str)
-    folders = [Path(run) for run in (runs if several else [runs])]  # type: ignore[union-attr]
-    return write_report(folders, None if out is None else Path(out))
+    folders = [runs] if isinstance(runs, str | Path) else list(runs)
+    return write_report([Path(run) for run in folders], None if out is None else Path(out))

@@ -1,4 +1,4 @@
-"""Batches of cells of like length, so that neither padding nor a long neighbour costs anything."""
+"""Batches of cells of similar length, so that no time is spent on padding."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def length_buckets(
     Parameters
     ----------
     lengths
-        ``[B]`` tokens a cell.
+        ``[B]`` tokens of each cell.
     token_budget
-        Most tokens a batch, counted as if padded to its longest cell; a single cell that is longer
-        still gets a batch of its own.
+        Most tokens of a batch, counted as if every cell were as long as its longest one. A single
+        cell that is longer gets a batch of its own.
 
     Returns
     -------

@@ -11,32 +11,34 @@ import pandas as pd
 from cellscribe.errors import InputError
 
 NAMES_SHOWN = 8
+"""Columns that a message lists."""
+NO_LABEL_WORDS = ("", "na", "n/a", "nan", "none", "unknown", "unassigned")
+"""Texts that mean "this cell has no label", in lower case; upper case means the same."""
 
 
 def text_column(obs: pd.DataFrame, name: str, flag: str, source: str) -> npt.NDArray[np.object_]:
-    """Texts of a column, "" where missing.
+    """Read a column as texts, "" where a value is missing.
 
     Parameters
     ----------
     obs
-        Of the cells.
+        Table of the cells.
     name
-        Of the column.
+        Name of the column.
     flag
-        Of the command line, that named it.
+        Command-line flag that named the column.
     source
-        What to call the cells in a refusal.
+        Name of the cells in messages.
 
     Raises
     ------
     InputError
         There is no such column, or more than one.
     """
-    there = [str(column) for column in obs.columns]
-    if name not in there:
-        near = (
-            difflib.get_close_matches(name, there, NAMES_SHOWN, cutoff=0.4) or there[:NAMES_SHOWN]
-        )
+    columns = [str(column) for column in obs.columns]
+    if name not in columns:
+        near = difflib.get_close_matches(name, columns, NAMES_SHOWN, cutoff=0.4)
+        near = near or columns[:NAMES_SHOWN]
         more = f"; near it: {', '.join(near)}" if near else "; it has no columns"
         raise InputError(f"{source}: obs has no column {name!r} ({flag}){more}")
     values = obs[name]
@@ -44,3 +46,14 @@ def text_column(obs: pd.DataFrame, name: str, flag: str, source: str) -> npt.NDA
         raise InputError(f"{source}: obs has several columns {name!r} ({flag}); rename one")
     texts = values.astype(object).where(values.notna(), "")
     return np.array([str(text).strip() for text in texts], dtype=object)
+
+
+def has_label(texts: npt.NDArray[np.object_]) -> npt.NDArray[np.bool_]:
+    """Find the cells that have a label, ``[B]``.
+
+    Parameters
+    ----------
+    texts
+        ``[B]`` from `text_column`.
+    """
+    return ~np.isin([text.lower() for text in texts], NO_LABEL_WORDS)

@@ -32,13 +32,13 @@ BAND = 8_000_000
 
 
 @njit(cache=True, nogil=True)
-def _tally(cells: Array, lengths: Array) -> None:
+def _count_entries(cells: Array, lengths: Array) -> None:
     for at in range(cells.size):
         lengths[cells[at]] += 1
 
 
 @njit(cache=True, nogil=True)
-def _place(
+def _scatter_entries(
     cells: Array,
     genes: Array,
     values: Array,
@@ -65,7 +65,7 @@ def to_rows(entries: Entries, stack: ExitStack, scratch: Path | None, log: Log) 
     scratch
         Folder for them; the system's temporary folder if None.
     log
-        Told one line when files are written.
+        Called with a line of text when files are written.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def scratch_folder(stack: ExitStack, scratch: Path | None) -> Path:
 def _row_pointers(entries: Entries, chunks: Iterable[tuple[Array, Array, Array]]) -> Array:
     lengths = np.zeros(entries.shape[0], np.int64)
     for cells, _, _ in chunks:
-        _tally(cells, lengths)
+        _count_entries(cells, lengths)
     return np.concatenate([[0], np.cumsum(lengths)])
 
 
@@ -117,7 +117,7 @@ def _in_memory(entries: Entries, held: list[tuple[Array, Array, Array]]) -> CsrR
     values = np.empty(indptr[-1], entries.dtype)
     cursor = indptr[:-1].copy()
     for part in held:
-        _place(*part, cursor, genes, values)
+        _scatter_entries(*part, cursor, genes, values)
     return CsrRows(
         data=values, indices=genes, indptr=indptr, shape=entries.shape, where=entries.where
     )
@@ -178,7 +178,7 @@ def _on_disk(entries: Entries, stack: ExitStack, folder: Path) -> CsrRows:
         cells, genes, values = (file[low:high] for file in files)
         placed_genes, placed_values = np.empty_like(genes), np.empty_like(values)
         cursor = indptr[row:next_row] - low
-        _place(cells - np.int32(row), genes, values, cursor, placed_genes, placed_values)
+        _scatter_entries(cells - np.int32(row), genes, values, cursor, placed_genes, placed_values)
         genes_file.write(low, placed_genes)
         values_file.write(low, placed_values)
     cells_file.file.close()

@@ -1,9 +1,9 @@
 """Raw counts of any common format, opened lazily and read as checked CSR row blocks.
 
-`open_counts` recognises a format by its content, picks the layer, and gives a `Counts`. Nothing but
-the genes' names and the row pointers is read before the first block; every block is checked before
-it is handed out, because a log-normalised matrix gives plausible and wrong embeddings. Only
-whole numbers from 0 to 2**31 - 1 pass, in any numeric type.
+`open_counts` detects the format from the content, picks the layer, and returns a `Counts`. Only the
+gene names and the row pointers are read before the first block. Every block is checked before it is
+returned, because a log-normalised matrix gives plausible and wrong embeddings: only whole numbers
+from 0 to 2**31 - 1 pass, in any numeric type.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 LARGEST = 2**31 - 1
-"""No count of molecules comes near; more is an overflow or a fill value."""
+"""Real counts are far smaller; a larger value is an overflow or a fill value."""
 LOG_CEILING = 25
-"""Logarithms of counts stay below, normalised counts of any use do not."""
+"""Logarithms of counts are smaller, normalised counts are not."""
 
 
 def open_counts(
@@ -61,7 +61,7 @@ def open_counts(
     scratch
         Folder for the files of a conversion or an unpacked archive, removed at close.
     log
-        Told, a line each, what a user should know: features left out, a conversion.
+        Called with a line of text when features are left out or a file is converted.
 
     Raises
     ------
@@ -69,14 +69,14 @@ def open_counts(
         There is no such file, it is damaged or of no known format, or has no such layer.
     """
     if isinstance(source, Counts):
-        wanted = layer and _address(layer, list(source._matrices), source.name)
+        wanted = layer and _resolve_layer(layer, list(source._matrices), source.name)
         if wanted not in (None, source.layer):
             raise InputError(f"{source.name} is open at {source.layer}; open it anew for {layer!r}")
         return source
     stack = ExitStack()
     try:
         opened = open_source(source, stack, scratch, log)
-        address = _address(layer, list(opened.matrices), opened.name)
+        address = _resolve_layer(layer, list(opened.matrices), opened.name)
         matrix = opened.matrices[address]()
         var = opened.var(address)
         _check_shape(matrix.shape, len(var), opened.name, address)
@@ -87,16 +87,16 @@ def open_counts(
         raise
 
 
-def _address(layer: str | None, there: list[str], name: str) -> str:
-    """Find the layer address ("X", "layers/...", "raw/X") that a user's word means."""
-    words = [address.removeprefix("layers/").replace("raw/X", "raw") for address in there]
+def _resolve_layer(layer: str | None, available: list[str], name: str) -> str:
+    """Find the address ("X", "layers/...", "raw/X") of the layer that a user names."""
+    words = [address.removeprefix("layers/").replace("raw/X", "raw") for address in available]
     if layer is None or layer == "X":
-        if "X" not in there:
-            mend = f"name one with --layer: {', '.join(words)}" if words else "write it with counts"
-            raise InputError(f"{name} has no matrix X; {mend}")
+        if "X" not in available:
+            fix = f"name one with --layer: {', '.join(words)}" if words else "write it with counts"
+            raise InputError(f"{name} has no matrix X; {fix}")
         return "X"
     for candidate in (layer, "raw/X" if layer == "raw" else layer, f"layers/{layer}"):
-        if candidate in there:
+        if candidate in available:
             return candidate
     raise InputError(f"{name} has no layer {layer!r}; there are {', '.join(words) or 'none'}")
 
@@ -112,20 +112,20 @@ def _check_shape(shape: tuple[int, int], n_named: int, name: str, layer: str) ->
 
 
 class Counts:
-    """Cells x genes of raw counts, opened; a context manager.
+    """Opened raw counts, cells x genes; a context manager.
 
     Attributes
     ----------
     name
-        What messages call it: the path, or "AnnData object".
+        Name in messages: the path, or "AnnData object".
     path
         The file or folder, None for an AnnData.
     form
         "h5ad", "zarr", "10x-h5", "10x-mtx", "loom" or "anndata".
     n_cells, n_genes
-        The shape of what `blocks` gives.
+        Shape of the blocks together.
     var
-        Gene names (str) and the file's own columns, one row a gene.
+        One row per gene: its name (str) and the columns of the file.
     layer
         "X", "layers/<name>" or "raw/X".
     """
@@ -143,7 +143,7 @@ class Counts:
         self._stack = stack
         self._closed = False
         self.n_cells = rows.shape[0]
-        self._new_places = None if source.keep is None else _places(source.keep)
+        self._column_of_feature = None if source.keep is None else _new_columns(source.keep)
         self.var: pd.DataFrame = var if source.keep is None else var[source.keep]
         self.n_genes = len(self.var)
 
@@ -192,8 +192,8 @@ class Counts:
             raise ValueError(f"{self.name} was closed")
         for first in range(start, self.n_cells, rows):
             block = self._rows.read(first, min(first + rows, self.n_cells))
-            if self._new_places is not None:
-                block = _pick(block, self._new_places, self.n_genes)
+            if self._column_of_feature is not None:
+                block = _select_columns(block, self._column_of_feature, self.n_genes)
             if not _are_counts(block.data):
                 check_counts(
                     block,
@@ -211,7 +211,7 @@ class Counts:
         for address in others:
             try:
                 values = self._matrices[address]().sample()
-            # a matrix that cannot be read is merely no suggestion; the error at hand is another's
+            # a matrix that cannot be read is no suggestion; the error to report is another one
             except InputError:
                 continue
             if values.any() and _are_counts(values):
@@ -220,17 +220,17 @@ class Counts:
         return ""
 
     def close(self) -> None:
-        """Close the file and remove scratch files; more than once does no harm."""
+        """Close the file and remove scratch files; may be called more than once."""
         self._closed = True
         self._stack.close()
 
 
-def _places(keep: Array) -> Array:
+def _new_columns(keep: Array) -> Array:
     """New column of each stored feature, -1 for those left out."""
     return np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32)
 
 
-def _pick(block: csr_matrix, places: Array, n_genes: int) -> csr_matrix:
+def _select_columns(block: csr_matrix, places: Array, n_genes: int) -> csr_matrix:
     """Drop the columns whose place is -1."""
     genes = places[block.indices]
     kept = genes >= 0
@@ -240,7 +240,7 @@ def _pick(block: csr_matrix, places: Array, n_genes: int) -> csr_matrix:
 
 
 @njit(cache=True, nogil=True)
-def _whole(values: Array, largest: float) -> bool:
+def _all_counts(values: Array, largest: float) -> bool:
     bad = 0
     for at in range(values.size):
         value = values[at]
@@ -255,7 +255,7 @@ def _are_counts(values: Array) -> bool:
     if values.dtype == np.float16:
         values = values.astype(np.float32)
     if values.dtype.kind == "f":
-        return bool(_whole(values, float(LARGEST)))
+        return bool(_all_counts(values, float(LARGEST)))
     # one pass over signed integers: negative ones are the largest when read as unsigned
     unsigned = values.view(f"u{values.dtype.itemsize}")
     return int(unsigned.max()) <= min(LARGEST, int(np.iinfo(values.dtype).max))
@@ -271,11 +271,11 @@ def check_counts(
     block
         Cells x genes.
     name, layer
-        What the message calls the file and the matrix.
+        Names of the file and the matrix, for the message.
     first_row
         Row of the file that is the block's first.
     suggestion
-        The mend, where a better layer is known.
+        How to fix it, if another layer looks right.
 
     Raises
     ------

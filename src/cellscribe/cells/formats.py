@@ -1,7 +1,7 @@
 """AnnData stores (h5ad, zarr), loom files and AnnData objects, opened as sources of counts.
 
-An opener looks at the container and says which matrices it holds, by their layer address ("X",
-"layers/<name>", "raw/X"), without reading any; `counts` picks one. Sparse matrices are read from
+An opener lists the matrices of a container by their layer address ("X", "layers/<name>", "raw/X"),
+without reading any; `counts` picks one. Sparse matrices are read from
 their three arrays directly, because anndata's own slicing costs more than reading the bytes;
 the annotation frames, which come in many encodings, go through anndata.
 """
@@ -27,7 +27,7 @@ from cellscribe.cells.matrices import (
     DenseRows,
     Entries,
     Rows,
-    pull,
+    read_slice,
 )
 from cellscribe.errors import InputError
 
@@ -41,7 +41,7 @@ LOOM_CELL_NAMES = ("CellID", "obs_names", "cell_id", "Barcode", "barcode")
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """An opened container of counts, nothing of it read yet.
+    """An opened container of counts, of which nothing has been read yet.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Source:
     obs
         Reads the cell frame.
     keep
-        ``n_genes`` bool where only some of the stored features are genes, else None.
+        ``n_genes`` bool, True for genes; None if all stored features are genes.
     """
 
     name: str
@@ -136,7 +136,11 @@ def _refuse_holes(array: zarr.Array, n_major: int, where: str) -> None:
     n_units = -(-size // unit)
     missing = n_units - array.nchunks_initialized * array.chunks[0] // unit
     last = slice((n_units - 1) * unit, size)
-    if missing == 1 and last.stop - last.start <= n_major and not pull(array, last, where).any():
+    if (
+        missing == 1
+        and last.stop - last.start <= n_major
+        and not read_slice(array, last, where).any()
+    ):
         return
     if missing > 0:
         raise InputError(f"{missing:,} chunks of {where} are missing; copy the whole store again")
@@ -181,20 +185,20 @@ def anndata_store(root: Any, *, path: Path, form: str) -> Source:
     if "layers" in root:
         addresses |= {f"layers/{key}": f"layers/{key}" for key in root["layers"].keys()}  # noqa: SIM118
     addresses["raw/X"] = "raw/X" if "raw" in root else "raw.X"
-    there = {layer: key for layer, key in addresses.items() if _filled(root, key)}
+    available = {layer: key for layer, key in addresses.items() if _filled(root, key)}
 
     def var(layer: str) -> pd.DataFrame:
-        key = {"raw/X": "raw/var", "raw.X": "raw.var"}.get(there[layer], "var")
+        key = {"raw/X": "raw/var", "raw.X": "raw.var"}.get(available[layer], "var")
         return stored_frame(member(root, key, name), f"{name}: {key}")
 
     def opener(layer: str) -> Callable[[], Rows | Entries]:
-        return lambda: stored_matrix(member(root, there[layer], name), f"{name}: {layer}")
+        return lambda: stored_matrix(member(root, available[layer], name), f"{name}: {layer}")
 
     return Source(
         name=name,
         path=path,
         form=form,
-        matrices={layer: opener(layer) for layer in there},
+        matrices={layer: opener(layer) for layer in available},
         var=var,
         obs=lambda: stored_frame(member(root, "obs", name), f"{name}: obs"),
     )
@@ -223,17 +227,17 @@ def anndata_object(adata: AnnData) -> Source:
             )
         return memory_matrix(adata.X, where)
 
-    there = [f"layers/{key}" for key in adata.layers if isinstance(key, str)]
+    available = [f"layers/{key}" for key in adata.layers if isinstance(key, str)]
     # .X of a backed view reads it all, and a backed object always has one
     if adata.isbacked or adata.X is not None:
-        there.insert(0, "X")
+        available.insert(0, "X")
     if adata.raw is not None:
-        there.append("raw/X")
+        available.append("raw/X")
     return Source(
         name=name,
         path=None,
         form="anndata",
-        matrices={layer: partial(matrix, layer) for layer in there},
+        matrices={layer: partial(matrix, layer) for layer in available},
         var=lambda layer: tidy(adata.raw.var if layer == "raw/X" else adata.var),
         obs=lambda: tidy(adata.obs),
     )

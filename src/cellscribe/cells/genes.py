@@ -1,9 +1,9 @@
 """Gene identifiers of a file -> tokens of a vocabulary.
 
 Ensembl ids, symbols and older names are recognised, mixed or not, in ``var_names`` or in any var
-column: the values decide, not the column's name. An Ensembl id is exact, so a column of them is
-preferred where it knows about as many genes as the best one; rows that it leaves open are looked up
-in the others. What an identifier means is told by ``symbols.py``.
+column: the values decide, not the name of the column. An Ensembl id is exact, so a column of ids
+is preferred if it has about as many known genes as the best one; its unknown rows are looked up in
+the other columns. ``symbols.py`` has the meaning of an identifier.
 
 Letters: ``G`` columns of the file, ``U`` distinct identifiers in one column of ``var``.
 """
@@ -53,14 +53,14 @@ _SPECIES = {"ENSMUSG": "mouse", "ENSRNOG": "rat", "ENSDARG": "zebrafish"}
 
 @dataclass(frozen=True, kw_only=True)
 class GeneMap:
-    """Which column of a file is which token.
+    """Tokens of the columns of a file.
 
     Attributes
     ----------
     token
         ``[G]`` int32: token of each column of the file, -1 where the vocabulary has no such gene.
     key
-        Where the identifiers were found: ``"var_names"`` or a var column's name.
+        Place of the identifiers: ``"var_names"`` or the name of a var column.
     n_genes
         Columns of the file.
     n_known
@@ -93,7 +93,7 @@ class GeneMap:
     n_other_features: int = 0
 
     def summary(self) -> str:
-        """One or two plain sentences for the terminal and the report."""
+        """Describe the map in one or two sentences."""
         ways = {
             "by Ensembl id": self.n_ensembl,
             "by symbol": self.n_symbol,
@@ -180,7 +180,7 @@ class _Lookup:
             if gene in self.token_of:
                 return kind, self.token_of[gene]
         if kind == Kind.ENSEMBL:
-            # a retired id says nothing: leave the row to the file's symbols
+            # a retired id has no meaning: use the symbols of the file for this row
             return (kind if any(gene in table().symbol_of for gene in genes) else Kind.NOTHING), -1
         token = self.own.get(name, -1)
         if token < 0 and (repeat := REPEAT.fullmatch(bare_name(name))):
@@ -235,13 +235,13 @@ def candidate_columns(var: pd.DataFrame, gene_key: str | None, name: str) -> dic
             return {gene_key: columns[gene_key]}
         if gene_key in (VAR_NAMES, var.index.name):
             return {VAR_NAMES: var_names}
-        there = ", ".join([VAR_NAMES, *columns])
-        raise InputError(f"{name}: no var column {gene_key!r} (--gene-key); there are {there}")
+        available = ", ".join([VAR_NAMES, *columns])
+        raise InputError(f"{name}: no var column {gene_key!r} (--gene-key); there are {available}")
     text = {}
-    names_there = list(var_names)
+    var_name_values = list(var_names)
     for key, column in columns.items():
-        if list(column) == names_there:
-            continue  # it says what var_names says
+        if list(column) == var_name_values:
+            continue  # a copy of var_names
         values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
         if not pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
             text[key] = column
@@ -347,14 +347,14 @@ def map_genes(
     vocabulary
         Genes that have tokens, by Ensembl id.
     gene_key
-        Look only here: a column of `var`, or ``"var_names"``.
+        The only place to look: a column of `var`, or ``"var_names"``.
     name
-        What to call the file in messages.
+        Name of the file in messages.
 
     Raises
     ------
     InputError
-        `gene_key` is not there; the file is of another species; it has fewer than 10 % of the
+        There is no `gene_key`; the file is of another species; it has fewer than 10 % of the
         genes that it could have in common with the vocabulary.
     """
     if not len(var):
@@ -364,7 +364,7 @@ def map_genes(
     other_features = not_genes(var)
     token, kind = best.token.copy(), best.kind.copy()
     for column in rest:
-        # a human Ensembl id or another species is an answer; a symbol may mend anything else
+        # a human Ensembl id and another species are final; a symbol may replace anything else
         open_rows = (token < 0) & (kind != Kind.ENSEMBL) & (kind != Kind.OTHER_SPECIES)
         open_rows &= (column.token >= 0) & ((kind == Kind.NOTHING) | (column.kind == Kind.ENSEMBL))
         token[open_rows], kind[open_rows] = column.token[open_rows], column.kind[open_rows]

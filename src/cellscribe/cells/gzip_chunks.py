@@ -1,8 +1,8 @@
-"""Slices of gzip-compressed HDF5 arrays, two to three times faster than HDF5 itself reads them.
+"""Slices of gzip-compressed HDF5 arrays, read two to three times faster than by HDF5 itself.
 
-Nearly every published h5ad is compressed with gzip, and inflating it is most of the work of
-reading. Whole chunks are taken as they lie in the file and inflated by ISA-L instead of zlib.
-Arrays that are stored in any other way are read as ever.
+Nearly every published h5ad is compressed with gzip, and decompression is most of the work of
+reading. Here the compressed chunks are read as they are and decompressed by ISA-L instead of zlib.
+h5py reads arrays that are stored in any other way.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ SHUFFLE_THEN_DEFLATE = (
     [h5py.h5z.FILTER_DEFLATE],
     [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE],
 )
-"""Filters of arrays that are read here."""
+"""Filters of the arrays that are read here."""
 
 
-def quick(array: Any) -> Any:
-    """Give an `Inflated` for a gzip-compressed array of numbers, any other array as it is."""
+def fast_array(array: Any) -> Any:
+    """Return a `GzipArray` for a gzip-compressed array of numbers, any other array as it is."""
     if not isinstance(array, h5py.Dataset) or array.ndim != 1 or array.chunks is None:
         return array
     made = array.id.get_create_plist()
     filters = [made.get_filter(place)[0] for place in range(made.get_nfilters())]
     native = array.dtype.kind in "iuf" and array.dtype.isnative
-    return Inflated(array, filters) if native and filters in SHUFFLE_THEN_DEFLATE else array
+    return GzipArray(array, filters) if native and filters in SHUFFLE_THEN_DEFLATE else array
 
 
-class Inflated:
+class GzipArray:
     """A one-dimensional array of an HDF5 file that gives contiguous slices.
 
     Attributes
@@ -45,7 +45,7 @@ class Inflated:
         self._array = array
         self._size = array.chunks[0]
         self._shuffled = len(filters) > 1
-        # Slices that follow on one another share a chunk.
+        # Consecutive slices share a chunk.
         self._last: tuple[int, npt.NDArray[Any]] | None = None
 
     def __getitem__(self, key: slice) -> npt.NDArray[Any]:
@@ -66,11 +66,11 @@ class Inflated:
         return out
 
     def _chunk(self, number: int) -> npt.NDArray[Any] | None:
-        """Inflate a chunk; None if it was stored without its filters or not at all."""
+        """Decompress a chunk; None if it is missing or was stored without its filters."""
         last = self._last
         if last is not None and last[0] == number:
             return last[1]
-        # chunks of zeros may be left out, and HDF5 knows what stands for them
+        # chunks of zeros may be missing, and HDF5 knows their fill value
         if self._array.id.get_chunk_info_by_coord((number * self._size,)).byte_offset is None:
             return None
         skipped, packed = self._array.id.read_direct_chunk((number * self._size,))

@@ -1,10 +1,10 @@
 """Matrices of cells x genes as the formats store them, read as blocks of rows.
 
-Everything that sits on disk or in memory row by row has `shape` and ``read(first, last)``, which
-gives those rows as CSR: compressed rows, dense arrays, and joins of them. Column-major storage
-cannot give rows; it is an `Entries` stream, which `convert` turns into rows once. Arrays are
-anything that slices (h5py, zarr, NumPy), and only the slice asked for is read. Rows come out
-canonical: columns in range, ascending, each once.
+Matrices that are stored by rows (compressed, dense, or several joined) have `shape` and
+``read(first, last)``, which returns those rows as CSR. Storage by columns cannot be read by rows:
+it is an `Entries` stream, which `convert` turns into rows once. Arrays may be anything that can be
+sliced (h5py, zarr, NumPy), and only the requested slice is read. Rows are canonical: columns in
+range, ascending, each once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from numba import njit
 from scipy.sparse import csr_matrix, hstack, vstack
 
-from cellscribe.cells.gzip_chunks import quick
+from cellscribe.cells.gzip_chunks import fast_array
 from cellscribe.errors import InputError
 
 Array = npt.NDArray[Any]
@@ -66,7 +66,7 @@ class Entries:
     sample: Callable[[], Array]
 
 
-def pull(array: Any, key: Any, where: str) -> Array:
+def read_slice(array: Any, key: Any, where: str) -> Array:
     """Read a slice of a stored array in native byte order.
 
     Raises
@@ -94,7 +94,7 @@ def pull(array: Any, key: Any, where: str) -> Array:
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
-def within(indices: Array, bound: int, where: str) -> Array:
+def check_indices(indices: Array, bound: int, where: str) -> Array:
     """Give `indices` as int32, or raise InputError if one is outside ``[0, bound)``."""
     if indices.size and (indices.min() < 0 or indices.max() >= bound):
         raise InputError(
@@ -135,8 +135,8 @@ class Compressed:
     where: str
 
     def __post_init__(self) -> None:
-        self.data, self.indices = quick(self.data), quick(self.indices)
-        self.indptr = pull(self.indptr, slice(None), self.where).astype(np.int64, copy=False)
+        self.data, self.indices = fast_array(self.data), fast_array(self.indices)
+        self.indptr = read_slice(self.indptr, slice(None), self.where).astype(np.int64, copy=False)
         steps = np.diff(self.indptr)
         stored = min(self.data.shape[0], self.indices.shape[0])
         whole = (
@@ -157,7 +157,7 @@ class Compressed:
 
     def sample(self) -> Array:
         """Read the first stored values."""
-        return pull(self.data, slice(0, min(SAMPLE, int(self.indptr[-1]))), self.where)
+        return read_slice(self.data, slice(0, min(SAMPLE, int(self.indptr[-1]))), self.where)
 
 
 class CsrRows(Compressed):
@@ -166,8 +166,10 @@ class CsrRows(Compressed):
     def read(self, first: int, last: int) -> csr_matrix:
         """Read rows `first` to `last` (exclusive)."""
         low, high = int(self.indptr[first]), int(self.indptr[last])
-        genes = within(pull(self.indices, slice(low, high), self.where), self.shape[1], self.where)
-        values = pull(self.data, slice(low, high), self.where)
+        genes = check_indices(
+            read_slice(self.indices, slice(low, high), self.where), self.shape[1], self.where
+        )
+        values = read_slice(self.data, slice(low, high), self.where)
         indptr = (self.indptr[first : last + 1] - low).astype(np.int32)
         return make_rows(values, genes, indptr, self.shape[1])
 
@@ -186,16 +188,18 @@ class CscColumns(Compressed):
             n_entries = int(self.indptr[-1])
             for low in range(0, n_entries, chunk):
                 part = slice(low, min(low + chunk, n_entries))
-                cells = within(pull(self.indices, part, self.where), self.shape[0], self.where)
+                cells = check_indices(
+                    read_slice(self.indices, part, self.where), self.shape[0], self.where
+                )
                 places = np.arange(part.start, part.stop)
                 genes = np.searchsorted(self.indptr, places, side="right") - 1
-                values = pull(self.data, part, self.where) if with_values else np.empty(0)
+                values = read_slice(self.data, part, self.where) if with_values else np.empty(0)
                 yield cells, genes.astype(np.int32), values
 
         return Entries(
             shape=self.shape,
             n_entries=int(self.indptr[-1]),
-            dtype=pull(self.data, slice(0, 0), self.where).dtype,
+            dtype=read_slice(self.data, slice(0, 0), self.where).dtype,
             where=self.where,
             chunks=chunks,
             sample=self.sample,
@@ -251,7 +255,7 @@ class DenseRows:
 
     def _piece(self, first: int, last: int) -> csr_matrix:
         rows = slice(first, last)
-        dense = pull(self.array, (slice(None), rows) if self.cells_axis else rows, self.where)
+        dense = read_slice(self.array, (slice(None), rows) if self.cells_axis else rows, self.where)
         dense = np.ascontiguousarray(dense.T if self.cells_axis else dense)
         values, columns, indptr = _compress(dense)
         return make_rows(values, columns, indptr, self.shape[1])

@@ -1,7 +1,7 @@
-"""From an opened file to ranked cells, block by block, with reading, ranking and use side by side.
+"""Tokens of an opened file, block by block; reading, ranking and use run at the same time.
 
-One thread reads (HDF5 and zlib let go of Python's lock), a few rank, and the caller works on what
-is ready. At most a handful of blocks exist at a time, so memory does not grow with the file.
+One thread reads (HDF5 and zlib release Python's lock), a few rank, and the caller works on the
+blocks that are ready. Only a few blocks exist at a time, so memory does not grow with the file.
 """
 
 from __future__ import annotations
@@ -14,22 +14,17 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from cellscribe.cells.counts import Counts
 from cellscribe.cells.genes import GeneMap
-from cellscribe.cells.rank import rank_cells
-from cellscribe.cells.tokens import CellTokens
+from cellscribe.cells.rank import ranker
+from cellscribe.cells.tokens import CellTokens, Tokenize
 from cellscribe.cells.vocabulary import Vocabulary
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-Tokenize = Callable[[Any, npt.NDArray[np.int32]], CellTokens]
-"""From raw counts ``[B, G]`` (CSR) and the token of each column to tokens."""
 BLOCK = 1_024
-"""Cells read, ranked and embedded as one; also the grain of a resumed run."""
+"""Cells read, ranked and embedded together; a run is resumed at a multiple of it."""
 
 
 def usable_cores() -> int:
@@ -43,11 +38,7 @@ def ranked_blocks(
     counts: Counts, genes: GeneMap, vocabulary: Vocabulary, context: int, *, start: int = 0
 ) -> Generator[CellTokens]:
     """Ranked cells from row `start` on, see `token_blocks`."""
-
-    def rank(block: Any, token_of_column: npt.NDArray[np.int32]) -> CellTokens:
-        return rank_cells(block, token_of_column, vocabulary.medians, context)
-
-    yield from token_blocks(counts, genes, rank, start=start)
+    yield from token_blocks(counts, genes, ranker(vocabulary.medians, context), start=start)
 
 
 def token_blocks(
@@ -68,7 +59,7 @@ def token_blocks(
 
 
 def read_ahead(items: Iterable[T], *, depth: int) -> Generator[T]:
-    """Produce `items` in a thread of their own, at most `depth` waiting; errors come through."""
+    """Produce `items` in another thread, at most `depth` waiting; errors are raised here."""
     ready: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
     stop = threading.Event()
 
@@ -102,7 +93,7 @@ def read_ahead(items: Iterable[T], *, depth: int) -> Generator[T]:
             else:
                 raise item
     finally:
-        # Nobody may close the file under the thread that reads it.
+        # The file must stay open until the thread has ended.
         stop.set()
         thread.join()
 

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.cells.tokens import CellTokens
+from cellscribe.cells.tokens import CellTokens, Tokenize
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TOKEN_BITS = 0xFFFF
 NO_KEY = np.iinfo(np.int64).max
 SORTED_TOGETHER = 64
-"""Cells whose keys one call sorts."""
+"""Cells whose keys are sorted in one call."""
 
 
 def rank_cells(
@@ -82,6 +82,15 @@ def rank_cells(
     )
 
 
+def ranker(medians: npt.NDArray[np.float64], context: int) -> Tokenize:
+    """Make the tokeniser of a model that reads ranked genes: `rank_cells` with its settings."""
+
+    def rank(counts: csr_matrix, token_of_column: npt.NDArray[np.int32]) -> CellTokens:
+        return rank_cells(counts, token_of_column, medians, context)
+
+    return rank
+
+
 @numba.njit(cache=True, nogil=True)
 def _fill_keys(  # type: ignore[no-untyped-def]
     indptr, indices, data, token_of_column, medians, sum_first, keys, ends, umis, umis_known, genes
@@ -135,9 +144,9 @@ def _sort_keys(
 ) -> None:
     """Sort each cell's keys and unpack their tokens.
 
-    By NumPy, whose sort has AVX-512 and AVX2 kernels, numba's has not; cells of about the same
-    length together, for each call has to take back Python's lock, and where another thread holds
-    it that takes far longer than sorting a cell.
+    NumPy sorts, because it has AVX-512 and AVX2 kernels and numba has not. Cells of about the same
+    length are sorted in one call: each call must take Python's lock again, which takes far longer
+    than sorting a cell if another thread holds it.
     """
     order = np.argsort(lengths, kind="stable")
     for first in range(0, len(order), SORTED_TOGETHER):
@@ -193,7 +202,7 @@ def rank_cells_torch(
     Returns
     -------
     tokens
-        ``[B, min(context, longest)]`` int64, -1 behind a cell's last gene.
+        ``[B, min(context, longest)]`` int64, -1 after the last gene of a cell.
     lengths
         ``[B]`` int64.
     """

@@ -1,7 +1,7 @@
-"""What a gene identifier means: the bundled table of human genes and their names.
+"""Meaning of a gene identifier: the bundled table of human genes and their names.
 
-Ensembl ids lose their version. An approved symbol beats a previous one or an alias; spelling in
-another case counts where one symbol alone fits; a name of several genes stands for none.
+Versions of Ensembl ids are dropped. An approved symbol wins over a previous one or an alias.
+Another case is accepted where only one symbol fits. A name shared by several genes is unknown.
 The table (``scripts/make_symbols.py`` makes it) is read once, when first needed.
 """
 
@@ -92,7 +92,7 @@ def human_genes() -> pd.DataFrame:
 
 
 def recognise(name: str) -> tuple[Kind, tuple[str, ...]]:
-    """Say what an identifier is; the Ensembl ids that it may mean, the best first."""
+    """Find the kind of an identifier, and the Ensembl ids that it may mean, the best first."""
     known = table()
     if genes := known.genes.get(name):
         return Kind.SYMBOL, genes
@@ -123,7 +123,7 @@ def bare_name(name: str) -> str:
 
 
 def resolve(identifiers: Iterable[str]) -> list[str]:
-    """Translate identifiers to human Ensembl ids, with no vocabulary in mind.
+    """Translate identifiers to human Ensembl ids, whatever the vocabulary.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def resolve(identifiers: Iterable[str]) -> list[str]:
     Returns
     -------
     One Ensembl id without version for each, "" where there is none or more than one. An Ensembl id
-    is given back without its version even if the table lacks it.
+    that the table lacks is returned without its version.
     """
     resolved = []
     for name in map(as_text, identifiers):
@@ -143,7 +143,7 @@ def resolve(identifiers: Iterable[str]) -> list[str]:
 
 
 def as_text(value: Any) -> str:
-    """Turn a value of a gene table into text: bytes decoded, nothing or NaN as ""."""
+    """Turn a value of a gene table into text: bytes are decoded, None and NaN become ""."""
     if type(value) is str:
         return value.strip()
     if isinstance(value, bytes):

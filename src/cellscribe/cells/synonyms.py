@@ -1,9 +1,9 @@
-"""Further names of a gene table: how a published family reads what stands in a file.
+"""Further names of a gene table: how a published family reads the gene names of a file.
 
-``gene_ids.tsv`` (``name  ensembl_id``) lies beside ``genes.tsv`` where a family has a rule of its
-own: retired ids and other names, in capitals, and the id of the table that each is read as; an
-empty one for a name that stands for no gene. Ids of the table stand for themselves unless a line
-says otherwise.
+A family with a rule of its own has ``gene_ids.tsv`` (``name  ensembl_id``) in the folder of
+``genes.tsv``: retired ids and other names, in capitals, each with the id of the table that it is
+read as. The id is empty for a name that is no gene. An id of the table that no line lists means
+itself.
 """
 
 from __future__ import annotations

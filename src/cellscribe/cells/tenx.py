@@ -2,7 +2,7 @@
 
 All are genes x cells by columns, so the .h5 ones are cells x genes by rows as they stand. Names of
 genes are the symbols, with the Ensembl ids in `gene_ids`, as the field's readers have it. Features
-that are not gene expression (antibodies, guides, peaks) are left out, and said to be.
+that are not gene expression (antibodies, guides, peaks) are left out, and a log line says so.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cellscribe.cells.matrices import (
     Entries,
     JoinedRows,
     Rows,
-    within,
+    check_indices,
 )
 from cellscribe.errors import InputError
 
@@ -191,8 +191,8 @@ def mtx_folder(folder: Path, *, name: str, path: Path, log: Log) -> Source:
             f"{name}: no matrix.mtx or matrix.mtx.gz in it; give the folder that has it"
         )
     prefix = matrix.name.removesuffix(".gz").removesuffix("matrix.mtx")
-    var = _feature_table(_beside(folder, prefix, ("features.tsv", "genes.tsv"), name))
-    barcodes = _table(_beside(folder, prefix, ("barcodes.tsv",), name))
+    var = _feature_table(_companion(folder, prefix, ("features.tsv", "genes.tsv"), name))
+    barcodes = _table(_companion(folder, prefix, ("barcodes.tsv",), name))
     where = f"{name}: X"
     genes_by_cells, n_entries, is_integer = _header(matrix)
     found = (len(var), len(barcodes))
@@ -207,7 +207,11 @@ def mtx_folder(folder: Path, *, name: str, path: Path, log: Log) -> Source:
     def chunks(with_values: bool) -> Iterator[tuple[Array, Array, Array]]:
         for first, second, values in _triplets(matrix, n_entries, dtype):
             genes, cells = (second, first) if swapped else (first, second)
-            yield within(cells, found[1], where), within(genes, found[0], where), values
+            yield (
+                check_indices(cells, found[1], where),
+                check_indices(genes, found[0], where),
+                values,
+            )
 
     def sample() -> Array:
         return next(iter(_triplets(matrix, n_entries, dtype)))[2][:SAMPLE]
@@ -248,7 +252,7 @@ def mtx_in(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _beside(folder: Path, prefix: str, kinds: tuple[str, ...], name: str) -> Path:
+def _companion(folder: Path, prefix: str, kinds: tuple[str, ...], name: str) -> Path:
     for kind in kinds:
         for suffix in ("", ".gz"):
             if (folder / f"{prefix}{kind}{suffix}").is_file():

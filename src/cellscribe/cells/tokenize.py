@@ -1,9 +1,9 @@
 """A file of counts -> a Parquet file of tokens.
 
-Columns: ``cell_id``, ``input_ids`` (``list<uint16>``, with the model's special tokens), where a
-model reads values beside genes ``values`` (``list<float32>``), and ``length``. The file opens with
-``datasets.load_dataset("parquet", ...)``; what the tokens mean stands in its schema's metadata
-under ``cellscribe``.
+Columns: ``cell_id``, ``input_ids`` (``list<uint16>``, with the model's special tokens), ``values``
+(``list<float32>``) for models that read them, and ``length``. The file opens with
+``datasets.load_dataset("parquet", ...)``; what the tokens mean is written into its schema's
+metadata under ``cellscribe``.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ import numpy.typing as npt
 
 from cellscribe.callbacks import Progress
 from cellscribe.cells.counts import Counts, open_counts
-from cellscribe.cells.genes import GeneMap, map_genes
-from cellscribe.cells.pipeline import Tokenize, token_blocks
-from cellscribe.cells.rank import rank_cells
-from cellscribe.cells.tokens import CellTokens
-from cellscribe.cells.vocabulary import CLS, Vocabulary
+from cellscribe.cells.genes import GeneMap
+from cellscribe.cells.pipeline import token_blocks
+from cellscribe.cells.tokens import CellTokens, Tokenize
 from cellscribe.errors import InputError
 from cellscribe.writing import check_target, writing
 
@@ -36,71 +34,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenized:
-    """What `tokenize_file` did."""
+    """What `write_tokens` did."""
 
     n_cells: int
     n_tokens: int
     n_empty: int
     genes: GeneMap
-
-
-def tokenize_file(
-    source: str | Path | AnnData | Counts,
-    out: str | Path,
-    *,
-    vocabulary: Vocabulary,
-    context: int,
-    cls_token: bool = True,
-    layer: str | None = None,
-    gene_key: str | None = None,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> Tokenized:
-    """Rank the genes of every cell and write the tokens.
-
-    Parameters
-    ----------
-    source, layer
-        As for `open_counts`.
-    out
-        The ``.parquet`` file; it appears whole or not at all.
-    vocabulary, context, cls_token
-        Gene table, most genes a cell, and whether [CLS] stands in front.
-    gene_key
-        As for `map_genes`.
-    overwrite
-        Replace `out` if it exists.
-    progress
-        Told how far it is.
-
-    Raises
-    ------
-    InputError
-        Bad input, see `open_counts` and `map_genes`; `out` exists, is no ``.parquet`` or cannot
-        be written.
-    """
-
-    def rank(block: Any, token_of_column: npt.NDArray[np.int32]) -> CellTokens:
-        return rank_cells(block, token_of_column, vocabulary.medians, context)
-
-    def look_up(counts: Counts) -> GeneMap:
-        return map_genes(counts.var, vocabulary, gene_key=gene_key, name=counts.name)
-
-    return write_tokens(
-        source,
-        out,
-        look_up,
-        rank,
-        front=(CLS,) if cls_token else (),
-        about={
-            "vocabulary_hash": vocabulary.hash,
-            "context": context,
-            "cls_token": cls_token,
-        },
-        layer=layer,
-        overwrite=overwrite,
-        progress=progress,
-    )
 
 
 def write_tokens(
@@ -120,21 +59,28 @@ def write_tokens(
 
     Parameters
     ----------
-    source, layer, out, overwrite, progress
-        As for `tokenize_file`.
+    source, layer
+        As for `open_counts`.
+    out
+        The ``.parquet`` file; it appears whole or not at all.
     look_up
         From opened counts to the token of each column.
     tokenize
         From a block of counts and those tokens to each cell's tokens.
     front, back
-        Special tokens around each cell's.
+        Special tokens before and after each cell's.
     about
         What the tokens mean, for the schema's metadata.
+    overwrite
+        Replace `out` if it exists.
+    progress
+        Called with (cells done, cells in all).
 
     Raises
     ------
     InputError
-        As for `tokenize_file`.
+        Bad input, see `open_counts` and `look_up`; `out` exists, is no ``.parquet`` or cannot be
+        written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -145,8 +91,8 @@ def write_tokens(
     with open_counts(source, layer=layer) as counts:
         check_target(out, counts.path, overwrite=overwrite)
         genes = look_up(counts)
-        told = {**about, "layer": counts.layer, "source": Path(counts.name).name}
-        metadata = {"cellscribe": json.dumps(told)}
+        description = {**about, "layer": counts.layer, "source": Path(counts.name).name}
+        metadata = {"cellscribe": json.dumps(description)}
         names = counts.obs.index.to_numpy(dtype=object)
         done = n_tokens = n_empty = 0
         with (
@@ -179,7 +125,7 @@ def write_tokens(
 
 @numba.njit(cache=True, nogil=True)
 def _around(front, back, tokens, offsets):  # type: ignore[no-untyped-def]
-    """Put `front` before and `back` behind each cell's tokens."""
+    """Put `front` before and `back` after each cell's tokens."""
     more = len(front) + len(back)
     out = np.empty(len(tokens) + more * (len(offsets) - 1), dtype=tokens.dtype)
     for cell in range(len(offsets) - 1):
@@ -203,8 +149,8 @@ def _record_batch(
 
     tokens, offsets, more = cells.tokens, cells.offsets, len(front) + len(back)
     if more:
-        before, behind = (np.array(some, dtype=tokens.dtype) for some in (front, back))
-        tokens = _around(before, behind, tokens, offsets)
+        first, last = (np.array(part, dtype=tokens.dtype) for part in (front, back))
+        tokens = _around(first, last, tokens, offsets)
         offsets = offsets + more * np.arange(len(offsets))
     ends = pa.array(offsets.astype(np.int32))
     columns = {

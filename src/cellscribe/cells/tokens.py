@@ -1,16 +1,16 @@
-"""Tokens of cells, packed: what every tokeniser gives and every network takes.
+"""Tokens of cells, packed: the output of every tokeniser and the input of every network.
 
-One array holds the tokens of all cells, one cell after the other; offsets say where each begins.
-Families that read expression values beside the genes carry them in a second array.
+One array holds the tokens of all cells, one cell after the other; offsets give the start of each.
+For families that read expression values as well, a second array holds one value per token.
 
 Letters: ``B`` cells, ``G`` columns of the file, ``N`` tokens of all cells together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ PER_CELL = ("umis", "umis_known", "genes", "genes_known")
 
 @dataclass(frozen=True, kw_only=True)
 class CellTokens:
-    """Tokens of ``B`` cells, packed, and what they were made of."""
+    """Tokens of ``B`` cells, packed, and the totals of the counts that they were made from."""
 
     tokens: npt.NDArray[np.uint16]
     """``[N]`` tokens of all cells, one cell after the other."""
@@ -39,7 +39,7 @@ class CellTokens:
     genes_known: npt.NDArray[np.int32]
     """``[B]`` distinct tokens with a count, before any cut to the context."""
     values: npt.NDArray[np.float32] | None = None
-    """``[N]`` what goes with each token, for families that read values."""
+    """``[N]`` value of each token, for families that read values."""
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -67,6 +67,10 @@ class CellTokens:
             values=np.concatenate(values) if values else None,
             **{name: np.concatenate([getattr(part, name) for part in parts]) for name in PER_CELL},
         )
+
+
+Tokenize = Callable[[Any, npt.NDArray[np.int32]], CellTokens]
+"""From raw counts ``[B, G]`` (CSR) and the token of each column ``[G]`` to tokens."""
 
 
 def known_counts(counts: csr_matrix, token_of_column: npt.NDArray[np.int32]) -> CellTokens:

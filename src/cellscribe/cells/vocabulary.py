@@ -1,8 +1,8 @@
 """The gene vocabulary: which gene is which token, and each gene's median.
 
-One text file, ``genes.tsv`` (``token  ensembl_id  symbol  median``), special tokens first, is all
-that a tokeniser needs beside the counts. It is plain text so that a diff, a spreadsheet and another
-program can read it; its content hash travels with every embedding and every corpus.
+A tokeniser needs the counts and one text file, ``genes.tsv`` (``token  ensembl_id  symbol
+median``), special tokens first. It is plain text, so that a diff, a spreadsheet and other programs
+can read it. Its content hash is stored with every embedding and every corpus.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ MAX_TOKENS = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class GeneTable:
-    """Genes in a fixed order, by Ensembl id: what a file's columns are looked up in.
+    """Genes in a fixed order, by Ensembl id, in which the columns of a file are looked up.
 
     Attributes
     ----------
     ids
-        Special tokens if any, then Ensembl gene ids without version.
+        Special tokens, if there are any, then Ensembl gene ids without version.
     symbols
-        One a gene, empty where it has none.
+        Symbol of each gene, empty if it has none.
     n_special
-        How many of the first ids are no genes.
+        Number of special tokens, which are the first ids.
     synonyms
         How a published family reads names, where it has a rule of its own: further names in
         capitals -> token, -1 for a name that has none. An Ensembl id that is neither here nor in
@@ -84,7 +84,7 @@ class GeneTable:
 
     @classmethod
     def read(cls, path: Path) -> GeneTable:
-        """Read ``genes.tsv``; medians are passed over.
+        """Read ``genes.tsv`` without its medians.
 
         Raises
         ------
@@ -138,7 +138,7 @@ class Vocabulary(GeneTable):
         raise InputError(f"the gene table has no {name} token, which config.json asks for")
 
     def around(self, cls_token: bool, sep_token: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Tokens before and behind the genes of every cell, see `special`."""
+        """Find the tokens before and after the genes of every cell, see `special`."""
         front = (self.special("[CLS]"),) if cls_token else ()
         return front, (self.special("[SEP]"),) if sep_token else ()
 
@@ -163,7 +163,7 @@ class Vocabulary(GeneTable):
         return digest.hexdigest()[:16]
 
     def write(self, path: Path) -> None:
-        """Write ``genes.tsv``, and ``gene_ids.tsv`` beside it if there are synonyms."""
+        """Write ``genes.tsv``, and ``gene_ids.tsv`` next to it if there are synonyms."""
         super().write(path)
         if self.synonyms is not None:
             text = synonyms_to_text(self.synonyms, self.ids)
@@ -183,7 +183,7 @@ class Vocabulary(GeneTable):
 
     @classmethod
     def read(cls, path: Path) -> Vocabulary:
-        """Read ``genes.tsv``, and ``gene_ids.tsv`` beside it where there is one.
+        """Read ``genes.tsv``, and ``gene_ids.tsv`` next to it if there is one.
 
         Raises
         ------

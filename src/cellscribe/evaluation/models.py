@@ -19,7 +19,7 @@ import numpy.typing as npt
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
 from cellscribe.evaluation.task import Kind, Method
-from cellscribe.families.registry import ModelHeader, read_model
+from cellscribe.families.registry import ModelHeader, RankedHeader, read_model
 from cellscribe.training.runs import HEADER, MODEL
 from cellscribe.writing import writing
 
@@ -180,8 +180,9 @@ def read_models(
         )
     twins: dict[tuple[str, str, str], Model] = {}
     for model in models:
-        shape = (model.header.family, repr(model.header.config or model.header.settings),
-                 getattr(model.header.table, "hash", model.name))  # fmt: skip
+        header = model.header
+        of_network = header.config if isinstance(header, RankedHeader) else header.settings
+        shape = (header.family, repr(of_network), getattr(header.table, "hash", model.name))
         if shape not in twins:
             twins[shape] = Model(
                 name=f"{model.name}, {RANDOM}", path=model.path, header=model.header,

@@ -1,4 +1,4 @@
-"""What there is to know of a model or a preset: size, cost, gene table, origin."""
+"""Facts of a model or a preset: size, cost, gene table, origin."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import torch
 from safetensors import safe_open
 
 from cellscribe.config import ModelConfig, load_preset
-from cellscribe.families.registry import Opened, family_module, open_model
+from cellscribe.families.registry import RankedHeader, open_model
 from cellscribe.model.checkpoint import WEIGHTS
 from cellscribe.model.encoder import MaskedGeneModel, count_parameters, flops_per_cell
 from cellscribe.model.heads import has_head, load_head
-from cellscribe.model.metadata import BERTS
 
 
 def about_preset(name: str) -> dict[str, Any]:
-    """Facts of a preset, by what they are called.
+    """Collect the facts of a preset, by name.
 
     Raises
     ------
@@ -33,7 +32,7 @@ def about_preset(name: str) -> dict[str, Any]:
 
 
 def about_model(name: str | Path) -> dict[str, Any]:
-    """Facts of a model of any family, by what they are called.
+    """Collect the facts of a model of any family, by name.
 
     Raises
     ------
@@ -47,8 +46,8 @@ def about_model(name: str | Path) -> dict[str, Any]:
         "name": header.name,
         "weights": f"{on_disk:,.1f} MB on disk, hash {opened.hash}",
     }
-    if header.config is not None:
-        # The head is in the file, and no tensor stands in it twice.
+    if isinstance(header, RankedHeader):
+        # The file also holds the head, and each tensor once.
         with safe_open(header.directory / WEIGHTS, framework="np") as weights:
             shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
         parameters = sum(math.prod(shape) for shape in shapes)
@@ -63,22 +62,13 @@ def about_model(name: str | Path) -> dict[str, Any]:
         }
     facts |= {
         "family": header.family,
-        "pooling": _pools(opened),
+        "pooling": [cells.pooling, f"--pool: {', '.join(header.pools)}"],
         "gene table": f"hash {header.table.hash}",
         **header.provenance,
     }
     if has_head(header.directory):
         facts["labels"] = load_head(header.directory).labels
     return facts
-
-
-def _pools(opened: Opened) -> list[str]:
-    """How a vector is made, and what else may be asked for."""
-    if opened.header.family in BERTS:
-        from cellscribe.families.bert.model import POOLS
-    else:
-        POOLS = family_module(opened.header.family).POOLS
-    return [opened.cells.pooling, f"--pool: {', '.join(POOLS)}"]
 
 
 def _shape(config: ModelConfig) -> dict[str, str]:

@@ -1,8 +1,7 @@
-"""What a family gives: a published checkpoint read, and a loaded model that embeds.
+"""What a family gives: a published checkpoint, read, and a loaded model that embeds.
 
-A family's module has ``WANTS`` (what its checkpoints consist of), ``POOLS`` (ways to make a cell's
-vector, the published one first), ``recognise(source)``, ``read_published(source, options)``, and,
-unless it is a BERT that becomes one of our own, ``load(settings, tensors, table, options)``.
+A family is a module, ``families/NAME/checkpoint.py``, that has what `Family` lists. A family with a
+network of its own also has what `NetworkFamily` adds; the others become a BERT of our own.
 
 Letters: ``B`` cells, ``G`` columns of the file, ``D`` width.
 """
@@ -17,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.cells.tokens import CellTokens
-from cellscribe.cells.vocabulary import GeneTable
-from cellscribe.config import ModelOptions
+from cellscribe.cells.vocabulary import GeneTable, Vocabulary
+from cellscribe.config import ImportOptions, ModelConfig, ModelOptions, Pooling
 from cellscribe.errors import InputError
+from cellscribe.families.source import Source
 
 if TYPE_CHECKING:
     import torch
@@ -28,26 +28,73 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A published checkpoint, understood."""
+    """A published checkpoint, read and checked."""
 
     family: str
-    """Key of `opening.FAMILIES`."""
+    """Key of `registry.FAMILIES`."""
     title: str
-    """What it is, in a line."""
-    settings: dict[str, Any]
-    """The family's configuration, as JSON holds it."""
+    """One line that describes it."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Configuration of a family with a network of its own, as JSON holds it."""
     tensors: dict[str, torch.Tensor]
-    """Weights, float32, under the names that the family's loader reads."""
+    """Weights, float32, under the names that the loader of the family reads."""
     table: GeneTable
-    """Genes in token order; with medians for the families that rank."""
+    """Genes in token order."""
     licence: str
-    """Of the weights, as far as it is stated."""
+    """Licence of the weights, as far as it is stated."""
     origin: str
-    """Who published it, and where."""
+    """Publisher and address."""
     notes: tuple[str, ...] = ()
-    """What a user must know."""
+    """Facts that a user must know."""
     texts: dict[str, str] = field(default_factory=dict)
     """Further files of the checkpoint directory, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedBert(Published):
+    """A published BERT of ranked genes, which becomes one of our own."""
+
+    table: Vocabulary
+    """Genes in token order, with the medians that scale them."""
+    config: ModelConfig
+    pooling: Pooling
+    """Where a cell's vector is read, as published."""
+
+
+class Family(Protocol):
+    """Module that reads the published checkpoints of a family."""
+
+    @property
+    def WANTS(self) -> str:
+        """What the checkpoints consist of, for messages."""
+        ...
+
+    @property
+    def POOLS(self) -> Mapping[str, str]:
+        """Ways to make a cell's vector, each with its sentence, the published one first."""
+        ...
+
+    def recognise(self, source: Source) -> bool:
+        """Whether a folder or file looks like one of the family's checkpoints."""
+        ...
+
+    def read_published(self, source: Source, options: ImportOptions) -> Published:
+        """Read and check a published checkpoint."""
+        ...
+
+
+class NetworkFamily(Family, Protocol):
+    """Module of a family with a network of its own."""
+
+    def load(
+        self,
+        settings: Mapping[str, Any],
+        tensors: Mapping[str, torch.Tensor],
+        table: GeneTable,
+        options: ModelOptions,
+    ) -> CellModel:
+        """Make a model of what `read_published` gave."""
+        ...
 
 
 class CellModel(Protocol):
@@ -56,7 +103,7 @@ class CellModel(Protocol):
     width: int
     """``D``, the length of a vector."""
     context: int
-    """Most genes of a cell that are read."""
+    """Largest number of genes of a cell that are read."""
     pooling: str
     """How a vector is made, in words."""
 
@@ -70,7 +117,7 @@ class CellModel(Protocol):
         ...
 
     def places(self, cells: CellTokens) -> npt.NDArray[np.int64]:
-        """``[B]`` places of each cell that the network computes, 0 for a cell without tokens."""
+        """Number of places of each cell in the network, ``[B]``, 0 for a cell without tokens."""
         ...
 
     def embed(self, cells: CellTokens, rows: npt.NDArray[np.int64]) -> torch.Tensor:
@@ -80,7 +127,7 @@ class CellModel(Protocol):
 
 @runtime_checkable
 class GeneModel(Protocol):
-    """A model that has vectors of a cell's genes as well."""
+    """A model that also has vectors of the genes of a cell."""
 
     gene_width: int
     """Length of a gene's vector."""
@@ -88,7 +135,7 @@ class GeneModel(Protocol):
     def gene_vectors(
         self, cells: CellTokens, rows: npt.NDArray[np.int64]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Genes of some cells, none of them empty, and their vectors in these cells.
+        """Genes of some cells, none of them empty, and their vectors in those cells.
 
         Returns
         -------
@@ -102,7 +149,7 @@ class GeneModel(Protocol):
 
 @runtime_checkable
 class ExpressionModel(Protocol):
-    """A model that gives expression values back."""
+    """A model that predicts expression values."""
 
     def expression(self, cells: CellTokens, rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """Expression of every gene of the table in some cells, ``[len(rows), V]`` float32."""
@@ -111,7 +158,7 @@ class ExpressionModel(Protocol):
 
 @runtime_checkable
 class ImportanceModel(Protocol):
-    """A model that tells how much attention genes get."""
+    """A model that computes the share of attention that genes get."""
 
     def importance(self, cells: CellTokens, rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """Share of the attention in some cells that each gene gets, ``[len(rows), V]`` float32."""
@@ -121,18 +168,18 @@ class ImportanceModel(Protocol):
 def check_options(
     options: ModelOptions, pools: Mapping[str, str], family: str, *, also: tuple[str, ...] = ()
 ) -> str:
-    """Refuse what a family does not have; returns the pool that is asked for.
+    """Refuse options that a family does not have, and return the pool.
 
     Parameters
     ----------
     options
-        What a user wishes.
+        Options of the user.
     pools
         The family's ``POOLS``, its default first.
     family
-        Its name in messages.
+        Name of the family in messages.
     also
-        Fields of `options` other than ``pool`` that it knows.
+        Fields of `options` other than ``pool`` that the family has.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """A published checkpoint -> a model directory of ours, whole or not at all.
 
-The directory stands for itself: weights as safetensors, gene table, configuration, and a README
-with licence and source. Before it gets its name it is opened as `embed` will open it.
+The directory is complete: weights as safetensors, gene table, configuration, and a README with
+licence and source. Before it gets its name it is opened in the same way as by `embed`.
 """
 
 from __future__ import annotations
@@ -13,23 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellscribe.callbacks import Log
-from cellscribe.cells.vocabulary import Vocabulary
-from cellscribe.config import ImportOptions, ModelConfig, Pooling, from_mapping
+from cellscribe.config import ImportOptions
 from cellscribe.errors import InputError
-from cellscribe.families.registry import FAMILIES, family_module, open_model
+from cellscribe.families.base import Family, Published, PublishedBert
+from cellscribe.families.registry import FAMILIES, open_model
 from cellscribe.families.source import Source
-from cellscribe.model.metadata import BERTS
+from cellscribe.families.weights import SHOWN, check_names
 from cellscribe.writing import check_target, hash_of, writing
 
 if TYPE_CHECKING:
     import torch
 
-    from cellscribe.families.base import Published
-
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 """A Hugging Face repository id."""
-SHOWN = 5
-"""Names that a message lists."""
 
 
 def import_model(
@@ -49,11 +45,11 @@ def import_model(
     out
         The new directory.
     options
-        What is not in `source` itself.
+        Gene list, if `source` has none.
     overwrite
         Replace `out` if it exists.
     log
-        Told, a line each, what was found.
+        Called with a line of text for the title and for each note.
 
     Returns
     -------
@@ -63,39 +59,37 @@ def import_model(
     Raises
     ------
     InputError
-        Nothing known is there, something is missing, damaged or does not fit, or `out` cannot be
-        written.
+        `source` is of no known family, lacks a file, is damaged or does not fit together, or `out`
+        cannot be written.
     """
     out = Path(out)
-    place = Source(_local(source))
-    check_target(out, place.path, overwrite=overwrite)
-    module = recognise(place)
-    published: Published = module.read_published(place, options or ImportOptions())
-    log(f"{published.title}, from {place.path}")
+    given = Source(_local(source))
+    check_target(out, given.path, overwrite=overwrite)
+    published = recognise(given).read_published(given, options or ImportOptions())
+    log(f"{published.title}, from {given.path}")
     for note in published.notes:
         log(f"Note: {note}")
     with writing(out) as partial:
-        write_published(partial, published, place, name=out.name)
+        write_published(partial, published, given, name=out.name)
         open_model(partial)
     return out
 
 
-def recognise(source: Source) -> Any:
-    """Module of the family that a source belongs to.
+def recognise(source: Source) -> Family:
+    """Find the family that a source belongs to.
 
     Raises
     ------
     InputError
-        Of none; the message lists what was looked for.
+        It belongs to none; the message lists what was looked for.
     """
-    for family in FAMILIES:
-        module = family_module(family)
-        if module.recognise(source):
-            return module
-    wants = "; ".join(family_module(family).WANTS for family in FAMILIES)
-    there = ", ".join(source.names[:SHOWN]) + (", ..." if len(source.names) > SHOWN else "")
+    for family in FAMILIES.values():
+        if family.recognise(source):
+            return family
+    wants = "; ".join(family.WANTS for family in FAMILIES.values())
+    found = ", ".join(source.names[:SHOWN]) + (", ..." if len(source.names) > SHOWN else "")
     raise InputError(
-        f"{source.path}: no checkpoint of a known family ({there or 'an empty folder'}); "
+        f"{source.path}: no checkpoint of a known family ({found or 'an empty folder'}); "
         f"looked for {wants}"
     )
 
@@ -116,7 +110,7 @@ def write_published(folder: Path, published: Published, source: Source, *, name:
         **({"notes": list(published.notes)} if published.notes else {}),
     }
     readme = card(name, published, provenance)
-    if published.family in BERTS:
+    if isinstance(published, PublishedBert):
         _write_bert(folder, published, provenance, readme)
     else:
         _write_other(folder, published, provenance, readme)
@@ -124,46 +118,8 @@ def write_published(folder: Path, published: Published, source: Source, *, name:
         (folder / file).write_text(text, encoding="utf-8")
 
 
-def check_names(
-    found: Mapping[str, Any], wanted: Mapping[str, Any], where: str, *, spare: str = ""
-) -> None:
-    """Refuse weights that are not those that are wanted, by name and shape.
-
-    Parameters
-    ----------
-    found
-        Tensors, by name.
-    wanted
-        Tensors, or anything with a shape.
-    where
-        What to call the weights in messages.
-    spare
-        Regular expression of names that may be left over.
-
-    Raises
-    ------
-    InputError
-        A name is missing, left over, or has another shape; the first five are named.
-    """
-    missing = [key for key in wanted if key not in found]
-    left = [key for key in found if key not in wanted and not (spare and re.match(spare, key))]
-    for keys, what in ((missing, "missing"), (left, "left over")):
-        if keys:
-            more = f" and {len(keys) - SHOWN:,} more" if len(keys) > SHOWN else ""
-            raise InputError(
-                f"{where}: {len(keys):,} tensors are {what}: {', '.join(keys[:SHOWN])}{more}; "
-                "is it another model, or not downloaded whole?"
-            )
-    for key, tensor in wanted.items():
-        if tuple(found[key].shape) != tuple(tensor.shape):
-            raise InputError(
-                f"{where}: {key} has shape {list(found[key].shape)} where the configuration asks "
-                f"for {list(tensor.shape)}; weights and configuration belong to different models"
-            )
-
-
 def source_files(source: Source) -> list[str]:
-    """Name, size and SHA-256 of the files that were given, the greatest ones first."""
+    """List name, size and SHA-256 of the files of a source, the largest first."""
     paths = [source.folder / name for name in source.names]
     paths = sorted(paths, key=lambda path: -path.stat().st_size)[:SHOWN]
     return [
@@ -196,7 +152,7 @@ def card(name: str, published: Published, provenance: Mapping[str, Any]) -> str:
 
 
 def _write_bert(
-    folder: Path, published: Published, provenance: Mapping[str, Any], readme: str
+    folder: Path, published: PublishedBert, provenance: Mapping[str, Any], readme: str
 ) -> None:
     import torch
 
@@ -204,11 +160,8 @@ def _write_bert(
     from cellscribe.model.encoder import MaskedGeneModel
 
     title = published.title
-    config = from_mapping(ModelConfig, dict(published.settings["model"]), title)
-    pooling = from_mapping(Pooling, dict(published.settings["pooling"]), title)
-    assert isinstance(published.table, Vocabulary)
     with torch.device("meta"):
-        model = MaskedGeneModel(config)
+        model = MaskedGeneModel(published.config)
     wanted = model.state_dict()
     check_names(published.tensors, to_hugging_face(wanted), title)
     state = from_hugging_face(published.tensors, wanted, title)
@@ -219,7 +172,7 @@ def _write_bert(
         published.table,
         provenance,
         readme=readme,
-        pooling=pooling,
+        pooling=published.pooling,
         family=published.family,
     )
 

@@ -4,12 +4,12 @@ FAVOR+ (Choromanski et al. 2021, arXiv:2009.14794) replaces exp(q k^T) by a prod
 random features, so that attention takes time and memory linear in the length of a cell. Both
 published models stabilise the features in the same way: a query by its own largest projection, a
 key by the largest one of all keys and heads, and add 1e-4 to each. The largest one of all keys is
-taken within a cell, as if each cell were a batch of its own: no cell depends on its neighbours.
+taken within a cell, as if each cell were a batch of its own: no cell depends on another.
 
 Features are never kept for a whole cell. Keys are summed in one pass, relative to the largest
-projection met so far, and the sums are scaled when a larger one turns up. Layers that act place by
-place go by stretches, features by shorter chunks, so that both stay in a core's cache. Inference
-only: the residual stream is changed in place.
+projection so far, and the sums are rescaled when a larger one is found. Layers that act place by
+place work on stretches, features on shorter chunks, so that both stay in the cache of a core.
+Inference only: the residual stream is changed in place.
 
 Letters: ``L`` places of a cell, ``N`` of all cells, ``C`` of a chunk, ``D`` width, ``H`` heads,
 ``K`` head width, ``M`` random features.
@@ -17,15 +17,14 @@ Letters: ``L`` places of a cell, ``N`` of all cells, ``C`` of a chunk, ``D`` wid
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cellscribe.errors import InputError
-from cellscribe.model.attention import Cells
+from cellscribe.model.attention import Lengths
 from cellscribe.model.encoder import Linear
 
 EPSILON = 1e-4
@@ -79,7 +78,7 @@ class PerformerLayer(nn.Module):
         for part in stretches(x_LD):
             q_LHK, k_LHK, v_LHK = self.queries_keys_values(x_LD[part])
             sums.add(k_LHK, v_LHK)
-            # a copy lets keys and values go
+            # a copy, so that the memory of keys and values is freed
             queries.append(q_LHK.contiguous())
         table = sums.table()
         for part, q_LHK in zip(stretches(x_LD), queries, strict=True):
@@ -102,7 +101,7 @@ class PerformerLayer(nn.Module):
         return q_LHK, k_LHK, v_LHK
 
     def received(self, x_LD: torch.Tensor) -> torch.Tensor:
-        """Attention that each place gets, ``[L]``: mean over heads and over all places that ask.
+        """Compute the attention that each place gets, ``[L]``: mean over heads and queries.
 
         The attention of query i to key j is ``q'_i k'_j / (q'_i sum k')``. All of it is positive,
         so the mean over queries can be taken before the product with a key: the result is exact,
@@ -116,16 +115,16 @@ class PerformerLayer(nn.Module):
             sums.add(k_LHK, torch.zeros_like(k_LHK[..., :1]))
             kept.append((q_LHK, k_LHK))
         table = sums.table()
-        asked_HM = torch.zeros(self.heads, projection_KM.shape[1], device=x_LD.device)
+        queries_HM = torch.zeros(self.heads, projection_KM.shape[1], device=x_LD.device)
         for q_LHK, _ in kept:
-            asked_HM += table.asked(q_LHK)
-        asked_HM /= len(x_LD)
+            queries_HM += table.sum_queries(q_LHK)
+        queries_HM /= len(x_LD)
         parts = []
         for _, k_LHK in kept:
             for k_CHK in k_LHK.split(chunk(k_LHK)):
                 exps_HCM = exponents(k_CHK, projection_KM, sums.peak)[0]
-                got_HC = torch.einsum("hcm,hm->hc", exps_HCM, asked_HM)
-                parts.append((got_HC + EPSILON * asked_HM.sum(1, keepdim=True)).mean(0))
+                got_HC = torch.einsum("hcm,hm->hc", exps_HCM, queries_HM)
+                parts.append((got_HC + EPSILON * queries_HM.sum(1, keepdim=True)).mean(0))
         return torch.cat(parts)
 
 
@@ -163,7 +162,7 @@ class Performer(nn.Module):
             for _ in range(depth)
         )
 
-    def forward(self, x_ND: torch.Tensor, cells: Cells) -> torch.Tensor:
+    def forward(self, x_ND: torch.Tensor, cells: Lengths) -> torch.Tensor:
         """Contextual vectors of packed cells, ``[N, D]`` in and out, float32.
 
         Cells go through one after the other: one of published length fills any device.
@@ -208,36 +207,8 @@ def published_names(
     return names
 
 
-def renamed(
-    published: Mapping[str, torch.Tensor], names: Mapping[str, tuple[str, ...]], where: str
-) -> dict[str, torch.Tensor]:
-    """Tensors under our names, float32, rows stacked where one of ours is made of several.
-
-    Raises
-    ------
-    InputError
-        Published tensors are missing, or some are left over.
-    """
-    wanted = [name for parts in names.values() for name in parts]
-    for found, what in (
-        ([name for name in wanted if name not in published], "lacks"),
-        (sorted(set(published) - set(wanted)), "also holds"),
-    ):
-        if found:
-            raise InputError(
-                f"{where}: {what} {', '.join(found[:5])} ({len(found):,} tensors in all), so it is "
-                "not this model, or not whole; give the checkpoint as its makers published it"
-            )
-    return {
-        name: torch.cat([published[part] for part in parts]).float().contiguous()
-        if len(parts) > 1
-        else published[parts[0]].float().contiguous()
-        for name, parts in names.items()
-    }
-
-
 class KeySums:
-    """Sums over a cell's keys that its queries read from, gathered piece by piece.
+    """Sums over the keys of a cell, which its queries read; keys are added in parts.
 
     Attributes
     ----------
@@ -255,7 +226,7 @@ class KeySums:
         self.places = 0
 
     def add(self, k_LHK: torch.Tensor, v_LHK: torch.Tensor) -> None:
-        """Take in keys and their values, ``[L, H, K]`` each."""
+        """Add keys and their values, ``[L, H, K]`` each."""
         size = chunk(k_LHK)
         for k_CHK, v_CHK in zip(k_LHK.split(size), v_LHK.split(size), strict=True):
             exps_HCM, peak = exponents(k_CHK, self.projection_KM, self.peak)
@@ -268,7 +239,7 @@ class KeySums:
         self.places += len(k_LHK)
 
     def table(self) -> KeyTable:
-        """What queries read from, when all keys are in."""
+        """Make the table that queries read, after all keys were added."""
         values_HMK = self.values_HMK + EPSILON * self.plain_HK[:, None]
         weights_HM1 = (self.weights_HM + EPSILON * self.places)[..., None]
         return KeyTable(torch.cat([values_HMK, weights_HM1], dim=2), self.projection_KM)
@@ -292,8 +263,8 @@ class KeyTable:
             parts.append((mixed_HCJ[..., :-1] / mixed_HCJ[..., -1:]).transpose(0, 1))
         return torch.cat(parts)
 
-    def asked(self, q_LHK: torch.Tensor) -> torch.Tensor:
-        """Sum over queries of their features, each over its normaliser: ``[H, M]``, float32."""
+    def sum_queries(self, q_LHK: torch.Tensor) -> torch.Tensor:
+        """Sum the features of queries, each divided by its normaliser: ``[H, M]``, float32."""
         total_HM = torch.zeros_like(self.sums_HMJ[..., 0])
         for q_CHK in q_LHK.split(chunk(q_LHK)):
             exps_HCM = exponents(q_CHK, self.projection_KM)[0]
@@ -335,17 +306,17 @@ def exponents(
 
 
 def scaled(projection_MK: torch.Tensor) -> torch.Tensor:
-    """``[K, M]`` projection of queries and keys as they come, their scale ``K ** -1/4`` in it."""
+    """Scale the projection by ``K ** -1/4``, ``[K, M]``, so that queries and keys need not be."""
     return (projection_MK.float() * projection_MK.shape[1] ** -0.25).T.contiguous()
 
 
 def stretches(x_LD: torch.Tensor) -> Iterator[slice]:
-    """Consecutive places to work on at a time."""
+    """Yield the slices of places that are computed at a time."""
     step = GPU_PLACES if x_LD.is_cuda else STRETCH
     for start in range(0, len(x_LD), step):
         yield slice(start, start + step)
 
 
 def chunk(x_LHK: torch.Tensor) -> int:
-    """How many places have their features computed at a time."""
+    """Number of places whose features are computed at a time."""
     return GPU_PLACES if x_LHK.is_cuda else CHUNK

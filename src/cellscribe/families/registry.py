@@ -1,73 +1,50 @@
-"""A model directory of any family: what it says of itself, and the model, loaded.
+"""Models of any family: what a model directory says of itself, and the model, loaded.
 
-The header is read without torch, so that all that can be refused is refused in no time.
+A header is read without torch, so that all that can be refused is refused in no time. There are two
+kinds: `RankedHeader` for the BERTs that read ranked genes, `ModelHeader` for all others; whatever
+differs between the two is a method of the header.
 """
 
 from __future__ import annotations
 
-import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from cellscribe.cells.genes import GeneMap, map_genes
-from cellscribe.cells.pipeline import Tokenize
-from cellscribe.cells.rank import rank_cells
-from cellscribe.cells.tokens import CellTokens
-from cellscribe.cells.vocabulary import GeneTable, Vocabulary
-from cellscribe.config import ModelConfig, ModelOptions
+from cellscribe.cells.rank import ranker
+from cellscribe.cells.tokens import Tokenize
+from cellscribe.cells.vocabulary import GeneTable
+from cellscribe.config import ModelOptions
 from cellscribe.errors import InputError
+from cellscribe.families.base import CellModel, Family, NetworkFamily
+from cellscribe.families.bionemo import checkpoint as bionemo
+from cellscribe.families.geneformer import checkpoint as geneformer
+from cellscribe.families.scbert import checkpoint as scbert
+from cellscribe.families.scfoundation import checkpoint as scfoundation
+from cellscribe.families.scgpt import checkpoint as scgpt
 from cellscribe.families.symbols import map_symbols
 from cellscribe.model.metadata import (
     BERTS,
+    POOLS,
     Header,
     config_text,
     find_checkpoint,
     read_config,
-    read_header,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cellscribe.families.base import CellModel
-
-FAMILIES = ("geneformer", "bionemo", "scgpt", "scbert", "scfoundation")
-"""Modules of this room, in the order in which a folder is looked at."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelHeader:
-    """A model directory of any family, without its weights."""
-
-    name: str
-    directory: Path
-    family: str
-    table: GeneTable
-    provenance: dict[str, Any]
-    settings: dict[str, Any]
-    """The family's configuration; of a BERT, see `config`."""
-    config: ModelConfig | None = None
-    """Shape of a BERT."""
-    bert: Header | None = None
-    """All that `model.checkpoint` reads of a BERT before its weights."""
-
-    def map_genes(
-        self, var: pd.DataFrame, *, gene_key: str | None = None, name: str = "input"
-    ) -> GeneMap:
-        """Tokens of a file's columns: by Ensembl id for a BERT, else by published symbol.
-
-        Raises
-        ------
-        InputError
-            See `cells.genes.map_genes` and `names.map_symbols`.
-        """
-        look_up = map_genes if self.family in BERTS else map_symbols
-        return look_up(var, self.table, gene_key=gene_key, name=name)
+NETWORKS: Mapping[str, NetworkFamily] = {
+    "scgpt": scgpt,
+    "scbert": scbert,
+    "scfoundation": scfoundation,
+}
+"""Families with a network of their own."""
+FAMILIES: Mapping[str, Family] = {"geneformer": geneformer, "bionemo": bionemo, **NETWORKS}
+"""Families that can be imported, in the order in which a folder is looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +57,134 @@ class Opened:
     """SHA-256 of the weights file, the first 16 hexadecimal digits."""
 
 
-def family_module(family: str) -> ModuleType:
-    """The module of a family."""
-    return importlib.import_module(f"cellscribe.families.{family}.checkpoint")
+@dataclass(frozen=True, kw_only=True)
+class Tokenizer:
+    """What turns counts into a model's tokens."""
+
+    tokenize: Tokenize
+    front: tuple[int, ...] = ()
+    back: tuple[int, ...] = ()
+    about: dict[str, Any]
+    """What the tokens mean."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelHeader:
+    """A model directory without its weights."""
+
+    name: str
+    directory: Path
+    family: str
+    table: GeneTable
+    provenance: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Configuration of a family with a network of its own."""
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """Ways to make a cell's vector."""
+        return tuple(FAMILIES[self.family].POOLS)
+
+    def map_genes(
+        self, var: pd.DataFrame, *, gene_key: str | None = None, name: str = "input"
+    ) -> GeneMap:
+        """Find the token of each column of a file, by the symbols that the family publishes.
+
+        Raises
+        ------
+        InputError
+            See `symbols.map_symbols`.
+        """
+        return map_symbols(var, self.table, gene_key=gene_key, name=name)
+
+    def load(self, options: ModelOptions | None = None) -> Opened:
+        """Load the weights, on the CPU in float32.
+
+        Raises
+        ------
+        InputError
+            Weights missing or damaged; an option that the family does not have.
+        """
+        from cellscribe.model.checkpoint import read_weights
+
+        weights, digest = read_weights(self.directory)
+        family = NETWORKS[self.family]
+        cells = family.load(self.settings, weights, self.table, options or ModelOptions())
+        return Opened(header=self, cells=cells, hash=digest)
+
+    def tokenizer(self) -> Tokenizer:
+        """Load the model for its tokeniser.
+
+        Raises
+        ------
+        InputError
+            See `load`.
+        """
+        about = {"family": self.family, "vocabulary_hash": self.table.hash}
+        return Tokenizer(tokenize=self.load().cells.tokenize, about=about)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedHeader(Header, ModelHeader):
+    """A model directory of a BERT that reads ranked genes, without its weights."""
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """Ways to make a cell's vector."""
+        return POOLS
+
+    def map_genes(
+        self, var: pd.DataFrame, *, gene_key: str | None = None, name: str = "input"
+    ) -> GeneMap:
+        """Find the token of each column of a file, by Ensembl id, symbol or alias.
+
+        Raises
+        ------
+        InputError
+            See `cells.genes.map_genes`.
+        """
+        return map_genes(var, self.table, gene_key=gene_key, name=name)
+
+    def load(self, options: ModelOptions | None = None) -> Opened:
+        """Load the weights, on the CPU in float32.
+
+        Raises
+        ------
+        InputError
+            Weights missing or damaged; a pool or layer that the model does not have.
+        """
+        from cellscribe.families.bert.model import Bert
+        from cellscribe.model.checkpoint import load_checkpoint
+
+        checkpoint = load_checkpoint(self)
+        return Opened(header=self, cells=Bert(checkpoint, options), hash=checkpoint.hash)
+
+    def tokenizer(self) -> Tokenizer:
+        """Make the tokeniser, which needs neither the weights nor torch."""
+        config = self.config
+        front, back = self.table.around(config.cls_token, config.sep_token)
+        about = {
+            "family": self.family,
+            "vocabulary_hash": self.table.hash,
+            "context": config.context,
+            "cls_token": config.cls_token,
+        }
+        tokenize = ranker(self.table.medians, config.context)
+        return Tokenizer(tokenize=tokenize, front=front, back=back, about=about)
+
+
+def family_module(family: str) -> Family:
+    """Module of a family that can be imported."""
+    return FAMILIES[family]
 
 
 def read_model(name: str | Path | ModelHeader) -> ModelHeader:
     """Read config and gene table of a model of any family, without torch.
+
+    Parameters
+    ----------
+    name
+        A model directory, the name of a bundled model, or a header, which is returned as it is.
 
     Raises
     ------
@@ -100,18 +198,8 @@ def read_model(name: str | Path | ModelHeader) -> ModelHeader:
     own = data["cellscribe"]
     family = own.get("family", BERTS[0])
     if family in BERTS:
-        header = read_header(directory)
-        return ModelHeader(
-            name=header.name,
-            directory=directory,
-            family=family,
-            table=header.vocabulary,
-            provenance=header.provenance,
-            settings={},
-            config=header.config,
-            bert=header,
-        )
-    if family not in FAMILIES:
+        return RankedHeader.from_config(directory, data)
+    if family not in NETWORKS:
         raise InputError(
             f"{directory}: a model of the family {family!r}, which this version does not know "
             f"(known: {', '.join((BERTS[0], *FAMILIES))}); update cellscribe"
@@ -129,57 +217,21 @@ def read_model(name: str | Path | ModelHeader) -> ModelHeader:
 def open_model(name: str | Path | ModelHeader, options: ModelOptions | None = None) -> Opened:
     """Load a model of any family, on the CPU in float32.
 
+    Parameters
+    ----------
+    name
+        As for `read_model`; of a header only the weights are still read.
+    options
+        Pool, layer and depth, where they differ from the published ones.
+
     Raises
     ------
     InputError
-        See `read_model`; weights missing or damaged; an option that the family does not have.
+        See `read_model` and `ModelHeader.load`.
     """
-    options = options or ModelOptions()
-    header = read_model(name)
-    cells: CellModel
-    if header.bert is not None:
-        from cellscribe.families.bert.model import Bert
-        from cellscribe.model.checkpoint import load_checkpoint
-
-        checkpoint = load_checkpoint(header.bert)
-        cells, digest = Bert(checkpoint, options), checkpoint.hash
-    else:
-        from cellscribe.model.checkpoint import read_weights
-
-        weights, digest = read_weights(header.directory)
-        module = family_module(header.family)
-        cells = module.load(header.settings, weights, header.table, options)
-    return Opened(header=header, cells=cells, hash=digest)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tokenizer:
-    """What turns counts into a model's tokens; no torch for a BERT."""
-
-    tokenize: Tokenize
-    front: tuple[int, ...] = ()
-    back: tuple[int, ...] = ()
-    about: dict[str, Any]
-    """What the tokens mean."""
+    return read_model(name).load(options)
 
 
 def open_tokenizer(header: ModelHeader) -> Tokenizer:
-    """Tokeniser of a model of any family.
-
-    Raises
-    ------
-    InputError
-        As `open_model`, for families other than BERT.
-    """
-    about: dict[str, Any] = {"family": header.family, "vocabulary_hash": header.table.hash}
-    config, table = header.config, header.table
-    if config is None:
-        return Tokenizer(tokenize=open_model(header.directory).cells.tokenize, about=about)
-    assert isinstance(table, Vocabulary)
-    about |= {"context": config.context, "cls_token": config.cls_token}
-
-    def rank(block: Any, token_of_column: npt.NDArray[np.int32]) -> CellTokens:
-        return rank_cells(block, token_of_column, table.medians, config.context)
-
-    front, back = table.around(config.cls_token, config.sep_token)
-    return Tokenizer(tokenize=rank, front=front, back=back, about=about)
+    """Make the tokeniser of a model of any family; see `ModelHeader.tokenizer`."""
+    return header.tokenizer()

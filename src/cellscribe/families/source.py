@@ -1,4 +1,4 @@
-"""What a user gives to import from: a folder or a file, as published."""
+"""Source of an import: a folder or a file, as published."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cellscribe.errors import InputError
 
 @dataclass(frozen=True)
 class Source:
-    """A folder, or a single file with what lies beside it."""
+    """A folder, or a single file with the other files of its folder."""
 
     path: Path
 
@@ -47,15 +47,15 @@ class Source:
         return all(self.find(pattern) is not None for pattern in patterns)
 
     def find(self, *patterns: str) -> Path | None:
-        """First file directly in the folder (or the file given) that fits one of the patterns."""
+        """Find the first file directly in the folder (or the file given) that fits a pattern."""
         for pattern in patterns:
             for name in self.names:
                 if "/" not in name and fnmatch(name, pattern):
                     return self.folder / name
         return None
 
-    def beside(self, *patterns: str) -> Path | None:
-        """First file in the folder, or next to the file given, that fits one of the patterns."""
+    def find_sibling(self, *patterns: str) -> Path | None:
+        """Find the first file in the folder, or next to the file given, that fits a pattern."""
         for pattern in patterns:
             if found := sorted(p for p in self.folder.glob(pattern) if p.is_file()):
                 return found[0]

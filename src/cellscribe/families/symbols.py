@@ -1,7 +1,7 @@
-"""Gene tables of families whose genes are symbols, and the columns of a file that bear them.
+"""Gene tables of families whose genes are symbols, and the columns of a file with those symbols.
 
-These families match symbols exactly, to the letter; older names of a gene are nothing to them. So
-does `map_symbols`. A file without such symbols is read by its Ensembl ids, as for our own models.
+These families match symbols exactly and know no older names, and so does `map_symbols`. A file
+without such symbols is read by its Ensembl ids, as for our own models.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def symbol_table(names: Sequence[str]) -> GeneTable:
-    """Table of published gene symbols, in token order.
+    """Make a gene table of published symbols, in token order.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def symbol_table(names: Sequence[str]) -> GeneTable:
 def map_symbols(
     var: pd.DataFrame, table: GeneTable, *, gene_key: str | None = None, name: str = "input"
 ) -> GeneMap:
-    """Give each column of a file the token of the gene whose published symbol it bears.
+    """Find the token of each column of a file by its published gene symbol.
 
     Parameters
     ----------
@@ -63,10 +63,11 @@ def map_symbols(
     table
         From `symbol_table`.
     gene_key
-        Look only here: a column of `var`, or ``"var_names"``. By default the column with the most
-        exact symbols; where none has enough of them, `cells.genes.map_genes` decides by Ensembl id.
+        The only place to look: a column of `var`, or ``"var_names"``. By default the column
+        with the most exact symbols; if none has enough of them, `cells.genes.map_genes` decides by
+        Ensembl id.
     name
-        What to call the file in messages.
+        Name of the file in messages.
 
     Raises
     ------

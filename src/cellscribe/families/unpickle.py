@@ -1,8 +1,8 @@
-"""Files that others pickled, read without running anything of theirs.
+"""Pickles of others, read without running their code.
 
-A pickle may name any function to be called when it is read. These readers let through plain
-containers, numbers, strings, NumPy scalars and arrays, and for torch files tensors; anything else
-is refused, with what it wanted to import.
+A pickle may name any function to be called when it is read. These readers accept plain containers,
+numbers, strings, NumPy scalars and arrays, and in torch files tensors. Anything else is refused;
+the message names what the pickle wanted to import.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PLAIN = frozenset(
         ("numpy.core.numeric", "_frombuffer"),
     }
 )
-"""What a pickle of plain values may import: constructors that run nothing of the file's."""
+"""Imports that a pickle of plain values may use: constructors that run no code of the file."""
 AGAIN = "copy or download it again"
 
 
@@ -46,7 +46,7 @@ class RestrictedUnpickler(pickle.Unpickler):
     allowed: frozenset[tuple[str, str]] = PLAIN
 
     def find_class(self, module: str, name: str) -> Any:
-        """Import what a pickle asks for, if it may."""
+        """Import the class that a pickle names, if it is allowed."""
         # Python 2 had other names for the same modules.
         module = {"__builtin__": "builtins"}.get(module, module)
         if (module, name) not in self.allowed:
@@ -55,7 +55,7 @@ class RestrictedUnpickler(pickle.Unpickler):
 
 
 class Forbidden(pickle.UnpicklingError):
-    """A pickle asked for something that is not on the list."""
+    """A pickle names something that is not allowed."""
 
 
 def read_pickle(path: str | Path) -> Any:

@@ -36,7 +36,7 @@ from cellscribe.errors import InputError
 from cellscribe.families.bert.model import Bert
 from cellscribe.inference.cpu import Block
 from cellscribe.inference.pinned import Lanes, Staged, Wait, stage
-from cellscribe.model.attention import Cells, has_varlen_kernel
+from cellscribe.model.attention import Lengths, has_varlen_kernel
 from cellscribe.model.encoder import Encoder, Linear
 from cellscribe.model.pooling import pool_packed, pool_padded
 
@@ -240,8 +240,8 @@ class _Queue:
         for rows, rows_B, lengths_B in zip(
             batches, rows_F.split(sizes), lengths_F.split(sizes), strict=True
         ):
-            cells = Cells(tuple(read[rows].tolist()), device)
-            # Cached properties, filled so that `Cells` copies nothing from pageable memory.
+            cells = Lengths(tuple(read[rows].tolist()), device)
+            # Cached properties, filled so that `Lengths` copies nothing from pageable memory.
             offsets = F.pad(lengths_B.cumsum(0), (1, 0)).int()
             vars(cells).update(lengths_B=lengths_B, offsets=offsets)
             vectors_CD.index_copy_(0, rows_B, self._vectors(tokens_CW, rows_B, cells))
@@ -255,7 +255,9 @@ class _Queue:
         (tokens_N, vectors_CD), wait = lanes.to_host(tokens_N, vectors_CD)
         return _Group(lengths, per_cell, marks, tokens_N, vectors_CD, wait)
 
-    def _vectors(self, tokens_CW: torch.Tensor, rows_B: torch.Tensor, cells: Cells) -> torch.Tensor:
+    def _vectors(
+        self, tokens_CW: torch.Tensor, rows_B: torch.Tensor, cells: Lengths
+    ) -> torch.Tensor:
         """Embed one batch of cells, none empty, ``[B, D]``."""
         network, rule = self._model.network, self._model.rule
         if self._packed:

@@ -1,8 +1,8 @@
 """Attention, one function per layout of a batch, with one signature.
 
-``padded`` takes ``[B, L, H, K]`` and hides what lies behind each cell's end; ``packed`` takes the
-tokens of all cells one after the other, ``[N, H, K]``, and never touches padding at all. Both are
-full attention within a cell: the order of genes is in the position vectors, not in a mask.
+``padded`` takes ``[B, L, H, K]`` and masks the places after the end of each cell; ``packed`` takes
+the tokens of all cells one after the other, ``[N, H, K]``, and has no padding. Both are full
+attention within a cell: the order of genes is in the position vectors, not in a mask.
 
 Letters: ``B`` cells, ``L`` tokens of the longest, ``N`` tokens of all, ``H`` heads, ``K`` head
 width.
@@ -23,8 +23,8 @@ from cellscribe.model import attention_cpu, attention_cpu_training
 
 
 @dataclass(frozen=True)
-class Cells:
-    """Where each cell of a batch lies; lengths stay on the host, so nothing waits for a GPU."""
+class Lengths:
+    """Lengths of the cells of a batch; they stay on the host, so nothing waits for a GPU."""
 
     lengths: tuple[int, ...]
     device: torch.device
@@ -67,11 +67,11 @@ class Cells:
 
 
 HALVES = (torch.bfloat16, torch.float16)
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Cells, float], torch.Tensor]
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Lengths, float], torch.Tensor]
 
 
 def padded(
-    q_BLHK: torch.Tensor, k_BLHK: torch.Tensor, v_BLHK: torch.Tensor, cells: Cells, dropout: float
+    q_BLHK: torch.Tensor, k_BLHK: torch.Tensor, v_BLHK: torch.Tensor, cells: Lengths, dropout: float
 ) -> torch.Tensor:
     """Attention over a padded batch, ``[B, L, H, K]`` in and out; `dropout` acts on the weights."""
     out_BHLK = F.scaled_dot_product_attention(
@@ -85,13 +85,13 @@ def padded(
 
 
 def packed(
-    q_NHK: torch.Tensor, k_NHK: torch.Tensor, v_NHK: torch.Tensor, cells: Cells, dropout: float
+    q_NHK: torch.Tensor, k_NHK: torch.Tensor, v_NHK: torch.Tensor, cells: Lengths, dropout: float
 ) -> torch.Tensor:
     """Attention over a packed batch, ``[N, H, K]`` in and out; `dropout` acts on the weights.
 
     On a CPU this is `attention_cpu` or, with gradients or dropout, `attention_cpu_training`, seeded
-    by torch's generator; on a GPU in half precision torch's variable-length kernels, without
-    either `varlen_attn`, else `flash`, or `jagged` before compute capability 8.0; in float32 one
+    by torch's generator. On a GPU in half precision it is `varlen_attn` without gradients and
+    dropout, else `flash`, or `jagged` before compute capability 8.0. In float32 on a GPU it is one
     product after the other, cell by cell.
     """
     plain = dropout == 0.0 and not (torch.is_grad_enabled() and q_NHK.requires_grad)
@@ -121,12 +121,12 @@ def packed(
 
 
 def flash(
-    q_NHK: torch.Tensor, k_NHK: torch.Tensor, v_NHK: torch.Tensor, cells: Cells, dropout: float
+    q_NHK: torch.Tensor, k_NHK: torch.Tensor, v_NHK: torch.Tensor, cells: Lengths, dropout: float
 ) -> torch.Tensor:
     """Attention over a packed batch by torch's flash kernel, with gradients and dropout.
 
-    The kernel that `jagged` ends in, called by its operator: nested tensors are a class in Python,
-    whose every operation costs the host more than a small model's costs the device.
+    `jagged` calls the same kernel. Here it is called directly, because nested tensors are a Python
+    class: one operation takes longer on the host than that of a small model on the device.
     """
     offsets, longest = cells.offsets, cells.longest
     out_NHK = torch.ops.aten._flash_attention_forward(
@@ -137,7 +137,7 @@ def flash(
 
 
 def jagged(
-    q_NHK: torch.Tensor, k_NHK: torch.Tensor, v_NHK: torch.Tensor, cells: Cells, dropout: float
+    q_NHK: torch.Tensor, k_NHK: torch.Tensor, v_NHK: torch.Tensor, cells: Lengths, dropout: float
 ) -> torch.Tensor:
     """Attention over a packed batch as torch's nested tensors do it, with gradients and dropout."""
 
@@ -152,7 +152,7 @@ def jagged(
 
     offsets = cells.offsets.long()
     with warnings.catch_warnings():
-        # said of the older, strided layout as well, by an import of this one
+        # the warning is about the older, strided layout, but comes with this one as well
         warnings.filterwarnings("ignore", message="The PyTorch API of nested tensors")
         out_BHLK = F.scaled_dot_product_attention(
             nested(q_NHK), nested(k_NHK), nested(v_NHK), dropout_p=dropout

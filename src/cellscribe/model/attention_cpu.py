@@ -1,7 +1,7 @@
 """Attention of packed cells on a CPU, for inference (no gradient).
 
-Where the processor multiplies bf16, `cpu_kernels` does the work, one (cell, head) after the other
-on each thread. Other machines, and float32, take torch's own attention, cell by cell.
+On processors with bf16 products `cpu_kernels` does the work, one (cell, head) after the other on
+each thread. Other machines, and float32, use torch's own attention, cell by cell.
 
 Letters: N tokens of all cells, B cells, H heads, K width of a head, P pairs of bf16 in one uint32.
 """
@@ -82,7 +82,7 @@ def takes_kernel(q_NHK: torch.Tensor) -> bool:
 
 @cache
 def has_bf16_kernel() -> bool:
-    """Say whether this CPU has the bf16 dot product and numba may compile for it."""
+    """Whether this CPU has the bf16 dot product and numba may compile for it."""
     user: Any = numba.config
     other_target = user.DISABLE_JIT or user.CPU_NAME or user.CPU_FEATURES
     return not other_target and bool(binding.get_host_cpu_features().get("avx512bf16", False))
@@ -108,7 +108,7 @@ def attend_bf16(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Run the kernel; also give log2 of each query's sum of weights, ``[N, H]`` float32.
 
-    A weight is dropped if its draw, one of 65,536, lies under `threshold`.
+    A weight is dropped if its draw, one of 65,536, is below `threshold`.
     """
     out_NHK = torch.empty(q_NHK.shape, dtype=torch.bfloat16)
     lse_NH = torch.empty(q_NHK.shape[:2], dtype=torch.float32)
@@ -126,7 +126,7 @@ def attend_bf16(
 
 
 def exponent_scale(q_NHK: torch.Tensor) -> np.float32:
-    """Take a product of query and key to its exponent; of 2, which the kernels raise, not e."""
+    """Factor from a product of query and key to its exponent, to the base 2 of the kernels."""
     return np.float32(np.log2(np.e) / q_NHK.shape[2] ** 0.5)
 
 

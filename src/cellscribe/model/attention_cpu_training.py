@@ -1,10 +1,10 @@
 """Attention of packed cells on a CPU, for training: with gradients and dropout of the weights.
 
-Neither way keeps anything of L x L: forward keeps the log-sum-exp of each query, from which the
-way back makes the weights again (Dao 2023, arXiv:2307.08691). Dropout draws come from a hash of
-the place of a weight, so both ways agree, whatever the number of threads. `cpu_kernels` does the
-work in bf16 where the processor can; float32, and other machines, take plain torch products, cell
-by cell, under the same draws.
+No pass keeps anything of L x L: the forward pass keeps the log-sum-exp of each query, from which
+the backward pass computes the weights again (Dao 2023, arXiv:2307.08691). Dropout draws come from
+a hash of the place of a weight, so both passes agree, whatever the number of threads. On processors
+with bf16 products `cpu_kernels` does the work; float32, and other machines, use plain torch
+products, cell by cell, with the same draws.
 
 Letters: N tokens of all cells, H heads, K width of a head, L tokens of a cell, P pairs of keys.
 """
@@ -30,7 +30,7 @@ from cellscribe.model.attention_cpu import (
     on_threads,
     takes_kernel,
 )
-from cellscribe.model.cpu_kernels import slope_items
+from cellscribe.model.cpu_kernels import gradient_items
 
 
 def attend(
@@ -79,7 +79,7 @@ def attend(
 
 
 def dropout_mask(start: int, length: int, heads: int, dropout: float, seed: int) -> torch.Tensor:
-    """Say which weights of a cell `attend` keeps.
+    """Find the weights of a cell that `attend` keeps.
 
     Two hashes of a query's place, its head and the seed start a row; a third one, with the number
     of a pair of keys, gives 16 bits to each key of the pair. A weight is kept if its bits are no
@@ -145,7 +145,7 @@ class _Attention(torch.autograd.Function):
         grads = [torch.empty(dout_NHK.shape, dtype=dout_NHK.dtype) for _ in range(3)]
         dout, dq, dk, dv = (as_pairs(x_NHK) for x_NHK in (dout_NHK, *grads))
         on_threads(
-            slope_items,
+            gradient_items,
             offsets,
             dout_NHK.shape[1],
             tuple(as_pairs(x_NHK) for x_NHK in tensors),

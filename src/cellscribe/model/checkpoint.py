@@ -45,14 +45,14 @@ OUTER_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a checkpoint directory holds."""
+    """Contents of a checkpoint directory."""
 
     name: str
     config: ModelConfig
     vocabulary: Vocabulary
     model: MaskedGeneModel
     provenance: dict[str, Any]
-    """How the weights came about: data, recipe, time, losses."""
+    """Origin of the weights: data, recipe, time, losses."""
     hash: str
     """SHA-256 of the weights file, the first 16 hexadecimal digits."""
     pooling: Pooling = field(default_factory=Pooling)
@@ -157,7 +157,7 @@ def load_checkpoint(name: str | Path | Header) -> Checkpoint:
     Parameters
     ----------
     name
-        A directory, a bundled model's name, or a header that was read already.
+        A directory, the name of a bundled model, or a header, which is not read again.
 
     Raises
     ------
@@ -174,7 +174,7 @@ def load_checkpoint(name: str | Path | Header) -> Checkpoint:
     return Checkpoint(
         name=header.name,
         config=header.config,
-        vocabulary=header.vocabulary,
+        vocabulary=header.table,
         model=model.eval(),
         provenance=header.provenance,
         hash=digest,

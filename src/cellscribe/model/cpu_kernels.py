@@ -4,8 +4,8 @@ One query lies in each SIMD lane: maxima, sums and rescaling need no step across
 leave their registers in the very order in which the next product reads them. All products are one
 routine around AVX512-BF16's dot product of pairs, which no compiler finds by itself, so it is
 emitted as LLVM code; the rest is plain numba. Scores stay in the cache: a block of keys meets a
-block of queries, with a running maximum (Dao et al. 2022, arXiv:2205.14135); the way back makes
-the weights again from the log-sum-exp of each query (Dao 2023, arXiv:2307.08691).
+block of queries, with a running maximum (Dao et al. 2022, arXiv:2205.14135); the backward pass
+computes the weights again from the log-sum-exp of each query (Dao 2023, arXiv:2307.08691).
 All that is compiled is in this one file, because numba's cache watches no other.
 
 Letters: N tokens of all cells, B cells, H heads, K width of a head, P pairs of bf16 in one uint32,
@@ -215,7 +215,7 @@ def _draw(draws_PI, row_I, first):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _drop(weights_PI, draws_PI, threshold):  # type: ignore[no-untyped-def]
-    """Zero the weights whose draw lies under the threshold."""
+    """Zero the weights whose draw is below the threshold."""
     for p in range(len(weights_PI)):
         for i in range(LANES):
             even = U32(0xFFFF) if U32(draws_PI[p, i] << U32(16)) >= threshold else U32(0)
@@ -224,7 +224,7 @@ def _drop(weights_PI, draws_PI, threshold):  # type: ignore[no-untyped-def]
 
 
 @compiled(fastmath={"contract"})
-def _slope(scores_JI, grads_JI, draws_PI, lse_I, delta_I, scale, threshold):  # type: ignore[no-untyped-def]
+def _grad_scores(scores_JI, grads_JI, draws_PI, lse_I, delta_I, scale, threshold):  # type: ignore[no-untyped-def]
     """Turn scores into kept weights, and their gradients into the gradients of scores, in place."""
     for j in range(len(scores_JI)):
         shift = U32(16 * (1 - j % 2))
@@ -310,13 +310,13 @@ def attend_items(work, offsets, tensors, lse_NH, scale, seed, threshold):  # typ
 
 
 @compiled()
-def _slope_queries(rows, keys, n, sums_2CLK, lse_I, row_I, share_I, scale, threshold, room):  # type: ignore[no-untyped-def]
+def _grad_queries(rows, keys, n, sums_2CLK, lse_I, row_I, share_I, scale, threshold, room):  # type: ignore[no-untyped-def]
     """Gradients of a block of queries: write theirs, add to those of the cell's keys and values."""
     q_IP, out_IP, dout_IP, dq_IP = rows
     k_LP, v_LP, k_PK = keys
-    lanes_3PI, rows_2CIK, dq_KI, (scores_JI, grads_JI), draws_PI, slopes_PI, halves_2JI = room
+    lanes_3PI, rows_2CIK, dq_KI, (scores_JI, grads_JI), draws_PI, pairs_PI, halves_2JI = room
     q_PI, dout_PI, out_PI = lanes_3PI[0], lanes_3PI[1], lanes_3PI[2]
-    weights_JP, slopes_JP = halves_2JI[0].view(np.uint32), halves_2JI[1].view(np.uint32)
+    weights_JP, grads_JP = halves_2JI[0].view(np.uint32), halves_2JI[1].view(np.uint32)
     n_pairs = (len(q_IP) + 1) // 2
     _read_lanes(q_IP, q_PI)
     _read_lanes(dout_IP, dout_PI)
@@ -330,32 +330,32 @@ def _slope_queries(rows, keys, n, sums_2CLK, lse_I, row_I, share_I, scale, thres
     dq_KI[:] = F32(0)
     for j in range(0, len(k_LP), KEYS):
         to = min(j + KEYS, len(k_LP))
-        scores, grads, slopes = scores_JI[: to - j], grads_JI[: to - j], slopes_PI[: (to - j) // 2]
+        scores, grads, pairs = scores_JI[: to - j], grads_JI[: to - j], pairs_PI[: (to - j) // 2]
         _multiply(scores, k_LP[j:to], q_PI, False)
         _multiply(grads, v_LP[j:to], dout_PI, False)
         scores[n - j :] = LOWEST
         if threshold > 0:
-            _draw(draws_PI[: len(slopes)], row_I, j // 2)
-        _slope(scores, grads, draws_PI, lse_I, delta_I, scale, threshold)
+            _draw(draws_PI[: len(pairs)], row_I, j // 2)
+        _grad_scores(scores, grads, draws_PI, lse_I, delta_I, scale, threshold)
         _round(scores, F32(1), halves_2JI[0, : to - j])
         _round(grads, F32(1), halves_2JI[1, : to - j])
-        _pair_keys(grads, slopes)
-        _multiply(dq_KI, k_PK[j // 2 : to // 2].T, slopes, True)
+        _pair_keys(grads, pairs)
+        _multiply(dq_KI, k_PK[j // 2 : to // 2].T, pairs, True)
         for c in range(rows_2CIK.shape[1]):
-            _multiply(sums_2CLK[0, c, j:to], slopes_JP[: to - j], rows_2CIK[0, c, :n_pairs], True)
+            _multiply(sums_2CLK[0, c, j:to], grads_JP[: to - j], rows_2CIK[0, c, :n_pairs], True)
             _multiply(sums_2CLK[1, c, j:to], weights_JP[: to - j], rows_2CIK[1, c, :n_pairs], True)
     _write_lanes(dq_KI, share_I, q_PI, dq_IP)
 
 
 @compiled()
-def slope_items(work, offsets, tensors, lse_NH, slopes, scale, seed, threshold):  # type: ignore[no-untyped-def]
+def gradient_items(work, offsets, tensors, lse_NH, grads, scale, seed, threshold):  # type: ignore[no-untyped-def]
     """Gradients of `attend_items` within each (cell, head) of `work`, whose first is the longest.
 
-    `slopes` are the gradient of the outputs, then room for those of queries, keys and values, the
+    `grads` are the gradient of the outputs, then room for those of queries, keys and values, the
     last two as ``[N, H, K]`` of 16 bits.
     """
     q_NHP, k_NHP, v_NHP, out_NHP = tensors
-    dout_NHP, dq_NHP, dk_NHK, dv_NHK = slopes
+    dout_NHP, dq_NHP, dk_NHK, dv_NHK = grads
     most = offsets[work[0, 0] + 1] - offsets[work[0, 0]] + ROWS
     n_pairs = q_NHP.shape[2]
     chunks = (2 * n_pairs + LANES - 1) // LANES
@@ -391,7 +391,7 @@ def slope_items(work, offsets, tensors, lse_NH, slopes, scale, seed, threshold):
             lse_I[: last - first] = lse_NH[first:last, head]
             lse_I[last - first :] = F32(0)
             _seed_rows(row_I, seed, first, head, q_NHP.shape[1])
-            _slope_queries(rows, keys, n, sums_2CLK, lse_I, row_I, share_I, scale, threshold, room)
+            _grad_queries(rows, keys, n, sums_2CLK, lse_I, row_I, share_I, scale, threshold, room)
         for c in range(chunks):
             columns = slice(c * LANES, (c + 1) * LANES)
             _round(sums_2CLK[0, c], share_I[0], dk_NHK[start:end, head, columns])

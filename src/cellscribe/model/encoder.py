@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cellscribe.config import ModelConfig
-from cellscribe.model.attention import Attend, Cells, packed, padded
+from cellscribe.model.attention import Attend, Lengths, packed, padded
 
 
 def activation(name: str, x: torch.Tensor) -> torch.Tensor:
@@ -34,9 +34,9 @@ def activation(name: str, x: torch.Tensor) -> torch.Tensor:
 
 
 def embedding(rows: int, width: int, padding_idx: int | None = None) -> nn.Embedding:
-    """Table of vectors, all zeros: whoever makes a network fills it, by `initialise` or a file.
+    """Table of vectors, all zeros, to be filled by `initialise` or from a file.
 
-    Drawing torch's own first values on device "meta" would import its compiler: two seconds.
+    Torch's own initial values on device "meta" would import its compiler, which takes two seconds.
     """
     return nn.Embedding(rows, width, padding_idx, _weight=torch.zeros(rows, width))
 
@@ -70,7 +70,7 @@ class Block(nn.Module):
         self.ffn_norm = nn.LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def attention(self, x: torch.Tensor, cells: Cells, attend: Attend) -> torch.Tensor:
+    def attention(self, x: torch.Tensor, cells: Lengths, attend: Attend) -> torch.Tensor:
         """Self-attention within each cell, ``[..., D]`` in and out, before dropout."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
         mixed = attend(q, k, v, cells, self.attention_dropout if self.training else 0.0)
@@ -80,7 +80,7 @@ class Block(nn.Module):
         """Feed-forward layer, ``[..., D]`` in and out, before dropout."""
         return self.down(activation(self.hidden_act, self.up(x)))
 
-    def forward(self, x: torch.Tensor, cells: Cells, attend: Attend) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, cells: Lengths, attend: Attend) -> torch.Tensor:
         """``[..., D]`` float32 residual stream in and out."""
         if self.pre_norm:
             x = x + self.dropout(self.attention(self.attention_norm(x), cells, attend))
@@ -100,7 +100,7 @@ class Encoder(nn.Module):
         self.positions = embedding(config.max_position_embeddings, width)
         self.token_types = embedding(config.type_vocab_size, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
-        # Post-norm has it on the embeddings, pre-norm behind the last block.
+        # Post-norm has it on the embeddings, pre-norm after the last block.
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -116,7 +116,7 @@ class Encoder(nn.Module):
     def forward(
         self,
         tokens: torch.Tensor,
-        cells: Cells,
+        cells: Lengths,
         positions: torch.Tensor | None = None,
         *,
         hidden_layer: int = -1,
@@ -133,7 +133,7 @@ class Encoder(nn.Module):
             Rank of each token in its cell, shaped as `tokens`; by default tokens are taken to be
             a cell's first ones, in order.
         hidden_layer
-            Which layer's output, counted from the end; blocks behind it are not run.
+            Layer to return, counted from the end; blocks after it are not run.
 
         Returns
         -------
@@ -146,13 +146,13 @@ class Encoder(nn.Module):
         return hidden
 
     def hidden_states(
-        self, tokens: torch.Tensor, cells: Cells, positions: torch.Tensor | None = None
+        self, tokens: torch.Tensor, cells: Lengths, positions: torch.Tensor | None = None
     ) -> list[torch.Tensor]:
         """Embedding output and every block's output, as Hugging Face's ``hidden_states``."""
         return list(self._states(tokens, cells, positions))
 
     def _states(
-        self, tokens: torch.Tensor, cells: Cells, positions: torch.Tensor | None
+        self, tokens: torch.Tensor, cells: Lengths, positions: torch.Tensor | None
     ) -> Iterator[torch.Tensor]:
         attend: Attend = padded if tokens.ndim == 2 else packed
         x = self.embed(tokens, cells.positions(tokens) if positions is None else positions)
@@ -175,7 +175,7 @@ class MaskedGeneModel(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def before_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """What is multiplied by the gene vectors, ``[..., D]`` in and out, float32."""
+        """Compute the factor of the gene vectors, ``[..., D]`` in and out, float32."""
         act = self.config.head_act or self.config.hidden_act
         return self.transform_norm(activation(act, self.transform(hidden)).float())
 
@@ -186,8 +186,8 @@ class MaskedGeneModel(nn.Module):
         scores = F.linear(x.to(dtype), self.encoder.genes.weight.to(dtype))
         return scores.float() + self.bias
 
-    def forward(self, tokens: torch.Tensor, cells: Cells) -> torch.Tensor:
-        """Logits at every place, ``[..., V]``; training asks for them at masked places only."""
+    def forward(self, tokens: torch.Tensor, cells: Lengths) -> torch.Tensor:
+        """Logits at every place, ``[..., V]``; training computes them at masked places only."""
         return self.logits(self.encoder(tokens, cells))
 
 
@@ -207,7 +207,7 @@ def initialise(model: MaskedGeneModel, seed: int) -> None:
 
 
 def set_compute_dtype(model: nn.Module, dtype: torch.dtype, *, cast_weights: bool = False) -> None:
-    """Choose the dtype of matrix products; `cast_weights` for inference, so no cast is repeated."""
+    """Set the dtype of matrix products; `cast_weights` for inference, so no cast is repeated."""
     for module in model.modules():
         if isinstance(module, Linear):
             module.compute_dtype = dtype
@@ -231,13 +231,12 @@ def flops_per_cell(config: ModelConfig, length: int) -> int:
     return config.num_hidden_layers * (products + 4 * length**2 * width)
 
 
-def training_flop(config: ModelConfig, lengths: Sequence[int], n_asked: int) -> float:
+def training_flop(config: ModelConfig, lengths: Sequence[int], n_masked: int) -> float:
     """Floating-point operations of a training step over packed cells, a product-sum being two.
 
     Three times a forward pass (its backward has two products for each of its own), with logits at
-    the `n_asked` places that are asked for. What a kernel computes anew in the backward pass does
-    not count.
+    the `n_masked` masked places. What a kernel computes again in the backward pass does not count.
     """
     width = config.hidden_size
     forward = sum(flops_per_cell(config, length) for length in lengths)
-    return 3.0 * (forward + n_asked * 2 * width * (width + config.vocab_size))
+    return 3.0 * (forward + n_masked * 2 * width * (width + config.vocab_size))

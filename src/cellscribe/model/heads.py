@@ -1,9 +1,9 @@
-"""What stands on top of the encoder once it is fine-tuned: scores of labels from a cell's vector.
+"""Head of a fine-tuned model: scores of labels from the vector of a cell.
 
-A head is linear, and reads the vector that `embed` gives: the mean of the last hidden layer over a
-cell's genes. It lies beside the weights in a checkpoint directory, as ``head.safetensors`` and
-``head.json``, which also say how sure it must be before it gives a label; the encoder stays what
-every other verb, and `transformers`, can read.
+A head is linear. Its input is the vector that `embed` returns: the mean of the last hidden layer
+over the genes of a cell. It is stored in the checkpoint directory as ``head.safetensors`` and
+``head.json``, which also holds the threshold of its probability; every other command, and
+`transformers`, can still read the encoder.
 
 Letters: ``B`` cells, ``C`` labels, ``D`` width.
 """
@@ -23,14 +23,14 @@ from cellscribe.errors import InputError
 FORMAT = "cellscribe head"
 WEIGHTS, HEADER = "head.safetensors", "head.json"
 UNKNOWN = "unknown"
-"""What a cell is called that is like none of the labels, or too much like several."""
+"""Label of a cell that resembles none of the labels, or several of them too closely."""
 
 Floats = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """A linear classifier of vectors, and how sure it must be."""
+    """A linear classifier of vectors, with the threshold of its probability."""
 
     labels: list[str]
     weight: npt.NDArray[np.float32]
@@ -42,7 +42,7 @@ class Head:
     threshold: float
     """Probability below which a cell is `UNKNOWN`."""
     about: dict[str, Any]
-    """Where it comes from, and how it did on held-out cells."""
+    """Its origin, and its scores on held-out cells."""
 
     def logits(self, vectors: Floats) -> npt.NDArray[np.float64]:
         """Scores, ``[B, D]`` to ``[B, C]``."""

@@ -1,6 +1,6 @@
-"""What a model directory says of itself before any weight is read; no torch in here.
+"""Header of a model directory: all but the weights, read without torch.
 
-``config.json`` is BERT's, as `transformers` reads it; what BERT has no field for stands under
+``config.json`` is BERT's, as `transformers` reads it; fields that BERT lacks are under
 ``"cellscribe"``.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, get_args, get_type_hints
 
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig, Pooling, from_mapping
@@ -21,22 +21,64 @@ from cellscribe.errors import InputError
 OWN_FIELDS = ("context", "norm", "cls_token", "sep_token", "head_act")
 """Fields of `ModelConfig` that BERT's configuration does not have."""
 BERTS = ("sc-fm", "geneformer", "bionemo")
-"""Families that are one network, a BERT that reads ranked genes; the first is ours."""
+"""Families that share one network, a BERT of ranked genes; the first is our own."""
+POOLS: tuple[str, ...] = get_args(get_type_hints(Pooling)["pool"])
+"""Ways in which a BERT's vector of a cell can be made."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """A model directory without its weights."""
+    """The directory of a BERT of ranked genes, without its weights."""
 
     name: str
     directory: Path
     config: ModelConfig
-    vocabulary: Vocabulary
+    table: Vocabulary
     provenance: dict[str, Any]
-    """How the weights came about: data, recipe, time, losses."""
+    """Origin of the weights: data, recipe, time, losses."""
     pooling: Pooling
-    """Where the vector of a cell is read, if nothing else is asked for."""
+    """Where the vector of a cell is read by default."""
     family: str
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The gene table."""
+        return self.table
+
+    @classmethod
+    def from_config(cls, directory: Path, data: Mapping[str, Any]) -> Self:
+        """Take what ``config.json`` holds, and read the gene table.
+
+        Parameters
+        ----------
+        directory
+            Of the model.
+        data
+            From `read_config`, of one of the families `BERTS`.
+
+        Raises
+        ------
+        InputError
+            Config or gene table damaged or not of one model.
+        """
+        where, own = str(directory / "config.json"), data["cellscribe"]
+        config = _model_config(data, where)
+        pooling = from_mapping(Pooling, own.get("pooling", {}), where)
+        vocabulary = Vocabulary.read(directory / "genes.tsv")
+        if len(vocabulary) != config.vocab_size:
+            raise InputError(
+                f"{directory}: genes.tsv has {len(vocabulary):,} tokens, config.json says "
+                f"{config.vocab_size:,}; they belong to different models"
+            )
+        return cls(
+            name=directory.resolve().name,
+            directory=directory,
+            config=config,
+            table=vocabulary,
+            provenance=own["provenance"],
+            pooling=pooling,
+            family=own.get("family", BERTS[0]),
+        )
 
 
 def config_to_json(
@@ -64,12 +106,15 @@ def config_to_json(
 
 
 def config_from_json(text: str, where: str) -> tuple[ModelConfig, dict[str, Any]]:
-    """Read ``config.json`` back; keys of BERT that we do not use are passed over."""
+    """Read ``config.json``; keys of BERT that we do not use are ignored."""
     data = read_config(text, where)
-    own = data["cellscribe"]
+    return _model_config(data, where), data["cellscribe"]["provenance"]
+
+
+def _model_config(data: Mapping[str, Any], where: str) -> ModelConfig:
     known = {f.name for f in dataclasses.fields(ModelConfig)}
-    fields = {key: value for key, value in {**data, **own}.items() if key in known}
-    return from_mapping(ModelConfig, fields, where), own["provenance"]
+    fields = {key: value for key, value in {**data, **data["cellscribe"]}.items() if key in known}
+    return from_mapping(ModelConfig, fields, where)
 
 
 def read_config(text: str, where: str) -> dict[str, Any]:
@@ -100,7 +145,7 @@ def bundled_models() -> list[str]:
 
 
 def find_checkpoint(name: str | Path) -> Path:
-    """Directory of a model: a path, or the name of a bundled one.
+    """Find the directory of a model: a path, or the name of a bundled one.
 
     Raises
     ------
@@ -141,28 +186,11 @@ def read_header(name: str | Path) -> Header:
         Unknown name; config or gene table missing, damaged or not of one model; another family.
     """
     directory = find_checkpoint(name)
-    text, where = config_text(directory), str(directory / "config.json")
-    own = read_config(text, where)["cellscribe"]
-    family = own.get("family", BERTS[0])
+    data = read_config(config_text(directory), str(directory / "config.json"))
+    family = data["cellscribe"].get("family", BERTS[0])
     if family not in BERTS:
         raise InputError(
             f"{directory} is a model of the family {family}, which only embed, annotate "
             f"--reference and info can use; this needs one of {', '.join(BERTS)}"
         )
-    config, provenance = config_from_json(text, where)
-    pooling = from_mapping(Pooling, own.get("pooling", {}), where)
-    vocabulary = Vocabulary.read(directory / "genes.tsv")
-    if len(vocabulary) != config.vocab_size:
-        raise InputError(
-            f"{directory}: genes.tsv has {len(vocabulary):,} tokens, config.json says "
-            f"{config.vocab_size:,}; they belong to different models"
-        )
-    return Header(
-        name=directory.resolve().name,
-        directory=directory,
-        config=config,
-        vocabulary=vocabulary,
-        provenance=provenance,
-        pooling=pooling,
-        family=family,
-    )
+    return Header.from_config(directory, data)

@@ -1,9 +1,10 @@
-"""What this machine can do at most: matrix products and nothing else, in GFLOP/s.
+"""Peak of this machine: matrix products and nothing else, in GFLOP/s.
 
-A share of a measured peak says more than one of a data sheet, which knows neither this machine's
-clock nor its core count. The peak is the fastest of many repeats: everything slower was disturbed.
-Two shapes: 2048^3, which flatters the machine, and 4096 x 256 x 768, which is what a batch of
-tokens meets in the 10M encoder. On a GPU 8192^3 stands in for the first, as 2048^3 cannot fill one.
+A share of a measured peak is more exact than one of a data sheet, which does not know the clock and
+the core count of this machine. The peak is the fastest of many repeats: all slower ones were
+disturbed. There are two shapes: 2048^3, where the machine does best, and 4096 x 256 x 768, the
+product of a batch of tokens in the 10M encoder. On a GPU 8192^3 replaces the first, because 2048^3
+does not fill one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""From the vectors of a cell's tokens to the vector of the cell.
+"""Vector of a cell from the vectors of its tokens.
 
-A cell's own tokens are summed in one order whatever stands beside it. BioNeMo's mean leaves out the
-last gene, and of a cell with one gene nothing would be left (there, not a number): such a cell gets
-the vector of its gene.
+The tokens of a cell are summed in the same order whatever other cells are in the batch. BioNeMo's
+mean leaves out the last gene, so nothing would be left of a cell with one gene (BioNeMo returns
+NaN): such a cell gets the vector of its gene.
 
 Letters: ``B`` cells, ``L`` tokens of the longest, ``N`` packed tokens, ``D`` width.
 """
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cellscribe.model.attention import Cells
+from cellscribe.model.attention import Lengths
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,19 @@ class Specials:
 
     @property
     def n(self) -> int:
-        """How many."""
+        """Number of special tokens."""
         return len(self.front) + len(self.back)
 
     def pack(
         self, cells: Sequence[npt.NDArray[np.integer]], device: torch.device
-    ) -> tuple[torch.Tensor, Cells]:
+    ) -> tuple[torch.Tensor, Lengths]:
         """Cells one after the other, each between its special tokens: ``[N]`` int64, and where."""
         front, back = np.array(self.front, np.int64), np.array(self.back, np.int64)
         tokens = np.concatenate([part for cell in cells for part in (front, cell, back)])
-        where = Cells(tuple(len(cell) + self.n for cell in cells), device)
+        where = Lengths(tuple(len(cell) + self.n for cell in cells), device)
         return torch.from_numpy(tokens.astype(np.int64, copy=False)).to(device), where
 
-    def genes_among(self, tokens_N: torch.Tensor, cells: Cells) -> torch.Tensor:
+    def genes_among(self, tokens_N: torch.Tensor, cells: Lengths) -> torch.Tensor:
         """``[N]`` true where a packed token is a gene of its cell."""
         place_N = cells.positions(tokens_N)
         end_N = cells.lengths_B.repeat_interleave(cells.lengths_B)
@@ -48,7 +48,7 @@ class Specials:
 
 
 def pool_packed(
-    hidden_ND: torch.Tensor, cells: Cells, specials: Specials, how: str = "genes"
+    hidden_ND: torch.Tensor, cells: Lengths, specials: Specials, how: str = "genes"
 ) -> torch.Tensor:
     """Vectors of packed cells, ``[B, D]``; `how` is one of `config.Pooling.pool`."""
     starts, ends = cells.offsets[:-1].long(), cells.offsets[1:].long()
@@ -71,7 +71,7 @@ def pool_packed(
 
 
 def pool_padded(
-    hidden_BLD: torch.Tensor, cells: Cells, specials: Specials, how: str = "genes"
+    hidden_BLD: torch.Tensor, cells: Lengths, specials: Specials, how: str = "genes"
 ) -> torch.Tensor:
     """Vectors of padded cells, ``[B, D]``; `how` is one of `config.Pooling.pool`."""
     if how == "cls":

@@ -21,6 +21,7 @@ from cellscribe.cells.columns import text_column
 from cellscribe.cells.counts import Counts
 from cellscribe.config import PerturbOptions
 from cellscribe.errors import InputError
+from cellscribe.families.registry import RankedHeader
 from cellscribe.inference.session import Session
 from cellscribe.perturbation.genes import find_genes
 from cellscribe.perturbation.statistics import NULL, Shifts, tabulate
@@ -66,7 +67,7 @@ def perturb_cells(
     """
     _check(options)
     header = session.header
-    ranks = header.config is not None
+    ranks = isinstance(header, RankedHeader)
     if options.mode == "promote" and not ranks:
         raise InputError(
             f"{header.name}: --mode promote puts a gene in front of a ranking, and the family "

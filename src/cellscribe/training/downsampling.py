@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix, vstack
 
+from cellscribe.cells.downsample import downsample
 from cellscribe.cells.rank import rank_cells
 from cellscribe.cells.vocabulary import CLS
 from cellscribe.config import ModelConfig, TrainOptions
@@ -107,13 +108,10 @@ class Downsampling:
     def _downsample(self, number: np.int64, random: np.random.Generator) -> npt.NDArray[np.int32]:
         row = self._order[np.searchsorted(self._numbers, number)]
         here = slice(self._counts.indptr[row], self._counts.indptr[row + 1])
-        keep = random.uniform(LEAST, 1)
-        kept = random.binomial(self._counts.data[here].astype(np.int64), keep)
-        some = kept > 0
-        cell = csr_matrix(
-            (kept[some].astype(np.float32), self._counts.indices[here][some], [0, some.sum()]),
-            shape=(1, self._counts.shape[1]),
-        )
+        data, indices = self._counts.data[here], self._counts.indices[here]
+        shape = (1, self._counts.shape[1])
+        cell = csr_matrix((data, indices, [0, len(data)]), shape=shape)
+        cell = downsample(cell, random.uniform(LEAST, 1), random)
         columns = np.arange(self._counts.shape[1], dtype=np.int32)
         ranked = rank_cells(cell, columns, self._medians, self.context)
         return np.concatenate([self._front, ranked.tokens]).astype(np.int32)

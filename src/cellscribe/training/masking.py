@@ -11,21 +11,18 @@ Letters: ``B`` cells, ``N`` their tokens, one cell after the other, ``M`` chosen
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from cellscribe.cells.bits import below, compiled, draw, mix
 from cellscribe.cells.vocabulary import MASK, PAD
 from cellscribe.config import TrainOptions
-from cellscribe.model.attention import Cells
+from cellscribe.model.attention import Lengths
 
 VALIDATION_EPOCH = 0
 """Epoch of the masks of validation; training counts from the next one."""
-U64 = np.uint64
-compiled: Any = numba.njit(nogil=True, cache=True)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,7 +33,7 @@ class MaskedBatch:
     """Corrupted tokens, int64."""
     positions_N: torch.Tensor
     """Place of each in its whole cell: 0 for [CLS], r + 1 for the gene of rank r."""
-    cells: Cells
+    cells: Lengths
     chosen_M: torch.Tensor
     """Places in ``N`` whose true gene is to be predicted."""
     targets_M: torch.Tensor
@@ -54,7 +51,8 @@ class MaskedBatch:
         moved = {
             name: getattr(self, name).pin_memory().to(device, non_blocking=True) for name in names
         }
-        return MaskedBatch(cells=Cells(self.cells.lengths, device), n_masked=self.n_masked, **moved)
+        lengths = Lengths(self.cells.lengths, device)
+        return MaskedBatch(cells=lengths, n_masked=self.n_masked, **moved)
 
 
 def mask_cells(
@@ -120,7 +118,7 @@ def mask_cells(
     return MaskedBatch(
         tokens_N=torch.from_numpy(tokens),
         positions_N=torch.from_numpy(positions),
-        cells=Cells(tuple(lengths.tolist()), torch.device("cpu")),
+        cells=Lengths(tuple(lengths.tolist()), torch.device("cpu")),
         chosen_M=torch.from_numpy(chosen),
         targets_M=torch.from_numpy(targets),
         weights_M=torch.from_numpy(weights),
@@ -130,32 +128,10 @@ def mask_cells(
 
 def _starts(seed: int, epoch: int, cells_B: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
     """Return the ``[B]`` initial states of the cells' generators."""
-    state = _mix(np.full(len(cells_B), seed, np.uint64))
-    state = _mix(state ^ U64(epoch))
-    return _mix(state ^ cells_B.astype(np.uint64))
-
-
-def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Apply SplitMix64's increment and finaliser: neighbouring numbers become unrelated."""
-    x = x + U64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> U64(30))) * U64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> U64(27))) * U64(0x94D049BB133111EB)
-    return x ^ (x >> U64(31))
-
-
-@compiled
-def _draw(state):  # type: ignore[no-untyped-def]
-    """Return the next state, and 32 random bits."""
-    state += U64(0x9E3779B97F4A7C15)
-    x = (state ^ (state >> U64(30))) * U64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> U64(27))) * U64(0x94D049BB133111EB)
-    return state, (x ^ (x >> U64(31))) >> U64(32)
-
-
-@compiled
-def _below(bits, n):  # type: ignore[no-untyped-def]
-    """Return a number below `n` from 32 random bits; the bias is at most n / 2^32."""
-    return np.int64((bits * U64(n)) >> U64(32))
+    state = mix(np.full(len(cells_B), seed, np.uint64))
+    state = mix(state ^ np.uint64(epoch))
+    starts: npt.NDArray[np.uint64] = mix(state ^ cells_B.astype(np.uint64))
+    return starts
 
 
 @compiled
@@ -181,8 +157,8 @@ def _mask(  # type: ignore[no-untyped-def]
         for rank in range(left):
             take = True
             if subset:
-                state, bits = _draw(state)
-                take = _below(bits, left - rank) < wanted
+                state, bits = draw(state)
+                take = below(bits, left - rank) < wanted
             if take:
                 tokens[to] = source[begin + front + rank]
                 positions[to] = front + rank
@@ -190,16 +166,16 @@ def _mask(  # type: ignore[no-untyped-def]
         at, n = places[cell], to - first
         open_places = places[cell + 1] - at
         for place in range(n):
-            state, bits = _draw(state)
-            if _below(bits, n - place) >= open_places:
+            state, bits = draw(state)
+            if below(bits, n - place) >= open_places:
                 continue
             open_places -= 1
             chosen[at], targets[at] = first + place, tokens[first + place]
             at += 1
-            state, bits = _draw(state)
+            state, bits = draw(state)
             fate = bits / 4294967296.0
             if fate < shares[0]:
                 tokens[first + place] = MASK
             elif fate < shares[1]:
-                state, bits = _draw(state)
-                tokens[first + place] = genes[0] + _below(bits, genes[1] - genes[0])
+                state, bits = draw(state)
+                tokens[first + place] = genes[0] + below(bits, genes[1] - genes[0])

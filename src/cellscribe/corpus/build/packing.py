@@ -18,6 +18,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from cellscribe.cells.bits import INCREMENT, scramble
+
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
@@ -117,14 +119,6 @@ def _fill_keys(indptr, indices, data, gene_of_column, keys, offsets, n_counts): 
 
 
 @numba.njit(cache=True, nogil=True)
-def _mix(x):  # type: ignore[no-untyped-def]
-    """Scramble 64 bits (the finaliser of SplitMix64, Steele et al. 2014)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-@numba.njit(cache=True, nogil=True)
 def _merge(keys, offsets, hash_of_gene, genes, counts, cell_hash):  # type: ignore[no-untyped-def]
     """Sum equal genes, hash each cell, update `offsets`; return the number of values left."""
     at = np.int64(0)
@@ -144,9 +138,9 @@ def _merge(keys, offsets, hash_of_gene, genes, counts, cell_hash):  # type: igno
         code = np.uint64(0)
         for place in range(first, at):
             # a sum, so that the order of genes does not matter
-            step = np.uint64(counts[place]) * np.uint64(0x9E3779B97F4A7C15)
-            code += _mix(hash_of_gene[genes[place]] + step)
-        cell_hash[cell] = _mix(code)
+            step = np.uint64(counts[place]) * INCREMENT
+            code += scramble(hash_of_gene[genes[place]] + step)
+        cell_hash[cell] = scramble(code)
         offsets[cell + 1] = at
         start = end
     return at
@@ -157,7 +151,7 @@ def random_keys(cells: npt.NDArray[np.int64], seed: int, purpose: int) -> npt.ND
 
     It depends on number, seed and purpose only, not on blocks, threads or resumption.
     """
-    start = _mix(np.uint64(seed) ^ np.uint64(_mix(np.uint64(purpose + 1))))
+    start = scramble(np.uint64(seed) ^ np.uint64(scramble(np.uint64(purpose + 1))))
     return _keys(cells, np.uint64(start))
 
 
@@ -165,7 +159,7 @@ def random_keys(cells: npt.NDArray[np.int64], seed: int, purpose: int) -> npt.ND
 def _keys(cells, start):  # type: ignore[no-untyped-def]
     out = np.empty(len(cells), dtype=np.uint64)
     for i in range(len(cells)):
-        out[i] = _mix(start + np.uint64(cells[i]) * np.uint64(0x9E3779B97F4A7C15))
+        out[i] = scramble(start + np.uint64(cells[i]) * INCREMENT)
     return out
 
 

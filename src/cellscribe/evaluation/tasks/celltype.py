@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.annotation.labels import has_label
+from cellscribe.cells.columns import has_label
 from cellscribe.errors import InputError
 from cellscribe.evaluation.data import Cells, Data, column
 from cellscribe.evaluation.leakage import Origin

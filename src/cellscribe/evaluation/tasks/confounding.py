@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from cellscribe.cells.downsample import downsample
 from cellscribe.evaluation.data import Cells, Data, draw
 from cellscribe.evaluation.leakage import Origin
 from cellscribe.evaluation.models import Model
@@ -189,10 +190,7 @@ def thin(cells: Cells, share: int, seed: int) -> Thinned:
     Binomial thinning is what less sequencing of the same library gives; a cell of which nothing is
     left is dropped.
     """
-    counts = cells.counts.copy()
-    random = np.random.default_rng([seed, share])
-    counts.data = random.binomial(counts.data.astype(np.int64), share / 100).astype(np.float32)
-    counts.eliminate_zeros()
+    counts = downsample(cells.counts, share / 100, np.random.default_rng([seed, share]))
     own = np.flatnonzero(np.diff(counts.indptr))
     return Thinned(cells=dataclasses.replace(cells, counts=counts).take(own), own=own)
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.annotation.labels import has_label
+from cellscribe.cells.columns import has_label
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
 from cellscribe.evaluation.data import Cells, Data, column, draw

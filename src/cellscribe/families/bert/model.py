@@ -1,7 +1,7 @@
 """The BERTs that read ranked genes: our own, Geneformer's and BioNeMo's, one network.
 
-They differ in shape, gene table, special tokens and where a cell's vector is read; all of that is
-in the checkpoint directory.
+They differ in shape, gene table, special tokens and the layer that a cell's vector is read from;
+all of that is in the checkpoint directory.
 
 Letters: ``B`` cells of a batch, ``N`` packed tokens, ``D`` width.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, get_args, get_type_hints
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,19 +21,18 @@ from cellscribe.cells.tokens import CellTokens
 from cellscribe.config import ModelConfig, ModelOptions, Pooling
 from cellscribe.errors import InputError
 from cellscribe.families.base import check_options
-from cellscribe.model.attention import Cells
+from cellscribe.model.attention import Lengths
 from cellscribe.model.checkpoint import Checkpoint
 from cellscribe.model.encoder import Encoder
+from cellscribe.model.metadata import POOLS
 from cellscribe.model.pooling import Specials, pool_packed
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-POOLS = get_args(get_type_hints(Pooling)["pool"])
-
 
 def choose_pooling(config: ModelConfig, published: Pooling, options: ModelOptions) -> Pooling:
-    """Lay a user's wishes over the model's own way.
+    """Combine the options of a user with the published pooling.
 
     Raises
     ------
@@ -56,7 +55,7 @@ def choose_pooling(config: ModelConfig, published: Pooling, options: ModelOption
 
 
 class Bert:
-    """A loaded BERT of ranked genes, see `contract.CellModel`."""
+    """A loaded BERT of ranked genes, see `base.CellModel`."""
 
     def __init__(self, checkpoint: Checkpoint, options: ModelOptions | None = None) -> None:
         config, vocabulary = checkpoint.config, checkpoint.vocabulary
@@ -84,20 +83,20 @@ class Bert:
     def gene_vectors(
         self, cells: CellTokens, rows: npt.NDArray[np.int64]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Genes of some cells and their contextual vectors, see `contract.GeneModel`."""
+        """Genes of some cells and their contextual vectors, see `base.GeneModel`."""
         tokens_N, hidden_ND, where = self._hidden(cells, rows)
         is_gene_N = self.specials.genes_among(tokens_N, where)
         return tokens_N[is_gene_N], hidden_ND[is_gene_N]
 
     def _hidden(
         self, cells: CellTokens, rows: npt.NDArray[np.int64]
-    ) -> tuple[torch.Tensor, torch.Tensor, Cells]:
+    ) -> tuple[torch.Tensor, torch.Tensor, Lengths]:
         """`hidden` of some cells."""
         return self.hidden([cells.tokens[cells.offsets[r] : cells.offsets[r + 1]] for r in rows])
 
     def hidden(
         self, ranked: Sequence[npt.NDArray[np.integer]]
-    ) -> tuple[torch.Tensor, torch.Tensor, Cells]:
-        """Packed tokens of ranked cells, and the hidden layer that is read, ``[N, D]``."""
+    ) -> tuple[torch.Tensor, torch.Tensor, Lengths]:
+        """Compute packed tokens of ranked cells, and the hidden layer that is read, ``[N, D]``."""
         tokens_N, where = self.specials.pack(ranked, self.network.positions.weight.device)
         return tokens_N, self.network(tokens_N, where, hidden_layer=self.rule.hidden_layer), where

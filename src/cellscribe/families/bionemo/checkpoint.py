@@ -2,9 +2,9 @@
 
 What differs from Geneformer is all in the header that an import writes: norms before the branches,
 no norm and no token types on the embeddings, GELU (its tanh form in the feed-forward layer, where
-Megatron fuses it with the bias; the exact one in the head), [CLS] in front and nothing behind, and
-a cell's vector that leaves out its last gene. The model card says ReLU; NVIDIA's code sets GELU
-whatever a checkpoint says, and so does this.
+Megatron fuses it with the bias; the exact one in the head), [CLS] before the genes and nothing
+after them, and a cell's vector that leaves out its last gene. The model card names ReLU; NVIDIA's
+code sets GELU whatever a checkpoint has, and so does this.
 
 Three layouts are read: NeMo 1 archives, NeMo 2 folders, and Transformer Engine's export of
 Geneformer's own weights, which is Geneformer in all but names (`transformer_engine`).
@@ -12,7 +12,6 @@ Geneformer's own weights, which is Geneformer in all but names (`transformer_eng
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellscribe.config import ImportOptions, ModelConfig, Pooling
 from cellscribe.errors import InputError
-from cellscribe.families.base import Published
+from cellscribe.families.base import PublishedBert
 from cellscribe.families.bionemo import genes, transformer_engine
 from cellscribe.families.bionemo.nemo_archive import CONFIG, NemoArchive, yaml_values
 from cellscribe.families.source import Source
@@ -46,7 +45,7 @@ SETTINGS = (
     "normalization",
     "layernorm_zero_centered_gamma",
 )
-"""What is looked up in a checkpoint's own config; all else follows from the tensors."""
+"""Settings that are read from the config of a checkpoint; the tensors give all others."""
 METADATA, BACKEND = "metadata.json", "sharded_backend"
 
 
@@ -83,7 +82,7 @@ def weights_folder(source: Source) -> Path | None:
     return None
 
 
-def read_published(source: Source, options: ImportOptions) -> Published:
+def read_published(source: Source, options: ImportOptions) -> PublishedBert:
     """Read a BioNeMo checkpoint of any layout.
 
     Raises
@@ -95,7 +94,7 @@ def read_published(source: Source, options: ImportOptions) -> Published:
 
     if source.find("*.nemo") is None and weights_folder(source) is None:
         return transformer_engine.read_published(source, options)
-    # The table first: it is quickly read, and what is missing is told at once.
+    # The table first: it is read quickly, so missing files are reported at once.
     table = genes.read_table(source, options, _archive(source))
     found = _read(source)
     core = megatron.to_core(found.tensors)
@@ -121,15 +120,13 @@ def read_published(source: Source, options: ImportOptions) -> Published:
         pad_token_id=table.special("[PAD]"),
         cls_token=True,
     )
-    return Published(
+    return PublishedBert(
         family="bionemo",
         title=(
             f"BioNeMo Geneformer, {sizes.layers} layers, {sizes.width} wide, {len(table):,} tokens"
         ),
-        settings={
-            "model": dataclasses.asdict(config),
-            "pooling": dataclasses.asdict(Pooling(pool="genes_but_last")),
-        },
+        config=config,
+        pooling=Pooling(pool="genes_but_last"),
         tensors=megatron.to_hugging_face(core, len(table), heads),
         table=table,
         licence=LICENCE,
@@ -173,8 +170,8 @@ def _check_backend(source: Source, folder: Path) -> None:
     path = folder / METADATA
     if not path.is_file():
         return
-    told = source.json(path)
-    backend = told.get(BACKEND) if isinstance(told, dict) else None
+    metadata = source.json(path)
+    backend = metadata.get(BACKEND) if isinstance(metadata, dict) else None
     if backend != "torch_dist":
         raise InputError(
             f"{path}: a checkpoint in the format {backend!r}, only torch_dist is read; save it "
@@ -248,7 +245,7 @@ def _check_norm(found: _Found) -> None:
 
 
 def _notes(found: _Found) -> tuple[str, ...]:
-    """What a user should know of the model."""
+    """List what a user should know of the model."""
     notes = [
         "a cell's vector leaves out its last gene, as published; --pool genes takes them all (of a "
         "cell with one gene, where the published rule has no answer, that gene's vector is given)"

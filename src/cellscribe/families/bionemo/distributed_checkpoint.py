@@ -1,9 +1,9 @@
-"""Weights out of a ``torch_dist`` folder, as Megatron-core and NeMo 2 save them.
+"""Weights of a ``torch_dist`` folder, as Megatron-core and NeMo 2 save them.
 
-The folder holds ``.metadata``, a pickle that says where every tensor lies, and ``*.distcp``, the
-tensors. The pickle goes through an unpickler that knows the classes of torch's own metadata and
-nothing else; the tensors come by torch's file reader, in this process alone, and only those that
-are asked for. Objects among them (optimizer, random states) are pickles too: they stay unread.
+The folder holds ``.metadata``, a pickle with the place of every tensor, and ``*.distcp``, the
+tensors. The pickle is read by an unpickler that accepts the classes of torch's own metadata and
+nothing else. The tensors are read by torch's file reader, in this process alone, and only those
+that are needed. Objects among them (optimizer, random states) are pickles too: they are not read.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class _MetadataUnpickler(RestrictedUnpickler):
     allowed = PLAIN | {(module, name) for module, names in CLASSES.items() for name in names}
 
     def find_class(self, module: str, name: str) -> Any:
-        """Import what the pickle asks for, if it may."""
+        """Import the class that the pickle names, if it is allowed."""
         import torch
 
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
@@ -113,7 +113,7 @@ def read_distributed(folder: Path, wanted: Callable[[str], bool]) -> dict[str, t
     folder
         Holds ``.metadata`` and ``*.distcp``.
     wanted
-        Says of a key whether it is to be read.
+        Whether the tensor of a key is to be read.
 
     Returns
     -------
@@ -144,7 +144,7 @@ def read_distributed(folder: Path, wanted: Callable[[str], bool]) -> dict[str, t
     _check_files(folder, metadata, set(tensors))
     try:
         with warnings.catch_warnings():
-            # one process is what is meant here
+            # reading in one process is intended
             warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
             checkpoint.load(tensors, storage_reader=Reader(folder), no_dist=True)
     except checkpoint.CheckpointException as error:

@@ -1,10 +1,10 @@
 """Gene tables of BioNeMo's checkpoints: five special tokens, then the genes of ``medians.json``.
 
 The medians are Geneformer's (30 million cells), by Ensembl id in token order; BioNeMo writes them
-as JSON beside its training data, and a NeMo 1 archive has a copy. ``geneformer.vocab`` adds
-symbols; where it is missing they come from the bundled table of human genes. Ids are matched to the
-letter, as published: a retired id stands for no gene. One thing is not as published: columns of a
-file that bear the same id are summed, where BioNeMo gives a cell the same token twice.
+as JSON next to its training data, and a NeMo 1 archive has a copy. ``geneformer.vocab`` adds
+symbols; where it is missing they come from the bundled table of human genes. Ids are matched
+exactly, as published: a retired id is no gene. One thing is not as published: columns of a file
+with the same id are summed; BioNeMo gives a cell the same token twice.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def read_table(source: Source, options: ImportOptions, archive: NemoArchive | No
     source
         The checkpoint.
     options
-        `genes`: the medians, or a folder that holds them; asked first.
+        `genes`: the medians, or a folder that holds them; read first.
     archive
-        The checkpoint, where it is an archive.
+        The checkpoint, if it is an archive.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def _given(genes: Path | None, patterns: tuple[str, ...]) -> Path | None:
 
 
 def _near(source: Source, patterns: tuple[str, ...]) -> Path | None:
-    """File in the checkpoint's folder, in its ``context/``, or beside its ``weights/``."""
+    """Find a file in the checkpoint's folder, its ``context/``, or next to its ``weights/``."""
     folders = [source.folder, source.folder / "context"]
     if source.is_folder and source.folder.name == "weights":
         folders += [source.folder.parent, source.folder.parent / "context"]
@@ -133,7 +133,7 @@ def _parse(text: str, where: str) -> Any:
 
 
 def _check_medians(data: Any, where: str) -> dict[str, float]:
-    """Refuse what is no table of positive numbers by gene."""
+    """Refuse anything but a table of positive numbers by gene."""
     if isinstance(data, Mapping) and data and all(isinstance(gene, str) for gene in data):
         try:
             medians = {gene: float(value) for gene, value in data.items()}

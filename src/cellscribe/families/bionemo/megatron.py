@@ -6,9 +6,9 @@ the latter as NeMo 2 saves it, layers stacked along a first axis. All become Meg
 without Transformer Engine, and what these must be, no more and no less, follows from the sizes.
 
 - query, key and value are one product, its rows by head: head 0's q, k, v, then head 1's.
-- Megatron pads the vocabulary to a multiple of 128 a rank; rows behind the last token are dropped.
-- norms come before each branch, and one behind the last block; our network is told by
-  ``norm = "pre"`` and keeps the last one where Hugging Face has the embeddings' norm.
+- Megatron pads the vocabulary to a multiple of 128 a rank; rows after the last token are dropped.
+- norms come before each branch, and one after the last block; our network has this with
+  ``norm = "pre"``, and keeps the last one where Hugging Face has the embeddings' norm.
 
 Letters: ``D`` width, ``H`` heads, ``K`` head width, ``F`` feed-forward width, ``P`` positions,
 ``V`` rows of the vocabulary.
@@ -71,14 +71,14 @@ _OTHER_HEAD = re.compile(r"(?:^|\.)(?:regression|classification)_head\.")
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What the tensors themselves tell of a model."""
+    """Sizes of a model, read from its tensors."""
 
     layers: int
     width: int
     ffn: int
     positions: int
     rows: int
-    """Of the vocabulary as it is stored, padding and all."""
+    """Rows of the vocabulary as stored, with padding."""
 
 
 def holds_weights(key: str) -> bool:
@@ -109,12 +109,12 @@ def to_core(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def measure(core: Mapping[str, torch.Tensor], where: str) -> Sizes:
-    """Read a model's sizes off its tensors.
+    """Read the sizes of a model from its tensors.
 
     Raises
     ------
     InputError
-        A tensor that tells them is missing.
+        A tensor that is needed for this is missing.
     """
     layers = {int(match[1]) for name in core if (match := _LAYER.fullmatch(name)) and match[1]}
     fc1 = "encoder.layers.0.mlp.linear_fc1.weight"
@@ -239,7 +239,7 @@ def to_hugging_face(
     core
         From `check`.
     n_tokens
-        Tokens of the gene table; rows behind them are padding.
+        Tokens of the gene table; rows after them are padding.
     heads
         Attention heads.
 

@@ -1,8 +1,8 @@
-"""What a NeMo 1 archive (``.nemo``) holds: a tar of a config, weights and artifacts.
+"""NeMo 1 archives (``.nemo``): a tar of a config, weights and artifacts.
 
-Members may be named with a leading ``./``; artifacts bear a hash before their name
-(``4f1c_medians.json``), which the config tells. Nothing is unpacked beside the archive: texts and
-weights are read from within it.
+Members may be named with a leading ``./``; artifacts have a hash before their name
+(``4f1c_medians.json``), which is in the config. Nothing is unpacked: texts and weights are read
+from the archive.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ T = TypeVar("T")
 def yaml_values(text: str) -> dict[str, str]:
     """Values of a YAML file's simple lines (``num_attention_heads: 4``), whatever their depth.
 
-    A handful of settings with names of their own needs no YAML reader; of a name that stands twice
+    A handful of settings with names of their own needs no YAML reader; if a name is there twice,
     the first one counts.
     """
     found: dict[str, str] = {}
@@ -62,7 +62,7 @@ class NemoArchive:
         )
 
     def _guard(self, do: Callable[[tarfile.TarFile], T]) -> T:
-        """Do something with the opened archive; what goes wrong is told in a line."""
+        """Run `do` on the opened archive; errors become one line."""
         try:
             with self.path.open("rb") as file:
                 self.compressed = file.read(2) == _GZIP
@@ -86,10 +86,10 @@ class NemoArchive:
             raise InputError(f"{self.path}: {name} in it is not a text file; {AGAIN}") from None
 
     def artifact(self, setting: str, ending: str) -> str | None:
-        """Name of an artifact: as the config's `setting` tells it, else by how its name ends."""
-        told = yaml_values(self.text(CONFIG) or "").get(setting, "")
-        name = str(PurePosixPath(told.removeprefix("nemo:")))
-        if told.startswith("nemo:") and name in self.members:
+        """Find an artifact: by the config's `setting`, else by the end of its name."""
+        value = yaml_values(self.text(CONFIG) or "").get(setting, "")
+        name = str(PurePosixPath(value.removeprefix("nemo:")))
+        if value.startswith("nemo:") and name in self.members:
             return name
         return next((name for name in sorted(self.members) if name.endswith(ending)), None)
 
@@ -119,7 +119,7 @@ class NemoArchive:
         with _member(archive, self.members[WEIGHTS]) as member:
             if not self.compressed:
                 return load_torch(member, where)
-            # torch jumps about in a file; gzip would answer each jump back by starting anew.
+            # torch seeks in a file; gzip starts again from the beginning at each step back
             with tempfile.TemporaryFile() as plain:
                 shutil.copyfileobj(member, plain, 1 << 20)
                 plain.seek(0)

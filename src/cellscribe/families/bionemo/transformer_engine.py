@@ -1,21 +1,20 @@
 """NVIDIA's export of Geneformer for Transformer Engine: Geneformer, its layers named otherwise.
 
 ``config.json`` is Geneformer's own with ``use_te_layers``; tokens, pooling and the place of the
-norms (behind each branch, whatever their names say) are Geneformer's too, so the import gives a
+norms (after each branch, whatever their names are) are Geneformer's too, so the import gives a
 model of that family. Only query, key and value have to be taken apart, their rows go by head as
 Megatron's do. The export has no gene table: Geneformer's dictionaries come by --genes.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cellscribe.config import ImportOptions, Pooling
 from cellscribe.errors import InputError
-from cellscribe.families.base import Published
+from cellscribe.families.base import PublishedBert
 from cellscribe.families.geneformer import checkpoint
 from cellscribe.families.geneformer.dictionaries import read_dictionaries
 from cellscribe.families.source import Source
@@ -40,7 +39,7 @@ _LAYER = re.compile(r"(bert\.encoder\.layer\.\d+)\.(.+)\.(weight|bias)")
 
 def recognise(source: Source) -> bool:
     """Whether it is such an export (or its file of weights), by ``config.json``."""
-    path = source.beside("config.json")
+    path = source.find_sibling("config.json")
     if path is None or source.find(*WEIGHTS) is None:
         return False
     config = source.json(path)
@@ -59,12 +58,12 @@ def to_hugging_face(
     heads
         Attention heads.
     where
-        What to call the file in messages.
+        Name of the file in messages.
 
     Raises
     ------
     InputError
-        A product of query, key and value is not as high as its heads ask for.
+        The rows of a product of query, key and value do not fit the number of heads.
     """
     from cellscribe.families.bionemo.megatron import split_heads
 
@@ -89,7 +88,7 @@ def to_hugging_face(
     return out
 
 
-def read_published(source: Source, options: ImportOptions) -> Published:
+def read_published(source: Source, options: ImportOptions) -> PublishedBert:
     """Read an export.
 
     Raises
@@ -97,7 +96,7 @@ def read_published(source: Source, options: ImportOptions) -> Published:
     InputError
         Files missing, damaged or not of one model; no gene dictionaries, or another model's.
     """
-    config_path, path = source.beside("config.json"), source.find(*WEIGHTS)
+    config_path, path = source.find_sibling("config.json"), source.find(*WEIGHTS)
     assert config_path is not None
     assert path is not None
     data: dict[str, Any] = source.json(config_path)
@@ -115,16 +114,14 @@ def read_published(source: Source, options: ImportOptions) -> Published:
     if stored != ["float32"]:
         notes.append(f"weights are stored as {', '.join(stored)}; kept here as float32")
     pooling = Pooling(hidden_layer=-2, pool="cls" if config.cls_token else "genes")
-    return Published(
+    return PublishedBert(
         family="geneformer",
         title=(
             f"Geneformer, exported for Transformer Engine, {config.num_hidden_layers} layers, "
             f"{config.hidden_size} wide, {n_tokens:,} tokens"
         ),
-        settings={
-            "model": dataclasses.asdict(config),
-            "pooling": dataclasses.asdict(pooling),
-        },
+        config=config,
+        pooling=pooling,
         tensors=tensors,
         table=found.vocabulary,
         licence=checkpoint.LICENCE,

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from cellscribe.config import ImportOptions, ModelConfig, Pooling, from_mapping
 from cellscribe.errors import InputError
-from cellscribe.families.base import Published
+from cellscribe.families.base import PublishedBert
 from cellscribe.families.geneformer.dictionaries import Dictionaries, read_dictionaries
 from cellscribe.families.source import Source
 from cellscribe.families.unpickle import read_tensors, read_torch
+from cellscribe.families.weights import check_names
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,7 @@ TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
-"""Copies that some files hold; what is tied here must be equal there."""
+"""Copies that some files hold; they must be equal to the tensors that they are tied to."""
 LEFT_OUT = ("bert.embeddings.position_ids",)
 OTHER_HEADS = ("bert.pooler.", "classifier.", "cls.seq_relationship.")
 LICENCE = "Apache-2.0, as its repository states"
@@ -61,13 +62,13 @@ def recognise(source: Source) -> bool:
     )
 
 
-def read_published(source: Source, options: ImportOptions) -> Published:
+def read_published(source: Source, options: ImportOptions) -> PublishedBert:
     """Read weights, shape and gene dictionaries of a published model.
 
     Parameters
     ----------
     source
-        What `recognise` said yes to.
+        Source that `recognise` accepted.
     options
         ``genes``: folder of the dictionaries, or the token dictionary.
 
@@ -96,16 +97,14 @@ def read_published(source: Source, options: ImportOptions) -> Published:
             "read as they stand, retired ones are unknown (as in the first release)"
         )
     notes.append(f"gene dictionaries: {', '.join(found.files)}")
-    return Published(
+    return PublishedBert(
         family="geneformer",
         title=(
             f"Geneformer {'V2' if config.cls_token else 'V1'}, {config.num_hidden_layers} layers, "
             f"{config.hidden_size} wide, {n_tokens:,} tokens, {config.context:,} genes a cell"
         ),
-        settings={
-            "model": dataclasses.asdict(config),
-            "pooling": dataclasses.asdict(pooling),
-        },
+        config=config,
+        pooling=pooling,
         tensors=tensors,
         table=found.vocabulary,
         licence=LICENCE,
@@ -118,7 +117,7 @@ def _files(source: Source) -> tuple[Path | None, Path | None]:
     """Configuration and weights, by name."""
     if source.is_folder:
         return source.find("config.json"), source.find(*WEIGHTS)
-    return source.beside("config.json"), source.path if source.path.name in WEIGHTS else None
+    return source.find_sibling("config.json"), source.path if source.path.name in WEIGHTS else None
 
 
 def model_config(data: Mapping[str, Any], found: Dictionaries, where: str) -> ModelConfig:
@@ -152,10 +151,8 @@ def model_config(data: Mapping[str, Any], found: Dictionaries, where: str) -> Mo
 def bert_tensors(
     published: Any, config: ModelConfig, where: str
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Weights under the names that our checkpoints have, and what to say of them."""
+    """Bring weights under the names of our checkpoints; also returns notes for the user."""
     import torch
-
-    from cellscribe.families.importing import check_names
 
     if not isinstance(published, dict) or not all(
         isinstance(value, torch.Tensor) for value in published.values()
@@ -193,7 +190,7 @@ def bert_tensors(
 
 
 def _present_name(name: str) -> str:
-    """Today's name of a tensor: early files say gamma and beta; bare encoders have no ``bert.``."""
+    """Current name of a tensor: early files have gamma and beta, bare encoders no ``bert.``."""
     stem, _, leaf = name.rpartition(".")
     if stem.endswith("LayerNorm"):
         leaf = {"gamma": "weight", "beta": "bias"}.get(leaf, leaf)

@@ -1,8 +1,8 @@
 """Geneformer's gene dictionaries: four pickles beside a model, found and read as a gene table.
 
 The published repository keeps them in ``geneformer/`` (second release, suffix ``_gc104M``, earlier
-``_gc95M``: the same bytes) and ``geneformer/gene_dictionaries_30m/`` (first release), beside the
-folders of the models. A model takes those that have as many tokens as it has.
+``_gc95M``: the same bytes) and ``geneformer/gene_dictionaries_30m/`` (first release), next to the
+folders of the models. A model uses those that have as many tokens as it has.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from cellscribe.families.unpickle import read_pickle
 TOKENS, MEDIANS = "token_dictionary", "gene_median_dictionary"
 NAMES, MAPPING = "gene_name_id_dict", "ensembl_mapping_dict"
 PLACES = ("", "geneformer", "geneformer/gene_dictionaries_30m", "gene_dictionaries_30m")
-"""Where they lie, from a model's folder or one above it."""
+"""Folders of the dictionaries, relative to a model's folder or one above it."""
 ABOVE = 3
-"""Folders above a model's that are looked into."""
+"""Number of folders above a model's that are searched."""
 WHICH = "those of gc30M (25,426 tokens) go with V1, those of gc95M and gc104M (20,275) with V2"
 
 
 @dataclass(frozen=True)
 class Dictionaries:
-    """A gene table, and what it was read from."""
+    """A gene table, and the files that it was read from."""
 
     vocabulary: Vocabulary
     files: tuple[str, ...]
@@ -160,7 +160,7 @@ def _dictionary(path: Path, values: type) -> dict[str, Any]:
 
 
 def _texts(path: Path) -> dict[str, str]:
-    """Read a pickled dictionary from names to names; what is no text could never be looked up."""
+    """Read a pickled dictionary from names to names, without entries that are not text."""
     found = read_pickle(path)
     if not isinstance(found, dict):
         raise InputError(f"{path}: not a dictionary of gene names; copy it again")

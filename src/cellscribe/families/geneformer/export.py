@@ -1,7 +1,7 @@
 """A checkpoint as the folder that `transformers` and Geneformer's own tools open.
 
-``config.json`` and ``model.safetensors`` are BERT's; the four dictionaries beside them are pickles
-of plain text and numbers, because those tools read nothing else.
+``config.json`` and ``model.safetensors`` are BERT's; the four dictionaries are pickles of
+plain text and numbers, because those tools read nothing else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cellscribe.model.metadata import config_to_json
 from cellscribe.writing import check_target, writing
 
 PICKLE_PROTOCOL = 4
-"""The published files'."""
+"""Protocol of the published files."""
 
 
 def export_hugging_face(checkpoint: Checkpoint, out: Path, *, overwrite: bool = False) -> None:
@@ -94,8 +94,8 @@ def bert_config(config: ModelConfig) -> dict[str, Any]:
 def published_dictionaries(vocabulary: Vocabulary, config: ModelConfig) -> dict[str, Any]:
     """Geneformer's dictionaries by the stems of their files, in plain text, ints and floats.
 
-    Special tokens get Geneformer's names; but [CLS] and [SEP] only where the model reads them, for
-    there the tools take a name in the dictionary to be a token in the data.
+    Special tokens get Geneformer's names, but [CLS] and [SEP] only if the model reads them, because
+    the tools take a name in the dictionary for a token in the data.
     """
     read = {"[CLS]": config.cls_token, "[SEP]": config.sep_token}
     specials = {

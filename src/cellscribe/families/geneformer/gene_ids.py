@@ -1,8 +1,8 @@
 """Geneformer's dictionary of gene names, to and from the synonyms of a gene table.
 
-Its tokeniser writes a file's names in capitals, looks them up as they stand, and keeps what the
-token dictionary has; counts of names with one target are summed. The dictionary holds itself,
-retired ids and, in the second release, symbols. Without it each id is read as it stands.
+Its tokeniser writes the names of a file in capitals, looks them up unchanged, and keeps those that
+the token dictionary has; counts of names with the same target are summed. The dictionary holds the
+current ids, retired ids and, in the second release, symbols. Without it each id is read unchanged.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 A cell is read as published: its counts on the model's genes alone, over their sum to 10,000, log2
 of 1 + x, cut to whole numbers, at most 5; then all genes go through the network in their fixed
-order, the silent ones too, and one empty place behind them. The publication has no vector of a
-cell: it classifies cells by a convolution over the vectors of all genes. So the vector given here,
-their mean after the last norm, is a choice of ours. The order of genes is not in the checkpoint,
-so it comes from a file beside it. Written from the published facts, not from the published code.
+order, also those without a count, followed by one empty place. The publication has no vector of a
+cell: it classifies cells by a convolution over the vectors of all genes. The vector returned here,
+their mean after the last norm, is our choice. The order of genes is not in the checkpoint, so it
+is read from another file. Written from the published facts, not from the published code.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import dataclasses
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellscribe.cells.vocabulary import MAX_TOKENS, GeneTable
+from cellscribe.cells.vocabulary import GeneTable
 from cellscribe.config import ImportOptions, ModelOptions, from_mapping
 from cellscribe.errors import InputError
 from cellscribe.families.base import CellModel, Published, check_options
+from cellscribe.families.scbert.config import MASK_TOKENS, POSITIONS, ScbertConfig
 from cellscribe.families.source import Source
 from cellscribe.families.symbols import symbol_table
 
@@ -35,19 +35,10 @@ POOLS = {
 }
 WEIGHTS = ("panglao_pretrain.pth", "*.pth")
 STATE = "model_state_dict"
-POSITIONS = "pos_emb.emb.weight"
 LAYER = "performer.net.layers."
 HEAD = "to_out."
-"""Before the names of the head: of pretraining, or of a cell type classifier."""
+"""Prefix of the names of the head: of pretraining, or of a cell type classifier."""
 COUNTER = "performer.calls_since_last_redraw"
-OUTER_NAMES = {
-    "tokens.weight": ("token_emb.weight",),
-    "places.weight": (POSITIONS,),
-    "norm.weight": ("norm.weight",),
-    "norm.bias": ("norm.bias",),
-}
-MASK_TOKENS = 2
-"""Tokens that are no positive bin: that of zero, and the mask."""
 GENES_HELP = (
     "name with --genes FILE the list of its genes, one symbol a line in the published order, or "
     "the panglao_10000.h5ad that is published with the weights"
@@ -60,39 +51,6 @@ NOTES = (
     "Genes are matched by symbol, exactly; the publication first brings symbols up to NCBI Gene "
     "of 10 January 2020. Counts on other genes do not enter a cell's total, as published.",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScbertConfig:
-    """Shape of the network; defaults are panglao_pretrain's."""
-
-    genes: int = 16_906
-    """Genes, all of which the network reads; one empty place comes on top."""
-    bins: int = 5
-    """Highest bin of expression; one more token is the mask of pretraining."""
-    width: int = 200
-    """Width of the residual stream."""
-    depth: int = 6
-    """Performer layers."""
-    heads: int = 10
-    """Attention heads a layer."""
-    head_width: int = 64
-    """Width of a head."""
-    ffn_width: int = 800
-    """Width of the feed-forward layer."""
-    features: int = 266
-    """Random features of attention."""
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if type(value) is not int or value < 1:
-                raise InputError(
-                    f"scBERT: {field.name} must be a whole number of 1 or more, not {value!r}; "
-                    "import the checkpoint again"
-                )
-        if self.genes > MAX_TOKENS:
-            raise InputError(f"scBERT: {self.genes:,} genes, at most {MAX_TOKENS:,} fit")
 
 
 def recognise(source: Source) -> bool:
@@ -114,9 +72,9 @@ def read_published(source: Source, options: ImportOptions) -> Published:
         No gene list, or one of another length than the model's; the file is damaged, holds more
         than tensors and plain values, lacks a tensor or has one too many.
     """
-    from cellscribe.families.performer import renamed
     from cellscribe.families.scbert.network import build_network, tensor_names
     from cellscribe.families.unpickle import read_torch
+    from cellscribe.families.weights import renamed
 
     path = source.find(*WEIGHTS)
     assert path is not None
@@ -162,7 +120,7 @@ def load(
     table: GeneTable,
     options: ModelOptions,
 ) -> CellModel:
-    """Make a model of what `read_published` gave.
+    """Make a model of the parts of a `Published`.
 
     Raises
     ------
@@ -188,7 +146,7 @@ def read_genes(path: str | Path) -> list[str]:
     Raises
     ------
     InputError
-        The file cannot be read, or a symbol stands twice.
+        The file cannot be read, or has a symbol twice.
     """
     path = Path(path)
     if path.suffix == ".h5ad":
@@ -250,7 +208,7 @@ def _state_dict(data: Any, path: Path) -> dict[str, torch.Tensor]:
 
 
 def _depth(trunk: Mapping[str, torch.Tensor]) -> int:
-    """How many layers the names speak of."""
+    """Number of layers, by the names of the tensors."""
     layers = {
         int(number)
         for name in trunk
@@ -260,7 +218,7 @@ def _depth(trunk: Mapping[str, torch.Tensor]) -> int:
 
 
 def _config(tensors: Mapping[str, torch.Tensor], depth: int, path: Path) -> ScbertConfig:
-    """The shape, as the tensors have it."""
+    """Read the shape from the tensors."""
     tokens, places = tensors["tokens.weight"], tensors["places.weight"]
     projection = tensors["performer.layers.0.projection"]
     up, qkv = tensors["performer.layers.0.up.weight"], tensors["performer.layers.0.qkv.weight"]

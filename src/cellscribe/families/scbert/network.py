@@ -1,6 +1,6 @@
 """scBERT's network and tokeniser: bins of all genes in, vectors and importance of genes out.
 
-A place is the sum of its bin's vector and its gene's (gene2vec, fixed); behind the genes stands one
+A place is the sum of its bin's vector and its gene's (gene2vec, fixed); after the genes comes one
 empty place with bin 0 and a vector of zeros. Tokens of a cell are its genes with a count, and their
 bins; `Scbert.embed` lays them out over all places.
 
@@ -21,15 +21,21 @@ from torch import nn
 from cellscribe.cells.tokens import CellTokens, known_counts
 from cellscribe.errors import InputError
 from cellscribe.families.performer import Performer, PerformerLayer, published_names
-from cellscribe.families.scbert.checkpoint import MASK_TOKENS, OUTER_NAMES, ScbertConfig
-from cellscribe.model.attention import Cells
+from cellscribe.families.scbert.config import MASK_TOKENS, POSITIONS, ScbertConfig
+from cellscribe.model.attention import Lengths
 from cellscribe.model.encoder import embedding
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
+OUTER_NAMES = {
+    "tokens.weight": ("token_emb.weight",),
+    "places.weight": (POSITIONS,),
+    "norm.weight": ("norm.weight",),
+    "norm.bias": ("norm.bias",),
+}
 TOTAL = 10_000
-"""What a cell's counts are scaled to."""
+"""Sum of the counts of a cell after scaling."""
 
 
 class ScbertNetwork(nn.Module):
@@ -56,7 +62,7 @@ class ScbertNetwork(nn.Module):
 
     def forward(self, bins_L: torch.Tensor) -> torch.Tensor:
         """Last hidden layer of one cell, after the norm, ``[L]`` int64 to ``[L, D]`` float32."""
-        cells = Cells((len(bins_L),), bins_L.device)
+        cells = Lengths((len(bins_L),), bins_L.device)
         hidden_LD: torch.Tensor = self.norm(self.performer(self.inputs(bins_L), cells))
         return hidden_LD
 
@@ -113,7 +119,7 @@ def build_network(
 
 
 class Scbert:
-    """A loaded scBERT, see `contract.CellModel`."""
+    """A loaded scBERT, see `base.CellModel`."""
 
     def __init__(
         self, config: ScbertConfig, network: ScbertNetwork, pool: str, sentence: str
@@ -156,7 +162,7 @@ class Scbert:
     def gene_vectors(
         self, cells: CellTokens, rows: npt.NDArray[np.int64]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Every gene in each of some cells, silent ones too, see `contract.GeneModel`."""
+        """Every gene in each of some cells, also those without a count, see `base.GeneModel`."""
         hidden_MD = torch.cat([self.network(self.bins(cells, int(row)))[:-1] for row in rows])
         tokens_G = torch.arange(self.config.genes, device=hidden_MD.device)
         return tokens_G.repeat(len(rows)), hidden_MD
@@ -167,11 +173,11 @@ class Scbert:
     ) -> torch.Tensor:
         """Share of a cell's attention that each gene gets, ``[len(rows), G]`` float32.
 
-        Attention from every place to every place, mean over layers and heads, then over the places
-        that ask, over the sum of all; the empty place is left out. The released code runs a layer's
-        attention a second time, on the stream that its first run was added to, and takes the
-        weights of that one; so does this, unless `as_released` is False: then the weights that
-        the layer's vectors are really mixed with. No table of places by places is made, see
+        Attention from every place to every place, mean over layers and heads, then over queries,
+        divided by the sum of all; the empty place is left out. The released code runs the attention
+        of a layer a second time, after its first output was added to the residual stream, and uses
+        the weights of that run. So does this; with `as_released` False it uses the weights of the
+        first run, which really mix the vectors. No table of places by places is made, see
         `PerformerLayer.received`.
         """
         shares = []

@@ -1,30 +1,32 @@
 """scFoundation (Hao et al., Nature Methods 2024): ``models.ckpt`` and its list of 19,264 genes.
 
 A cell is read as published for single cells with raw counts: over the total of the listed genes to
-10,000, log1p, and two values of read depth behind them. The file holds the same network three
-times, trained on: for cell embeddings, for gene embeddings, for read-depth enhancement. All three
-are kept, each without what its use never touches, and a tensor that is the same in several is
-stored once: ``cell+gene.pos_emb.weight`` belongs to the first two. Names are the published ones
-behind that prefix. Bulk samples and values that are normalised already are not read.
+10,000, log1p, followed by two values of read depth. The file holds the network three times, each
+trained further for one use: cell embeddings, gene embeddings, read-depth enhancement. All three
+are kept, each without the tensors that its use does not need. A tensor that several share is
+stored once: ``cell+gene.pos_emb.weight`` belongs to the first two. After that prefix come the
+published names. Bulk samples and normalised values are not read.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
-from cellscribe.cells.vocabulary import MAX_TOKENS, GeneTable
+from cellscribe.cells.vocabulary import GeneTable
 from cellscribe.config import ImportOptions, ModelOptions, from_mapping
 from cellscribe.errors import InputError
 from cellscribe.families.base import CellModel, Published, check_options
+from cellscribe.families.scfoundation.config import (
+    AGAIN,
+    BRANCHES,
+    SPECIALS,
+    Depth,
+    ScfoundationConfig,
+)
 from cellscribe.families.source import Source
 from cellscribe.families.symbols import symbol_table
 
@@ -46,119 +48,12 @@ MODEL = "mae_autobin"
 WEIGHTS = ("models.ckpt", "*.ckpt")
 GENES = ("OS_scRNA_gene_index.19264.tsv", "OS_scRNA_gene_index*.tsv")
 PREFIX = "model."
-SPECIALS = ("<T>", "<S>", "<pad>")
-"""Places behind the genes: depth aimed at, own depth, padding."""
 UNUSED = ("token_emb.emb_mask.weight", "token_emb.emb_pad.weight")
 COUNTER = "decoder.performer.calls_since_last_redraw"
-AGAIN = "give models.ckpt as its makers published it"
 NOTES = (
     "The weights are for non-commercial research only, and may not be passed on; see the licence.",
     "A cell whose listed genes have a single count gets zeros: the published program stops at it.",
 )
-
-
-class Part(NamedTuple):
-    """What of the network a branch is used for needs."""
-
-    decoder: bool
-    final: bool
-    use: str
-
-
-BRANCHES = {
-    "cell": Part(False, False, "cell embeddings"),
-    "gene": Part(True, False, "gene embeddings"),
-    "rde": Part(True, True, "read-depth enhancement"),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScfoundationConfig:
-    """Shape of the network; defaults are the published one."""
-
-    genes: int = 19_264
-    """Genes; the places of T, S and padding come on top."""
-    bins: int = 100
-    """Soft bins of values."""
-    bin_alpha: float = 1.0
-    """Weight of a bin's first score beside its second."""
-    width: int = 768
-    """Width of the encoder's residual stream."""
-    depth: int = 12
-    """Blocks of the encoder."""
-    heads: int = 12
-    """Attention heads a block."""
-    decoder_width: int = 512
-    """Width of the decoder's residual stream."""
-    decoder_depth: int = 6
-    """Performer layers of the decoder."""
-    decoder_heads: int = 8
-    """Attention heads a layer."""
-    decoder_head_width: int = 64
-    """Width of a decoder's head."""
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name == "bin_alpha":
-                if type(value) not in (int, float) or not math.isfinite(value):
-                    raise InputError(f"scFoundation: bin_alpha must be a number, not {value!r}")
-            elif type(value) is not int or value < 1:
-                raise InputError(
-                    f"scFoundation: {field.name} must be a whole number of 1 or more, not "
-                    f"{value!r}; import the checkpoint again"
-                )
-        if self.width % self.heads:
-            raise InputError(
-                f"scFoundation: width {self.width} is not a multiple of its {self.heads} heads; "
-                f"{AGAIN}"
-            )
-        if self.genes + len(SPECIALS) > MAX_TOKENS:
-            raise InputError(f"scFoundation: {self.genes:,} genes, at most {MAX_TOKENS:,} fit")
-
-    @property
-    def features(self) -> int:
-        """Random features of the decoder's attention."""
-        return int(self.decoder_head_width * math.log(self.decoder_head_width))
-
-
-@dataclass(frozen=True)
-class Depth:
-    """Read depth that is aimed at: of its own (``t4``), or by the cell's (``f2``, ``a1``)."""
-
-    kind: str
-    number: float
-
-    @classmethod
-    def parse(cls, text: str) -> Depth:
-        """Read ``tX`` (10^X counts), ``fX`` (X times the cell's) or ``aX`` (log10 raised by X).
-
-        Raises
-        ------
-        InputError
-            None of these, or a depth that no cell can have.
-        """
-        kind, number = text[:1], text[1:]
-        try:
-            value = float(number)
-        except ValueError:
-            value = math.nan
-        # Far outside of what has been counted; and 102 and 103 mean mask and padding.
-        lowest, highest = {"t": (0, 20), "f": (0, 1e20), "a": (-20, 20)}.get(kind, (0, 0))
-        if not lowest < value <= highest:
-            raise InputError(
-                f"--target-depth {text!r}: give t and log10 of the counts to aim at (t4), f and "
-                "how many times the cell's own (f2), or a and what to add to its log10 (a1)"
-            )
-        return cls(kind, value)
-
-    def target(self, totals: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """T of cells with these total counts."""
-        if self.kind == "t":
-            return np.full(len(totals), self.number)
-        return (
-            np.log10(totals * self.number) if self.kind == "f" else np.log10(totals) + self.number
-        )
 
 
 def recognise(source: Source) -> bool:
@@ -181,7 +76,8 @@ def read_published(source: Source, options: ImportOptions) -> Published:
 
     path = _weights(source)
     assert path is not None
-    list_path = options.genes or source.beside(*GENES) or Source(path.parent.parent).beside(*GENES)
+    nearby = source.find_sibling(*GENES) or Source(path.parent.parent).find_sibling(*GENES)
+    list_path = options.genes or nearby
     if list_path is None:
         raise InputError(
             f"{path}: holds no gene names; put {GENES[0]} of the published repository beside it, "
@@ -220,7 +116,7 @@ def load(
     table: GeneTable,
     options: ModelOptions,
 ) -> CellModel:
-    """Make a model of what `read_published` gave.
+    """Make a model of the parts of a `Published`.
 
     Raises
     ------
@@ -350,7 +246,7 @@ def _branches(
 
 
 def _config(part: Any, branch: str, path: Path) -> ScfoundationConfig:
-    """Shape of a branch; what the data's settings say wins over the model's, as published."""
+    """Read the shape of a branch; settings of the data win over the model's, as published."""
     try:
         config = part["config"]
         model = config["model"]
@@ -391,7 +287,7 @@ def _state(part: Any, branch: str, path: Path) -> dict[str, torch.Tensor]:
 
 
 def _notes(branches: Mapping[str, object]) -> tuple[str, ...]:
-    """What a user must know of this file."""
+    """List what a user must know of this file."""
     missing = [f"{part.use} ({name})" for name, part in BRANCHES.items() if name not in branches]
     lacks = f"The file holds no branch for {', '.join(missing)}; what needs it is refused."
     return (*NOTES, lacks) if missing else NOTES

@@ -5,8 +5,8 @@ The encoder (post-norm blocks, ReLU) reads expressed genes and two more places: 
 read depth that is aimed at, and S, that of the cell's own. The decoder (a Performer) reads all
 genes: what the encoder made of the expressed ones, and the vector of the value 0 for the others.
 
-The encoder takes places whose value is above zero, as published: S of a cell with a single count is
-0, so it drops out. Vectors are pooled by place from the end, whatever stands there, as published.
+The encoder reads places whose value is above zero, as published: S of a cell with a single count is
+0, so it is left out. Vectors are pooled by their place from the end, as published.
 
 Letters: ``B`` cells, ``N`` packed places of the encoder, ``L`` places of the decoder, ``D`` width.
 """
@@ -28,13 +28,14 @@ from cellscribe.cells.tokens import CellTokens, known_counts
 from cellscribe.config import ModelConfig
 from cellscribe.errors import InputError
 from cellscribe.families import performer
-from cellscribe.families.scfoundation.checkpoint import (
+from cellscribe.families.scfoundation.config import (
     BRANCHES,
     SPECIALS,
     Depth,
     ScfoundationConfig,
 )
-from cellscribe.model.attention import Cells, packed
+from cellscribe.families.weights import renamed
+from cellscribe.model.attention import Lengths, packed
 from cellscribe.model.encoder import Block, Linear, embedding, set_compute_dtype
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ LAYER_NORM_EPS = 1e-5
 FFN_FACTOR = 4
 """Width of feed-forward layers over that of the residual stream, in encoder and decoder."""
 COUNTS_PER_CELL = 1e4
-FEWEST = 3
+MIN_PLACES = 3
 """Places that the published pooling needs: two at the end, and one to take a maximum of."""
 OUTER_NAMES = {
     "values.into": "token_emb.mlp",
@@ -92,7 +93,7 @@ class ScfoundationNetwork(nn.Module):
     config
         Shape.
     branch
-        One of `BRANCHES`, which says what of the network is there.
+        One of `BRANCHES`, which defines the parts of the network.
     """
 
     def __init__(self, config: ScfoundationConfig, branch: str) -> None:
@@ -129,7 +130,9 @@ class ScfoundationNetwork(nn.Module):
         if BRANCHES[branch].final:
             self.final = nn.Linear(config.decoder_width, 1)
 
-    def forward(self, tokens_N: torch.Tensor, values_N: torch.Tensor, cells: Cells) -> torch.Tensor:
+    def forward(
+        self, tokens_N: torch.Tensor, values_N: torch.Tensor, cells: Lengths
+    ) -> torch.Tensor:
         """Encode packed cells: last hidden layer, ``[N, D]`` float32."""
         x_ND = self.values(values_N) + self.positions(tokens_N)
         for block in self.blocks:
@@ -146,7 +149,7 @@ class ScfoundationNetwork(nn.Module):
         tokens_N, values_N
             Of genes with a count, T and S, also where they are not above zero.
         hidden_ND
-            What `forward` gave for those whose value is above zero.
+            Output of `forward` for the places whose value is above zero.
 
         Returns
         -------
@@ -158,7 +161,7 @@ class ScfoundationNetwork(nn.Module):
         x_LD[tokens_N] = self.values(values_N)
         x_LD[tokens_N[values_N > 0]] = hidden_ND
         x_LD += self.positions.weight[:n_places]
-        y_LD = self.trunk(self.link(x_LD).float(), Cells((n_places,), x_LD.device))
+        y_LD = self.trunk(self.link(x_LD).float(), Lengths((n_places,), x_LD.device))
         return self.last_norm(self.trunk_norm(y_LD))
 
 
@@ -197,7 +200,7 @@ def build_network(
     with torch.device("meta"):
         network = ScfoundationNetwork(config, branch)
     names = tensor_names(config, branch)
-    state = performer.renamed(published, names, f"{where}, branch {branch}")
+    state = renamed(published, names, f"{where}, branch {branch}")
     for name, wanted in network.state_dict().items():
         if state[name].shape != wanted.shape:
             raise InputError(
@@ -210,16 +213,16 @@ def build_network(
 
 
 def with_depths(counts: CellTokens, config: ScfoundationConfig, depth: Depth) -> CellTokens:
-    """Normalise counts as published, and put T and S behind each cell's genes.
+    """Normalise counts as published, and append T and S to the genes of each cell.
 
     Parameters
     ----------
     counts
         From `known_counts`.
     config
-        Shape of the model, which says what tokens T and S are.
+        Shape of the model, which defines the tokens of T and S.
     depth
-        What T is to be.
+        Target depth, which T becomes.
     """
     assert counts.values is not None
     lengths, totals = counts.lengths, counts.umis_known.astype(np.float64)
@@ -238,20 +241,20 @@ def with_depths(counts: CellTokens, config: ScfoundationConfig, depth: Depth) ->
 
 
 class Scfoundation:
-    """A loaded scFoundation, see `contract.CellModel`; its decoders are made when first asked for.
+    """A loaded scFoundation, see `base.CellModel`; its decoders are made at their first use.
 
     Parameters
     ----------
     config
         Shape.
     branches
-        Published tensors of each branch that is there.
+        Published tensors of each branch of the checkpoint.
     branch
-        The one that cells are embedded by.
+        Branch that embeds cells.
     pool
         ``"all"`` or ``"max"``.
     depth
-        What T is.
+        Target depth, the value of T.
     sentence
         How a vector is made, in words.
     """
@@ -283,7 +286,7 @@ class Scfoundation:
         assert cells.values is not None
         before = np.concatenate([np.zeros(1, np.int64), np.cumsum(cells.values > 0)])
         shown = np.diff(before[cells.offsets])
-        return np.where(shown >= FEWEST, shown, 0)
+        return np.where(shown >= MIN_PLACES, shown, 0)
 
     def embed(self, cells: CellTokens, rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """Vectors of some cells, none of fewer than three places, ``[len(rows), D]`` float32."""
@@ -294,9 +297,9 @@ class Scfoundation:
     def gene_vectors(
         self, cells: CellTokens, rows: npt.NDArray[np.int64]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """All genes in each of some cells, silent ones too, by the branch ``gene``.
+        """All genes in each of some cells, also those without a count, by the branch ``gene``.
 
-        See `contract.GeneModel`; genes are in the order of the gene list.
+        See `base.GeneModel`; genes are in the order of the gene list.
 
         Raises
         ------
@@ -309,9 +312,9 @@ class Scfoundation:
         return torch.arange(genes, device=vectors.device).repeat(len(rows)), vectors
 
     def expression(self, cells: CellTokens, rows: npt.NDArray[np.int64]) -> torch.Tensor:
-        """Expression of all genes at the depth that T asks for, by the branch ``rde``.
+        """Predict the expression of all genes at the target depth, by the branch ``rde``.
 
-        See `contract.ExpressionModel`: log1p of counts per 10,000; 0 for what is no gene.
+        See `base.ExpressionModel`: log1p of counts per 10,000; 0 for special tokens.
 
         Raises
         ------
@@ -336,7 +339,7 @@ class Scfoundation:
         return build_network(self.config, part, used, "model.safetensors")
 
     def _decoder(self, branch: str) -> ScfoundationNetwork:
-        """The network of a branch, where and as precise as the one that embeds."""
+        """Network of a branch, on the device and in the precision of the one that embeds."""
         with self._lock:
             if branch not in self._decoders:
                 network = self._build(branch, branch)
@@ -360,7 +363,7 @@ def pool_places(hidden_ND: torch.Tensor, pool: str) -> torch.Tensor:
 def _encode(
     network: ScfoundationNetwork, cells: CellTokens, rows: npt.NDArray[np.int64]
 ) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], tuple[torch.Tensor, ...]]:
-    """Tokens and values of each cell, and what the encoder makes of those above zero."""
+    """Tokens and values of each cell, and the encoder's output for those above zero."""
     assert cells.values is not None
     device, read = network.positions.weight.device, []
     for row in rows:
@@ -368,7 +371,7 @@ def _encode(
         tokens = torch.from_numpy(cells.tokens[span].astype(np.int64)).to(device)
         read.append((tokens, torch.from_numpy(cells.values[span].copy()).to(device)))
     shown = [(tokens[values > 0], values[values > 0]) for tokens, values in read]
-    where = Cells(tuple(len(tokens) for tokens, _ in shown), device)
+    where = Lengths(tuple(len(tokens) for tokens, _ in shown), device)
     tokens_N, values_N = (torch.cat(parts) for parts in zip(*shown, strict=True))
     return read, network(tokens_N, values_N, where).split(list(where.lengths))
 

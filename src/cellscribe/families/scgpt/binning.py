@@ -5,8 +5,8 @@ last bit, for a count that lies on an edge must fall on the same side of it. Cou
 ties: a value on which several edges coincide is given one of the bins between them at random, gene
 by gene, and of a cell with more genes than the context a random subset is read. The published code
 draws both from a global generator, so its vectors change from run to run; here both are drawn from
-the cell's own content (SplitMix64, Steele et al. 2014, as a counter-based generator behind a hash
-of tokens and counts): the same cell gives the same tokens in any row, block, file and run.
+the cell's own content (SplitMix64 as a counter-based generator, seeded by a hash of tokens and
+counts, see `cells.bits`): the same cell gives the same tokens in any row, block, file and run.
 
 Letters: ``B`` cells, ``N`` tokens of all cells together.
 """
@@ -14,16 +14,11 @@ Letters: ``B`` cells, ``N`` tokens of all cells together.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
-import numba
 import numpy as np
 
+from cellscribe.cells.bits import INCREMENT, U64, below, compiled, mix
 from cellscribe.cells.tokens import CellTokens
-
-U64 = np.uint64
-INCREMENT = U64(0x9E3779B97F4A7C15)
-compiled: Any = numba.njit(nogil=True, cache=True)
 
 
 def bin_cells(cells: CellTokens, n_bins: int, context: int) -> CellTokens:
@@ -65,19 +60,9 @@ def bin_cells(cells: CellTokens, n_bins: int, context: int) -> CellTokens:
 
 
 @compiled
-def _mix(x):  # type: ignore[no-untyped-def]
-    """SplitMix64's finaliser behind its increment."""
-    x += INCREMENT
-    x = (x ^ (x >> U64(30))) * U64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> U64(27))) * U64(0x94D049BB133111EB)
-    return x ^ (x >> U64(31))
-
-
-@compiled
 def _below(state, counter, n):  # type: ignore[no-untyped-def]
-    """The counter's draw of a number below `n`; none is preferred by more than n / 2^32."""
-    bits = _mix(state + U64(counter) * INCREMENT) >> U64(32)
-    return np.int64((bits * U64(n)) >> U64(32))
+    """Draw a number below `n`, the one that belongs to `counter`."""
+    return below(mix(state + U64(counter) * INCREMENT) >> U64(32), n)
 
 
 @compiled
@@ -115,7 +100,7 @@ def _bin(  # type: ignore[no-untyped-def]
             continue
         state = U64(0)
         for place in range(begin, begin + n):
-            state = _mix(state ^ ((U64(source[place]) << U64(32)) | U64(count_bits[place])))
+            state = mix(state ^ ((U64(source[place]) << U64(32)) | U64(count_bits[place])))
         _edges(np.sort(counts[begin : begin + n]), shares, edges)
         to, wanted = tos[cell], tos[cell + 1] - tos[cell]
         for place in range(n):

@@ -1,7 +1,7 @@
 """scGPT (Cui et al., Nature Methods 2024): ``best_model.pt``, ``args.json``, ``vocab.json``.
 
-A cell is read as scGPT's own `embed_data` reads it: counts as they stand, 51 bins, at most 1,199
-genes behind <cls>, whose last hidden vector is scaled to unit length. Only the trunk is kept, and
+A cell is read as scGPT's own `embed_data` reads it: unscaled counts, 51 bins, at most 1,199
+genes after <cls>, whose last hidden vector is scaled to unit length. Only the trunk is kept, and
 it is kept under the published names (those of torch's transformer layers; flash attention's Wqkv
 has the same rows under another name), so scGPT's own loader can read it back. Where that loader
 passes over every tensor that does not fit, this one refuses.
@@ -19,13 +19,12 @@ from cellscribe.cells.vocabulary import GeneTable
 from cellscribe.config import ImportOptions, ModelOptions, from_mapping
 from cellscribe.errors import InputError
 from cellscribe.families.base import CellModel, Published, check_options
+from cellscribe.families.scgpt.config import ScgptConfig
 from cellscribe.families.source import Source
 from cellscribe.families.symbols import symbol_table
 
 if TYPE_CHECKING:
     import torch
-
-    from cellscribe.families.scgpt.network import ScgptConfig
 
 WANTS = "scGPT: a folder with best_model.pt, args.json and vocab.json"
 POOLS = {
@@ -51,10 +50,10 @@ NOT_TRUNK = (
     "batch_encoder",
     "mod_encoder",
 )
-"""Parts that no cell vector goes through: heads, and labels that are given to heads."""
+"""Parts that cell vectors do not use: heads, and encoders of labels for heads."""
 BATCH_NORMS = ("dsbn", "bn")
 EMBED_BINS = 51
-"""What `embed_data` bins into, whatever args.json says."""
+"""Number of bins of `embed_data`, whatever args.json has."""
 
 
 def recognise(source: Source) -> bool:
@@ -63,7 +62,7 @@ def recognise(source: Source) -> bool:
         return False
     if source.has("best_model.pt"):
         return True
-    args = source.beside("args.json")
+    args = source.find_sibling("args.json")
     return args is not None and '"embsize"' in source.text(args)
 
 
@@ -81,14 +80,14 @@ def read_published(source: Source, options: ImportOptions) -> Published:
 
     path = source.find(*WEIGHTS)
     assert path is not None
-    args_path = source.beside("args.json")
+    args_path = source.find_sibling("args.json")
     if args_path is None:
         raise InputError(
             f"{path.parent}: args.json is missing, which says how many heads the model has; copy "
             "it from the published folder"
         )
     args = _read_args(source, args_path)
-    vocab_path = options.genes or source.beside("vocab.json")
+    vocab_path = options.genes or source.find_sibling("vocab.json")
     if vocab_path is None:
         raise InputError(
             f"{path.parent}: vocab.json is missing, which says what gene each token is; copy it "
@@ -135,7 +134,7 @@ def load(
     InputError
         Settings, weights and gene table do not fit each other, or an option that scGPT lacks.
     """
-    from cellscribe.families.scgpt.network import Scgpt, ScgptConfig, build_network
+    from cellscribe.families.scgpt.network import Scgpt, build_network
 
     pool = check_options(options, POOLS, "scGPT")
     config = from_mapping(ScgptConfig, dict(settings), "config.json")
@@ -211,7 +210,7 @@ def _state_dict(data: Any, path: Path) -> dict[str, torch.Tensor]:
 def _trunk(
     state: Mapping[str, torch.Tensor],
 ) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
-    """What a cell's vector goes through, float32, and the parts that were left out."""
+    """Tensors that a cell vector uses, float32, and the parts that were left out."""
     kept, left_out = {}, {}
     for name, tensor in state.items():
         part = name.partition(".")[0]
@@ -223,8 +222,6 @@ def _trunk(
 
 
 def _config(args: Mapping[str, Any], where: Path, names: list[str]) -> ScgptConfig:
-    from cellscribe.families.scgpt.network import ScgptConfig
-
     return from_mapping(
         ScgptConfig,
         {
@@ -244,7 +241,7 @@ def _config(args: Mapping[str, Any], where: Path, names: list[str]) -> ScgptConf
 def _notes(
     args: Mapping[str, Any], appended: list[str], left_out: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """What a user must know of this model."""
+    """List what a user must know of this model."""
     notes = [
         "Bins of tied counts and the genes of cells with more than 1,199 are drawn from the cell's "
         "own content; scGPT's embed_data draws them anew in every run, so its vectors differ "

@@ -1,9 +1,9 @@
 """scGPT's network and tokeniser: genes and binned counts in, vectors out.
 
-A place is the sum of its gene's vector and its value's, each behind a LayerNorm of its own; there
-are no positions, so the order of genes means nothing. The trunk is BERT's post-norm block with
-ReLU. A value is a bin, or the constant that stands beside <cls>, so the value encoder computes one
-row for each of these and places look them up.
+A place is the sum of its gene's vector and its value's, each after a LayerNorm of its own; there
+are no positions, so the order of genes has no effect. The trunk is BERT's post-norm block with
+ReLU. A value is a bin, or the constant of <cls>, so the value encoder computes one row for each
+of these and places look them up.
 
 Letters: ``B`` cells, ``N`` packed places, ``D`` width, ``K`` bins, that of <cls> first.
 """
@@ -11,7 +11,6 @@ Letters: ``B`` cells, ``N`` packed places, ``D`` width, ``K`` bins, that of <cls
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,19 +20,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from cellscribe.cells.tokens import CellTokens, known_counts
-from cellscribe.cells.vocabulary import MAX_TOKENS
-from cellscribe.config import ModelConfig
-from cellscribe.errors import InputError
-from cellscribe.families.importing import check_names
 from cellscribe.families.scgpt.binning import bin_cells
-from cellscribe.model.attention import Cells, packed
+from cellscribe.families.scgpt.config import LAYER_NORM_EPS, ScgptConfig
+from cellscribe.families.weights import check_names
+from cellscribe.model.attention import Lengths, packed
 from cellscribe.model.encoder import Block, embedding
 from cellscribe.model.pooling import Specials, pool_packed
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-LAYER_NORM_EPS = 1e-5
 OUTER_NAMES = {
     "genes": "encoder.embedding",
     "gene_norm": "encoder.enc_norm",
@@ -49,64 +45,6 @@ BLOCK_NAMES = {
     "down": "linear2.",
     "ffn_norm": "norm2.",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScgptConfig:
-    """Shape of the network, and how a cell is read; defaults are scGPT's own for embedding."""
-
-    vocab_size: int
-    """Tokens, special ones included."""
-    hidden_size: int
-    """Width of the residual stream (embsize)."""
-    num_hidden_layers: int
-    """Transformer blocks (nlayers)."""
-    num_attention_heads: int
-    """Attention heads a block (nheads)."""
-    intermediate_size: int
-    """Width of the feed-forward layer (d_hid)."""
-    cls_token: int
-    """Id of <cls>, which stands before the genes."""
-    cls_value: float = -2.0
-    """Value that goes with <cls> (pad_value)."""
-    n_bins: int = 51
-    """Bins of values, that of zero included."""
-    context: int = 1_199
-    """Most genes of a cell that are read; <cls> comes on top."""
-
-    def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
-            _check_count(name, getattr(self, name))
-        _check_count("intermediate_size", self.intermediate_size)
-        _check_count("context", self.context)
-        _check_count("n_bins", self.n_bins, least=3)
-        if self.hidden_size % self.num_attention_heads:
-            raise InputError(
-                f"scGPT: width {self.hidden_size} is not a multiple of its "
-                f"{self.num_attention_heads} heads; args.json belongs to another model"
-            )
-        if self.vocab_size > MAX_TOKENS:
-            raise InputError(f"scGPT: {self.vocab_size:,} tokens, at most {MAX_TOKENS:,} fit")
-        if not 0 <= self.cls_token < self.vocab_size:
-            raise InputError(f"scGPT: <cls> is token {self.cls_token} of {self.vocab_size:,}")
-
-    def block(self) -> ModelConfig:
-        """Shape of one block."""
-        return ModelConfig(
-            hidden_size=self.hidden_size,
-            num_attention_heads=self.num_attention_heads,
-            intermediate_size=self.intermediate_size,
-            hidden_act="relu",
-            norm="post",
-            layer_norm_eps=LAYER_NORM_EPS,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )
-
-
-def _check_count(name: str, value: object, least: int = 1) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"scGPT: {name} must be a whole number of {least} or more, not {value!r}")
 
 
 class ScgptNetwork(nn.Module):
@@ -131,7 +69,7 @@ class ScgptNetwork(nn.Module):
         return self.value_norm(self.value_out(x))
 
     def forward(
-        self, tokens_N: torch.Tensor, bins_N: torch.Tensor, values_K: torch.Tensor, cells: Cells
+        self, tokens_N: torch.Tensor, bins_N: torch.Tensor, values_K: torch.Tensor, cells: Lengths
     ) -> torch.Tensor:
         """Last hidden layer of packed cells, ``[N, D]`` float32; bins are rows of `values_K`."""
         x_ND = self.gene_norm(self.genes(tokens_N)) + self.value_rows(values_K)[bins_N]
@@ -169,7 +107,7 @@ def build_network(
 
 
 class Scgpt:
-    """A loaded scGPT, see `contract.CellModel`."""
+    """A loaded scGPT, see `base.CellModel`."""
 
     def __init__(
         self, config: ScgptConfig, network: ScgptNetwork, pool: str, sentence: str
@@ -199,14 +137,14 @@ class Scgpt:
     def gene_vectors(
         self, cells: CellTokens, rows: npt.NDArray[np.int64]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Genes of some cells and their contextual vectors, see `contract.GeneModel`."""
+        """Genes of some cells and their contextual vectors, see `base.GeneModel`."""
         tokens_N, hidden_ND, _ = self._hidden(cells, rows)
         is_gene_N = tokens_N != self.config.cls_token
         return tokens_N[is_gene_N], hidden_ND[is_gene_N]
 
     def _hidden(
         self, cells: CellTokens, rows: npt.NDArray[np.int64]
-    ) -> tuple[torch.Tensor, torch.Tensor, Cells]:
+    ) -> tuple[torch.Tensor, torch.Tensor, Lengths]:
         """Packed tokens of some cells, <cls> first, and their last hidden layer."""
         assert cells.values is not None
         cls, no_bin = np.array([self.config.cls_token], np.uint16), np.zeros(1, np.float32)
@@ -218,7 +156,7 @@ class Scgpt:
         device = self.network.genes.weight.device
         values_K = torch.arange(self.config.n_bins, dtype=torch.float32)
         values_K[0] = self.config.cls_value
-        where = Cells(tuple((cells.lengths[rows] + 1).tolist()), device)
+        where = Lengths(tuple((cells.lengths[rows] + 1).tolist()), device)
         tokens_N = torch.from_numpy(np.concatenate(tokens).astype(np.int64)).to(device)
         bins_N = torch.from_numpy(np.concatenate(bins).astype(np.int64)).to(device)
         return tokens_N, self.network(tokens_N, bins_N, values_K.to(device), where), where

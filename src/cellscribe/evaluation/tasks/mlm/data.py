@@ -21,6 +21,7 @@ from cellscribe.evaluation.leakage import Origin, origin_of
 from cellscribe.evaluation.task import UnfitError
 from cellscribe.evaluation.tasks.mlm import baselines, masked
 from cellscribe.evaluation.tasks.mlm.masked import Questions, Ranked
+from cellscribe.families.registry import RankedHeader
 
 if TYPE_CHECKING:
     from cellscribe.config import EvaluateOptions
@@ -97,9 +98,9 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
 
 
 def _key(model: Model) -> Key | None:
-    config = model.header.config
-    if config is None:
+    if not isinstance(model.header, RankedHeader):
         return None
+    config = model.header.config
     return model.header.table.hash, config.context, config.cls_token, config.sep_token
 
 
@@ -121,9 +122,8 @@ def _of_file(cells: Cells, name: str, models: list[Model], options: EvaluateOpti
     from cellscribe.cells.rank import rank_cells
 
     header = models[0].header
+    assert isinstance(header, RankedHeader)  # `_key` gave a key
     vocabulary, config = header.table, header.config
-    assert isinstance(vocabulary, Vocabulary)
-    assert config is not None
     genes = header.map_genes(cells.var, gene_key=cells.gene_key, name=cells.name)
     found = rank_cells(cells.counts, genes.token, vocabulary.medians, config.context)
     filled = np.flatnonzero(found.lengths)

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from cellscribe.cells.vocabulary import MASK, Vocabulary
 from cellscribe.evaluation.models import Model
 from cellscribe.evaluation.task import UnfitError
+from cellscribe.families.registry import RankedHeader
 
 if TYPE_CHECKING:
     import torch
@@ -167,13 +168,12 @@ def check_head(model: Model) -> None:
 
     from cellscribe.model.checkpoint import OUTER_NAMES, WEIGHTS
 
-    if model.header.config is None:
+    if not isinstance(model.header, RankedHeader):
         raise UnfitError(
             f"{model.name} is left out: mlm asks BERTs of ranked genes, not {model.header.family}; "
             "name one, such as mini"
         )
     table = model.header.table
-    assert isinstance(table, Vocabulary)
     if table.special("[MASK]") != MASK:
         raise UnfitError(
             f"{model.name} is left out: its [MASK] is token {table.special('[MASK]')}, not {MASK}; "

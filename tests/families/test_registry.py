@@ -1,0 +1,98 @@
+"""A model directory is read once: whatever takes its name also takes its header."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from families import every
+from scipy.sparse import csr_matrix
+
+import cellscribe
+from cellscribe.cells.vocabulary import GeneTable, Vocabulary
+from cellscribe.config import ModelOptions
+from cellscribe.families.registry import (
+    NETWORKS,
+    RankedHeader,
+    family_module,
+    open_model,
+    open_tokenizer,
+    read_model,
+)
+from cellscribe.model import metadata
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+KINDS = ("sc-fm", "geneformer", "scgpt")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(
+    request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    if request.param == KINDS[0]:
+        return tiny_model
+    folder = tmp_path_factory.mktemp(request.param)
+    source, genes = every.write(request.param, folder / "published")
+    return cellscribe.import_model(source, folder / "model", genes=genes, log=lambda line: None)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often a file of a model directory was read."""
+    seen: Counter[str] = Counter()
+
+    def counted(owner: Any, name: str, file: str) -> None:
+        function = getattr(owner, name)
+        plain = function.__func__ if isinstance(owner, type) else function
+
+        def read(*arguments: Any) -> Any:
+            seen[file] += 1
+            return plain(*arguments)
+
+        monkeypatch.setattr(owner, name, classmethod(read) if isinstance(owner, type) else read)
+
+    counted(GeneTable, "read", "genes.tsv")
+    counted(Vocabulary, "read", "genes.tsv")
+    # each has a name of its own for it
+    counted(metadata, "config_text", "config.json")
+    counted(cellscribe.families.registry, "config_text", "config.json")
+    return seen
+
+
+def test_a_header_that_was_read_is_not_read_again(model: Path, reads: Counter[str]) -> None:
+    header = read_model(model)
+    assert reads == {"genes.tsv": 1, "config.json": 1}
+    assert read_model(header) is header
+    opened = open_model(header)
+    assert opened.header is header
+    assert open_tokenizer(header).about["vocabulary_hash"] == header.table.hash
+    assert reads == {"genes.tsv": 1, "config.json": 1}
+
+
+def test_a_model_is_the_same_by_name_and_by_header(model: Path) -> None:
+    options = ModelOptions(pool="cls" if "scgpt" in str(model) else "genes")
+    by_name, by_header = open_model(str(model), options), open_model(read_model(model), options)
+    assert by_name.hash == by_header.hash
+    assert by_name.cells.pooling == by_header.cells.pooling
+    counts = csr_matrix(np.arange(60, dtype=np.float32).reshape(3, 20))
+    columns = np.arange(5, 25, dtype=np.int32)
+    tokens = [opened.cells.tokenize(counts, columns) for opened in (by_name, by_header)]
+    rows = np.arange(3)
+    assert np.array_equal(
+        by_name.cells.embed(tokens[0], rows).detach(),
+        by_header.cells.embed(tokens[1], rows).detach(),
+    )
+
+
+def test_a_header_is_of_its_kind(model: Path) -> None:
+    header = read_model(model)
+    assert isinstance(header, RankedHeader) == (header.family not in NETWORKS)
+    if isinstance(header, RankedHeader):
+        assert header.table is header.vocabulary
+        assert header.pools == ("genes", "cls", "genes_but_last")
+        assert len(header.table) == header.config.vocab_size
+    else:
+        assert header.pools == tuple(family_module(header.family).POOLS)

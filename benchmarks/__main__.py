@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from cyclopts import App, Parameter
 
@@ -14,6 +14,8 @@ bench = App(
     name="python -m benchmarks",
     help="Measure cellscribe on this machine, side by side with its peers.",
     help_format="plaintext",
+    default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,
 )
 
 
@@ -124,32 +126,6 @@ def bench_memory(
     print(commands.bench_memory(data, cells, model, device, context, scratch, out))
 
 
-@bench.command(name="quality")
-def bench_quality(
-    *,
-    data: Path,
-    model: str = "mini",
-    also: tuple[Path, ...] = (),
-    out: Path = Path("benchmarks/results"),
-) -> None:
-    """Cell types by a linear probe, beside random weights and log-normalised PCA.
-
-    Parameters
-    ----------
-    data
-        Folder of labelled h5ad files that the model never saw.
-    model
-        A bundled model or a checkpoint directory.
-    also
-        Further checkpoint directories to measure beside it.
-    out
-        Folder of results.
-    """
-    from benchmarks.quality import bench_quality as measure
-
-    print(measure(data, model, also, out))
-
-
 @bench.command(name="read")
 def bench_read(
     *,
@@ -218,36 +194,6 @@ def bench_build(
     print(measure(data, cells, compression, scratch, annbatch_python, out))
 
 
-@bench.command(name="runs")
-def bench_runs(
-    runs: Annotated[list[Path], Parameter(negative=())],
-    /,
-    *,
-    corpus: Path,
-    data: Path,
-    name: str = "runs",
-    out: Path = Path("benchmarks/results"),
-) -> None:
-    """Training runs beside counting and PCA: losses, and cell types by a linear probe.
-
-    Parameters
-    ----------
-    runs
-        Folders of finished runs on one corpus.
-    corpus
-        The store they were trained on.
-    data
-        Folder of labelled files.
-    name
-        Of the result, and of the table that is rendered from it.
-    out
-        Folder of results.
-    """
-    from benchmarks.runs import bench_runs as measure
-
-    print(measure(runs, corpus, data, name, out))
-
-
 @bench.command(name="train")
 def bench_train(
     *,
@@ -293,8 +239,13 @@ def need(*packages: str) -> None:
 
     for package in packages:
         if find_spec(package) is None:
-            raise InputError(f'the peer needs {package}: pip install "cellscribe[bench]"')
+            raise InputError(f"the peer needs {package}: pip install --group bench")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the program; leaves by SystemExit, as `cellscribe.cli.main` does."""
+    run(bench, arguments)
 
 
 if __name__ == "__main__":
-    run(bench)
+    main()

@@ -48,8 +48,8 @@ def _ours(settings: dict[str, Any]) -> dict[str, Any]:
     from cellscribe import families
     from cellscribe.inference.embedder import load
 
-    for module in pkgutil.iter_modules(families.__path__):
-        importlib.import_module(f"cellscribe.families.{module.name}")
+    for module in pkgutil.walk_packages(families.__path__, "cellscribe.families."):
+        importlib.import_module(module.name)
     began = time.perf_counter()
     precision: Any = PRECISION[settings["side"]]
     embedder = load(settings["model"], device="cpu", precision=precision)

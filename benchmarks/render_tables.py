@@ -370,7 +370,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     for page, text in stale.items():
         if options.check:
-            print(f"{page.name} is stale: run python scripts/render_tables.py", file=sys.stderr)
+            print(f"{page.name} is stale: run python -m benchmarks.render_tables", file=sys.stderr)
         else:
             page.write_text(text, encoding="utf-8")
     return int(bool(stale) and options.check)

@@ -58,6 +58,14 @@ def run(capsys: pytest.CaptureFixture[str]) -> Cli:
 
 
 @pytest.fixture
+def bench(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Calls ``python -m benchmarks`` in this process."""
+    from support.command import call_benchmarks
+
+    return lambda *words: call_benchmarks(*words, capsys=capsys)
+
+
+@pytest.fixture
 def embed(run: Cli, tiny_model: Path, tmp_path: Path) -> Cli:
     """``cellscribe embed``, with the tiny model and into ``out.npy`` unless told otherwise."""
 

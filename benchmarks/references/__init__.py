@@ -53,7 +53,7 @@ class Task:
     clone: Path
     """Clone of the family's repository."""
     model: dict[str, Any]
-    """Of the imported model, see `bench.families.describe`."""
+    """Of the imported model, see `benchmarks.families.describe`."""
     tokens: Path
     """Our tokens of the cells, an .npz of tokens, offsets and (or None) values."""
     scratch: Path
@@ -86,7 +86,7 @@ class Peer(Protocol):
 ABOUT = {
     "geneformer": About(
         what="transformers.BertModel, padded batches by length, tokens ready made",
-        packages=(("transformers", '"cellscribe[bench]"'),),
+        packages=(("transformers", "transformers"),),
         batch=50,
     ),
     "bionemo": About(

@@ -27,7 +27,7 @@ from cellscribe.errors import InputError
 from cellscribe.model import peak
 from cellscribe.training.masking import MaskedBatch, mask_cells
 
-pytest.importorskip("transformers", reason="needs the extra cellscribe[bench]")
+pytest.importorskip("transformers", reason="needs the dependency group bench")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = """
@@ -315,7 +315,7 @@ def test_pre_norm_has_no_peer(corpus: Path, preset: Path, tmp_path: Path) -> Non
     ],
 )
 def test_refusals(
-    run: Cli,
+    bench: Cli,
     corpus: Path,
     preset: Path,
     tmp_path: Path,
@@ -328,33 +328,33 @@ def test_refusals(
     monkeypatch.chdir(tmp_path)
     given = {"--preset": str(preset), "--corpus": str(corpus), "--out": "results"}
     given |= dict(zip(words[::2], words[1::2], strict=True))
-    line = refused(run("bench", "train", *[word for pair in given.items() for word in pair]))
+    line = refused(bench("train", *[word for pair in given.items() for word in pair]))
     assert told in line
     nothing_new(tmp_path, "tiny.toml")
 
 
 def test_cells_and_the_peer_are_needed(
-    run: Cli, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Cli, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "name a --corpus" in refused(run("bench", "train"))
+    assert "name a --corpus" in refused(bench("train"))
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "transformers" else find(name)
     )
-    line = refused(run("bench", "train", "--corpus", corpus))
-    assert 'pip install "cellscribe[bench]"' in line
+    line = refused(bench("train", "--corpus", corpus))
+    assert "pip install --group bench" in line
     nothing_new(tmp_path)
 
 
 @pytest.mark.slow
 def test_each_side_in_its_own_process(
-    run: Cli, corpus: Path, preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Cli, corpus: Path, preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peak, "SHAPES", ((8, 8, 8),))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     words = ["--preset", preset, "--corpus", corpus, "--cells", 4, "--repeats", 2]
-    ran = run("bench", "train", *words, "--device", "cpu", "--out", tmp_path)
+    ran = bench("train", *words, "--device", "cpu", "--out", tmp_path)
     assert ran.status == 0, ran.err
     assert Path(ran.out.strip()) == tmp_path / "train-tiny-cpu.json"
     found = json.loads((tmp_path / "train-tiny-cpu.json").read_text())

@@ -38,7 +38,7 @@ demo: $(VENV)/.stamp-demo
 	@echo "map      demo/umap.png         coloured by cell type"
 	@echo "Your own cells: $(BIN)/cellscribe embed YOUR.h5ad -o OUT.npy"
 
-# One process a core, tests handed over as processes run dry; coverage and its floor: pyproject.toml.
+# One process a core, tests handed over as processes run out of them; coverage and its floor: pyproject.toml.
 test: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest -m "not gpu and not slow" -n auto --dist worksteal --cov --cov-report=term
 

@@ -83,7 +83,7 @@ def side_here(
         batches.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=6),
     genes_per_cell=st.none() | st.integers(1, 20),

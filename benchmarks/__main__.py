@@ -1,4 +1,4 @@
-"""Measure cellscribe on this machine, side by side with its peers."""
+"""The commands of ``python -m benchmarks``: measure cellscribe side by side with its peers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ bench = App(
 def bench_tokenize(
     *, data: Path, cells: int = 12_000, repeats: int = 3, out: Path = Path("benchmarks/results")
 ) -> None:
-    """File to Parquet, beside a per-cell loop that builds a Hugging Face dataset.
+    """Compare file to Parquet with a per-cell loop that builds a Hugging Face dataset.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def bench_embed(
     device: str = "auto",
     out: Path = Path("benchmarks/results"),
 ) -> None:
-    """File to vectors, beside transformers' BertModel in float32, or an imported model's own code.
+    """Compare file to vectors with transformers' BertModel in float32, or a model's own code.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def bench_memory(
     scratch: Path | None = None,
     out: Path = Path("benchmarks/results"),
 ) -> None:
-    """Resident memory of embedding a large file, over the whole run.
+    """Measure resident memory of embedding a large file, over the whole run.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def bench_read(
     annbatch_python: Path | None = None,
     out: Path = Path("benchmarks/results"),
 ) -> None:
-    """A corpus to padded batches, beside Hugging Face datasets and annbatch.
+    """Compare a corpus to padded batches with Hugging Face datasets and annbatch.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def bench_build(
     annbatch_python: Path | None = None,
     out: Path = Path("benchmarks/results"),
 ) -> None:
-    """One large h5ad to a corpus: cells/s and memory.
+    """Measure one large h5ad to a corpus: cells/s and memory.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def bench_train(
     device: str = "auto",
     out: Path = Path("benchmarks/results"),
 ) -> None:
-    """Steps of pre-training, beside transformers' BertForMaskedLM and AdamW.
+    """Compare steps of pre-training with transformers' BertForMaskedLM and AdamW.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""The first batches of an epoch when nothing of the corpus is in the page cache.
+"""Read the first batches of an epoch when nothing of the corpus is in the page cache.
 
-A warm cache does not tell how a reader fares with a corpus larger than memory; this does, on a
-smaller one: how many bytes the disk had to deliver for each cell, which is what a reader pays that
-picks cells one by one out of a mapped file. Measured in a process of its own, since what a process
+A warm cache hides what a reader costs with a corpus larger than memory; a cold one shows it on a
+smaller corpus: the bytes that the disk delivers for each cell, which are many where a reader picks
+cells one by one out of a mapped file. Measured in a process of its own, since what a process
 has mapped cannot be dropped from the cache. Linux only.
 """
 

@@ -1,9 +1,9 @@
-"""`bench read`: a corpus to padded batches, beside Hugging Face datasets and annbatch.
+"""A corpus to padded batches, compared with Hugging Face datasets and annbatch.
 
 All read the training split of one corpus, shuffled anew every turn, in turns (A B C A B C) after a
 turn of each that fills the page cache. datasets reads the same Parquet in two ways: streaming, as
 its guide advises for large sets, and memory-mapped from the uncompressed copy that it makes first
-(the copying is told apart). Both get our kernel for padding: their own formats are slower. annbatch
+(copying is timed by itself). Both get our kernel for padding: their own formats are slower. annbatch
 reads the counts and does not tokenise; it works in an interpreter of its own, with the best of a
 few chunk sizes.
 """

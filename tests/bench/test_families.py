@@ -81,7 +81,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("version", ["V1", "V2"])
 @pytest.mark.usefixtures("in_this_process")
-def test_geneformer_beside_transformers(
+def test_geneformer_against_transformers(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
     pytest.importorskip("transformers", reason="needs the dependency group bench")

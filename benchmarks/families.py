@@ -3,7 +3,7 @@
 Each turn of a side is a process of its own, so that loading is loading and memory is its own: ours
 at its default precision, ours in float32, the published code in float32 (A B C A B C). Both sides
 read the same real cells; weights are read once beforehand, so that none finds them cold. That both
-compute the same is told by the largest difference of the vectors in float32, as a share of the
+compute the same is shown by the largest difference of the vectors in float32, as a share of the
 largest value.
 """
 

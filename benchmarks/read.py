@@ -3,9 +3,9 @@
 All read the training split of one corpus, shuffled anew every turn, in turns (A B C A B C) after a
 turn of each that fills the page cache. datasets reads the same Parquet in two ways: streaming, as
 its guide advises for large sets, and memory-mapped from the uncompressed copy that it makes first
-(copying is timed by itself). Both get our kernel for padding: their own formats are slower. annbatch
-reads the counts and does not tokenise; it works in an interpreter of its own, with the best of a
-few chunk sizes.
+(copying is timed by itself). Both get our kernel for padding: their own formats are slower.
+annbatch reads the counts and does not tokenise; it works in an interpreter of its own, with the
+best of a few chunk sizes.
 """
 
 from __future__ import annotations

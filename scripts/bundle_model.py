@@ -63,11 +63,9 @@ def save_start(run: Path, corpus: Path) -> None:
 
 def keep_cells(corpus: Path, target: Path) -> Path:
     """Write the hashes of a corpus's training cells into the model that was trained on it."""
-    store, trained_on = open_corpus(corpus), read_model(target).provenance["corpus"]
-    if store.hash != trained_on:
-        raise SystemExit(
-            f"{corpus} is the corpus {store.hash}, {target} was trained on {trained_on}"
-        )
+    store, wanted = open_corpus(corpus), read_model(target).provenance["corpus"]
+    if store.hash != wanted:
+        raise SystemExit(f"{corpus} is the corpus {store.hash}, {target} was trained on {wanted}")
     hashes = trained_cells(store)
     if hashes is None:
         raise SystemExit(f"{corpus} has more than {MOST:,} training cells")

@@ -1,15 +1,16 @@
 # `make demo` and `make test` do all the set-up there is; the rest is for developers.
-# Both make $(VENV) once and come back to it: a stamp inside says what is installed, and a change of
+# Both make $(VENV) once and use it again: a stamp inside says what is installed, and a change of
 # pyproject.toml makes the stamp stale. pip is brought to 25.1 first, which knows dependency groups.
 # Where PyPI's torch with CUDA is too much: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
 
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?= ../shared/data
-# An interpreter that has annbatch[zarrs] (Python 3.12 or newer), for the benchmarks beside it
+# An interpreter that has annbatch[zarrs] (Python 3.12 or newer), for the benchmarks against it
 ANNBATCH := $(if $(ANNBATCH_PYTHON),--annbatch-python $(ANNBATCH_PYTHON))
 
 BIN := $(VENV)/bin
+BENCH = $(BIN)/python -m benchmarks
 EVALUATE = $(BIN)/cellscribe evaluate mini -o benchmarks/evaluation
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 SAMPLE := src/cellscribe/bundled/pbmc3k_sample.h5ad
@@ -23,7 +24,7 @@ help:
 	@echo "make lint    ruff, formatting and types"
 	@echo "make corpus  build the files in DATA ($(DATA)) into runs/corpus, as recipes/small.toml says"
 	@echo "make bench   measure on the real cells in DATA ($(DATA)) and render README's tables"
-	@echo "make evaluate judges the bundled model on the files in DATA and renders README's tables"
+	@echo "make evaluate measures the bundled model on the files in DATA and renders README's tables"
 	@echo "make clean   remove what make made, $(VENV) included"
 	@echo "Another interpreter (3.11 or newer): make demo PYTHON=python3.12"
 
@@ -37,8 +38,9 @@ demo: $(VENV)/.stamp-demo
 	@echo "map      demo/umap.png         coloured by cell type"
 	@echo "Your own cells: $(BIN)/cellscribe embed YOUR.h5ad -o OUT.npy"
 
+# One process a core, tests handed over as processes run out of them; coverage and its floor: pyproject.toml.
 test: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest -m "not gpu and not slow"
+	$(BIN)/python -m pytest -m "not gpu and not slow" -n auto --dist worksteal --cov --cov-report=term
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .
@@ -53,14 +55,13 @@ corpus: $(VENV)/.stamp-dev
 	$(BIN)/cellscribe corpus card runs/corpus --md docs/small-corpus.md
 
 bench: $(VENV)/.stamp-dev
-	$(BIN)/cellscribe bench tokenize --data $(DATA)
-	$(BIN)/cellscribe bench embed --data $(DATA)
-	$(BIN)/cellscribe bench quality --data $(DATA) $(if $(wildcard runs/mini/start),--also runs/mini/start)
-	$(BIN)/cellscribe bench memory --data $(DATA) --context 32
-	$(BIN)/cellscribe bench build --data $(DATA) $(ANNBATCH)
-	$(BIN)/cellscribe bench read --data $(DATA) $(ANNBATCH)
-	$(BIN)/cellscribe bench train $(if $(wildcard runs/corpus),--corpus runs/corpus,--data $(DATA))
-	$(BIN)/python scripts/render_tables.py
+	$(BENCH) tokenize --data $(DATA)
+	$(BENCH) embed --data $(DATA)
+	$(BENCH) memory --data $(DATA) --context 32
+	$(BENCH) build --data $(DATA) $(ANNBATCH)
+	$(BENCH) read --data $(DATA) $(ANNBATCH)
+	$(BENCH) train $(if $(wildcard runs/corpus),--corpus runs/corpus,--data $(DATA))
+	$(BIN)/python -m benchmarks.render_tables
 
 # Two files that the bundled model never saw; one that it did, for batches; one screen.
 evaluate: $(VENV)/.stamp-dev
@@ -70,11 +71,11 @@ evaluate: $(VENV)/.stamp-dev
 	$(EVALUATE) --task integration --data $(DATA)/pancreas_baron_human_came.h5ad
 	$(EVALUATE) --task perturbation deletion --max-cells 21000 \
 	  --data $(DATA)/perturb_papalexi2021_thp1_299genes.h5ad
-	$(BIN)/python scripts/render_tables.py
+	$(BIN)/python -m benchmarks.render_tables
 
 clean:
-	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf demo build dist .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 	@if [ -e "$(VENV)/.stamp-pip" ]; then echo "rm -rf $(VENV)"; rm -rf "$(VENV)"; fi
 
 # Every check before the first download, each with one line that says how to go on.
@@ -97,5 +98,5 @@ $(VENV)/.stamp-demo: pyproject.toml $(VENV)/.stamp-pip
 # One environment for tests and types: what mypy sees must not depend on which target ran first.
 $(VENV)/.stamp-dev: pyproject.toml $(VENV)/.stamp-pip
 	@echo "Installing cellscribe and its development tools into $(VENV)"
-	@$(PIP) install -qq --editable ".[report,bench,census]" --group test --group lint
+	@$(PIP) install -qq --editable ".[report,census]" --group bench --group test --group lint
 	@touch $@ $(VENV)/.stamp-demo

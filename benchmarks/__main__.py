@@ -1,9 +1,9 @@
-"""Measure cellscribe on this machine, side by side with its peers."""
+"""The commands of ``python -m benchmarks``: measure cellscribe side by side with its peers."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from cyclopts import App, Parameter
 
@@ -14,6 +14,8 @@ bench = App(
     name="python -m benchmarks",
     help="Measure cellscribe on this machine, side by side with its peers.",
     help_format="plaintext",
+    default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,
 )
 
 
@@ -21,7 +23,7 @@ bench = App(
 def bench_tokenize(
     *, data: Path, cells: int = 12_000, repeats: int = 3, out: Path = Path("benchmarks/results")
 ) -> None:
-    """File to Parquet, beside a per-cell loop that builds a Hugging Face dataset.
+    """Compare file to Parquet with a per-cell loop that builds a Hugging Face dataset.
 
     Parameters
     ----------
@@ -52,7 +54,7 @@ def bench_embed(
     device: str = "auto",
     out: Path = Path("benchmarks/results"),
 ) -> None:
-    """File to vectors, beside transformers' BertModel in float32, or an imported model's own code.
+    """Compare file to vectors with transformers' BertModel in float32, or a model's own code.
 
     Parameters
     ----------
@@ -100,7 +102,7 @@ def bench_memory(
     scratch: Path | None = None,
     out: Path = Path("benchmarks/results"),
 ) -> None:
-    """Resident memory of embedding a large file, over the whole run.
+    """Measure resident memory of embedding a large file, over the whole run.
 
     Parameters
     ----------
@@ -124,32 +126,6 @@ def bench_memory(
     print(commands.bench_memory(data, cells, model, device, context, scratch, out))
 
 
-@bench.command(name="quality")
-def bench_quality(
-    *,
-    data: Path,
-    model: str = "mini",
-    also: tuple[Path, ...] = (),
-    out: Path = Path("benchmarks/results"),
-) -> None:
-    """Cell types by a linear probe, beside random weights and log-normalised PCA.
-
-    Parameters
-    ----------
-    data
-        Folder of labelled h5ad files that the model never saw.
-    model
-        A bundled model or a checkpoint directory.
-    also
-        Further checkpoint directories to measure beside it.
-    out
-        Folder of results.
-    """
-    from benchmarks.quality import bench_quality as measure
-
-    print(measure(data, model, also, out))
-
-
 @bench.command(name="read")
 def bench_read(
     *,
@@ -161,7 +137,7 @@ def bench_read(
     annbatch_python: Path | None = None,
     out: Path = Path("benchmarks/results"),
 ) -> None:
-    """A corpus to padded batches, beside Hugging Face datasets and annbatch.
+    """Compare a corpus to padded batches with Hugging Face datasets and annbatch.
 
     Parameters
     ----------
@@ -196,7 +172,7 @@ def bench_build(
     annbatch_python: Path | None = None,
     out: Path = Path("benchmarks/results"),
 ) -> None:
-    """One large h5ad to a corpus: cells/s and memory.
+    """Measure one large h5ad to a corpus: cells/s and memory.
 
     Parameters
     ----------
@@ -218,36 +194,6 @@ def bench_build(
     print(measure(data, cells, compression, scratch, annbatch_python, out))
 
 
-@bench.command(name="runs")
-def bench_runs(
-    runs: Annotated[list[Path], Parameter(negative=())],
-    /,
-    *,
-    corpus: Path,
-    data: Path,
-    name: str = "runs",
-    out: Path = Path("benchmarks/results"),
-) -> None:
-    """Training runs beside counting and PCA: losses, and cell types by a linear probe.
-
-    Parameters
-    ----------
-    runs
-        Folders of finished runs on one corpus.
-    corpus
-        The store they were trained on.
-    data
-        Folder of labelled files.
-    name
-        Of the result, and of the table that is rendered from it.
-    out
-        Folder of results.
-    """
-    from benchmarks.runs import bench_runs as measure
-
-    print(measure(runs, corpus, data, name, out))
-
-
 @bench.command(name="train")
 def bench_train(
     *,
@@ -260,7 +206,7 @@ def bench_train(
     device: str = "auto",
     out: Path = Path("benchmarks/results"),
 ) -> None:
-    """Steps of pre-training, beside transformers' BertForMaskedLM and AdamW.
+    """Compare steps of pre-training with transformers' BertForMaskedLM and AdamW.
 
     Parameters
     ----------
@@ -293,8 +239,13 @@ def need(*packages: str) -> None:
 
     for package in packages:
         if find_spec(package) is None:
-            raise InputError(f'the peer needs {package}: pip install "cellscribe[bench]"')
+            raise InputError(f"the peer needs {package}: pip install --group bench")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the program; leaves by SystemExit, as `cellscribe.cli.main` does."""
+    run(bench, arguments)
 
 
 if __name__ == "__main__":
-    run(bench)
+    main()

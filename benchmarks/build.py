@@ -3,7 +3,7 @@
 The command is the one that a user types; interpreter, imports and the reading of gene tables are
 in its time. The file is of real cells, which repeat, so duplicates are kept. No other program goes
 from counts to a shuffled, split and tokenised store, so there is no peer; where an interpreter with
-annbatch is named, the time of its shuffle of the same counts (no tokens, no splits) is beside it.
+annbatch is named, its own shuffle of the same counts (no tokens, no splits) is timed as well.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def bench_build(
     Raises
     ------
     InputError
-        The build failed. A failure of annbatch is told and noted in the result.
+        The build failed. A failure of annbatch is logged and noted in the result.
     """
     with tempfile.TemporaryDirectory(dir=scratch) as name:
         folder = Path(name)
@@ -76,7 +76,7 @@ def bench_build(
         command += ["-o", str(built), "--keep-duplicates", "--obs", "dataset_id=source_dataset"]
         curve = measure_memory(command)
         corpus = open_corpus(built)
-        written = sum(told["cells"] for told in corpus.splits.values())
+        written = sum(size["cells"] for size in corpus.splits.values())
         shuffle, failed = None, None
         if annbatch_python is not None:
             try:
@@ -95,7 +95,7 @@ def bench_build(
         "cells_from": made_of,
         "cells_written": written,
         "dropped": corpus.manifest["dropped"],
-        "splits": {split: told["cells"] for split, told in corpus.splits.items()},
+        "splits": {name: size["cells"] for name, size in corpus.splits.items()},
         "medians": corpus.manifest["vocabulary"]["medians"],
         "seconds": curve.seconds[-1],
         "cells_per_second": cells / curve.seconds[-1],

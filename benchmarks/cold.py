@@ -1,8 +1,8 @@
-"""The first batches of an epoch when nothing of the corpus is in the page cache.
+"""Read the first batches of an epoch when nothing of the corpus is in the page cache.
 
-A warm cache does not tell how a reader fares with a corpus larger than memory; this does, on a
-smaller one: how many bytes the disk had to deliver for each cell, which is what a reader pays that
-picks cells one by one out of a mapped file. Measured in a process of its own, since what a process
+A warm cache hides what a reader costs with a corpus larger than memory; a cold one shows it on a
+smaller corpus: the bytes that the disk delivers for each cell, which are many where a reader picks
+cells one by one out of a mapped file. Measured in a process of its own, since what a process
 has mapped cannot be dropped from the cache. Linux only.
 """
 
@@ -18,12 +18,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from benchmarks.sides import Batches, no_sleep, open_side
 
 IO = Path("/proc/self/io")
 BATCHES = 10
-Batches = Iterable[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]]
 
 
 def measure_cold(side: str, corpus: Path, cache: Path, batch_cells: int) -> dict[str, float] | None:
@@ -32,11 +30,11 @@ def measure_cold(side: str, corpus: Path, cache: Path, batch_cells: int) -> dict
     Parameters
     ----------
     side
-        A side of `read` that reads tokens.
+        One of `sides.TOKENS`.
     corpus
         Folder of the corpus.
     cache
-        Where datasets has its copy.
+        Folder of the copy that datasets made.
 
     Returns
     -------
@@ -62,8 +60,6 @@ def drop_from_cache(paths: Iterable[Path]) -> None:
 
 
 def _main(side: str, corpus: str, cache: str, batch_cells: str) -> dict[str, Any]:
-    from benchmarks.read import no_sleep, open_side
-
     # Before the mapping, which keeps pages, and after the opening, which reads some.
     files = [*Path(corpus).rglob("*.parquet"), *Path(cache).rglob("*.arrow")]
     drop_from_cache(files)

@@ -56,7 +56,7 @@ def bench_tokenize(
     out
         Folder of results.
     """
-    from cellscribe.api import tokenize
+    from cellscribe import tokenize
 
     vocabulary, context, cls_token = _gene_table(model)
     with tempfile.TemporaryDirectory() as name:

@@ -1,9 +1,9 @@
-"""`bench embed` of an imported model: load and embed, beside the code that its family publishes.
+"""Load and embed with an imported model, compared with the code that its family publishes.
 
 Each turn of a side is a process of its own, so that loading is loading and memory is its own: ours
 at its default precision, ours in float32, the published code in float32 (A B C A B C). Both sides
 read the same real cells; weights are read once beforehand, so that none finds them cold. That both
-compute the same is told by the largest difference of the vectors in float32, as a share of the
+compute the same is shown by the largest difference of the vectors in float32, as a share of the
 largest value.
 """
 
@@ -38,7 +38,7 @@ SIDE = ("-m", "benchmarks.family_side")
 WARM_UP_CELLS = 2
 PACKAGES = ("torch", "transformers", "megatron-core", "scanpy", "einops", "anndata")
 """Those whose versions matter to a peer."""
-Told = dict[str, list[dict[str, Any]]]
+Records = dict[str, list[dict[str, Any]]]
 
 
 def imported_family(model: str) -> str | None:
@@ -76,7 +76,7 @@ def bench_family(
         The published checkpoint that it was imported from, which the published code reads.
     reference
         Clone of the family's public repository; without one only ours is measured. Geneformer needs
-        none: it is measured beside `transformers`.
+        none: it is compared with `transformers`.
     cells
         Cells of the file that is embedded.
     repeats
@@ -113,11 +113,11 @@ def bench_family(
         for folder in (model, source) if peer and source else (model,):
             _read_once(folder)
         sides = (OURS, OURS_FLOAT32, THEIRS) if peer else (OURS, OURS_FLOAT32)
-        told = _in_turns(sides, settings, repeats)
+        records = _in_turns(sides, settings, repeats)
         vectors = {side: np.load(_vectors(scratch, side)) for side in sides}
     figures = {
         "parameters": _parameters(header),
-        **rates(told, cells),
+        **rates(records, cells),
         "largest_difference": (
             difference(vectors[OURS_FLOAT32], vectors[THEIRS]) if peer else None
         ),
@@ -131,7 +131,10 @@ def bench_family(
         "cells": cells,
         "repeats": repeats,
         "device": "cpu",
-        **{key: {side: told[side][0][key] for side in told} for key in ("precision", "threads")},
+        **{
+            key: {side: records[side][0][key] for side in records}
+            for key in ("precision", "threads")
+        },
     }
     return write_result(out, f"embed-{header.name}-cpu", "families", about, figures)
 
@@ -169,7 +172,7 @@ def _peer(family: str, source: Path | None, reference: Path | None) -> dict[str,
     """Facts of the peer; None if ours is measured alone."""
     about = ABOUT[family]
     if not about.repository and reference is not None:
-        raise InputError(f"{family} is measured beside {about.packages[0][0]}: no --reference")
+        raise InputError(f"{family} is compared with {about.packages[0][0]}: no --reference")
     if about.repository and reference is None:
         return None
     if source is None or not source.exists():
@@ -223,15 +226,15 @@ def _vectors(scratch: Path, side: str) -> Path:
     return scratch / f"{side}.npy"
 
 
-def _in_turns(sides: tuple[str, ...], settings: dict[str, Any], repeats: int) -> Told:
-    """What each side told of each of its turns; vectors and tokens are those of the first."""
-    told: Told = {side: [] for side in sides}
+def _in_turns(sides: tuple[str, ...], settings: dict[str, Any], repeats: int) -> Records:
+    """Collect the record of each turn of each side; vectors and tokens are those of the first."""
+    records: Records = {side: [] for side in sides}
     for turn in range(repeats):
         for side in sides:
             vectors = str(_vectors(Path(settings["scratch"]), side))
             mine = {**settings, "side": side, "vectors": vectors, "keep": turn == 0}
-            told[side].append(_turn(mine))
-    return told
+            records[side].append(_turn(mine))
+    return records
 
 
 def _turn(settings: dict[str, Any]) -> dict[str, Any]:
@@ -246,21 +249,21 @@ def _turn(settings: dict[str, Any]) -> dict[str, Any]:
         [sys.executable, *SIDE, json.dumps(settings)], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        last = said[-1] if said else f"status {done.returncode}, not a word"
+        lines = done.stderr.strip().splitlines()
+        last = lines[-1] if lines else f"status {done.returncode}, not a word"
         if done.returncode < 0:
             last = f"killed by signal {-done.returncode}"
         raise InputError(f"{settings['side']} ended: {last}; if memory ran out, lower --cells")
-    told: dict[str, Any] = json.loads(done.stdout)
-    if "refused" in told:
-        raise InputError(told["refused"])
-    return told
+    record: dict[str, Any] = json.loads(done.stdout)
+    if "refused" in record:
+        raise InputError(record["refused"])
+    return record
 
 
-def rates(told: Told, cells: int) -> dict[str, Any]:
+def rates(records: Records, cells: int) -> dict[str, Any]:
     """Raw seconds and peaks by side, and what follows from them: medians, and their ratios."""
     raw = {
-        what: {side: [turn[key] for turn in turns] for side, turns in told.items()}
+        what: {side: [turn[key] for turn in turns] for side, turns in records.items()}
         for what, key in (("seconds_to_load", "load"), ("seconds", "embed"), ("peak_mb", "peak_mb"))
     }
     median = {side: statistics.median(each) for side, each in raw["seconds"].items()}
@@ -271,8 +274,8 @@ def rates(told: Told, cells: int) -> dict[str, Any]:
         "median_seconds_to_load": load,
         "highest_peak_gb": {side: max(each) / 1e3 for side, each in raw["peak_mb"].items()},
     }
-    if THEIRS in told:
-        ours = [side for side in told if side != THEIRS]
+    if THEIRS in records:
+        ours = [side for side in records if side != THEIRS]
         figures["ratio_of_medians"] = {side: median[THEIRS] / median[side] for side in ours}
     return figures
 

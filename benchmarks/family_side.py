@@ -48,8 +48,8 @@ def _ours(settings: dict[str, Any]) -> dict[str, Any]:
     from cellscribe import families
     from cellscribe.inference.embedder import load
 
-    for module in pkgutil.iter_modules(families.__path__):
-        importlib.import_module(f"cellscribe.families.{module.name}")
+    for module in pkgutil.walk_packages(families.__path__, "cellscribe.families."):
+        importlib.import_module(module.name)
     began = time.perf_counter()
     precision: Any = PRECISION[settings["side"]]
     embedder = load(settings["model"], device="cpu", precision=precision)
@@ -57,7 +57,7 @@ def _ours(settings: dict[str, Any]) -> dict[str, Any]:
     embedder.embed(settings["small"])
     began = time.perf_counter()
     vectors = embedder.embed(settings["cells"])
-    told = {
+    result = {
         "load": loaded,
         "embed": time.perf_counter() - began,
         "peak_mb": peak_mb(),
@@ -67,7 +67,7 @@ def _ours(settings: dict[str, Any]) -> dict[str, Any]:
     if settings["keep"]:
         np.save(settings["vectors"], vectors)
         _save_tokens(embedder, settings)
-    return told
+    return result
 
 
 def _save_tokens(embedder: Any, settings: dict[str, Any]) -> None:
@@ -105,7 +105,7 @@ def _theirs(settings: dict[str, Any]) -> dict[str, Any]:
     ready = peer.ready(cells)
     began = time.perf_counter()
     vectors = peer.embed(ready)
-    told = {
+    result = {
         "load": loaded,
         "embed": time.perf_counter() - began,
         "peak_mb": peak_mb(),
@@ -114,7 +114,7 @@ def _theirs(settings: dict[str, Any]) -> dict[str, Any]:
     }
     if settings["keep"]:
         np.save(settings["vectors"], peer.compared(vectors))
-    return told
+    return result
 
 
 def peak_mb() -> float:
@@ -130,13 +130,13 @@ def peak_mb() -> float:
 def main(settings: dict[str, Any]) -> None:
     """Print one line."""
     # Whatever a library prints, in Python or below it, must not come between.
-    answers = os.fdopen(os.dup(1), "w")
+    out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:
-        told = measure(settings)
+        result = measure(settings)
     except InputError as error:
-        told = {"refused": str(error)}
-    print(json.dumps(told), file=answers, flush=True)
+        result = {"refused": str(error)}
+    print(json.dumps(result), file=out, flush=True)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class MemoryCurve:
         )
 
     def growth_mb(self) -> float:
-        """Mean of the last fifth less mean of the second fifth, which lies behind the start-up."""
+        """Mean of the last fifth less mean of the second fifth, which comes after the start-up."""
         fifths = np.array_split(np.array(self.rss_mb), 5)
         return float(fifths[4].mean() - fifths[1].mean()) if len(self.rss_mb) >= 5 else 0.0
 

@@ -1,11 +1,11 @@
-"""`bench read`: a corpus to padded batches, beside Hugging Face datasets and annbatch.
+"""A corpus to padded batches, compared with Hugging Face datasets and annbatch.
 
 All read the training split of one corpus, shuffled anew every turn, in turns (A B C A B C) after a
 turn of each that fills the page cache. datasets reads the same Parquet in two ways: streaming, as
 its guide advises for large sets, and memory-mapped from the uncompressed copy that it makes first
-(the copying is told apart). Both get our kernel for padding: their own formats are slower. annbatch
-reads the counts and does not tokenise; it works in an interpreter of its own, with the best of a
-few chunk sizes.
+(copying is timed by itself). Both get our kernel for padding: their own formats are slower.
+annbatch reads the counts and does not tokenise; it works in an interpreter of its own, with the
+best of a few chunk sizes.
 """
 
 from __future__ import annotations
@@ -16,36 +16,38 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from benchmarks import annbatch_peer
-from benchmarks.cold import Batches, measure_cold
+from benchmarks.cold import measure_cold
 from benchmarks.real_cells import real_cells
 from benchmarks.record import write_result
+from benchmarks.sides import (
+    BUFFER,
+    MAPPED,
+    OURS,
+    SPLIT,
+    STREAMED,
+    TOKENS,
+    Batches,
+    copy,
+    no_sleep,
+    open_side,
+)
 from cellscribe.config import ReaderOptions
-from cellscribe.corpus.reader import Reader, pad_cells
-from cellscribe.corpus.row_groups import whole
 from cellscribe.corpus.store import Corpus, open_corpus
 from cellscribe.errors import InputError
 from cellscribe.writing import size_of
 
-if TYPE_CHECKING:
-    import datasets
-    import pyarrow as pa
-
 RESULTS = Path("benchmarks/results")
-SPLIT = "train"
-BUFFER = 16_384
-"""Cells that the peers mix at a time; ours mixes a row group a lane, which is more."""
 CHUNKS = (64, 256, 512)
 """Cells that annbatch reads in one piece; the fastest in the first turn is kept."""
-OURS, STREAMED, MAPPED, ANNBATCH = "cellscribe", "datasets_streaming", "datasets_mapped", "annbatch"
-TOKENS = (OURS, MAPPED, STREAMED)
+ANNBATCH = "annbatch"
 Turn = Callable[[int], tuple[float, dict[str, int]]]
 """Reads an epoch under a seed; returns seconds, and cells and tokens (or counts) read."""
 
@@ -85,7 +87,7 @@ def bench_read(
         scratch = Path(name)
         opened = open_corpus(corpus) if corpus else _build(data, cells, scratch)
         cache = scratch / "arrow"
-        copying = _copy(opened, cache)
+        copying = copy(opened, cache)
         # A copy of the copy: what this process has mapped stays in the page cache.
         apart = shutil.copytree(cache, scratch / "apart")
         turns: dict[str, Turn] = {}
@@ -206,73 +208,6 @@ def _timed(batches: Batches) -> tuple[float, dict[str, int]]:
         cells += len(padded)
         tokens += int(lengths.sum())
     return time.perf_counter() - start, {"cells": cells, "tokens": tokens}
-
-
-def _padded(rows: datasets.Dataset | datasets.IterableDataset, batch_cells: int) -> Batches:
-    """Batches of datasets, as Arrow tables (its fastest format), padded by our kernel."""
-    tables: Iterable[pa.Table] = rows.with_format("arrow").iter(batch_cells)
-    for table in tables:
-        table["cell"].to_numpy()
-        lists = whole(table["input_ids"])
-        yield pad_cells(lists.values.to_numpy(), lists.offsets.to_numpy())
-
-
-def _files(corpus: Corpus) -> list[str]:
-    return [str(path) for path in corpus.token_files(SPLIT)]
-
-
-def open_side(
-    side: str, corpus: Corpus | Path, cache: Path, batch_cells: int
-) -> Callable[[int], Batches]:
-    """Open a corpus with one of the sides that read tokens; returns seed -> an epoch's batches."""
-    corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
-    if side == OURS:
-        reader = Reader(corpus, ReaderOptions(split=SPLIT, batch_cells=batch_cells))
-        return lambda seed: ((batch.tokens, batch.lengths) for batch in reader.epoch(seed))
-    rows = _load(corpus, streaming=side == STREAMED, cache_dir=str(cache))
-    more = {"buffer_size": BUFFER} if side == STREAMED else {}
-    return lambda seed: _padded(rows.shuffle(seed=seed, **more), batch_cells)
-
-
-def _load(corpus: Corpus, **options: Any) -> Any:
-    import datasets
-
-    return datasets.load_dataset(
-        "parquet",
-        data_files=_files(corpus),
-        split="train",
-        columns=["cell", "input_ids"],
-        **options,
-    )
-
-
-def _copy(corpus: Corpus, cache: Path) -> float:
-    """Let datasets make its uncompressed copy; returns what that took."""
-    import datasets
-
-    bars = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        start = time.perf_counter()
-        _load(corpus, cache_dir=str(cache))
-        return time.perf_counter() - start
-    finally:
-        if bars:
-            datasets.enable_progress_bars()
-
-
-@contextmanager
-def no_sleep() -> Iterator[None]:
-    """Spare streams of datasets the seconds that they sleep when they are through."""
-    import datasets
-
-    name = "SLEEP_TIME_ON_THREADS_SHUTDOWN"
-    before = getattr(datasets.config, name, None)
-    setattr(datasets.config, name, 0)
-    try:
-        yield
-    finally:
-        setattr(datasets.config, name, before)
 
 
 @contextmanager

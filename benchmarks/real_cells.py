@@ -1,4 +1,4 @@
-"""A file of as many real cells as asked for, made from a folder of real files.
+"""Make a file of any number of real cells from a folder of real files.
 
 Speed and memory depend on how many genes a cell has and how counts are spread, so made-up cells
 will not do. Rows of all files are brought into one gene space (the union of their Ensembl ids,

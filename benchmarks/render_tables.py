@@ -39,7 +39,7 @@ BRACKETS = (
     "better."
 )
 PUBLISHED = ("Masked genes, as others have published them:", grids.markdown(published()))
-"""Beside ours, never in one table with it."""
+"""Shown next to ours, never in one table with it."""
 Result = dict[str, Any]
 
 
@@ -170,21 +170,21 @@ def families_table(results: list[Result]) -> str:
     for r in results:
         load, peak = r["median_seconds_to_load"], r["highest_peak_gb"]
         rates, ratios = r["cells_per_second"], r.get("ratio_of_medians")
-        beside = theirs in rates
+        compared = theirs in rates
         rows.append(
             [
                 r["settings"]["model"],
                 f"{r['parameters'] / 1e6:,.0f} M",
                 f"{r['settings']['cells']:,}",
                 f"{number(load[ours])} s",
-                f"{number(load[theirs])} s" if beside else "–",
+                f"{number(load[theirs])} s" if compared else "–",
                 f"{number(rates[ours])} cells/s",
                 f"{number(rates[ours_float32])} cells/s",
-                f"{number(rates[theirs])} cells/s" if beside else "–",
+                f"{number(rates[theirs])} cells/s" if compared else "–",
                 f"{ratios[ours]:.2f}× ({ratios[ours_float32]:.2f}×)" if ratios else "–",
                 f"{peak[ours]:.2f} GB",
-                f"{peak[theirs]:.2f} GB" if beside else "–",
-                f"{r['largest_difference']:.1e}" if beside else "–",
+                f"{peak[theirs]:.2f} GB" if compared else "–",
+                f"{r['largest_difference']:.1e}" if compared else "–",
             ]
         )
     return table(columns, rows)
@@ -218,7 +218,7 @@ def how_good(parts: list[TaskTables]) -> str:
 
 
 def _three(part: TaskTables, data: DataTable) -> Iterator[tuple[Cell, ...]]:
-    """One line of `how_good`; none if the model did not answer, or knew the file."""
+    """Yield one line of `how_good`; none if the model has no result, or saw the file."""
     headline = part.task.HEADLINE
     metric = part.task.METRICS[headline]
     rows = {row.method: row for row in data.rows if headline in row.estimates}
@@ -230,14 +230,14 @@ def _three(part: TaskTables, data: DataTable) -> Iterator[tuple[Cell, ...]]:
         value = row.estimates[headline].value
         return value if metric.better == "higher" else -value
 
-    told = [model, twin, max((row for row in rows.values() if row.kind == "baseline"), key=rank)]
-    figures = {row.method: row.estimates[headline] for row in told}
+    shown = [model, twin, max((row for row in rows.values() if row.kind == "baseline"), key=rank)]
+    figures = {row.method: row.estimates[headline] for row in shown}
     top = best(figures, metric)
     yield (
         Cell(f"{part.task.TITLE}: {grids.title(metric)}"),
         Cell(data.data),
         *(grids.figure(each, metric.digits, best=name in top) for name, each in figures.items()),
-        Cell(told[-1].method),
+        Cell(shown[-1].method),
     )
 
 
@@ -280,7 +280,7 @@ EVALUATED: dict[str, Callable[[list[TaskTables]], str]] = {
 
 
 def evaluated(name: str, folder: Path) -> str:
-    """Fill a stretch from the evaluation in a folder, and tell where and when it was made."""
+    """Fill a stretch from the evaluation in a folder, with where and when it was made."""
     results = read_all(folder / FOLDER)
     if name not in EVALUATED or not results:
         raise InputError(
@@ -295,7 +295,7 @@ def evaluated(name: str, folder: Path) -> str:
 
 
 def benchmarked(name: str, folder: Path) -> str:
-    """Fill a stretch from the results of a benchmark, and tell where and when they were made."""
+    """Fill a stretch from the results of a benchmark, with where and when they were made."""
     results = read_results(folder, name)
     if not results:
         raise InputError(
@@ -370,7 +370,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     for page, text in stale.items():
         if options.check:
-            print(f"{page.name} is stale: run python scripts/render_tables.py", file=sys.stderr)
+            print(f"{page.name} is stale: run python -m benchmarks.render_tables", file=sys.stderr)
         else:
             page.write_text(text, encoding="utf-8")
     return int(bool(stale) and options.check)

@@ -1,4 +1,4 @@
-"""`bench train`: tokens/s of pre-training, beside `transformers.BertForMaskedLM` and AdamW.
+"""Tokens/s of pre-training, compared with `transformers.BertForMaskedLM` and AdamW.
 
 Three processes take turns of a few steps (A B C A B C) after a turn of each that compiles
 kernels and fills caches: ours, the peer as it comes, and the peer under the allocator settings that
@@ -6,7 +6,7 @@ our training chooses for its process. All take the same cells, masks, first weig
 dropout. Before any step they must agree on the loss at every chosen place, dropout off: a peer that
 computes something else says nothing. Tokens are those of cells, [CLS] included and padding not, and
 the work counted is that of `training_flop` on every side, so a peer gets no credit for logits at
-places that nobody asks for.
+places that are not masked.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def bench_train(
         settings = _settings(preset, cells, steps * (1 + repeats), device, scratch)
         settings["corpus"] = str(corpus or _build(data, scratch))
         planned = plan_of(settings)
-        told = {
+        about = {
             "preset": planned.preset,
             "cells": cells,
             "steps": steps,
@@ -104,7 +104,7 @@ def bench_train(
             log_stderr(note)
         figures = _measure(planned, settings, scratch, steps, repeats)
     name = f"train-{planned.preset}-{planned.device.type}"
-    return write_result(out, name, "train", told, figures, str(planned.device))
+    return write_result(out, name, "train", about, figures, str(planned.device))
 
 
 def _measure(
@@ -125,7 +125,7 @@ def _measure(
 
 
 def _settings(preset: str, cells: int, steps: int, device: str, scratch: Path) -> dict[str, Any]:
-    """What all sides are told, but for corpus and side."""
+    """Collect what all sides are given, but for corpus and side."""
     shape, options = settle(
         preset, {"global_batch": cells, "micro_batch": cells, "device": device}, {}
     )
@@ -200,10 +200,10 @@ def _side(side: str, settings: dict[str, Any], scratch: Path) -> Iterator[tuple[
             if not line:
                 last = (errors.read_text().strip().splitlines() or ["killed, without a word"])[-1]
                 raise InputError(f"{side} ended: {last}; if memory ran out, lower --cells")
-            told: dict[str, Any] = json.loads(line)
-            if "refused" in told:
-                raise InputError(told["refused"])
-            return told
+            record: dict[str, Any] = json.loads(line)
+            if "refused" in record:
+                raise InputError(record["refused"])
+            return record
 
         def turn(steps: int) -> dict[str, Any]:
             if process.poll() is None:
@@ -220,7 +220,7 @@ def _side(side: str, settings: dict[str, Any], scratch: Path) -> Iterator[tuple[
 def compare_losses(losses: dict[str, Losses], precision: str) -> dict[str, Any]:
     """Mean of each side's losses in `precision`, and by precision how far the peers are from ours.
 
-    Places are compared one by one: at random weights the mean hardly depends on what is asked.
+    Places are compared one by one: at random weights the mean hardly depends on what is masked.
 
     Raises
     ------
@@ -250,7 +250,7 @@ def compare_losses(losses: dict[str, Losses], precision: str) -> dict[str, Any]:
 
 
 def in_turns(sides: dict[str, Turn], steps: int, repeats: int) -> Turns:
-    """What each side told of its turns, the first one, a warm-up, left out.
+    """Collect the record of each turn of each side, without the first, a warm-up.
 
     Raises
     ------
@@ -263,9 +263,9 @@ def in_turns(sides: dict[str, Turn], steps: int, repeats: int) -> Turns:
             taken[side].append(turn(steps))
         last = {side: turns[-1] for side, turns in taken.items()}
         for what in ("cells", "tokens", "flop"):
-            if len({told[what] for told in last.values()}) > 1:
+            if len({record[what] for record in last.values()}) > 1:
                 raise RuntimeError(f"the sides differ in {what} of a turn: {last}")
-        if not all(math.isfinite(loss) for told in last.values() for loss in told["losses"]):
+        if not all(math.isfinite(loss) for record in last.values() for loss in record["losses"]):
             raise RuntimeError(f"a loss is not finite: {last}")
     return {side: turns[1:] for side, turns in taken.items()}
 
@@ -273,20 +273,20 @@ def in_turns(sides: dict[str, Turn], steps: int, repeats: int) -> Turns:
 def rates(taken: Turns, peak_gflops: float) -> dict[str, Any]:
     """Raw seconds, and what follows from them: medians over turns, and ratios of these."""
     turns = taken[OURS]
-    cells, tokens = ([told[what] for told in turns] for what in ("cells", "tokens"))
-    seconds = {side: [told["seconds"] for told in each] for side, each in taken.items()}
+    cells, tokens = ([record[what] for record in turns] for what in ("cells", "tokens"))
+    seconds = {side: [record["seconds"] for record in each] for side, each in taken.items()}
 
     def median_rate(what: str, side: str) -> float:
-        return statistics.median(told[what] / told["seconds"] for told in taken[side])
+        return statistics.median(record[what] / record["seconds"] for record in taken[side])
 
     rate = {side: median_rate("tokens", side) for side in taken}
     gflops = {side: 1e-9 * median_rate("flop", side) for side in taken}
     return {
         "seconds": seconds,
         "tokens": tokens,
-        "gflop": [1e-9 * told["flop"] for told in turns],
+        "gflop": [1e-9 * record["flop"] for record in turns],
         "tokens_per_cell": sum(tokens) / sum(cells),
-        "padding_of_peer": 1 - sum(tokens) / sum(told["places"] for told in taken[PEER]),
+        "padding_of_peer": 1 - sum(tokens) / sum(record["places"] for record in taken[PEER]),
         "tokens_per_second": rate,
         "ratio_of_medians": {side: rate[OURS] / rate[side] for side in taken if side != OURS},
         "gflop_per_second": gflops,

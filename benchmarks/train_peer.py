@@ -1,4 +1,4 @@
-"""What training is measured against: `transformers.BertForMaskedLM`, as a careful user trains it.
+"""The peer of training: `transformers.BertForMaskedLM`, as a careful user trains it.
 
 Padded batches, ``labels`` (so logits at every place), autocast, torch's fused attention, fused
 AdamW, clipping, the learning rate of our schedule. Batches are those of `training.batches`, brought
@@ -30,8 +30,8 @@ from cellscribe.training.plan import TrainPlan
 if TYPE_CHECKING:
     from transformers import BertForMaskedLM
 
-NOT_ASKED = -100
-"""What `transformers` takes in ``labels`` for a place that is not asked for."""
+IGNORED = -100
+"""Label of a place that takes no part in the loss, as in torch and `transformers`."""
 ATTENTION = "sdpa"
 PRECISIONS = ("float32", "bf16")
 Losses = dict[str, list[float]]
@@ -63,7 +63,7 @@ def padded_batch(batch: MaskedBatch) -> Padded:
     lengths_B = torch.tensor(batch.cells.lengths)
     place_L = torch.arange(batch.cells.longest)
     there_BL = place_L < lengths_B[:, None]
-    labels_N = torch.full_like(batch.tokens_N, NOT_ASKED)
+    labels_N = torch.full_like(batch.tokens_N, IGNORED)
     labels_N[batch.chosen_M] = batch.targets_M
 
     def rows(values_N: torch.Tensor, padding: int) -> torch.Tensor:
@@ -75,7 +75,7 @@ def padded_batch(batch: MaskedBatch) -> Padded:
     return Padded(
         tokens=rows(batch.tokens_N, PAD),
         mask=there_BL.long(),
-        labels=rows(labels_N, NOT_ASKED),
+        labels=rows(labels_N, IGNORED),
         positions=None if torch.equal(plain_N, batch.positions_N) else rows(batch.positions_N, 0),
     )
 
@@ -94,7 +94,7 @@ def load_peer(checkpoint: Path, device: torch.device) -> BertForMaskedLM:
 
     if read_header(checkpoint).config.norm != "post":
         raise InputError(
-            'BertForMaskedLM has its norms behind each sum; take a preset with norm = "post"'
+            'BertForMaskedLM has its norms after each sum; take a preset with norm = "post"'
         )
     bert = BertForMaskedLM.from_pretrained(
         checkpoint, dtype=torch.float32, attn_implementation=ATTENTION
@@ -173,8 +173,8 @@ def first_losses(bert: BertForMaskedLM, padded: Padded, dtype: torch.dtype) -> l
     """``[M]`` cross-entropies without dropout, before any step, in the order of our places."""
     bert.eval()
     logits_BLV = run_peer(bert, padded, dtype).logits
-    asked_BL = padded.labels != NOT_ASKED
-    logits_MV, labels_M = logits_BLV[asked_BL].float(), padded.labels[asked_BL]
+    masked_BL = padded.labels != IGNORED
+    logits_MV, labels_M = logits_BLV[masked_BL].float(), padded.labels[masked_BL]
     losses: list[float] = F.cross_entropy(logits_MV, labels_M, reduction="none").tolist()
     return losses
 

@@ -97,12 +97,12 @@ def batches_of(planned: TrainPlan) -> Generator[StepBatches]:
 
 
 def main(settings: dict[str, Any]) -> None:
-    """Answer lines that hold a number of steps, until there are no more."""
-    # Whatever a library prints must not come between the answers.
-    answers, sys.stdout = sys.stdout, sys.stderr
+    """Take the number of steps of each line of stdin, and print one line of JSON for it."""
+    # Whatever a library prints must not come between the lines of JSON.
+    out, sys.stdout = sys.stdout, sys.stderr
 
     def log(value: Any) -> None:
-        print(json.dumps(value), file=answers, flush=True)
+        print(json.dumps(value), file=out, flush=True)
 
     if settings["side"] != PEER:
         keep_freed_memory()

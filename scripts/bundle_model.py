@@ -2,18 +2,17 @@
 
     cellscribe train --preset mini --corpus runs/corpus -o runs/mini
     python scripts/bundle_model.py runs/mini
-    cellscribe bench quality --data ../shared/data --also runs/mini/start
-    python scripts/bundle_model.py runs/mini --card  # the card again, as measured
+    make evaluate                                    # measures it, and fills README and the card
+    python scripts/bundle_model.py runs/mini --card  # only writes the card again
 
 The model keeps the hashes of its training cells, so that ``cellscribe evaluate`` marks figures of
-cells that it knows. Of a run that is older than this file, ``--cells`` makes it of the corpus:
+cells that it knows. A run from before this file was added gets them from the corpus:
 
     python scripts/bundle_model.py runs/mini --cells
 
 The run's loss curve goes to ``benchmarks/mini``. ``RUN/start`` gets the network as training began,
-so that ``cellscribe bench quality`` can say what training adds. The card's sections on accuracy and
-speed stay empty until ``scripts/render_tables.py`` fills them from ``benchmarks/evaluation``, which
-``cellscribe evaluate mini -o benchmarks/evaluation`` with its data makes.
+so that ``cellscribe evaluate`` can measure what training adds. The card's sections on accuracy and
+speed stay empty until `benchmarks.render_tables` fills them from ``benchmarks/evaluation``.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ import shutil
 from pathlib import Path
 
 import torch
-from benchmarks.record import read_results
 
 from cellscribe.config import ModelConfig, from_mapping
 from cellscribe.corpus.store import open_corpus
@@ -46,7 +44,7 @@ SECTIONS = {
     "Downstream task accuracy": "card-accuracy",
     "Performance benchmarks": "card-performance",
 }
-"""Of the card: heading -> what `render_tables.py` puts there."""
+"""Sections of the card: heading -> what `benchmarks.render_tables` puts there."""
 
 
 def save_start(run: Path, corpus: Path) -> None:
@@ -65,30 +63,17 @@ def save_start(run: Path, corpus: Path) -> None:
 
 def keep_cells(corpus: Path, target: Path) -> Path:
     """Write the hashes of a corpus's training cells into the model that was trained on it."""
-    store, told = open_corpus(corpus), read_model(target).provenance["corpus"]
-    if store.hash != told:
-        raise SystemExit(f"{corpus} is the corpus {store.hash}, {target} was trained on {told}")
+    store, wanted = open_corpus(corpus), read_model(target).provenance["corpus"]
+    if store.hash != wanted:
+        raise SystemExit(f"{corpus} is the corpus {store.hash}, {target} was trained on {wanted}")
     hashes = trained_cells(store)
     if hashes is None:
         raise SystemExit(f"{corpus} has more than {MOST:,} training cells")
     return write_trained_cells(target, hashes)
 
 
-def measured(name: str) -> list[tuple[str, str]]:
-    """Rows of the model card: the linear probe of ``benchmarks/results``."""
-    rows = []
-    for result in read_results(ROOT / "benchmarks/results", "quality"):
-        if result["settings"]["model"] != name:
-            continue
-        columns = result["table"]["columns"]
-        for row in result["table"]["rows"]:
-            told = [f"{c} {v}" for c, v in zip(columns[3:], row[3:], strict=True)]
-            rows.append((f"{columns[0]}, {row[0]}", ", ".join(told)))
-    return rows
-
-
 def mark_sections(card: Path) -> None:
-    """Put the sections that ``render_tables.py`` fills into a card, before its limits."""
+    """Put the sections that `render_tables` fills in the place of a card's own on benchmarks."""
     text = card.read_text(encoding="utf-8")
     marks = "".join(
         f"## {title}\n\n<!-- evaluate:{name} -->\n<!-- /evaluate:{name} -->\n\n"
@@ -97,6 +82,7 @@ def mark_sections(card: Path) -> None:
     before, limits, after = text.partition("## Limits\n")
     if not limits:
         raise SystemExit(f"{card} has no section on limits; sections are not put in")
+    before, _, _ = before.partition("## Benchmarks\n")
     card.write_text(f"{before}{marks}{limits}{after}", encoding="utf-8")
 
 
@@ -112,7 +98,7 @@ def main() -> None:
     name = read_header(options.run)["preset"]
     target = ROOT / "src/cellscribe/bundled" / name
     if options.card:
-        card = write_card(options.run, options.corpus, target, benchmarks=measured(name))
+        card = write_card(options.run, options.corpus, target)
         mark_sections(card)
         print(card)
         return

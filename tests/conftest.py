@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
     from support.command import Cli, Ran
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch is imported: each worker has one core, and two threads on it wait for each other.
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+
+# No test measures time: not even hypothesis, which gives an example 200 ms by default.
+hypothesis.settings.register_profile("cellscribe", deadline=None)
+hypothesis.settings.load_profile("cellscribe")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of real cells beside the checkout; the test is skipped where it is missing."""
+    """Folder of real cells next to the checkout; the test is skipped where it is missing."""
     if not (SHARED / "data").is_dir():
         pytest.skip("needs the real cells of ../shared/data, which are not here")
     return SHARED / "data"
@@ -24,7 +35,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_genes() -> Path:
-    """Folder of published gene tables beside the checkout."""
+    """Folder of published gene tables next to the checkout; skipped where it is missing."""
     if not (SHARED / "genes").is_dir():
         pytest.skip("needs the gene tables of ../shared/genes, which are not here")
     return SHARED / "genes"
@@ -40,7 +51,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Products in one thread: where they are small, a second one is only waited for."""
+    """Products in one thread: where they are small, a second thread costs more than it does."""
     import torch
 
     before = torch.get_num_threads()
@@ -58,8 +69,16 @@ def run(capsys: pytest.CaptureFixture[str]) -> Cli:
 
 
 @pytest.fixture
+def bench(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Calls ``python -m benchmarks`` in this process."""
+    from support.command import call_benchmarks
+
+    return lambda *words: call_benchmarks(*words, capsys=capsys)
+
+
+@pytest.fixture
 def embed(run: Cli, tiny_model: Path, tmp_path: Path) -> Cli:
-    """``cellscribe embed``, with the tiny model and into ``out.npy`` unless told otherwise."""
+    """``cellscribe embed``, with the tiny model and into ``out.npy`` unless named otherwise."""
 
     def call(source: Any, *words: Any, out: Any = tmp_path / "out.npy") -> Ran:
         model = () if "--model" in words else ("--model", tiny_model)

@@ -36,7 +36,7 @@ from cellscribe.model.metadata import bundled_models
 
 
 @pytest.mark.parametrize(
-    "verb", ["embed", "tokenize", "info", "corpus", "train", "report", "bench"]
+    "verb", ["embed", "tokenize", "info", "corpus", "train", "report", "evaluate"]
 )
 def test_help_of_every_verb(verb: str, run: Cli) -> None:
     overall, own = run("--help"), run(verb, "--help")

@@ -1,4 +1,4 @@
-"""The published code of each family, run to be measured beside ours.
+"""The published code of each family, run to be compared with ours.
 
 One module a family, each with a class `Peer`: our own text, which imports the family's public
 repository from a clone, or a public package. All run on the CPU in float32. Nothing here imports
@@ -39,7 +39,7 @@ class About:
     file: str = ""
     """A file that every clone of it has."""
     packages: tuple[tuple[str, str], ...]
-    """What must be installed: name to import, name to install."""
+    """Packages that it needs: name to import, name to install."""
     batch: int
     """Cells of a batch."""
 
@@ -53,7 +53,7 @@ class Task:
     clone: Path
     """Clone of the family's repository."""
     model: dict[str, Any]
-    """Of the imported model, see `bench.families.describe`."""
+    """Of the imported model, see `benchmarks.families.describe`."""
     tokens: Path
     """Our tokens of the cells, an .npz of tokens, offsets and (or None) values."""
     scratch: Path
@@ -86,7 +86,7 @@ class Peer(Protocol):
 ABOUT = {
     "geneformer": About(
         what="transformers.BertModel, padded batches by length, tokens ready made",
-        packages=(("transformers", '"cellscribe[bench]"'),),
+        packages=(("transformers", "transformers"),),
         batch=50,
     ),
     "bionemo": About(

@@ -60,7 +60,7 @@ class Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
     def create_module(self, spec: Any) -> types.ModuleType:
-        """A module that has whatever is asked of it."""
+        """A module that has every attribute."""
         module = types.ModuleType(spec.name)
         module.__path__ = []
 

@@ -1,6 +1,6 @@
 """scBERT: its ``preprocess.py`` run as it is, then its PerformerLM cell by cell as it predicts.
 
-Its filter of cells with few genes is told to keep them all. It publishes no vector of a cell, so
+Its filter of cells with few genes is set to keep them all. It publishes no vector of a cell, so
 the mean over genes of its last hidden layer, which is ours by default, is taken of its own.
 ``local_attention`` is not needed: no head is local, so a name is enough.
 """

@@ -19,8 +19,8 @@ from cellscribe.model import peak
 from cellscribe.model.checkpoint import save_checkpoint
 from cellscribe.model.encoder import MaskedGeneModel, initialise
 
-pytest.importorskip("datasets", reason="needs the extra cellscribe[bench]")
-pytest.importorskip("transformers", reason="needs the extra cellscribe[bench]")
+pytest.importorskip("datasets", reason="needs the dependency group bench")
+pytest.importorskip("transformers", reason="needs the dependency group bench")
 
 GENES = [f"ENSG{i:011d}" for i in range(1, 151)]
 CELLS = 40

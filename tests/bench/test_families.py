@@ -81,10 +81,10 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("version", ["V1", "V2"])
 @pytest.mark.usefixtures("in_this_process")
-def test_geneformer_beside_transformers(
+def test_geneformer_against_transformers(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
-    pytest.importorskip("transformers", reason="needs the extra cellscribe[bench]")
+    pytest.importorskip("transformers", reason="needs the dependency group bench")
     about = references.ABOUT["geneformer"]
     monkeypatch.setitem(references.ABOUT, "geneformer", replace(about, batch=3))
     source = published_geneformer.write_published(tmp_path / "published", version)
@@ -112,7 +112,7 @@ def test_geneformer_beside_transformers(
 def test_a_peer_that_reads_another_layer_is_seen(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("transformers", reason="needs the extra cellscribe[bench]")
+    pytest.importorskip("transformers", reason="needs the dependency group bench")
     model, source = imported("geneformer", tmp_path)
     describe = families.describe
 
@@ -128,11 +128,11 @@ def test_a_peer_that_reads_another_layer_is_seen(
 
 @pytest.mark.parametrize("family", ["bionemo", "scgpt", "scbert", "scfoundation"])
 @pytest.mark.usefixtures("in_this_process")
-def test_ours_alone(run: Cli, data: Path, tmp_path: Path, family: str) -> None:
+def test_ours_alone(bench: Cli, data: Path, tmp_path: Path, family: str) -> None:
     model, _ = imported(family, tmp_path)
     out = tmp_path / "results"
     words = ["--model", model, "--data", data, "--cells", CELLS, "--repeats", 1, "--out", out]
-    ran = run("bench", "embed", *words)
+    ran = bench("embed", *words)
     assert ran.status == 0, ran.err
     found = json.loads((out / "embed-model-cpu.json").read_text())
     assert found["settings"]["family"] == family
@@ -219,16 +219,17 @@ def test_a_side_that_fails(monkeypatch: pytest.MonkeyPatch, script: str, told: s
 
 
 def test_nothing_is_written_where_a_side_fails(
-    run: Cli, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Cli, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, source = imported("scgpt", tmp_path)
     clone = tmp_path / "clone"
     (clone / references.ABOUT["scgpt"].file).parent.mkdir(parents=True)
     (clone / references.ABOUT["scgpt"].file).write_text("")
+    monkeypatch.setattr(references, "find_spec", lambda name: "there")  # scanpy may be missing
     monkeypatch.setattr(families, "SIDE", ("-c", "import scgpt_of_another_version"))
     there = sorted(path.name for path in tmp_path.iterdir())
     words = ["--model", model, "--source", source, "--reference", clone, "--data", data]
-    line = refused(run("bench", "embed", *words, "--out", tmp_path / "results"))
+    line = refused(bench("embed", *words, "--out", tmp_path / "results"))
     assert "No module named 'scgpt_of_another_version'" in line
     nothing_new(tmp_path, *there)
 
@@ -247,14 +248,14 @@ def test_nothing_is_written_where_a_side_fails(
     ],
 )
 def test_refusals(
-    run: Cli, data: Path, tmp_path: Path, family: str | None, words: list[str], told: str
+    bench: Cli, data: Path, tmp_path: Path, family: str | None, words: list[str], told: str
 ) -> None:
     model, source = imported(family, tmp_path) if family else ("mini", tmp_path)
     given = {"DIR": str(tmp_path), "SRC": str(source)}
     there = sorted(path.name for path in tmp_path.iterdir())
     out = ["--data", data, "--out", tmp_path / "results"]
     words = [given.get(word, word) for word in words]
-    assert told in refused(run("bench", "embed", "--model", model, *out, *words))
+    assert told in refused(bench("embed", "--model", model, *out, *words))
     nothing_new(tmp_path, *there)
 
 
@@ -283,7 +284,7 @@ def test_a_model_of_our_own_goes_the_old_way(tiny_model: Path) -> None:
 def test_each_side_in_its_own_process(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("transformers", reason="needs the extra cellscribe[bench]")
+    pytest.importorskip("transformers", reason="needs the dependency group bench")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     ballast = bytearray(1 << 30)
     ballast[:: 1 << 12] = b"x" * (1 << 18)

@@ -21,8 +21,8 @@ from cellscribe.errors import InputError
 from cellscribe.model.checkpoint import save_checkpoint
 from cellscribe.model.encoder import MaskedGeneModel, initialise
 
-datasets = pytest.importorskip("datasets", reason="needs the extra cellscribe[bench]")
-pytest.importorskip("transformers", reason="needs the extra cellscribe[bench]")
+datasets = pytest.importorskip("datasets", reason="needs the dependency group bench")
+pytest.importorskip("transformers", reason="needs the dependency group bench")
 
 GENES = [f"ENSG{i:011d}" for i in range(120)]
 CONTEXT = 20

@@ -20,7 +20,7 @@ from cellscribe.config import ReaderOptions
 from cellscribe.corpus.reader import Reader, pad_cells
 from cellscribe.errors import InputError
 
-pytest.importorskip("datasets", reason="needs the extra cellscribe[bench]")
+pytest.importorskip("datasets", reason="needs the dependency group bench")
 
 PLAYED = """
 import sys, json

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from benchmarks import render_tables as script
 from support import markdown
 
 from cellscribe.errors import InputError
@@ -42,15 +43,12 @@ TASKS = {
 
 
 def load_script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-script = load_script("render_tables")
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +98,7 @@ def evaluation(tmp_path: Path) -> Path:
 
 def filled(name: str, evaluation: Path) -> str:
     text = f"before\n<!-- evaluate:{name} -->\nold\n<!-- /evaluate:{name} -->\nafter"
-    rendered: str = script.render(text, evaluation / "none", evaluation)
+    rendered = script.render(text, evaluation / "none", evaluation)
     assert rendered.startswith("before")
     assert rendered.endswith("after")
     assert "\nold\n" not in rendered
@@ -184,9 +182,10 @@ def test_a_card_made_anew_has_the_markers(tmp_path: Path, evaluation: Path) -> N
     bundle.mark_sections(card)
     text = card.read_text()
     assert script.render(text, tmp_path, evaluation) != text
-    order = ["## Benchmarks", "## Downstream task accuracy", "## Performance benchmarks"]
+    order = ["# mini", "## Downstream task accuracy", "## Performance benchmarks"]
     places = [text.index(heading) for heading in [*order, "## Limits\n\n- few\n"]]
     assert places == sorted(places)
+    assert "## Benchmarks" not in text
     card.write_text("# mini\n")
     with pytest.raises(SystemExit, match="limits"):
         bundle.mark_sections(card)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from benchmarks import render_tables as script
 
 from cellscribe.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
 MACHINE = {
     "cpu": {"model": "Some CPU", "features": ["avx512_bf16"]},
     "cores": 2,
@@ -23,19 +21,6 @@ COMMON = {
     "commit": {"hash": "0123456789", "dirty": False},
     "machine": MACHINE,
 }
-
-
-def load_script() -> ModuleType:
-    path = ROOT / "benchmarks" / "render_tables.py"
-    spec = importlib.util.spec_from_file_location("render_tables", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
 
 
 def result(folder: Path, name: str, bench: str, **figures: object) -> None:

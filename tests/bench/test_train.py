@@ -27,7 +27,7 @@ from cellscribe.errors import InputError
 from cellscribe.model import peak
 from cellscribe.training.masking import MaskedBatch, mask_cells
 
-pytest.importorskip("transformers", reason="needs the extra cellscribe[bench]")
+pytest.importorskip("transformers", reason="needs the dependency group bench")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = """
@@ -71,19 +71,19 @@ def preset(tmp_path: Path) -> Path:
 
 @contextmanager
 def side_here(
-    side: str, told: dict[str, Any], scratch: Path
+    side: str, record: dict[str, Any], scratch: Path
 ) -> Iterator[tuple[train_peer.Losses, train_peer.Turn]]:
     """A side in this process."""
-    planned = train_side.plan_of(told)
+    planned = train_side.plan_of(record)
     make = train_side.our_side if side == OURS else train_peer.peer_side
     batches = train_side.batches_of(planned)
     try:
-        yield make(planned, Path(told["checkpoint"]), batches)
+        yield make(planned, Path(record["checkpoint"]), batches)
     finally:
         batches.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=6),
     genes_per_cell=st.none() | st.integers(1, 20),
@@ -106,7 +106,7 @@ def test_rows_hold_what_packed_cells_hold(
         genes_per_cell=genes_per_cell,
     )
     padded = train_peer.padded_batch(batch)
-    asked = dict(zip(batch.chosen_M.tolist(), batch.targets_M.tolist(), strict=True))
+    masked = dict(zip(batch.chosen_M.tolist(), batch.targets_M.tolist(), strict=True))
     positions = padded.positions
     if positions is None:
         positions = torch.arange(padded.tokens.shape[1]).expand_as(padded.tokens)
@@ -115,11 +115,11 @@ def test_rows_hold_what_packed_cells_hold(
         here = slice(start, start + n)
         assert padded.tokens[cell, :n].tolist() == batch.tokens_N[here].tolist()
         assert positions[cell, :n].tolist() == batch.positions_N[here].tolist()
-        labels = [asked.get(place, train_peer.NOT_ASKED) for place in range(start, start + n)]
+        labels = [masked.get(place, train_peer.IGNORED) for place in range(start, start + n)]
         assert padded.labels[cell, :n].tolist() == labels
         assert padded.mask[cell].tolist() == [1] * n + [0] * (padded.mask.shape[1] - n)
         assert set(padded.tokens[cell, n:].tolist()) <= {PAD}
-        assert set(padded.labels[cell, n:].tolist()) <= {train_peer.NOT_ASKED}
+        assert set(padded.labels[cell, n:].tolist()) <= {train_peer.IGNORED}
         start += n
     assert start == len(batch.tokens_N)
     assert padded.tokens.shape == (len(lengths), max(batch.cells.lengths))
@@ -203,9 +203,9 @@ def test_a_peer_that_is_shown_something_else_is_refused(
 
 def test_losses_are_compared_place_by_place() -> None:
     losses = {OURS: {"float32": [1.0, 2.0, 6.0]}, PEER: {"float32": [1.0, 2.00001, 6.0]}}
-    told = train.compare_losses(losses, "float32")
-    assert told["first_loss"][OURS] == 3
-    assert told["largest_loss_difference"] == {"float32": pytest.approx(1e-5)}
+    record = train.compare_losses(losses, "float32")
+    assert record["first_loss"][OURS] == 3
+    assert record["largest_loss_difference"] == {"float32": pytest.approx(1e-5)}
     for theirs in ([2.0, 1.0, 6.0], [1.0, 2.0, float("nan")]):
         with pytest.raises(RuntimeError, match="do not compute the same"):
             train.compare_losses({**losses, PEER: {"float32": theirs}}, "float32")
@@ -216,13 +216,13 @@ def test_losses_are_compared_place_by_place() -> None:
 def some_turn(order: list[str], name: str, **changes: Any) -> train_peer.Turn:
     def turn(steps: int) -> dict[str, Any]:
         order.append(name)
-        told = {"seconds": 1.0, "cells": steps, "tokens": 9 * steps, "flop": 1e9, "losses": [1.0]}
-        return told | changes
+        record = {"seconds": 1.0, "cells": steps, "tokens": 9 * steps, "flop": 1e9, "losses": [1.0]}
+        return record | changes
 
     return turn
 
 
-def test_sides_take_turns_behind_a_warm_up() -> None:
+def test_sides_take_turns_after_a_warm_up() -> None:
     order: list[str] = []
     sides = {OURS: some_turn(order, "a"), PEER: some_turn(order, "b")}
     taken = train.in_turns(sides, 2, 3)
@@ -239,10 +239,10 @@ def test_sides_take_turns_behind_a_warm_up() -> None:
         ({"losses": [1.0, float("nan")]}, "not finite"),
     ],
 )
-def test_turns_that_differ_are_no_result(changes: dict[str, Any], told: str) -> None:
+def test_turns_that_differ_are_no_result(changes: dict[str, Any], record: str) -> None:
     order: list[str] = []
     sides = {OURS: some_turn(order, "a"), PEER: some_turn(order, "b", **changes)}
-    with pytest.raises(RuntimeError, match=told):
+    with pytest.raises(RuntimeError, match=record):
         train.in_turns(sides, 2, 1)
 
 
@@ -294,8 +294,8 @@ def test_what_a_side_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_pre_norm_has_no_peer(corpus: Path, preset: Path, tmp_path: Path) -> None:
     preset.write_text(TINY.replace("[training]", 'norm = "pre"\n[training]'))
-    told = train._settings(str(preset), 4, 2, "cpu", tmp_path) | {"corpus": str(corpus)}
-    planned = train_side.plan_of(told)
+    record = train._settings(str(preset), 4, 2, "cpu", tmp_path) | {"corpus": str(corpus)}
+    planned = train_side.plan_of(record)
     train._start(planned, tmp_path / "model")
     with pytest.raises(InputError, match='norm = "post"'):
         train_peer.load_peer(tmp_path / "model", torch.device("cpu"))
@@ -315,46 +315,46 @@ def test_pre_norm_has_no_peer(corpus: Path, preset: Path, tmp_path: Path) -> Non
     ],
 )
 def test_refusals(
-    run: Cli,
+    bench: Cli,
     corpus: Path,
     preset: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     words: list[str],
-    told: str,
+    record: str,
 ) -> None:
     if "cuda" in words and torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     monkeypatch.chdir(tmp_path)
     given = {"--preset": str(preset), "--corpus": str(corpus), "--out": "results"}
     given |= dict(zip(words[::2], words[1::2], strict=True))
-    line = refused(run("bench", "train", *[word for pair in given.items() for word in pair]))
-    assert told in line
+    line = refused(bench("train", *[word for pair in given.items() for word in pair]))
+    assert record in line
     nothing_new(tmp_path, "tiny.toml")
 
 
 def test_cells_and_the_peer_are_needed(
-    run: Cli, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Cli, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "name a --corpus" in refused(run("bench", "train"))
+    assert "name a --corpus" in refused(bench("train"))
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "transformers" else find(name)
     )
-    line = refused(run("bench", "train", "--corpus", corpus))
-    assert 'pip install "cellscribe[bench]"' in line
+    line = refused(bench("train", "--corpus", corpus))
+    assert "pip install --group bench" in line
     nothing_new(tmp_path)
 
 
 @pytest.mark.slow
 def test_each_side_in_its_own_process(
-    run: Cli, corpus: Path, preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Cli, corpus: Path, preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peak, "SHAPES", ((8, 8, 8),))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     words = ["--preset", preset, "--corpus", corpus, "--cells", 4, "--repeats", 2]
-    ran = run("bench", "train", *words, "--device", "cpu", "--out", tmp_path)
+    ran = bench("train", *words, "--device", "cpu", "--out", tmp_path)
     assert ran.status == 0, ran.err
     assert Path(ran.out.strip()) == tmp_path / "train-tiny-cpu.json"
     found = json.loads((tmp_path / "train-tiny-cpu.json").read_text())

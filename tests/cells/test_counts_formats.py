@@ -52,7 +52,7 @@ def gathered(source: Any, rows: int = 4096, start: int = 0, **options: Any) -> n
 
 
 @pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(dense=count_matrices, rows=st.integers(1, 12), data=st.data())
 def test_every_format_gives_the_rows_that_were_written(
     writer: Callable[[np.ndarray, Path], Any], dense: np.ndarray, rows: int, data: st.DataObject

@@ -187,7 +187,7 @@ def test_mixed_identifiers_and_counts_of_ways(small: Vocabulary) -> None:
     assert "4 of 7 genes are known" in genes.summary()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_spelling_and_order_do_not_matter(data: st.DataObject) -> None:
     table = vocabulary([FACTS[name] for name in GENES], list(GENES))

@@ -27,9 +27,7 @@ def stored(folder: Path, values: np.ndarray, **how: Any) -> h5py.Dataset:
     shuffle=st.booleans(),
     bounds=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 200)), min_size=1, max_size=6),
 )
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_slices_are_those_of_h5py(
     tmp_path: Path,
     size: int,

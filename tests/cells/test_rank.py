@@ -93,7 +93,7 @@ def problems(draw: st.DrawFn):
     return cells, dtype, np.array(token_of_column, dtype=np.int32), medians, context
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(problems())
 def test_both_kernels_equal_the_contract(problem) -> None:
     cells, dtype, token_of_column, medians, context = problem

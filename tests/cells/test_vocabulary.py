@@ -33,7 +33,7 @@ def three_genes() -> Vocabulary:
     return Vocabulary.build(["ENSG1", "ENSG2", "ENSG3"], ["A", "", "C"], np.array([0.5, 1.5, 3.0]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     medians=st.lists(
         st.floats(min_value=0, exclude_min=True, allow_infinity=False), min_size=1, max_size=9

@@ -47,7 +47,7 @@ def choices(table: pd.DataFrame, options: SplitOptions) -> dict[frozenset[str], 
     return {held: found[held] for held in wanted}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(table=tables(), holdout=shares, seed=st.integers(0, 3), data=st.data())
 def test_nothing_allowed_is_nearer_to_the_wish(
     table: pd.DataFrame, holdout: float, seed: int, data: st.DataObject
@@ -100,7 +100,7 @@ def many(draw: st.DrawFn) -> pd.DataFrame:
     return table_of([(f"d{i:02}", assay, "lung", n) for i, (n, assay) in enumerate(sizes)])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(table=tables(least=17, most=26) | many(), holdout=shares, seed=st.integers(0, 3))
 def test_among_many_no_single_dataset_comes_nearer(
     table: pd.DataFrame, holdout: float, seed: int

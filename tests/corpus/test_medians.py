@@ -39,7 +39,7 @@ def added(dense: np.ndarray, blocks: int, room: int) -> GeneMedians:
 
 
 @given(dense=counts_of_cells, blocks=st.integers(1, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_few_values_have_exact_medians(dense: np.ndarray, blocks: int) -> None:
     medians = added(dense, blocks, 10_000)
     assert medians.exact
@@ -48,7 +48,7 @@ def test_few_values_have_exact_medians(dense: np.ndarray, blocks: int) -> None:
 
 
 @given(dense=counts_of_cells, blocks=st.integers(1, 5), room=st.integers(0, 20))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_many_values_have_medians_within_the_stated_error(
     dense: np.ndarray, blocks: int, room: int
 ) -> None:
@@ -59,7 +59,7 @@ def test_many_values_have_medians_within_the_stated_error(
 
 
 @given(dense=counts_of_cells, seed=st.integers(0, 1_000), room=st.integers(0, 20))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_order_of_cells_and_blocks_means_nothing(
     dense: np.ndarray, seed: int, room: int
 ) -> None:

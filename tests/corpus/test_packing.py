@@ -34,7 +34,7 @@ def in_space(dense: np.ndarray, genes: np.ndarray, dtype: type = np.float32) -> 
 @given(
     dense=dense_counts, genes=gene_maps, dtype=st.sampled_from([np.float32, np.uint16, np.int64])
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_rows_are_the_sums_of_their_columns(
     dense: np.ndarray, genes: np.ndarray, dtype: type
 ) -> None:
@@ -48,7 +48,7 @@ def test_rows_are_the_sums_of_their_columns(
 
 
 @given(dense=dense_counts, seed=st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_hash_tells_genes_and_counts_and_nothing_else(dense: np.ndarray, seed: int) -> None:
     genes = np.arange(N_COLUMNS, dtype=np.int32)
     genes[N_GENES:] = -1
@@ -91,7 +91,7 @@ def test_random_keys_belong_to_the_cell_alone() -> None:
 
 
 @given(lengths=st.lists(st.integers(0, 5), min_size=1, max_size=20), seed=st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rows_are_taken_whole(lengths: list[int], seed: int) -> None:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     values = np.arange(offsets[-1])

@@ -95,7 +95,7 @@ def test_order_has_every_cell_once(
         assert mine == whole[rank::ranks]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(
     shards=st.lists(st.integers(1, 70), min_size=1, max_size=4),
     row_group=st.integers(1, 40),

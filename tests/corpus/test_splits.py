@@ -23,7 +23,7 @@ from cellscribe.corpus.build.splits import (
 from cellscribe.errors import InputError
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(table=tables(least=3, most=20), holdout=shares, shuffle=st.randoms())
 def test_the_order_and_cut_of_rows_mean_nothing(
     table: pd.DataFrame, holdout: float, shuffle: Any
@@ -185,7 +185,7 @@ def test_divided_cells_come_in_the_wished_shares(validation: float) -> None:
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     cells=st.lists(st.tuples(st.integers(0, 2**64 - 1), st.sampled_from(SIDES)), max_size=40),
     validation=st.floats(0, 1),

@@ -57,7 +57,7 @@ def problem() -> Deletions:
     return posed(screen())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**20), st.integers(2, 9))
 def test_areas_are_scikit_learn_s(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)

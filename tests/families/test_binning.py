@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
@@ -44,7 +44,6 @@ counts = st.lists(st.integers(1, 12) | st.integers(1, 5_000), min_size=1, max_si
 floats = st.lists(st.floats(2**-10, 2**20, width=32), min_size=1, max_size=60)
 
 
-@settings(deadline=None)
 @given(counts | floats, st.integers(3, 60))
 def test_bins_lie_where_numpy_puts_them(row: list[float], n_bins: int) -> None:
     values = np.asarray(row, np.float32)

@@ -137,7 +137,7 @@ def test_a_cell_does_not_depend_on_its_neighbours(model: CellModel) -> None:
         np.testing.assert_allclose(together[row], alone, rtol=0, atol=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(counts=arrays(np.int64, (3, 12), elements=st.sampled_from([0, 0, 1, 2, 3, 50, 4000])))
 def test_the_tokeniser_is_the_published_rule(model: CellModel, counts: np.ndarray) -> None:
     genes = list(made.MADE_GENES[:10])

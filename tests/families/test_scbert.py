@@ -153,7 +153,7 @@ def by_the_rule(count: int, total: int) -> int:
     return max(b for b in range(6) if 2**b <= 1 + x)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.lists(st.sampled_from([0, 0, 0, 1, 1, 2, 3, 7, 15, 40, 700, 10_000]), min_size=9),

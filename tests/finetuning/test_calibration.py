@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cellscribe.annotation.calibration import (
@@ -66,7 +66,6 @@ def test_calibration_error_of_what_keeps_its_promise_and_of_what_does_not() -> N
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=1), st.integers(50, 100))
-@settings(deadline=None)
 def test_the_threshold_is_the_lowest_that_keeps_the_promise(
     cells: list[tuple[int, bool]], percent: int
 ) -> None:

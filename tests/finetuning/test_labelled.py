@@ -26,7 +26,7 @@ def read(adata: Any, *, group: str | None = "donor", fewest: int = 10) -> tuple[
     st.integers(2, 6),
     st.integers(0, 5),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_no_group_is_in_two_folds(cells: list[tuple[int, int]], folds: int, seed: int) -> None:
     truth = np.array([t for t, _ in cells])
     groups = np.array([f"g{g}" for _, g in cells], dtype=object)

@@ -171,7 +171,7 @@ def assert_same_cells(found: CellTokens, wanted: CellTokens) -> None:
     dtype=st.sampled_from([np.int32, np.uint32, np.int64, np.float64]),
     context=st.integers(1, 3),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_counting_agrees_with_ranking(
     cells: list[list[tuple[int, int]]], tokens: list[int], dtype: type, context: int
 ) -> None:

@@ -97,7 +97,7 @@ def one_minus_cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.integers(5, 60), unique=True, max_size=30),
     st.lists(st.integers(5, 60), unique=True, min_size=1, max_size=4),
@@ -322,7 +322,7 @@ def test_a_single_gene_is_held_against_random_ones(
     assert p(shown) == p(shown)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**20), st.integers(2, 80), st.integers(1, 3))
 def test_null_genes_lie_near_and_are_others(seed: int, length: int, n: int) -> None:
     rng = np.random.default_rng(seed)

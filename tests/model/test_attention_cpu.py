@@ -80,7 +80,7 @@ def test_float32_equals_the_closed_form() -> None:
     np.testing.assert_allclose(out.numpy(), closed_form(q, k, v, offsets), rtol=0, atol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     lengths=st.lists(st.integers(0, 90), max_size=6),
     scale=st.floats(0, 1e4),

@@ -35,11 +35,23 @@ def call(*words: Any, capsys: Any) -> Ran:
     """Run the command line in this process."""
     from cellscribe import cli
 
+    return run_program(cli.main, *words, capsys=capsys)
+
+
+def call_benchmarks(*words: Any, capsys: Any) -> Ran:
+    """Run ``python -m benchmarks`` in this process."""
+    from benchmarks import __main__ as program
+
+    return run_program(program.main, *words, capsys=capsys)
+
+
+def run_program(main: Callable[[list[str]], None], *words: Any, capsys: Any) -> Ran:
+    """Run a program's main function, and return its status and what it printed."""
     status = 0
-    # it takes over a signal that belongs to pytest
+    # the program takes over a signal that belongs to pytest
     before = signal.getsignal(signal.SIGTERM)
     try:
-        cli.main([str(word) for word in words])
+        main([str(word) for word in words])
     except SystemExit as leave:
         status = leave.code or 0
     finally:

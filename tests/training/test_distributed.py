@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.command import Cli, refused
 from support.training import DROPPING, SHAPE, SHORT, lines_of, planted_corpus, run_training
 
 from cellscribe.config import ModelConfig
@@ -36,6 +37,12 @@ def alone(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.fixture
+def cli(run: Cli) -> Cli:
+    """The command line in this process; ``run`` is a folder in these tests."""
+    return run
+
+
 def preset(folder: Path, shape: ModelConfig = SHAPE, **changes: Any) -> Path:
     """A TOML file that says what `run_training` does."""
     tables = {
@@ -51,10 +58,8 @@ def preset(folder: Path, shape: ModelConfig = SHAPE, **changes: Any) -> Path:
     return path
 
 
-def start(
-    corpus: Path, run: Path, *words: str, launcher: list[str] = TORCHRUN
-) -> subprocess.Popen[str]:
-    command = [*launcher, "-m", "cellscribe", "train", "--corpus", str(corpus), "-o", str(run)]
+def start(corpus: Path, run: Path, *words: str) -> subprocess.Popen[str]:
+    command = [*TORCHRUN, "-m", "cellscribe", "train", "--corpus", str(corpus), "-o", str(run)]
     return subprocess.Popen(
         [*command, *words],
         stdout=subprocess.PIPE,
@@ -95,15 +100,24 @@ def test_two_ranks_are_one(corpus: Path, alone: Path, tmp_path: Path, parallel: 
     assert (session["ranks"], session["accumulation"]) == (2, 2)
 
 
-@pytest.mark.parametrize(("first", "then"), [("fsdp", 1), ("ddp", 1), (1, "fsdp")])
+# A checkpoint of DDP is that of one process with another count of ranks; the tests of DDP in this
+# file compare both what it ends with and what it goes on from.
+SLOW_DDP = pytest.param("ddp", 1, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("first", "then"), [("fsdp", 1), SLOW_DDP, (1, "fsdp")])
 def test_a_checkpoint_of_n_ranks_goes_on_with_m(
-    corpus: Path, alone: Path, tmp_path: Path, first: Any, then: Any
+    cli: Cli, corpus: Path, alone: Path, tmp_path: Path, first: Any, then: Any
 ) -> None:
     run = tmp_path / "run"
     for ranks, more in ((first, ["--steps", "7"]), (then, [])):
-        launcher = [sys.executable] if ranks == 1 else TORCHRUN
         recipe = preset(tmp_path, parallel="ddp" if ranks == 1 else ranks)
-        finish(start(corpus, run, "--preset", str(recipe), "--resume", *more, launcher=launcher))
+        words = ["--preset", str(recipe), "--resume", *more]
+        if ranks == 1:
+            ran = cli("train", "--corpus", corpus, "-o", run, *words)
+            assert ran.status == 0, ran.err
+        else:
+            finish(start(corpus, run, *words))
     sessions = json.loads((run / "run.json").read_text())["sessions"]
     assert [s["ranks"] for s in sessions] == [1 if r == 1 else 2 for r in (first, then)]
     # the early end had a validation of its own
@@ -160,17 +174,34 @@ def wait_for(condition: Any, process: subprocess.Popen[str], seconds: float = 60
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"micro_batch": 16}, "global_batch 16 is not a multiple of micro_batch 16 x 2 ranks"),
-        ({"lanes": 3}, "2 ranks cannot share 3 lanes evenly"),
-    ],
-)
+UNSHARED = [
+    ({"micro_batch": 16}, "global_batch 16 is not a multiple of micro_batch 16 x 2 ranks"),
+    ({"lanes": 3}, "2 ranks cannot share 3 lanes evenly"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), UNSHARED)
 def test_what_ranks_cannot_share_is_refused(
-    corpus: Path, tmp_path: Path, changes: dict[str, Any], told: str
+    cli: Cli,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    message: str,
 ) -> None:
+    """In one process that takes itself for one of two: all ranks refuse before they meet."""
+    here = {"WORLD_SIZE": 2, "RANK": 0, "LOCAL_RANK": 0, "MASTER_ADDR": "nowhere", "MASTER_PORT": 1}
+    for name, value in here.items():
+        monkeypatch.setenv(name, str(value))
+    recipe = preset(tmp_path, **changes)
+    ran = cli("train", "--corpus", corpus, "-o", tmp_path / "run", "--preset", recipe)
+    assert message in refused(ran)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refusal_comes_through_torchrun(corpus: Path, tmp_path: Path) -> None:
+    changes, message = UNSHARED[0]
     process = start(corpus, tmp_path / "run", "--preset", str(preset(tmp_path, **changes)))
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert f"cellscribe: {told}" in err
+    assert f"cellscribe: {message}" in err

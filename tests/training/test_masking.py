@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cellscribe.cells.vocabulary import CLS, MASK, PAD
@@ -58,7 +58,6 @@ def split(batch: MaskedBatch) -> list[dict[str, np.ndarray]]:
     return found
 
 
-@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 300), min_size=1, max_size=6),
     chosen=st.sampled_from([0.0, 0.15, 0.4, 1.0]),

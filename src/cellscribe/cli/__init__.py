@@ -2,6 +2,7 @@
 
 from cellscribe.cli import (
     annotate,
+    bench,
     corpus,
     embed,
     enhance,
@@ -19,6 +20,7 @@ from cellscribe.cli.app import app, main
 __all__ = [
     "annotate",
     "app",
+    "bench",
     "corpus",
     "embed",
     "enhance",

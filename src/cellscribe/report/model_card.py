@@ -300,8 +300,8 @@ def _benchmarks(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
         yield table_lines(Table(("Measured", "Result"), tuple(rows), n_text=2))
     else:
         yield (
-            "None was measured for this card. `cellscribe bench quality` measures what the vectors "
-            "are good for, `cellscribe bench train` how fast training is."
+            "None was measured for this card. `cellscribe evaluate` measures what the vectors are "
+            "good for, and how fast the model is."
         )
 
 

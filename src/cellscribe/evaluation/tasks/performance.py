@@ -50,8 +50,8 @@ ABOUT = (
     "processes; the interval goes from the slowest to the fastest of them. Loading is timed in the "
     "same fresh process, from before torch is imported until the model is ready. Memory is the "
     "process's highest, libraries and the interpreter's own included. Twins of random weights are "
-    "left out, as weights do not change the speed. `cellscribe bench embed` measures a model by "
-    "turns with the same one in transformers, and tells its share of the machine's peak."
+    "left out, as weights do not change the speed. `python -m benchmarks embed` (in a checkout) "
+    "measures a model next to the same one in transformers, and its share of the machine's peak."
 )
 METRICS = {
     "cells_per_second": Metric(

@@ -1,4 +1,4 @@
-"""Models under judgement and their twins of random weights."""
+"""Models that are evaluated, and their twins with random weights."""
 
 from __future__ import annotations
 

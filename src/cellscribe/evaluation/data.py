@@ -1,7 +1,8 @@
-"""What a model is judged on: a file of cells, read whole; a corpus; or a folder of runs.
+"""Data that models are evaluated on: a file of cells, read whole, or a corpus.
 
-Cells beyond `EvaluateOptions.cells` are left out by a draw that depends on the seed alone, so every
-method and every later run sees the same ones, in the order of the file.
+Of a file with more than `EvaluateOptions.cells` cells, that many are drawn. The draw depends on the
+seed alone, so every method and every later run gets the same cells, in the order of the file. Names
+and hashes of the cells are kept (`CellProvenance`) to find models that were trained on them.
 """
 
 from __future__ import annotations
@@ -19,15 +20,28 @@ import pandas as pd
 
 from cellscribe.cells.columns import text_column
 from cellscribe.config import EvaluateOptions
+from cellscribe.corpus.build.gene_space import all_genes
+from cellscribe.corpus.build.packing import gene_hashes, to_space
 from cellscribe.corpus.store import MANIFEST, Corpus, open_corpus
 from cellscribe.errors import InputError
-from cellscribe.evaluation.task import UnfitError
+from cellscribe.evaluation.scores import UnfitError
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from scipy.sparse import csr_matrix
 
-    from cellscribe.evaluation.leakage import Origin
+DATASET_COLUMNS = ("dataset_id", "source_dataset")
+"""Columns of obs with the name of a cell's dataset."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CellProvenance:
+    """Where the cells of a case come from."""
+
+    names: frozenset[str]
+    """Names of their datasets: the file's stem, and the values of `DATASET_COLUMNS`."""
+    hashes: npt.NDArray[np.uint64] | None = None
+    """``[B]`` hashes of the cells that show a gene, see `corpus.build.packing`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,11 +88,9 @@ class Cells:
         return hashlib.sha256(_text_of(self.obs).encode()).hexdigest()[:16]
 
     @cached_property
-    def origin(self) -> Origin:
-        """Datasets and hashes of the cells, see `leakage.origin_of`."""
-        from cellscribe.evaluation.leakage import origin_of
-
-        return origin_of(self)
+    def provenance(self) -> CellProvenance:
+        """Datasets and hashes of the cells, see `provenance_of`."""
+        return provenance_of(self)
 
     def take(self, rows: npt.NDArray[np.integer]) -> Cells:
         """Some of the cells."""
@@ -166,6 +178,42 @@ def _text_of(table: pd.DataFrame) -> str:
     columns = [(str(name), table.iloc[:, place]) for place, name in enumerate(table.columns)]
     parts = [("", table.index), *columns]
     return "\n".join(f"{name}\t" + "\t".join(map(str, values)) for name, values in parts)
+
+
+def provenance_of(cells: Cells) -> CellProvenance:
+    """Read names and compute hashes of the cells of a file.
+
+    A file whose genes are not known human genes (some families have gene names of their own) has no
+    hashes: no corpus can have been built of it.
+    """
+    names = {cells.name}
+    for name in DATASET_COLUMNS:
+        if name in cells.obs:
+            names |= set(cells.obs[name].dropna().astype(str).unique())
+    try:
+        hashes = cell_hashes(cells)
+    except InputError:  # the refusal of a corpus build
+        hashes = None
+    return CellProvenance(names=frozenset(names), hashes=hashes)
+
+
+def cell_hashes(cells: Cells) -> npt.NDArray[np.uint64]:
+    """Compute hashes of cells, the same as a corpus built from the file has.
+
+    A corpus whose ``--vocabulary`` has genes beyond the table of human genes counts these too, and
+    has other hashes for cells that show them. Cells without a known gene have no hash.
+
+    Raises
+    ------
+    InputError
+        See `cells.genes.map_genes`.
+    """
+    from cellscribe.cells.genes import map_genes
+
+    genes = all_genes()
+    mapped = map_genes(cells.var, genes, gene_key=cells.gene_key, name=cells.name)
+    rows = to_space(cells.counts, mapped.token, gene_hashes(genes.ids))
+    return rows.cell_hash[rows.n_genes > 0]
 
 
 def column(cells: Cells, name: str, flag: str) -> npt.NDArray[np.object_]:

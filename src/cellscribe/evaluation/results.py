@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from cellscribe.errors import InputError
-from cellscribe.evaluation.task import Curve, Estimate, Kind, Scores
+from cellscribe.evaluation.scores import Curve, Estimate, Kind, Scores
 from cellscribe.writing import write_json
 
 FORMAT, VERSION = "cellscribe evaluation", 1

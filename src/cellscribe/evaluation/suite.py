@@ -20,7 +20,7 @@ from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
 from cellscribe.evaluation.data import Cells, Data, read_data
 from cellscribe.evaluation.leakage import seen
-from cellscribe.evaluation.models import Model, read_models
+from cellscribe.evaluation.models import Method, Model, read_models
 from cellscribe.evaluation.results import (
     FOLDER,
     Result,
@@ -30,7 +30,8 @@ from cellscribe.evaluation.results import (
     slug,
     write,
 )
-from cellscribe.evaluation.task import Method, Problem, Scores, Task, UnfitError
+from cellscribe.evaluation.scores import Scores, UnfitError
+from cellscribe.evaluation.task import Case, Task
 
 TASKS = {
     "mlm": "cellscribe.evaluation.tasks.mlm.task",
@@ -88,25 +89,25 @@ def run_suite(
     """Measure what is not measured yet; arguments as `judging.evaluate`."""
     names, lenient = chosen_tasks(tasks)
     judged = read_models(models, options, out / VECTORS)
-    problems = list(_problems(names, data, judged, options, lenient=lenient, log=log))
-    if not problems:
+    cases = list(_cases(names, data, judged, options, lenient=lenient, log=log))
+    if not cases:
         raise InputError("none of the tasks fits the data; see the lines above")
-    _check_names(problems)
+    _check_names(cases)
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
     results: list[Result] = []
-    for place, posed in enumerate(problems):
+    for place, task_case in enumerate(cases):
         if progress is not None:
-            progress(place, len(problems), f"{posed.task.NAME}, {posed.problem.name}")
-        results += _judge(posed, out / FOLDER, options, log)
+            progress(place, len(cases), f"{task_case.task.NAME}, {task_case.case.name}")
+        results += _evaluate(task_case, out / FOLDER, options, log)
     if progress is not None:
-        progress(len(problems), len(problems), "done")
+        progress(len(cases), len(cases), "done")
     return results
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Posed:
+class _TaskCase:
     task: Task
-    problem: Problem
+    case: Case
     data: Data
 
     @property
@@ -114,10 +115,10 @@ class _Posed:
         """What decides the figures of every method, as a result's file has it."""
         cells = self.data.cells
         labels = None if cells is None else cells.labels_hash
-        return plain({"labels": labels, **self.problem.identity})
+        return plain({"labels": labels, **self.case.identity})
 
 
-def _problems(
+def _cases(
     tasks: Sequence[str],
     data: Sequence[str | Path],
     models: Sequence[Model],
@@ -125,7 +126,7 @@ def _problems(
     *,
     lenient: Collection[str],
     log: Log,
-) -> Iterator[_Posed]:
+) -> Iterator[_TaskCase]:
     """All problems of all data; what does not fit is refused, or passed over in a suite."""
     for path in data:
         opened: Data = read_data(Path(path), options)
@@ -140,8 +141,8 @@ def _problems(
                     raise
                 log(f"{name} is left out: {error}")
                 continue
-            for problem in found:
-                yield _Posed(task=task, problem=problem, data=opened)
+            for case in found:
+                yield _TaskCase(task=task, case=case, data=opened)
 
 
 def _check_genes(cells: Cells, models: Sequence[Model]) -> None:
@@ -151,35 +152,37 @@ def _check_genes(cells: Cells, models: Sequence[Model]) -> None:
             model.header.map_genes(cells.var, gene_key=cells.gene_key, name=cells.name)
 
 
-def _check_names(problems: Sequence[_Posed]) -> None:
+def _check_names(cases: Sequence[_TaskCase]) -> None:
     """Refuse problems whose results would take each other's place."""
-    names = [(posed.task.NAME, slug(posed.problem.name)) for posed in problems]
+    names = [(task_case.task.NAME, slug(task_case.case.name)) for task_case in cases]
     for place, name in enumerate(names):
         if name in names[:place]:
             raise InputError(
-                f"two data are called {problems[place].problem.name}; rename a file, "
+                f"two data are called {cases[place].case.name}; rename a file, "
                 "or give them an evaluation each"
             )
 
 
-def _judge(posed: _Posed, folder: Path, options: EvaluateOptions, log: Log) -> list[Result]:
+def _evaluate(
+    task_case: _TaskCase, folder: Path, options: EvaluateOptions, log: Log
+) -> list[Result]:
     """Ask all methods of a problem, and score what is not scored yet."""
-    task, problem = posed.task, posed.problem
+    task, case = task_case.task, task_case.case
     methods: list[Method] = []
-    for model in problem.models:
+    for model in case.models:
         try:
-            methods += task.answers(problem, model)
+            methods += task.methods(case, model)
         except UnfitError as error:
-            log(f"{task.NAME}, {problem.name}: {error}")
-    methods += task.baselines(problem)
+            log(f"{task.NAME}, {case.name}: {error}")
+    methods += task.baselines(case)
     for name, package in task.EXTRA_BASELINES.items():
         if find_spec(package) is None:
             log(f'{task.NAME}: {name} is not measured, pip install "cellscribe[eval]" brings it')
-    words = [_words(posed, method, options) for method in methods]
-    _clear(posed, {told["method"]: told["identity"] for told in words}, folder, log)
+    words = [_words(task_case, method, options) for method in methods]
+    _clear(task_case, {told["method"]: told["identity"] for told in words}, folder, log)
     results = []
     for method, told in zip(methods, words, strict=True):
-        answer, answered = None, False
+        prediction, predicted = None, False
         for seed in range(options.seed, options.seed + options.seeds):
             empty = Result(scores=_NOTHING, seed=seed, **told)
             path = folder / empty.file
@@ -187,9 +190,9 @@ def _judge(posed: _Posed, folder: Path, options: EvaluateOptions, log: Log) -> l
                 results.append(read(path))
                 continue
             began = time.perf_counter()
-            if not answered:
-                answer, answered = method.answer(), True
-            scores = task.score(problem, answer, seed)
+            if not predicted:
+                prediction, predicted = method.predict(), True
+            scores = task.score(case, prediction, seed)
             seconds = round(time.perf_counter() - began, 3)
             result = dataclasses.replace(empty, scores=scores, seconds=seconds)
             write(folder, result)
@@ -197,7 +200,9 @@ def _judge(posed: _Posed, folder: Path, options: EvaluateOptions, log: Log) -> l
     return results
 
 
-def _clear(posed: _Posed, identities: dict[str, dict[str, Any]], folder: Path, log: Log) -> None:
+def _clear(
+    task_case: _TaskCase, identities: dict[str, dict[str, Any]], folder: Path, log: Log
+) -> None:
     """Remove results of the same table that came from other data, settings or weights.
 
     Beside new ones they would be averaged with what they cannot be compared to.
@@ -208,34 +213,34 @@ def _clear(posed: _Posed, identities: dict[str, dict[str, Any]], folder: Path, l
         Method -> what its results are recognised by.
     """
     n = 0
-    for path in folder.glob(f"{slug(posed.task.NAME)}--{slug(posed.problem.name)}--*.json"):
+    for path in folder.glob(f"{slug(task_case.task.NAME)}--{slug(task_case.case.name)}--*.json"):
         old = read(path)
-        if (old.task, old.data) != (posed.task.NAME, posed.problem.name):
+        if (old.task, old.data) != (task_case.task.NAME, task_case.case.name):
             continue
         wanted = identities.get(old.method, old.identity)
-        if old.identity != wanted or old.identity.get("problem") != posed.identity:
+        if old.identity != wanted or old.identity.get("problem") != task_case.identity:
             path.unlink()
             n += 1
     if n:
-        where = f"{posed.task.NAME}, {posed.problem.name}"
+        where = f"{task_case.task.NAME}, {task_case.case.name}"
         log(f"{where}: {n:,} results of other data, settings or weights are removed")
 
 
-def _words(posed: _Posed, method: Method, options: EvaluateOptions) -> dict[str, Any]:
+def _words(task_case: _TaskCase, method: Method, options: EvaluateOptions) -> dict[str, Any]:
     """All of a method's results but scores and seed."""
-    model, problem = method.model, posed.problem
+    model, case = method.model, task_case.case
     return {
-        "task": posed.task.NAME,
-        "data": problem.name,
+        "task": task_case.task.NAME,
+        "data": case.name,
         "method": method.name,
         "kind": method.kind,
-        "about": plain(problem.about),
+        "about": plain(case.about),
         "identity": {
-            "problem": posed.identity,
+            "problem": task_case.identity,
             "model": None if model is None else model.fingerprint,
             "bootstrap": options.bootstrap,
         },
         "model": None if model is None else model.facts,
-        "seen": "" if model is None else seen(model, problem.origin),
+        "seen": "" if model is None else seen(model, case.provenance),
         "made": made_here(),
     }

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from html import escape
 
 from cellscribe.corpus.card import plain
-from cellscribe.evaluation.task import Estimate, Metric
+from cellscribe.evaluation.scores import Estimate, Metric
 from cellscribe.report.evaluation_tables import DataTable, TaskTables, best
 
 NOTHING, MARK = "–", "†"

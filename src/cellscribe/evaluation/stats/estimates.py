@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.evaluation.task import Estimate
+from cellscribe.evaluation.scores import Estimate
 
 Rows = npt.NDArray[np.int64]
 PERCENTILES = (2.5, 97.5)

@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from cellscribe.annotation.labels import has_label
 from cellscribe.errors import InputError
-from cellscribe.evaluation.data import Cells, Data, column
-from cellscribe.evaluation.leakage import Origin
+from cellscribe.evaluation.data import CellProvenance, Cells, Data, column
+from cellscribe.evaluation.models import Method
+from cellscribe.evaluation.scores import Curve, Estimate, Metric, Scores, UnfitError
 from cellscribe.evaluation.stats.estimates import bootstrap
 from cellscribe.evaluation.stats.probe import (
     FOLDS,
@@ -43,7 +44,6 @@ from cellscribe.evaluation.stats.probe import (
     side_by_side,
     standardised,
 )
-from cellscribe.evaluation.task import Curve, Estimate, Method, Metric, Scores, UnfitError
 
 if TYPE_CHECKING:
     from cellscribe.config import EvaluateOptions
@@ -104,7 +104,7 @@ PROTOCOL = 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Problem:
+class Case:
     """Labelled cells of a file."""
 
     name: str
@@ -126,9 +126,9 @@ class Problem:
     identity: dict[str, Any]
 
     @property
-    def origin(self) -> Origin:
+    def provenance(self) -> CellProvenance:
         """Where the cells come from."""
-        return self.cells.origin
+        return self.cells.provenance
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,7 +141,7 @@ class Features:
     """Whether the classifier is a random forest, and no other is asked."""
 
 
-def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Problem]:
+def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
     """Find labels and groups of a file of cells.
 
     Raises
@@ -175,7 +175,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
     n_groups = 0 if numbered is None else int(numbered.max()) + 1
     told = [*labels[rows], *([] if groups is None else groups[rows])]
     return [
-        Problem(
+        Case(
             name=cells.name, models=models, cells=cells, rows=rows, classes=list(classes),
             truth=truth, groups=numbered, bootstrap=options.bootstrap, seed=options.seed,
             about={
@@ -201,69 +201,69 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
     ]  # fmt: skip
 
 
-def answers(problem: Problem, model: Model) -> list[Method]:
+def methods(case: Case, model: Model) -> list[Method]:
     """Return a model's row: its vectors."""
-    return [model.row(lambda: Features(vectors=model.vectors(problem.cells)[problem.rows]))]
+    return [model.row(lambda: Features(vectors=model.vectors(case.cells)[case.rows]))]
 
 
-def baselines(problem: Problem) -> list[Method]:
+def baselines(case: Case) -> list[Method]:
     """Return the rows of the standard workflow, and scVI's if it is here."""
     from cellscribe.evaluation.stats.features import HVG, hvg, pca, scvi_latent
 
-    counts, rows, seed = problem.cells.counts, problem.rows, problem.seed
+    counts, rows, seed = case.cells.counts, case.rows, case.seed
     made: dict[str, Callable[[], Features]] = {
         HVG_LR: lambda: Features(vectors=hvg(counts, HVG)[rows]),
         PCA_LR: lambda: Features(vectors=pca(counts, 50, seed=seed)[rows]),
         PCA_FOREST: lambda: Features(vectors=pca(counts, 10, seed=seed)[rows], forest=True),
     }
     if find_spec("scvi") is not None:
-        made[SCVI_LR] = lambda: Features(vectors=scvi_latent(problem.cells, seed=seed)[rows])
-    return [Method(name=name, kind="baseline", answer=answer) for name, answer in made.items()]
+        made[SCVI_LR] = lambda: Features(vectors=scvi_latent(case.cells, seed=seed)[rows])
+    return [Method(name=name, kind="baseline", predict=predict) for name, predict in made.items()]
 
 
-def score(problem: Problem, answer: Features, seed: int) -> Scores:
+def score(case: Case, prediction: Features, seed: int) -> Scores:
     """Judge features: every cell is predicted once, under the folds of the seed."""
-    vectors, truth = answer.vectors, problem.truth
-    folds = folds_of(truth, problem.groups, seed)
+    vectors, truth = prediction.vectors, case.truth
+    folds = folds_of(truth, case.groups, seed)
     predicted = np.empty(len(truth), np.int64)
     near = np.empty(len(truth), np.int64)
 
     def predict(fold: Fold) -> None:
         train, test = fold
-        if answer.forest:
+        if prediction.forest:
             predicted[test] = predict_forest(vectors[train], truth[train], vectors[test], seed)
             return
-        groups = None if problem.groups is None else problem.groups[train]
+        groups = None if case.groups is None else case.groups[train]
         inner = folds_of(truth[train], groups, seed, INNER_FOLDS)
         predicted[test] = predict_linear(vectors[train], truth[train], vectors[test], inner)
         near[test] = predict_near(vectors[train], truth[train], vectors[test])
 
     side_by_side(predict, folds)
     estimates = {
-        "macro_f1": _estimate(problem, predicted, seed, macro_f1),
-        "accuracy": _estimate(problem, predicted, seed, accuracy),
+        "macro_f1": _estimate(case, predicted, seed, macro_f1),
+        "accuracy": _estimate(case, predicted, seed, accuracy),
     }
     curves = {}
-    if not answer.forest:
-        estimates["knn_accuracy"] = _estimate(problem, near, seed, accuracy)
-        curves["Few-shot"] = _few_shot(problem, vectors, folds, seed)
-    by_class = class_f1(confusion(truth, predicted, len(problem.classes)))
+    if not prediction.forest:
+        estimates["knn_accuracy"] = _estimate(case, near, seed, accuracy)
+        curves["Few-shot"] = _few_shot(case, vectors, folds, seed)
+    by_class = class_f1(confusion(truth, predicted, len(case.classes)))
     return Scores(
         estimates=estimates,
-        breakdowns={"F1 by class": dict(zip(problem.classes, by_class.tolist(), strict=True))},
+        breakdowns={"F1 by class": dict(zip(case.classes, by_class.tolist(), strict=True))},
         curves=curves,
     )
 
 
 def _estimate(
-    problem: Problem,
+    case: Case,
     predicted: Integers,
     seed: int,
     statistic: Callable[[npt.NDArray[np.int64]], float],
 ) -> Estimate:
     """Estimate a statistic of the confusion matrix over resampled cells or groups."""
-    truth, size, draws = problem.truth, len(problem.classes), problem.bootstrap
-    groups = problem.groups
+    truth, size, draws = case.truth, len(case.classes), case.bootstrap
+    groups = case.groups
     if groups is None or groups.max() + 1 < FEWEST_GROUPS:
         return bootstrap(
             lambda rows: statistic(confusion(truth[rows], predicted[rows], size)),
@@ -278,11 +278,9 @@ def _estimate(
     )
 
 
-def _few_shot(
-    problem: Problem, vectors: npt.NDArray[np.floating], folds: Folds, seed: int
-) -> Curve:
+def _few_shot(case: Case, vectors: npt.NDArray[np.floating], folds: Folds, seed: int) -> Curve:
     """Macro-F1 by the labelled cells of a class; cells of fewer shots are among those of more."""
-    truth, size = problem.truth, len(problem.classes)
+    truth, size = case.truth, len(case.classes)
     predicted = np.empty((len(SHOTS), len(truth)), np.int64)
 
     def learn(fold: int) -> None:

@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.evaluation.data import Cells, Data, draw
-from cellscribe.evaluation.leakage import Origin
-from cellscribe.evaluation.models import Model
+from cellscribe.evaluation.data import CellProvenance, Cells, Data, draw
+from cellscribe.evaluation.models import Method, Model
+from cellscribe.evaluation.scores import Curve, Estimate, Metric, Scores, UnfitError
 from cellscribe.evaluation.stats.estimates import bootstrap, bootstrap_mean
 from cellscribe.evaluation.stats.features import HVG, fit_features
 from cellscribe.evaluation.stats.ridge import ALPHAS, FOLDS, out_of_fold, r2
-from cellscribe.evaluation.task import Curve, Estimate, Method, Metric, Scores, UnfitError
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -97,7 +96,7 @@ class Thinned:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Answer:
+class CellVectors:
     """Vectors of the cells of a problem, whole and thinned."""
 
     vectors: Floats
@@ -109,7 +108,7 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Problem:
+class Case:
     """A file of cells, and some of them thinned."""
 
     name: str
@@ -128,9 +127,9 @@ class Problem:
         return {"cells": len(self.filled), "thinned cells": len(self.some), "folds": FOLDS}
 
     @property
-    def origin(self) -> Origin:
+    def provenance(self) -> CellProvenance:
         """Where the cells come from."""
-        return self.cells.origin
+        return self.cells.provenance
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -146,7 +145,7 @@ class Problem:
         }
 
 
-def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Problem]:
+def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
     """Thin some cells of a file.
 
     Raises
@@ -171,7 +170,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
         )
     some = filled[draw(len(filled), MOST_THINNED, options.seed)]
     return [
-        Problem(
+        Case(
             name=data.name,
             models=models,
             cells=cells,
@@ -197,20 +196,20 @@ def thin(cells: Cells, share: int, seed: int) -> Thinned:
     return Thinned(cells=dataclasses.replace(cells, counts=counts).take(own), own=own)
 
 
-def answers(problem: Problem, model: Model) -> list[Method]:
+def methods(case: Case, model: Model) -> list[Method]:
     """Vectors of whole and of thinned cells."""
 
-    def answer() -> Answer:
-        return Answer(
-            vectors=model.vectors(problem.cells)[problem.filled].astype(np.float64),
-            lengths=token_lengths(model, problem.cells)[problem.filled],
+    def predict() -> CellVectors:
+        return CellVectors(
+            vectors=model.vectors(case.cells)[case.filled].astype(np.float64),
+            lengths=token_lengths(model, case.cells)[case.filled],
             thinned={
                 share: model.vectors(thinned.cells).astype(np.float64)
-                for share, thinned in problem.thinned.items()
+                for share, thinned in case.thinned.items()
             },
         )
 
-    return [model.row(answer)]
+    return [model.row(predict)]
 
 
 def token_lengths(model: Model, cells: Cells) -> Floats:
@@ -222,33 +221,35 @@ def token_lengths(model: Model, cells: Cells) -> Floats:
     return np.minimum(known, model.embedder.context).astype(np.float64)
 
 
-def baselines(problem: Problem) -> list[Method]:
+def baselines(case: Case) -> list[Method]:
     """The standard workflow's features, fitted on whole cells, thinned ones put through them."""
-    lengths = np.minimum(_detected(problem.cells.counts), CONTEXT)[problem.filled]
+    lengths = np.minimum(_detected(case.cells.counts), CONTEXT)[case.filled]
 
-    def answer(components: int | None) -> Answer:
-        counts, seed = problem.cells.counts, problem.options.seed
+    def predict(components: int | None) -> CellVectors:
+        counts, seed = case.cells.counts, case.options.seed
         project = fit_features(counts, components=components, seed=seed)
-        return Answer(
-            vectors=project(counts)[problem.filled],
+        return CellVectors(
+            vectors=project(counts)[case.filled],
             lengths=lengths,
             thinned={
-                share: project(thinned.cells.counts) for share, thinned in problem.thinned.items()
+                share: project(thinned.cells.counts) for share, thinned in case.thinned.items()
             },
         )
 
     return [
-        Method(name=BASELINES[0], kind="baseline", answer=lambda: answer(COMPONENTS)),
-        Method(name=BASELINES[1], kind="baseline", answer=lambda: answer(None)),
+        Method(name=BASELINES[0], kind="baseline", predict=lambda: predict(COMPONENTS)),
+        Method(name=BASELINES[1], kind="baseline", predict=lambda: predict(None)),
     ]
 
 
-def score(problem: Problem, answer: Answer, seed: int) -> Scores:
+def score(case: Case, prediction: CellVectors, seed: int) -> Scores:
     """R² of what the vectors give away, and how thinned cells fare."""
-    draws = problem.options.bootstrap
-    counts = problem.cells.counts[problem.filled]
-    targets = np.stack([np.log(_totals(counts)), np.log(_detected(counts)), answer.lengths], axis=1)
-    told = out_of_fold(answer.vectors, targets, seed=seed)
+    draws = case.options.bootstrap
+    counts = case.cells.counts[case.filled]
+    targets = np.stack(
+        [np.log(_totals(counts)), np.log(_detected(counts)), prediction.lengths], axis=1
+    )
+    told = out_of_fold(prediction.vectors, targets, seed=seed)
     estimates: dict[str, Estimate] = {}
     for place, name in enumerate(TARGETS):
         truth, guess = targets[:, place], told[:, place]
@@ -257,13 +258,13 @@ def score(problem: Problem, answer: Answer, seed: int) -> Scores:
                 lambda rows, truth=truth, guess=guess: r2(truth[rows], guess[rows]),  # type: ignore[misc]
                 len(truth), draws=draws, seed=seed,
             )  # fmt: skip
-    whole = answer.vectors[np.searchsorted(problem.filled, problem.some)]
+    whole = prediction.vectors[np.searchsorted(case.filled, case.some)]
     centre = whole.mean(axis=0)
     whole = _around(whole, centre)
     between = distance_between(whole) if whole.any() else 0.0
     moved = {}
-    for share, thinned in problem.thinned.items():
-        vectors = _around(answer.thinned[share], centre)
+    for share, thinned in case.thinned.items():
+        vectors = _around(prediction.thinned[share], centre)
         found = nearest_is_own(whole, vectors, thinned.own)
         estimates[f"stays_{share}"] = bootstrap_mean(found, draws=draws, seed=seed)
         went = _distance_moved(whole, vectors, thinned.own)

@@ -25,12 +25,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.config import EvaluateOptions
-from cellscribe.evaluation.data import Cells, Data
-from cellscribe.evaluation.leakage import Origin
-from cellscribe.evaluation.models import Model
+from cellscribe.evaluation.data import CellProvenance, Cells, Data
+from cellscribe.evaluation.models import Method, Model
+from cellscribe.evaluation.scores import Estimate, Metric, Scores, UnfitError
 from cellscribe.evaluation.stats.estimates import bootstrap, bootstrap_mean
 from cellscribe.evaluation.stats.features import fit_features
-from cellscribe.evaluation.task import Estimate, Method, Metric, Scores, UnfitError
 from cellscribe.evaluation.tasks.perturbation.conditions import read_conditions, target_columns
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ PCA_COMPONENTS = 50
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Deletions:
+class Case:
     """Knock-downs whose gene can be deleted from controls."""
 
     models: Sequence[Model]
@@ -132,9 +131,9 @@ class Deletions:
         }
 
     @property
-    def origin(self) -> Origin:
+    def provenance(self) -> CellProvenance:
         """Where the cells come from."""
-        return self.cells.origin
+        return self.cells.provenance
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -163,7 +162,7 @@ class Moves:
     """``[X, D]`` the same with the gene deleted from both."""
 
 
-def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Deletions]:
+def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
     """Find knock-downs whose gene the file measures, every model knows and controls show."""
     if data.cells is None:
         raise UnfitError(f"{data.name}: a corpus tells no perturbations; give a file of cells")
@@ -195,7 +194,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
     shown = {name: _showing(cells, controls, place) for name, place in targets.items()}
     still = {name: _showing(cells, knocked[name], place) for name, place in targets.items()}
     return [
-        Deletions(
+        Case(
             models=models,
             cells=cells,
             column=conditions.column,
@@ -221,13 +220,13 @@ def _showing(cells: Cells, rows: Rows, column: int) -> Rows:
     return rows[np.sort(cells.counts[rows][:, [column]].nonzero()[0])]
 
 
-def answers(problem: Deletions, model: Model) -> list[Method]:
+def methods(case: Case, model: Model) -> list[Method]:
     """Delete by the counts, which every family allows, see `inference.perturb_counts`."""
 
-    def answer() -> Moves:
+    def predict() -> Moves:
         from cellscribe.perturbation.by_counts import deleted_vectors
 
-        cells = problem.cells
+        cells = case.cells
         vectors = model.vectors(cells)
         genes = model.header.map_genes(cells.var, gene_key=cells.gene_key, name=cells.name)
 
@@ -236,19 +235,19 @@ def answers(problem: Deletions, model: Model) -> list[Method]:
             kept, after = deleted_vectors(model.embedder, cells.counts[rows], genes, tokens)
             return (after - vectors[rows[kept]]).sum(axis=0) / len(rows)
 
-        return _moves(problem, vectors, move)
+        return _moves(case, vectors, move)
 
-    return [model.row(answer)]
+    return [model.row(predict)]
 
 
-def baselines(problem: Deletions) -> list[Method]:
+def baselines(case: Case) -> list[Method]:
     """The same in principal components, the gene's counts set to zero."""
 
-    def answer() -> Moves:
-        counts = problem.cells.counts
+    def predict() -> Moves:
+        counts = case.cells.counts
         # The fit sees knocked-down cells as well, and with them which genes fall together: a strong
         # baseline. The genes that will change are kept, whatever their variance.
-        targets = np.array(list(problem.targets.values()))
+        targets = np.array(list(case.targets.values()))
         project = fit_features(counts, components=PCA_COMPONENTS, always=targets)
         vectors = project(counts)
 
@@ -257,20 +256,20 @@ def baselines(problem: Deletions) -> list[Method]:
             without.data[without.indices == column] = 0
             return (project(without) - vectors[rows]).mean(axis=0)
 
-        return _moves(problem, vectors, move)
+        return _moves(case, vectors, move)
 
-    return [Method(name=BY_PCA, kind="baseline", answer=answer)]
+    return [Method(name=BY_PCA, kind="baseline", predict=predict)]
 
 
-def _moves(problem: Deletions, vectors: Floats, move: Callable[[Rows, int], Floats]) -> Moves:
+def _moves(case: Case, vectors: Floats, move: Callable[[Rows, int], Floats]) -> Moves:
     """Moves in one space, where `move` gives the mean one of cells that lose a gene."""
-    control = vectors[problem.controls].mean(axis=0, dtype=np.float64)
+    control = vectors[case.controls].mean(axis=0, dtype=np.float64)
     deleted, real, others = [], [], []
-    for name, column in problem.targets.items():
-        away = move(problem.deleted[name], column)
-        far = vectors[problem.knocked[name]].mean(axis=0, dtype=np.float64) - control
-        of_controls, of_knocked = problem.shares[name]
-        still = problem.also_deleted[name]
+    for name, column in case.targets.items():
+        away = move(case.deleted[name], column)
+        far = vectors[case.knocked[name]].mean(axis=0, dtype=np.float64) - control
+        of_controls, of_knocked = case.shares[name]
+        still = case.also_deleted[name]
         also = move(still, column) if len(still) else np.zeros_like(away)
         deleted.append(away)
         real.append(far)
@@ -278,11 +277,11 @@ def _moves(problem: Deletions, vectors: Floats, move: Callable[[Rows, int], Floa
     return Moves(deleted=np.array(deleted), real=np.array(real), real_others=np.array(others))
 
 
-def score(problem: Deletions, answer: Moves, seed: int) -> Scores:
+def score(case: Case, prediction: Moves, seed: int) -> Scores:
     """Compare moves; the seed draws the bootstrap's perturbations."""
-    draws, n = problem.draws, len(answer.real)
-    cosines = centred_cosines(answer.deleted, answer.real)
-    others = centred_cosines(answer.deleted, answer.real_others)
+    draws, n = case.draws, len(prediction.real)
+    cosines = centred_cosines(prediction.deleted, prediction.real)
+    others = centred_cosines(prediction.deleted, prediction.real_others)
     ranks = own_ranks(cosines)
 
     def area(scores: Floats) -> Estimate:
@@ -295,12 +294,12 @@ def score(problem: Deletions, answer: Moves, seed: int) -> Scores:
         "auroc_others": area(others),
         "own_rank": bootstrap_mean(ranks, draws=draws, seed=seed),
     }
-    sizes = [np.linalg.norm(moves, axis=1) for moves in (answer.deleted, answer.real)]
+    sizes = [np.linalg.norm(moves, axis=1) for moves in (prediction.deleted, prediction.real)]
     if all(len(np.unique(each)) > 1 for each in sizes):
         estimates["size_correlation"] = bootstrap(
             lambda rows: _spearman(sizes[0][rows], sizes[1][rows]), n, draws=draws, seed=seed
         )
-    by_name = {name: float(rank) for name, rank in zip(problem.targets, ranks, strict=True)}
+    by_name = {name: float(rank) for name, rank in zip(case.targets, ranks, strict=True)}
     return Scores(estimates=estimates, breakdowns={"rank of the own knock-down": by_name})
 
 

@@ -22,18 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.errors import InputError
-from cellscribe.evaluation.data import Cells, Data, draw
-from cellscribe.evaluation.leakage import Origin
-from cellscribe.evaluation.models import Model
+from cellscribe.evaluation.data import CellProvenance, Cells, Data, draw
+from cellscribe.evaluation.models import Method, Model
+from cellscribe.evaluation.scores import Curve, Estimate, Metric, Scores, UnfitError
 from cellscribe.evaluation.stats.estimates import bootstrap
-from cellscribe.evaluation.task import (
-    Curve,
-    Estimate,
-    Method,
-    Metric,
-    Scores,
-    UnfitError,
-)
 from cellscribe.evaluation.tasks.gene_probe import (
     COMPONENTS,
     FOLDS,
@@ -94,7 +86,7 @@ EXTRA_BASELINES: dict[str, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Problem:
+class Case:
     """A list's genes, as the cells of a file show them."""
 
     name: str
@@ -127,9 +119,9 @@ class Problem:
         }
 
     @property
-    def origin(self) -> Origin:
+    def provenance(self) -> CellProvenance:
         """Of the cells; lists of genes are not looked for in what a model was trained on."""
-        return self.cells.origin
+        return self.cells.provenance
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -145,7 +137,7 @@ class Problem:
         }
 
 
-def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Problem]:
+def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
     """Find the list's genes among those of the cells and the models; see `contract.Task`."""
     if options.gene_list is None:
         raise UnfitError(
@@ -175,7 +167,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
     classes = sorted(set(label_of.values()))
     _check_classes(labels, classes, options.gene_list, cells.name)
     return [
-        Problem(
+        Case(
             name=f"{cells.name}, {options.gene_list.stem}",
             models=models,
             cells=cells,
@@ -290,13 +282,11 @@ def _per_ten_thousand(counts: csr_matrix, place: npt.NDArray[np.int32], n: int) 
     return scaled
 
 
-def answers(problem: Problem, model: Model) -> list[Method]:
+def methods(case: Case, model: Model) -> list[Method]:
     """The model's vectors of the judged genes; see `contract.Task`."""
-    if model.name not in problem.tokens:
+    if model.name not in case.tokens:
         raise UnfitError(f"{model.name} has no vectors of genes")
-    return [
-        model.row(lambda: of_genes(model.gene_vectors(problem.cells), problem.tokens[model.name]))
-    ]
+    return [model.row(lambda: of_genes(model.gene_vectors(case.cells), case.tokens[model.name]))]
 
 
 def of_genes(vectors: GeneVectors, tokens: Integers) -> npt.NDArray[np.float32]:
@@ -306,7 +296,7 @@ def of_genes(vectors: GeneVectors, tokens: Integers) -> npt.NDArray[np.float32]:
     return vectors.vectors[places]
 
 
-def baselines(problem: Problem) -> list[Method]:
+def baselines(case: Case) -> list[Method]:
     """What a gene's expression tells without any model; see `contract.Task`."""
     ways: dict[str, Callable[[csr_matrix], Floats]] = {
         EXPRESSION: expression_features,
@@ -314,35 +304,35 @@ def baselines(problem: Problem) -> list[Method]:
     }
 
     def features(way: Callable[[csr_matrix], Floats]) -> Floats:
-        return way(problem.expressed)[problem.rows]
+        return way(case.expressed)[case.rows]
 
     return [
-        Method(name=name, kind="baseline", answer=partial(features, way))
+        Method(name=name, kind="baseline", predict=partial(features, way))
         for name, way in ways.items()
     ]
 
 
-def score(problem: Problem, answer: npt.NDArray[np.floating], seed: int) -> Scores:
+def score(case: Case, prediction: npt.NDArray[np.floating], seed: int) -> Scores:
     """Probe vectors of genes, ``[M, F]``; see `contract.Task`."""
-    ranks, fold = probe_genes(answer, problem.truth, len(problem.classes), seed)
-    truth = problem.truth
+    ranks, fold = probe_genes(prediction, case.truth, len(case.classes), seed)
+    truth = case.truth
 
     def over_classes(one: Callable[..., float], rows: Integers) -> float:
         there, scores = truth[rows], ranks[rows]
-        return float(np.mean([one(there == k, scores[:, k]) for k in range(len(problem.classes))]))
+        return float(np.mean([one(there == k, scores[:, k]) for k in range(len(case.classes))]))
 
     def estimate(one: Callable[..., float]) -> Estimate:
-        return bootstrap(partial(over_classes, one), len(truth), draws=problem.bootstrap, seed=seed)
+        return bootstrap(partial(over_classes, one), len(truth), draws=case.bootstrap, seed=seed)
 
     by_fold = [over_classes(area, np.flatnonzero(fold == k)) for k in range(FOLDS)]
     curves = {}
-    if len(problem.classes) == 2:
+    if len(case.classes) == 2:
         x, y = roc(truth == 1, ranks[:, 1])
         curves["ROC curve"] = Curve(
             x=x,
             y=y,
-            x_label=f"share of {problem.classes[0]} taken for {problem.classes[1]}",
-            y_label=f"share of {problem.classes[1]} found",
+            x_label=f"share of {case.classes[0]} taken for {case.classes[1]}",
+            y_label=f"share of {case.classes[1]} found",
         )
     return Scores(
         estimates={"auc": estimate(area), "average_precision": estimate(average_precision)},

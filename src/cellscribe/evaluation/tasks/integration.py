@@ -28,12 +28,11 @@ import numpy.typing as npt
 from cellscribe.annotation.labels import has_label
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
-from cellscribe.evaluation.data import Cells, Data, column, draw
-from cellscribe.evaluation.leakage import Origin
-from cellscribe.evaluation.models import Model
+from cellscribe.evaluation.data import CellProvenance, Cells, Data, column, draw
+from cellscribe.evaluation.models import Method, Model
+from cellscribe.evaluation.scores import Estimate, Metric, Scores, UnfitError
 from cellscribe.evaluation.stats import features, metrics
 from cellscribe.evaluation.stats.estimates import between
-from cellscribe.evaluation.task import Estimate, Method, Metric, Scores, UnfitError
 
 Texts = npt.NDArray[np.object_]
 Floats = npt.NDArray[np.float64]
@@ -127,7 +126,7 @@ EXTRA_BASELINES = {HARMONY: "harmonypy", SCVI: "scvi"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Integration:
+class Case:
     """Labelled cells of a file, and their batches if there are any."""
 
     name: str
@@ -141,7 +140,7 @@ class Integration:
     batches: Texts | None
     """``[B]``."""
     about: dict[str, Any]
-    origin: Origin
+    provenance: CellProvenance
     identity: dict[str, Any]
     bootstrap: int
 
@@ -151,7 +150,7 @@ class Integration:
         return self.whole.take(self.rows)
 
 
-def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Integration]:
+def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
     """Make the problem of a file; see `contract.Task`."""
     cells = data.cells
     if cells is None:
@@ -198,9 +197,9 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
         "scib-metrics": metadata.version("scib-metrics") if _reference_is_here() else None,
     }
     return [
-        Integration(
+        Case(
             name=cells.name, models=models, whole=cells, rows=rows, labels=labels[rows],
-            batches=batches, about=about, origin=cells.origin, identity=identity,
+            batches=batches, about=about, provenance=cells.provenance, identity=identity,
             bootstrap=options.bootstrap,
         )
     ]  # fmt: skip
@@ -251,31 +250,31 @@ def _digest(rows: Integers, labels: Texts, batches: Texts | None) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
-def answers(problem: Integration, model: Model) -> list[Method]:
+def methods(case: Case, model: Model) -> list[Method]:
     """Vectors of the model, ``[B, D]``."""
-    return [model.row(lambda: model.vectors(problem.whole)[problem.rows])]
+    return [model.row(lambda: model.vectors(case.whole)[case.rows])]
 
 
-def baselines(problem: Integration) -> list[Method]:
+def baselines(case: Case) -> list[Method]:
     """Genes, principal components, and what corrects batches; Harmony only where there are any."""
 
     @cache  # Harmony begins with them
     def pca() -> Floats:
-        return features.pca(problem.cells.counts, COMPONENTS)
+        return features.pca(case.cells.counts, COMPONENTS)
 
     made: dict[str, Callable[[], npt.NDArray[np.floating]]] = {
-        HVG: lambda: features.hvg(problem.cells.counts),
+        HVG: lambda: features.hvg(case.cells.counts),
         PCA: pca,
     }
-    batches = problem.batches
+    batches = case.batches
     if batches is not None and find_spec(EXTRA_BASELINES[HARMONY]) is not None:
         made[HARMONY] = lambda: features.harmony(pca(), batches)
     if find_spec(EXTRA_BASELINES[SCVI]) is not None:
-        made[SCVI] = lambda: features.scvi_latent(problem.cells, batches)
-    return [Method(name=name, kind="baseline", answer=make) for name, make in made.items()]
+        made[SCVI] = lambda: features.scvi_latent(case.cells, batches)
+    return [Method(name=name, kind="baseline", predict=make) for name, make in made.items()]
 
 
-def score(problem: Integration, answer: npt.NDArray[np.floating], seed: int) -> Scores:
+def score(case: Case, prediction: npt.NDArray[np.floating], seed: int) -> Scores:
     """Judge vectors ``[B, D]``.
 
     Raises
@@ -283,11 +282,11 @@ def score(problem: Integration, answer: npt.NDArray[np.floating], seed: int) -> 
     InputError
         A vector has a value that is no number.
     """
-    if not np.isfinite(answer).all():
-        raise InputError(f"{problem.name}: vectors have values that are no numbers; mend the model")
-    rows = draw(len(answer), MOST, seed)
-    vectors = np.asarray(answer[rows], np.float64)
-    names, labels = np.unique(problem.labels[rows], return_inverse=True)
+    if not np.isfinite(prediction).all():
+        raise InputError(f"{case.name}: vectors have values that are no numbers; mend the model")
+    rows = draw(len(prediction), MOST, seed)
+    vectors = np.asarray(prediction[rows], np.float64)
+    names, labels = np.unique(case.labels[rows], return_inverse=True)
     apart = metrics.distances(vectors)
     silhouettes = metrics.label_silhouettes(apart, labels)
     statistics = [_by_labels(labels, silhouettes, metrics.cluster(vectors, len(names), seed))]
@@ -296,13 +295,13 @@ def score(problem: Integration, answer: npt.NDArray[np.floating], seed: int) -> 
             str(name): float(silhouettes[labels == n].mean()) for n, name in enumerate(names)
         }
     }
-    if problem.batches is not None:
-        batches = np.unique(problem.batches[rows], return_inverse=True)[1]
+    if case.batches is not None:
+        batches = np.unique(case.batches[rows], return_inverse=True)[1]
         statistics.append(_by_batches(vectors, apart, labels, batches))
         if _reference_is_here():
             breakdowns[BY_REFERENCE] = _by_reference(vectors, apart, labels, batches)
     return Scores(
-        estimates=_estimate(statistics, len(rows), draws=problem.bootstrap, seed=seed),
+        estimates=_estimate(statistics, len(rows), draws=case.bootstrap, seed=seed),
         breakdowns=breakdowns,
     )
 

@@ -23,11 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 from cellscribe.cells.pipeline import usable_cores
 from cellscribe.errors import InputError
-from cellscribe.evaluation.data import Cells, Data, read_cells
-from cellscribe.evaluation.leakage import Origin
-from cellscribe.evaluation.models import Model
+from cellscribe.evaluation.data import CellProvenance, Cells, Data, read_cells
+from cellscribe.evaluation.models import Method, Model
+from cellscribe.evaluation.scores import Estimate, Metric, Scores, UnfitError
 from cellscribe.evaluation.stats.features import pca
-from cellscribe.evaluation.task import Estimate, Method, Metric, Scores, UnfitError
 
 if TYPE_CHECKING:
     from cellscribe.config import EvaluateOptions
@@ -92,7 +91,7 @@ EXTRA_BASELINES: dict[str, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Problem:
+class Case:
     """Cells to be embedded on the clock."""
 
     name: str
@@ -106,9 +105,9 @@ class Problem:
         return {"cells": self.cells.n_cells, "repeats": REPEATS, **self._machine}
 
     @property
-    def origin(self) -> Origin:
+    def provenance(self) -> CellProvenance:
         """Where the cells come from."""
-        return self.cells.origin
+        return self.cells.provenance
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -151,7 +150,7 @@ class Repeat:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Answer:
+class Timings:
     """All repeats, and the work that was done in each."""
 
     repeats: list[Repeat]
@@ -159,7 +158,7 @@ class Answer:
     """Of the network; None where it is not known."""
 
 
-def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Problem]:
+def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
     """Take cells to be embedded.
 
     Raises
@@ -172,40 +171,40 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
             f"{data.name} is a corpus, and {NAME} goes from counts to vectors: give a file of cells"
         )
     asked = [model for model in models if not model.random]
-    return [Problem(name=data.name, models=asked, cells=data.cells, options=options)]
+    return [Case(name=data.name, models=asked, cells=data.cells, options=options)]
 
 
-def answers(problem: Problem, model: Model) -> list[Method]:
+def methods(case: Case, model: Model) -> list[Method]:
     """Embed the cells several times, in processes of their own."""
 
-    def answer() -> Answer:
+    def predict() -> Timings:
         order = {
             "model": model.path,
-            "device": problem.options.device,
-            "precision": problem.options.precision,
+            "device": case.options.device,
+            "precision": case.options.precision,
         }
-        return Answer(repeats=_repeat(problem, order), gflop=gflop(model, problem.cells))
+        return Timings(repeats=_repeat(case, order), gflop=gflop(model, case.cells))
 
-    return [Method(name=model.name, kind="model", answer=answer, model=model)]
+    return [Method(name=model.name, kind="model", predict=predict, model=model)]
 
 
-def baselines(problem: Problem) -> list[Method]:
+def baselines(case: Case) -> list[Method]:
     """Fit the standard workflow several times, in processes of their own."""
     return [
         Method(
             name=BASELINES[0],
             kind="baseline",
-            answer=lambda: Answer(repeats=_repeat(problem, {"model": None})),
+            predict=lambda: Timings(repeats=_repeat(case, {"model": None})),
         )
     ]
 
 
-def score(problem: Problem, answer: Answer, seed: int) -> Scores:
+def score(case: Case, prediction: Timings, seed: int) -> Scores:
     """Medians of the repeats, from the least to the most; the same for every seed."""
-    repeats = answer.repeats
-    short = [repeat.cells for repeat in repeats if repeat.cells != problem.cells.n_cells]
+    repeats = prediction.repeats
+    short = [repeat.cells for repeat in repeats if repeat.cells != case.cells.n_cells]
     if short:
-        raise ValueError(f"{short[0]} of {problem.cells.n_cells} cells were embedded")
+        raise ValueError(f"{short[0]} of {case.cells.n_cells} cells were embedded")
     rates: dict[str, list[float]] = {
         "cells_per_second": [repeat.cells / repeat.seconds for repeat in repeats]
     }
@@ -213,8 +212,8 @@ def score(problem: Problem, answer: Answer, seed: int) -> Scores:
         values = [getattr(repeat, name) for repeat in repeats]
         if None not in values:
             rates[name] = values
-    if answer.gflop is not None:
-        rates["gflop_per_second"] = [answer.gflop / repeat.seconds for repeat in repeats]
+    if prediction.gflop is not None:
+        rates["gflop_per_second"] = [prediction.gflop / repeat.seconds for repeat in repeats]
     return Scores(estimates={name: _middle(values) for name, values in rates.items()})
 
 
@@ -302,9 +301,9 @@ def _ready(order: Mapping[str, Any]) -> tuple[Callable[[str], Any], str]:
     return lambda path: found.embed(path, gene_key=order["gene_key"]), str(found.device)
 
 
-def _repeat(problem: Problem, order: Mapping[str, Any], repeats: int = REPEATS) -> list[Repeat]:
+def _repeat(case: Case, order: Mapping[str, Any], repeats: int = REPEATS) -> list[Repeat]:
     """Measure in fresh processes, one after the other."""
-    cells = problem.cells
+    cells = case.cells
     with tempfile.TemporaryDirectory(prefix="cellscribe-") as folder:
         path, warm_up = Path(folder, "cells.h5ad"), Path(folder, "warm_up.h5ad")
         _write(cells, cells.n_cells, path)
@@ -314,7 +313,7 @@ def _repeat(problem: Problem, order: Mapping[str, Any], repeats: int = REPEATS) 
             "path": str(path),
             "warm_up": str(warm_up),
             "gene_key": cells.gene_key,
-            "threads": problem.options.threads,
+            "threads": case.options.threads,
         }
         return [_in_a_process(whole) for _ in range(repeats)]
 

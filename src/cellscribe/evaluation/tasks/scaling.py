@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellscribe.evaluation.data import Data
-from cellscribe.evaluation.leakage import Origin
-from cellscribe.evaluation.models import Model
-from cellscribe.evaluation.task import Curve, Estimate, Method, Metric, Scores, UnfitError
+from cellscribe.evaluation.data import CellProvenance, Data
+from cellscribe.evaluation.models import Method, Model
+from cellscribe.evaluation.scores import Curve, Estimate, Metric, Scores, UnfitError
 from cellscribe.evaluation.tasks import celltype
 from cellscribe.training.runs import JUDGE, Run, best, read_run, summarise
 
@@ -62,10 +61,10 @@ EXTRA_BASELINES: dict[str, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Problem:
+class Case:
     """A file of labelled cells, and the runs whose models are judged on it."""
 
-    inner: celltype.Problem
+    inner: celltype.Case
     models: Sequence[Model]
     """Of runs, and their twins."""
     runs: Mapping[str, Run]
@@ -83,9 +82,9 @@ class Problem:
         return {**self.inner.about, "runs": len(self.runs), "corpora": ", ".join(corpora)}
 
     @cached_property
-    def origin(self) -> Origin:
+    def provenance(self) -> CellProvenance:
         """Where the cells come from."""
-        return self.inner.origin
+        return self.inner.provenance
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -99,7 +98,7 @@ class Problem:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Answer:
+class Point:
     """What a classifier is given, and what is known of how it came about."""
 
     features: celltype.Features
@@ -112,7 +111,7 @@ class Answer:
     """At which the model's weights were taken."""
 
 
-def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Problem]:
+def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
     """Read the runs, and the labels of a file of cells.
 
     Raises
@@ -137,8 +136,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
             )
     asked = [model for model in models if model.path in runs]
     return [
-        Problem(inner=inner, models=asked, runs=runs)
-        for inner in celltype.load(data, asked, options)
+        Case(inner=inner, models=asked, runs=runs) for inner in celltype.load(data, asked, options)
     ]
 
 
@@ -154,62 +152,62 @@ def sizes(run: Run) -> dict[str, float]:
     }
 
 
-def answers(problem: Problem, model: Model) -> list[Method]:
+def methods(case: Case, model: Model) -> list[Method]:
     """A run's model, or its twin: vectors, and where on the axes they stand."""
-    run = problem.runs[model.path]
+    run = case.runs[model.path]
     own = sizes(run)
     step = None
     if not model.random:
         lowest = best(run)
         step = model.header.provenance.get("step", None if lowest is None else lowest[0])
 
-    def made(method: Method) -> Answer:
-        return Answer(
-            features=method.answer(),
-            cells=_span(problem, "training cells") if model.random else [own["training cells"]],
+    def made(method: Method) -> Point:
+        return Point(
+            features=method.predict(),
+            cells=_span(case, "training cells") if model.random else [own["training cells"]],
             parameters=[own["parameters"]],
             run=None if model.random else run,
             step=step,
         )
 
     return [
-        Method(name=each.name, kind=each.kind, answer=lambda each=each: made(each), model=model)  # type: ignore[misc]
-        for each in celltype.answers(problem.inner, model)
+        Method(name=each.name, kind=each.kind, predict=lambda each=each: made(each), model=model)  # type: ignore[misc]
+        for each in celltype.methods(case.inner, model)
     ]
 
 
-def baselines(problem: Problem) -> list[Method]:
+def baselines(case: Case) -> list[Method]:
     """The baseline of `celltype` that is drawn as a level."""
 
-    def made(method: Method) -> Answer:
-        return Answer(
-            features=method.answer(),
-            cells=_span(problem, "training cells"),
-            parameters=_span(problem, "parameters"),
+    def made(method: Method) -> Point:
+        return Point(
+            features=method.predict(),
+            cells=_span(case, "training cells"),
+            parameters=_span(case, "parameters"),
         )
 
     return [
-        Method(name=each.name, kind=each.kind, answer=lambda each=each: made(each))  # type: ignore[misc]
-        for each in celltype.baselines(problem.inner)
+        Method(name=each.name, kind=each.kind, predict=lambda each=each: made(each))  # type: ignore[misc]
+        for each in celltype.baselines(case.inner)
         if each.name in BASELINES
     ]
 
 
-def score(problem: Problem, answer: Answer, seed: int) -> Scores:
+def score(case: Case, prediction: Point, seed: int) -> Scores:
     """Score the vectors as `celltype` does, and put the figure on the axes."""
-    found = celltype.score(problem.inner, answer.features, seed)
+    found = celltype.score(case.inner, prediction.features, seed)
     estimates = {name: found.estimates[name] for name in ("macro_f1", "accuracy")}
     height = estimates[HEADLINE].value
     breakdowns = {}
-    if answer.run is not None:
+    if prediction.run is not None:
         for name, split in (("loss_val", JUDGE), ("loss_unseen", UNSEEN)):
-            loss = own_loss(answer.run, split, answer.step)
+            loss = own_loss(prediction.run, split, prediction.step)
             if loss is not None:
                 estimates[name] = loss
-        breakdowns[SIZES] = sizes(answer.run)
+        breakdowns[SIZES] = sizes(prediction.run)
     axes = {
-        OVER_CELLS: (answer.cells, "training cells"),
-        OVER_PARAMETERS: (answer.parameters, "parameters"),
+        OVER_CELLS: (prediction.cells, "training cells"),
+        OVER_PARAMETERS: (prediction.parameters, "parameters"),
     }
     curves = {
         title: Curve(x=x, y=[height] * len(x), x_label=label, y_label="macro-F1", log_x=True)
@@ -235,7 +233,7 @@ def own_loss(run: Run, split: str, step: int | None) -> Estimate | None:
     )
 
 
-def _span(problem: Problem, size: str) -> list[float]:
+def _span(case: Case, size: str) -> list[float]:
     """Smallest and largest of all runs; once, if they are one."""
-    values = [sizes(run)[size] for run in problem.runs.values()]
+    values = [sizes(run)[size] for run in case.runs.values()]
     return sorted({min(values), max(values)})

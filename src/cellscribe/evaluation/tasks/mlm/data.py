@@ -16,11 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.cells.vocabulary import Vocabulary
-from cellscribe.evaluation.data import Cells, Data, draw
-from cellscribe.evaluation.leakage import Origin, origin_of
-from cellscribe.evaluation.task import UnfitError
+from cellscribe.evaluation.data import CellProvenance, Cells, Data, draw, provenance_of
+from cellscribe.evaluation.scores import UnfitError
 from cellscribe.evaluation.tasks.mlm import baselines, masked
-from cellscribe.evaluation.tasks.mlm.masked import Questions, Ranked
+from cellscribe.evaluation.tasks.mlm.masked import MaskedCells, Ranked
 
 if TYPE_CHECKING:
     from cellscribe.config import EvaluateOptions
@@ -37,13 +36,13 @@ Key = tuple[str, int, bool, bool]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Problem:
+class Case:
     """Cells of one file or split, as models of one gene table read them."""
 
     name: str
     models: list[Model]
     about: dict[str, Any]
-    origin: Origin
+    provenance: CellProvenance
     identity: dict[str, Any]
     vocabulary: Vocabulary
     context: int
@@ -51,16 +50,16 @@ class Problem:
     """The cells that are asked, none of them empty."""
     count: baselines.Count
     options: EvaluateOptions
-    _asked: dict[int, Questions] = field(default_factory=dict)
+    _masked: dict[int, MaskedCells] = field(default_factory=dict)
 
-    def questions(self, seed: int) -> Questions:
+    def masked_cells(self, seed: int) -> MaskedCells:
         """The cells under the masks of a seed, the same for every method."""
-        if seed not in self._asked:
-            self._asked[seed] = masked.ask(self.ranked, self.vocabulary, seed)
-        return self._asked[seed]
+        if seed not in self._masked:
+            self._masked[seed] = masked.mask(self.ranked, self.vocabulary, seed)
+        return self._masked[seed]
 
 
-def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Problem]:
+def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
     """Make a problem of a file, or of each held-out split of a corpus, for each way to read cells.
 
     Raises
@@ -82,18 +81,18 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
             f"({', '.join(m.name for m in models if not m.random)}); name one, such as mini"
         )
     if data.corpus is not None:
-        problems = _of_corpus(data.name, data.corpus, groups, options)
+        cases = _of_corpus(data.name, data.corpus, groups, options)
     else:
         assert data.cells is not None
-        problems = [
+        cases = [
             _of_file(data.cells, f"{data.name}{_apart(key, groups)}", some, options)
             for key, some in groups.items()
         ]
-    # Models that cannot answer any of them are put to the first, so that `answers` says why.
-    placed = {id(model) for problem in problems for model in problem.models}
+    # Models that cannot answer any of them are put to the first, so that `methods` says why.
+    placed = {id(model) for case in cases for model in case.models}
     misfits = [model for model in models if id(model) not in placed and not model.random]
-    problems[0].models.extend(misfits)
-    return problems
+    cases[0].models.extend(misfits)
+    return cases
 
 
 def _key(model: Model) -> Key | None:
@@ -112,11 +111,11 @@ def _apart(key: Key, groups: dict[Key, list[Model]]) -> str:
         "[SEP]" if key[3] else "no [SEP]",
     )
     differs = [len({other[place] for other in groups}) > 1 for place in range(len(words))]
-    told = ", ".join(word for word, is_told in zip(words, differs, strict=True) if is_told)
-    return f" ({told})" if told else ""
+    parts = ", ".join(word for word, differ in zip(words, differs, strict=True) if differ)
+    return f" ({parts})" if parts else ""
 
 
-def _of_file(cells: Cells, name: str, models: list[Model], options: EvaluateOptions) -> Problem:
+def _of_file(cells: Cells, name: str, models: list[Model], options: EvaluateOptions) -> Case:
     """Cells of a file; all of them may be counted, at most `CELLS` are asked."""
     from cellscribe.cells.rank import rank_cells
 
@@ -139,7 +138,7 @@ def _of_file(cells: Cells, name: str, models: list[Model], options: EvaluateOpti
     ).take(filled)
     rows = draw(len(filled), CELLS, options.seed)
     ranked = everything.take(rows)
-    return Problem(
+    return Case(
         name=name,
         models=list(models),
         about=_about(ranked, vocabulary, config.context)
@@ -148,7 +147,7 @@ def _of_file(cells: Cells, name: str, models: list[Model], options: EvaluateOpti
             "cells counted": len(filled),
             "counted in": "each half of the file for the other",
         },
-        origin=origin_of(cells.take(filled[rows])),
+        provenance=provenance_of(cells.take(filled[rows])),
         identity=_identity(ranked, models[0], options)
         | {"data": cells.hash, "counted": _digest(everything)},
         vocabulary=vocabulary,
@@ -161,7 +160,7 @@ def _of_file(cells: Cells, name: str, models: list[Model], options: EvaluateOpti
 
 def _of_corpus(
     name: str, corpus: Corpus, groups: dict[Key, list[Model]], options: EvaluateOptions
-) -> list[Problem]:
+) -> list[Case]:
     """Held-out splits of a corpus, for the models that have its gene table."""
     from cellscribe.evaluation.tasks.mlm.unigram import count_genes
 
@@ -174,14 +173,14 @@ def _of_corpus(
     splits = [split for split in SPLITS if split in corpus.splits]
     if not splits:
         raise UnfitError(f"{name}: all cells are for training; build a corpus with a holdout")
-    problems = []
+    cases = []
     for key, models in ours.items():
         counted = functools.cache(functools.partial(count_genes, corpus, key[1]))
         for split in splits:
             ranked, left_out = _read_split(corpus, split, key[1], options)
             everyone = np.ones(len(ranked.numbers_B), bool)
-            problems.append(
-                Problem(
+            cases.append(
+                Case(
                     name=f"{name} {split}{_apart(key, ours)}",
                     models=list(models),
                     about=_about(ranked, corpus.vocabulary, key[1])
@@ -190,7 +189,7 @@ def _of_corpus(
                         "cells counted": corpus.splits["train"]["cells"],
                         "counted in": "the corpus's training cells",
                     },
-                    origin=_origin(corpus, split, ranked.numbers_B),
+                    provenance=_provenance(corpus, split, ranked.numbers_B),
                     identity=_identity(ranked, models[0], options)
                     | {"data": corpus.hash, "split": split},
                     vocabulary=corpus.vocabulary,
@@ -202,7 +201,7 @@ def _of_corpus(
                     options=options,
                 )
             )
-    return problems
+    return cases
 
 
 def _read_split(
@@ -230,7 +229,7 @@ def _read_split(
     return read.take(filled), n - len(filled)
 
 
-def _origin(corpus: Corpus, split: str, numbers: npt.NDArray[np.int64]) -> Origin:
+def _provenance(corpus: Corpus, split: str, numbers: npt.NDArray[np.int64]) -> CellProvenance:
     """Hashes of cells of a split, and names of their datasets, unless these have cells in train.
 
     `corpus.splits` never divides a dataset between train and a held-out split; if a corpus did,
@@ -239,14 +238,14 @@ def _origin(corpus: Corpus, split: str, numbers: npt.NDArray[np.int64]) -> Origi
     import pandas as pd
 
     parts = [t.to_pandas() for t in corpus.cells(split, ["cell", "cell_hash", "dataset_id"])]
-    told = pd.concat(parts).set_index("cell").loc[numbers]
+    table = pd.concat(parts).set_index("cell").loc[numbers]
     datasets = corpus.manifest["datasets"]
     names = {
         name
-        for name in told["dataset_id"].astype(str).unique()
+        for name in table["dataset_id"].astype(str).unique()
         if datasets.get(name, {}).get("side") != "train"
     }
-    return Origin(names=frozenset(names), hashes=told["cell_hash"].to_numpy(np.uint64))
+    return CellProvenance(names=frozenset(names), hashes=table["cell_hash"].to_numpy(np.uint64))
 
 
 def _about(ranked: Ranked, vocabulary: Vocabulary, context: int) -> dict[str, Any]:
@@ -264,11 +263,11 @@ def _identity(ranked: Ranked, model: Model, options: EvaluateOptions) -> dict[st
     from cellscribe.evaluation.tasks.mlm.unigram import PER_DOUBLING as RANK_BINS
     from cellscribe.evaluation.tasks.mlm.unigram import PRIORS
 
-    asked = TrainOptions()
+    defaults = TrainOptions()
     return {
         "asked": _digest(ranked),
         "reading": _key(model),
-        "shares": [asked.chosen_share, asked.masked_share, asked.random_share],
+        "shares": [defaults.chosen_share, defaults.masked_share, defaults.random_share],
         "smoothing": [*PRIORS, RANK_BINS],
         "cells": options.cells,
         "draw": options.seed,

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from cellscribe.cells.vocabulary import MASK, Vocabulary
 from cellscribe.evaluation.models import Model
-from cellscribe.evaluation.task import UnfitError
+from cellscribe.evaluation.scores import UnfitError
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +64,7 @@ class Ranked:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Questions:
+class MaskedCells:
     """Cells under the masks of one seed."""
 
     seed: int
@@ -110,7 +110,7 @@ class Questions:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Told:
+class Prediction:
     """What a method makes of the questions."""
 
     losses_M: npt.NDArray[np.float64]
@@ -125,11 +125,11 @@ class Told:
         return np.clip((k - self.above_M) / self.ties_M, 0.0, 1.0)
 
 
-Answer = Callable[[Questions], Told]
+Predict = Callable[[MaskedCells], Prediction]
 """What the task's `score` takes."""
 
 
-def ask(ranked: Ranked, vocabulary: Vocabulary, seed: int) -> Questions:
+def mask(ranked: Ranked, vocabulary: Vocabulary, seed: int) -> MaskedCells:
     """Choose and corrupt genes of cells, none of them empty, as training's validation does.
 
     Shares are the card's, the defaults of `TrainOptions`: 15 %, at least one; 80/10/10.
@@ -146,7 +146,7 @@ def ask(ranked: Ranked, vocabulary: Vocabulary, seed: int) -> Questions:
         TrainOptions(seed=seed),
         front=0,
     )
-    return Questions(
+    return MaskedCells(
         seed=seed,
         ranked=ranked,
         given_N=batch.tokens_N.numpy(),
@@ -191,7 +191,7 @@ def check_head(model: Model) -> None:
         )
 
 
-def network_answer(model: Model) -> Answer:
+def network_predictor(model: Model) -> Predict:
     """Load a model's network with its head, or make that of its twin."""
     from cellscribe.model.checkpoint import load_checkpoint
     from cellscribe.model.device import DTYPES
@@ -208,27 +208,27 @@ def network_answer(model: Model) -> Answer:
     around = checkpoint.vocabulary.around(config.cls_token, config.sep_token)
     n_special, threads = checkpoint.vocabulary.n_special, embedder.threads
 
-    def answer(questions: Questions) -> Told:
-        return ask_network(network, questions, around, n_special, threads=threads)
+    def predict(masked_cells: MaskedCells) -> Prediction:
+        return predict_masked(network, masked_cells, around, n_special, threads=threads)
 
-    return answer
+    return predict
 
 
-def ask_network(
+def predict_masked(
     network: MaskedGeneModel,
-    questions: Questions,
+    masked_cells: MaskedCells,
     around: tuple[tuple[int, ...], tuple[int, ...]],
     n_special: int,
     *,
     threads: int = 1,
-) -> Told:
+) -> Prediction:
     """Put questions to a network, some cells of like length at a time.
 
     Parameters
     ----------
     network
         Encoder and head, on its device, its compute type chosen.
-    questions
+    masked_cells
         Cells without special tokens.
     around
         Special tokens before and behind the genes of each cell, see `Vocabulary.around`.
@@ -245,18 +245,22 @@ def ask_network(
 
     device = network.bias.device
     on_gpu = device.type == "cuda"
-    asked = len(questions.chosen_M)
-    losses, above, ties = np.empty(asked), np.empty(asked, np.int64), np.empty(asked, np.int64)
+    n_masked = len(masked_cells.chosen_M)
+    losses, above, ties = (
+        np.empty(n_masked),
+        np.empty(n_masked, np.int64),
+        np.empty(n_masked, np.int64),
+    )
     weight_VD = network.encoder.genes.weight.to(network.transform.compute_dtype)
     most = max(1, (GPU_LOGITS if on_gpu else CPU_LOGITS) // len(weight_VD))
-    lengths = questions.ranked.lengths_B + len(around[0]) + len(around[1])
+    lengths = masked_cells.ranked.lengths_B + len(around[0]) + len(around[1])
 
     @torch.inference_mode()
     def work(rows: Ints) -> None:
-        hidden, places = _hidden(network, questions, rows, around)
+        hidden, places = _hidden(network, masked_cells, rows, around)
         for start in range(0, len(places), most):
             here = places[start : start + most]
-            targets = torch.from_numpy(questions.targets_M[here]).to(device)
+            targets = torch.from_numpy(masked_cells.targets_M[here]).to(device)
             found = _place(network, weight_VD, hidden[start : start + most], targets, n_special)
             losses[here], above[here], ties[here] = (each.cpu().numpy() for each in found)
 
@@ -266,12 +270,12 @@ def ask_network(
         1 if on_gpu else threads, initializer=torch.set_num_threads, initargs=(1,)
     ) as workers:
         list(workers.map(work, buckets))
-    return Told(losses_M=losses, above_M=above, ties_M=ties)
+    return Prediction(losses_M=losses, above_M=above, ties_M=ties)
 
 
 def _hidden(
     network: MaskedGeneModel,
-    questions: Questions,
+    masked_cells: MaskedCells,
     rows: Ints,
     around: tuple[tuple[int, ...], tuple[int, ...]],
 ) -> tuple[torch.Tensor, Ints]:
@@ -284,10 +288,10 @@ def _hidden(
     cells, chosen, places = [], [], []
     at = 0
     for row in rows:
-        start, end = questions.ranked.offsets[row : row + 2]
-        here = np.arange(questions.bounds[row], questions.bounds[row + 1])
-        cells.append(questions.given_N[start:end])
-        chosen.append(questions.chosen_M[here] - start + at + len(specials.front))
+        start, end = masked_cells.ranked.offsets[row : row + 2]
+        here = np.arange(masked_cells.bounds[row], masked_cells.bounds[row + 1])
+        cells.append(masked_cells.given_N[start:end])
+        chosen.append(masked_cells.chosen_M[here] - start + at + len(specials.front))
         places.append(here)
         at += int(end - start) + specials.n
     device = network.bias.device

@@ -127,12 +127,12 @@ def unigram_losses(
     bins, front = rank_bins(config.context), int(config.cls_token)
     found = {}
     for split, batches in read_validation(corpus, config, options, Team()).batches.items():
-        sums, asked = np.zeros(2), 0
+        sums, n_masked = np.zeros(2), 0
         for batch in batches:
             targets, weights = batch.targets_M.numpy(), batch.weights_M.numpy()
             ranks = batch.positions_N[batch.chosen_M].numpy() - front
             sums[0] -= (weights * np.log(share[targets])).sum()
             sums[1] -= (weights * np.log(by_bin[bins[ranks], targets])).sum()
-            asked += batch.n_asked
-        found[split] = dict(zip(("unigram", "rank"), (sums / asked).tolist(), strict=True))
+            n_masked += batch.n_asked
+        found[split] = dict(zip(("unigram", "rank"), (sums / n_masked).tolist(), strict=True))
     return found

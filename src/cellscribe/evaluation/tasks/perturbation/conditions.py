@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.evaluation.data import Cells, column
-from cellscribe.evaluation.task import UnfitError
+from cellscribe.evaluation.scores import UnfitError
 
 if TYPE_CHECKING:
     from cellscribe.config import EvaluateOptions

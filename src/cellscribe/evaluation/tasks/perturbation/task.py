@@ -19,12 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.errors import InputError
-from cellscribe.evaluation.data import Cells, Data
-from cellscribe.evaluation.leakage import Origin
-from cellscribe.evaluation.models import Model
+from cellscribe.evaluation.data import CellProvenance, Cells, Data
+from cellscribe.evaluation.models import Method, Model
+from cellscribe.evaluation.scores import Estimate, Metric, Scores, UnfitError
 from cellscribe.evaluation.stats.estimates import bootstrap_mean
 from cellscribe.evaluation.stats.features import log_norm, most_variable, pca
-from cellscribe.evaluation.task import Estimate, Method, Metric, Scores, UnfitError
 from cellscribe.evaluation.tasks.perturbation import baselines as predictors
 from cellscribe.evaluation.tasks.perturbation import metrics as metrics
 from cellscribe.evaluation.tasks.perturbation.conditions import (
@@ -121,7 +120,7 @@ Predict = Callable[[predictors.Training, predictors.Targets], predictors.Predict
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Answer:
+class Prediction:
     """What a method has to say to either question."""
 
     predict: Predict | None = None
@@ -130,7 +129,7 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Problem:
+class Case:
     """A screen."""
 
     cells: Cells
@@ -184,9 +183,9 @@ class Problem:
         }
 
     @property
-    def origin(self) -> Origin:
+    def provenance(self) -> CellProvenance:
         """Of the cells."""
-        return self.cells.origin
+        return self.cells.provenance
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -208,7 +207,7 @@ class Problem:
         }
 
 
-def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Problem]:
+def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
     """Read the perturbations of a file.
 
     Raises
@@ -229,7 +228,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
             raise UnfitError(f"{data.name}: {error}; look at more cells with --cells") from error
     labels = sorted({gene for genes in conditions.targets.values() for gene in genes})
     return [
-        Problem(
+        Case(
             cells=data.cells,
             conditions=conditions,
             columns=target_columns(data.cells, labels),
@@ -239,40 +238,40 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
     ]
 
 
-def answers(problem: Problem, model: Model) -> list[Method]:
+def methods(case: Case, model: Model) -> list[Method]:
     """One row: the linear model with its vectors of genes, and its vectors of cells."""
 
-    def answer() -> Answer:
-        vectors = model.vectors(problem.cells)
-        return Answer(predict=_predict_with(problem, model), vectors=vectors)
+    def predict() -> Prediction:
+        vectors = model.vectors(case.cells)
+        return Prediction(predict=_predict_with(case, model), vectors=vectors)
 
-    return [model.row(answer)]
+    return [model.row(predict)]
 
 
-def baselines(problem: Problem) -> list[Method]:
+def baselines(case: Case) -> list[Method]:
     """All of `BASELINES`."""
     plain: dict[str, Predict] = {
         "no change": predictors.no_change,
         "training mean": predictors.training_mean,
         "additive": predictors.additive,
-        "linear model": partial(_linear, problem),
+        "linear model": partial(_linear, case),
     }
     rows = [
-        Method(name=name, kind="baseline", answer=partial(Answer, predict=predict))
+        Method(name=name, kind="baseline", predict=partial(Prediction, predict=predict))
         for name, predict in plain.items()
     ]
-    by_pca = lambda: Answer(vectors=pca(problem.cells.counts, 50))
-    return [*rows, Method(name=PCA_ROW, kind="baseline", answer=by_pca)]
+    by_pca = lambda: Prediction(vectors=pca(case.cells.counts, 50))
+    return [*rows, Method(name=PCA_ROW, kind="baseline", predict=by_pca)]
 
 
-def score(problem: Problem, answer: Answer, seed: int) -> Scores:
-    """Judge what an answer holds; the seed decides split, folds and drawn cells."""
+def score(case: Case, prediction: Prediction, seed: int) -> Scores:
+    """Judge what an prediction holds; the seed decides split, folds and drawn cells."""
     estimates: dict[str, Estimate] = {}
     breakdowns: dict[str, dict[str, float]] = {}
-    estimate = partial(bootstrap_mean, draws=problem.options.bootstrap, seed=seed)
-    if answer.predict is not None:
-        split = split_perturbations(problem.conditions.targets, SPLIT, seed=seed, validation=False)
-        found, n_fallback = response(problem, answer.predict, split, seed=seed)
+    estimate = partial(bootstrap_mean, draws=case.options.bootstrap, seed=seed)
+    if prediction.predict is not None:
+        split = split_perturbations(case.conditions.targets, SPLIT, seed=seed, validation=False)
+        found, n_fallback = response(case, prediction.predict, split, seed=seed)
         estimates |= {metric: estimate(values) for metric, values in found.items()}
         breakdowns["unseen perturbations, of them predicted as the training mean"] = {
             "unseen": float(len(split.test)),
@@ -285,21 +284,21 @@ def score(problem: Problem, answer: Answer, seed: int) -> Scores:
                 title: float(np.mean([of[name] for name in names]))
                 for title, names in groups.items()
             }
-    if answer.vectors is not None:
-        told = separation(answer.vectors, problem.conditions, seed=seed)
+    if prediction.vectors is not None:
+        told = separation(prediction.vectors, case.conditions, seed=seed)
         estimates["separation"] = estimate(list(told.values()))
         breakdowns["separation by perturbation"] = told
     return Scores(estimates=estimates, breakdowns=breakdowns)
 
 
 def response(
-    problem: Problem, predict: Predict, split: Split, *, seed: int
+    case: Case, predict: Predict, split: Split, *, seed: int
 ) -> tuple[dict[str, npt.NDArray[np.float64]], int]:
     """Metrics of each tested perturbation's prediction, and how many had to be the training mean.
 
     `predict` is shown neither the tested profiles nor the control cells they are compared with.
     """
-    seen, targets = problem.profiles(seed), problem.conditions.targets
+    seen, targets = case.profiles(seed), case.conditions.targets
     train, test = seen.places(split.train), seen.places(split.test)
     training = predictors.Training(
         targets=tuple(targets[name] for name in split.train),
@@ -319,7 +318,7 @@ def response(
         "weighted_mse": metrics.mse(truth, guess, weights),
         "weighted_r2": metrics.weighted_r2(truth, guess, seen.mean, weights),
         "l2_expressed": metrics.l2_expressed(truth, guess, seen.control),
-        "pds": metrics.discrimination(truth, guess, [problem.places(genes) for genes in asked]),
+        "pds": metrics.discrimination(truth, guess, [case.places(genes) for genes in asked]),
     }
     return found, predicted.n_fallback
 
@@ -343,32 +342,32 @@ def separation(
 
 
 def _linear(
-    problem: Problem, training: predictors.Training, targets: predictors.Targets
+    case: Case, training: predictors.Training, targets: predictors.Targets
 ) -> predictors.Predicted:
     """The linear model; a perturbation's vector is the row of its gene among the components."""
     genes = predictors.gene_components(training)
     vectors = {
-        label: genes[problem.places((label,))[0]]
-        for label, column in problem.columns.items()
+        label: genes[case.places((label,))[0]]
+        for label, column in case.columns.items()
         if column is not None
     }
     return predictors.linear(training, targets, genes, vectors)
 
 
-def _predict_with(problem: Problem, model: Model) -> Predict | None:
+def _predict_with(case: Case, model: Model) -> Predict | None:
     """The linear model with a model's vectors of genes; None for a family that has none."""
     if not model.has_gene_vectors:
         return None
-    controls = np.flatnonzero(problem.conditions.is_control)
-    controls = np.random.default_rng(problem.options.seed).permutation(controls)[:CONTROL_CELLS]
-    found = model.gene_vectors(problem.cells.take(np.sort(controls)))
+    controls = np.flatnonzero(case.conditions.is_control)
+    controls = np.random.default_rng(case.options.seed).permutation(controls)[:CONTROL_CELLS]
+    found = model.gene_vectors(case.cells.take(np.sort(controls)))
     rows = predictors.principal(found.vectors.astype(np.float64))
-    cells = problem.cells
+    cells = case.cells
     tokens = model.header.map_genes(cells.var, gene_key=cells.gene_key, name=cells.name).token
     row_of = {int(token): row for row, token in enumerate(found.tokens)}
     vectors = {
         label: rows[row_of[int(tokens[column])]]
-        for label, column in problem.columns.items()
+        for label, column in case.columns.items()
         if column is not None and int(tokens[column]) in row_of
     }
     return partial(_scaled, vectors, float(np.sqrt(np.mean(rows**2) or 1.0)))

@@ -29,9 +29,9 @@ from cellscribe.evaluation.data import Cells, Data
 from cellscribe.evaluation.models import read_models
 from cellscribe.evaluation.scores import UnfitError
 from cellscribe.evaluation.stats.probe import (
-    fit_linear,
     folds_of,
-    predict_linear,
+    predict_logistic,
+    predict_logistic_cv,
     rotated,
     standardised,
 )
@@ -91,7 +91,7 @@ def test_figures_are_those_of_scikit_learn() -> None:
 
 
 def test_with_one_strength_figures_equal_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict_linear, "__kwdefaults__", {"strengths": (0.1,)})
+    monkeypatch.setattr(predict_logistic_cv, "__kwdefaults__", {"strengths": (0.1,)})
     case = case_of(cell_type=typed(260, 4))
     vectors = noisy(case.truth, 12, 0.5).astype(np.float64)
     got = score(case, Features(vectors=vectors), seed=3)
@@ -128,7 +128,7 @@ def test_rotated_features_predict_the_same(strength: float, centred: bool) -> No
     np.testing.assert_allclose(
         ours.predict_proba(held_turned), plain.predict_proba(held), atol=1e-5
     )
-    predicted = fit_linear(fit, held, truth, strength, 1e-8)
+    predicted = predict_logistic(fit, held, truth, strength, 1e-8)
     assert (predicted == plain.predict(held)).mean() > 0.995
     assert 0.4 < (predicted == np.arange(500) % 3).mean() < 1.0
 
@@ -144,8 +144,8 @@ def test_the_strength_that_inner_folds_favour_is_taken() -> None:
     train, test = noisy(truth, 30, 0.3), noisy(np.arange(600) % 3, 30, 0.3, seed=5)
     inner = folds_of(truth, None, 0, 3)
     grid = (1e-6, 0.1)
-    chosen = predict_linear(train, truth, test, inner, strengths=grid)
-    alone = [predict_linear(train, truth, test, inner, strengths=(c,)) for c in grid]
+    chosen = predict_logistic_cv(train, truth, test, inner, strengths=grid)
+    alone = [predict_logistic_cv(train, truth, test, inner, strengths=(c,)) for c in grid]
     assert (chosen == alone[1]).all()
     assert (chosen != alone[0]).any()
 

@@ -38,7 +38,9 @@ def told_by(case: confounding.Case, vectors: Vectors, seed: int = 0) -> Scores:
     prediction = confounding.CellVectors(
         vectors=vectors(case.cells)[case.filled],
         lengths=np.asarray((case.cells.counts > 0).sum(1)).ravel()[case.filled] * 1.0,
-        thinned={share: vectors(thinned.cells) for share, thinned in case.thinned.items()},
+        downsampled={
+            share: vectors(downsampled.cells) for share, downsampled in case.downsampled.items()
+        },
     )
     return confounding.score(case, prediction, seed)
 
@@ -167,24 +169,24 @@ def test_what_is_constant_has_no_figure() -> None:
 def test_thinning_is_binomial(simulated: confounding.Case) -> None:
     whole = simulated.cells
     for share in confounding.SHARES:
-        thinned = confounding.thin(whole, share, seed=5)
-        counts = whole.counts[thinned.own]
-        assert thinned.cells.counts.dtype == np.float32
-        assert (counts - thinned.cells.counts).min() >= 0
-        assert (thinned.cells.counts.data > 0).all()
+        downsampled = confounding.downsample(whole, share, seed=5)
+        counts = whole.counts[downsampled.own]
+        assert downsampled.cells.counts.dtype == np.float32
+        assert (counts - downsampled.cells.counts).min() >= 0
+        assert (downsampled.cells.counts.data > 0).all()
         n, keep = totals(whole).sum(), share / 100
         error = np.sqrt(n * keep * (1 - keep))
-        assert abs(totals(thinned.cells).sum() - n * keep) < 5 * error
-        again = confounding.thin(whole, share, seed=5)
-        assert again.cells.hash == thinned.cells.hash
-        assert confounding.thin(whole, share, seed=6).cells.hash != thinned.cells.hash
+        assert abs(totals(downsampled.cells).sum() - n * keep) < 5 * error
+        again = confounding.downsample(whole, share, seed=5)
+        assert again.cells.hash == downsampled.cells.hash
+        assert confounding.downsample(whole, share, seed=6).cells.hash != downsampled.cells.hash
 
 
 def test_all_counts_kept_is_the_cell_itself(simulated: confounding.Case) -> None:
-    thinned = confounding.thin(simulated.cells, 100, seed=0)
-    assert thinned.cells.hash == simulated.cells.hash
-    vectors = thinned.cells.counts.toarray().astype(float)
-    found = confounding.nearest_is_own(vectors, vectors.copy(), thinned.own)
+    downsampled = confounding.downsample(simulated.cells, 100, seed=0)
+    assert downsampled.cells.hash == simulated.cells.hash
+    vectors = downsampled.cells.counts.toarray().astype(float)
+    found = confounding.nearest_is_own(vectors, vectors.copy(), downsampled.own)
     np.testing.assert_array_equal(found, 1.0)
 
 
@@ -205,11 +207,11 @@ def test_the_nearest_is_that_of_scikit_learn() -> None:
     rng = np.random.default_rng(7)
     whole = rng.normal(size=(60, 5)) + 2
     own = rng.permutation(60)[:40]
-    thinned = whole[own] * rng.gamma(2, size=(40, 1)) + rng.normal(scale=0.3, size=(40, 5))
+    downsampled = whole[own] * rng.gamma(2, size=(40, 1)) + rng.normal(scale=0.3, size=(40, 5))
     nearest = NearestNeighbors(n_neighbors=1, metric="cosine").fit(whole)
-    expected = nearest.kneighbors(thinned, return_distance=False).ravel() == own
+    expected = nearest.kneighbors(downsampled, return_distance=False).ravel() == own
     assert 0 < expected.sum() < 40
-    np.testing.assert_array_equal(confounding.nearest_is_own(whole, thinned, own), expected)
+    np.testing.assert_array_equal(confounding.nearest_is_own(whole, downsampled, own), expected)
     distances = cosine_distances(whole)
     expected = distances[~np.eye(60, dtype=bool)].mean()
     assert confounding.distance_between(whole) == pytest.approx(expected)
@@ -218,7 +220,7 @@ def test_the_nearest_is_that_of_scikit_learn() -> None:
 def test_distances_are_told_as_shares() -> None:
     """Each cell on an axis of its own; thinned ones half way to another: 1 - cos 45 degrees."""
     case = case_of(simulate(real_genes(40)[0], cells=40, depth_spread=1.0))
-    where = {cells.cells: cells.own for cells in case.thinned.values()}
+    where = {cells.cells: cells.own for cells in case.downsampled.values()}
 
     def vectors(cells: Cells) -> np.ndarray:
         axes = np.concatenate([np.eye(20), -np.eye(20)])  # around 0: nothing is taken off
@@ -242,9 +244,9 @@ def test_empty_cells_are_left_out() -> None:
     counts[20:40, 1:] = 0
     case = case_of(ad.AnnData(csr_matrix(counts), var=pd.DataFrame(index=real_genes(5)[0])))
     assert case.filled.tolist() == list(range(20, 60)) == case.some.tolist()
-    thinned = case.thinned[10]
-    assert 0 < len(thinned.own) < 40
-    assert (totals(thinned.cells) > 0).all()
+    downsampled = case.downsampled[10]
+    assert 0 < len(downsampled.own) < 40
+    assert (totals(downsampled.cells) > 0).all()
     scores = told_by(case, lambda cells: cells.counts.toarray().astype(float))
     assert np.isfinite(scores.estimates["stays_10"].value)
 
@@ -261,8 +263,8 @@ def test_baselines_are_the_usual_features(simulated: confounding.Case) -> None:
     project = confounding.fit_features(counts, components=50, seed=0)
     np.testing.assert_allclose(project(counts[5:6])[0], pca.vectors[5], atol=1e-9)
     np.testing.assert_array_equal(pca.lengths, (counts.toarray() > 0).sum(1))
-    for share, thinned in simulated.thinned.items():
-        assert len(pca.thinned[share]) == thinned.cells.n_cells
+    for share, downsampled in simulated.downsampled.items():
+        assert len(pca.downsampled[share]) == downsampled.cells.n_cells
 
 
 def test_a_model_answers(tiny_model: Path, tmp_path: Path) -> None:
@@ -292,7 +294,7 @@ def test_what_decides_the_figures_is_in_the_identity(simulated: confounding.Case
     other = case_of(simulated.cells.adata, seed=1)
     assert other.cells.hash == simulated.cells.hash
     assert other.identity != simulated.identity
-    assert other.thinned[50].cells.hash != simulated.thinned[50].cells.hash
+    assert other.downsampled[50].cells.hash != simulated.downsampled[50].cells.hash
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -78,8 +78,8 @@ def test_the_clock_is_read_around_the_whole_work(
         return made[-1]
 
     monkeypatch.setattr(Embedder, "embed", embed)
-    order = order_of(case, tmp_path, models[0].path)
-    found = performance.measure(order, ticking(7, 4))
+    job = order_of(case, tmp_path, models[0].path)
+    found = performance.measure(job, ticking(7, 4))
     assert [len(vectors) for vectors in made] == [10, N_CELLS]
     assert (found.cells, found.load_seconds, found.seconds) == (N_CELLS, 7, 4)
     assert found.gpu_memory_mb is None
@@ -149,8 +149,8 @@ def test_work_is_that_of_the_layers_that_are_run(
 
 def test_processes_of_their_own(case: performance.Case, models: list[Model]) -> None:
     """One real round: each repeat loads, embeds and tells its own memory."""
-    order = {"model": models[0].path, "device": "cpu", "precision": "float32"}
-    found = performance._repeat(case, order, repeats=1)
+    job = {"model": models[0].path, "device": "cpu", "precision": "float32"}
+    found = performance._repeat(case, job, repeats=1)
     assert [repeat.cells for repeat in found] == [N_CELLS]
     [repeat] = found
     assert repeat.seconds > 0
@@ -168,10 +168,10 @@ def test_repeats_are_asked_of_processes(
     asked = []
 
     def run(words: list[str], **more: Any) -> Any:
-        order = json.loads(more["input"])
-        asked.append((order["model"], more["env"]["OMP_NUM_THREADS"]))
-        assert ad.read_h5ad(order["path"]).shape == (N_CELLS, N_GENES)
-        assert len(ad.read_h5ad(order["warm_up"])) == performance.WARM_UP
+        job = json.loads(more["input"])
+        asked.append((job["model"], more["env"]["OMP_NUM_THREADS"]))
+        assert ad.read_h5ad(job["path"]).shape == (N_CELLS, N_GENES)
+        assert len(ad.read_h5ad(job["warm_up"])) == performance.WARM_UP
         assert words[0] == sys.executable
         told = json.dumps({"cells": N_CELLS, "seconds": float(len(asked))})
         return SimpleNamespace(returncode=0, stdout=f"noise\n{told}\n", stderr="")

@@ -102,9 +102,10 @@ class Model:
         if self.loaded is None:
             found = load(self.path, **self.device_settings, options=model_options(self.options))
         elif self.random:
-            # a copy and not the directory anew: the twin pools as the loaded model does
-            found = copy.copy(self.loaded)
-            found.cells = copy.deepcopy(self.loaded.cells)
+            # a copy: the directory does not know the pooling that the loaded model has
+            found, cells = copy.copy(self.loaded), copy.copy(self.loaded.cells)
+            cells.network = copy.deepcopy(cells.network)  # type: ignore[misc]
+            found.cells = cells
         else:
             return self.loaded
         if self.random:

@@ -11,32 +11,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from cellscribe.cells.pipeline import usable_cores
-from cellscribe.evaluation.stats.features import pca as log_norm_pca
-
-__all__ = [
-    "ProbeScore",
-    "accuracy",
-    "class_f1",
-    "confusion",
-    "fit_linear",
-    "folds_of",
-    "linear_probe",
-    "log_norm_pca",
-    "macro_f1",
-    "predict_forest",
-    "predict_linear",
-    "predict_near",
-    "rotated",
-    "side_by_side",
-    "standardised",
-]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -54,58 +34,6 @@ FOLDS, INNER_FOLDS = 5, 3
 NEIGHBOURS = 15
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProbeScore:
-    """Scores of the held-out predictions of all folds."""
-
-    accuracy: float
-    macro_f1: float
-    """Mean F1 over classes: rare types count as much as common ones."""
-    fold_accuracies: list[float]
-
-
-def linear_probe(
-    vectors: npt.NDArray[np.floating],
-    labels: npt.NDArray[np.object_],
-    *,
-    folds: int = 5,
-    seed: int = 0,
-) -> ProbeScore:
-    """Score a linear classifier on vectors.
-
-    Parameters
-    ----------
-    vectors
-        ``[B, D]``.
-    labels
-        ``[B]``; every class needs at least `folds` cells.
-    folds
-        Stratified, shuffled with `seed`: the same cells for every kind of vector.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import accuracy_score, f1_score
-    from sklearn.model_selection import StratifiedKFold
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    vectors = np.asarray(vectors, dtype=np.float64)
-    predicted = np.empty(len(labels), dtype=object)
-    accuracies = []
-    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    for train, test in splitter.split(vectors, labels):
-        classifier = make_pipeline(
-            StandardScaler(), LogisticRegression(C=PLAIN_STRENGTH, max_iter=2_000)
-        )
-        classifier.fit(vectors[train], labels[train])
-        predicted[test] = classifier.predict(vectors[test])
-        accuracies.append(float(accuracy_score(labels[test], predicted[test])))
-    return ProbeScore(
-        accuracy=float(accuracy_score(labels, predicted)),
-        macro_f1=float(f1_score(labels, predicted, average="macro")),
-        fold_accuracies=accuracies,
-    )
-
-
 def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """Apply `work` to items in threads of one BLAS thread each; results in order.
 
@@ -118,7 +46,7 @@ def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
         return list(pool.map(work, items))
 
 
-def predict_linear(
+def predict_logistic_cv(
     train: npt.NDArray[np.floating],
     truth: Integers,
     test: npt.NDArray[np.floating],
@@ -155,14 +83,14 @@ def predict_linear(
     known = np.concatenate([truth[held] for _, held in inner])
     made = [(*standardised(train[fit], train[held]), truth[fit]) for fit, held in inner]
     for strength in strengths:
-        guessed = [fit_linear(*fold, strength, 1e-3) for fold in made]
+        guessed = [predict_logistic(*fold, strength, 1e-3) for fold in made]
         found = float(f1_score(known, np.concatenate(guessed), average="macro", zero_division=0))
         if found > best:
             chosen, best = strength, found
-    return fit_linear(*standardised(train, test), truth, chosen)
+    return predict_logistic(*standardised(train, test), truth, chosen)
 
 
-def fit_linear(
+def predict_logistic(
     train: Floats, test: Floats, truth: Integers, strength: float, tolerance: float = 1e-4
 ) -> Integers:
     """Fit logistic regression on features as they are, and predict.

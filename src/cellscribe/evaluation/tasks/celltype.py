@@ -35,11 +35,11 @@ from cellscribe.evaluation.stats.probe import (
     accuracy,
     class_f1,
     confusion,
-    fit_linear,
     folds_of,
     macro_f1,
     predict_forest,
-    predict_linear,
+    predict_logistic,
+    predict_logistic_cv,
     predict_near,
     side_by_side,
     standardised,
@@ -235,7 +235,7 @@ def score(case: Case, prediction: Features, seed: int) -> Scores:
             return
         groups = None if case.groups is None else case.groups[train]
         inner = folds_of(truth[train], groups, seed, INNER_FOLDS)
-        predicted[test] = predict_linear(vectors[train], truth[train], vectors[test], inner)
+        predicted[test] = predict_logistic_cv(vectors[train], truth[train], vectors[test], inner)
         near[test] = predict_near(vectors[train], truth[train], vectors[test])
 
     side_by_side(predict, folds)
@@ -291,7 +291,9 @@ def _few_shot(case: Case, vectors: npt.NDArray[np.floating], folds: Folds, seed:
         for place, shots in enumerate(SHOTS):
             found = [order[truth[train[order]] == each][:shots] for each in range(size)]
             few = np.concatenate(found)
-            predicted[place, test] = fit_linear(fit[few], held, truth[train[few]], PLAIN_STRENGTH)
+            predicted[place, test] = predict_logistic(
+                fit[few], held, truth[train[few]], PLAIN_STRENGTH
+            )
 
     side_by_side(learn, range(len(folds)))
     scores = [macro_f1(confusion(truth, each, size)) for each in predicted]

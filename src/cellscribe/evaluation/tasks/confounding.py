@@ -33,7 +33,7 @@ Floats = npt.NDArray[np.float64]
 
 SHARES = (50, 25, 10)
 """Per cent of its counts that a thinned cell keeps."""
-MOST_THINNED = 500
+MOST_DOWNSAMPLED = 500
 LEAST_CELLS = 20
 CONTEXT = 1_024
 """Length at which the detected genes of a baseline are cut, as most models cut theirs."""
@@ -56,8 +56,8 @@ ABOUT = (
     "its R² on cells it never saw says how much a vector gives away. Deep cells are often of "
     "other types, so some R² is honest: compare it with the baselines'. Then counts are thinned "
     f"binomially to {', '.join(map(str, SHARES))} %, and it is told how many of at most "
-    f"{MOST_THINNED} thinned cells have their own whole cell as the nearest of all by cosine, the "
-    "mean of the whole cells being taken off all vectors first: those of a network share a "
+    f"{MOST_DOWNSAMPLED} thinned cells have their own whole cell as the nearest of all by cosine, "
+    "the mean of the whole cells being taken off all vectors first: those of a network share a "
     "direction beside which all others vanish, and principal components have none. The draw of "
     "thinned counts is one for all seeds; seeds change folds and bootstrap."
 )
@@ -87,7 +87,7 @@ EXTRA_BASELINES: dict[str, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Thinned:
+class Downsampled:
     """Cells with a share of their counts; those that nothing is left of are not among them."""
 
     cells: Cells
@@ -103,7 +103,7 @@ class CellVectors:
     """``[B, D]``."""
     lengths: Floats
     """``[B]`` tokens."""
-    thinned: dict[int, Floats]
+    downsampled: dict[int, Floats]
     """By the share kept, ``[b, D]``."""
 
 
@@ -118,7 +118,7 @@ class Case:
     """``[B]`` rows that have a count."""
     some: npt.NDArray[np.int64]
     """Rows that are thinned, all among `filled`."""
-    thinned: dict[int, Thinned]
+    downsampled: dict[int, Downsampled]
     options: EvaluateOptions
 
     @property
@@ -168,7 +168,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
             f"{data.name}: all cells have {totals[filled[0]]:,.0f} counts, so no vector can give "
             "depth away; give counts as they were sequenced"
         )
-    some = filled[draw(len(filled), MOST_THINNED, options.seed)]
+    some = filled[draw(len(filled), MOST_DOWNSAMPLED, options.seed)]
     return [
         Case(
             name=data.name,
@@ -176,13 +176,15 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
             cells=cells,
             filled=filled,
             some=some,
-            thinned={share: thin(cells.take(some), share, options.seed) for share in SHARES},
+            downsampled={
+                share: downsample(cells.take(some), share, options.seed) for share in SHARES
+            },
             options=options,
         )
     ]
 
 
-def thin(cells: Cells, share: int, seed: int) -> Thinned:
+def downsample(cells: Cells, share: int, seed: int) -> Downsampled:
     """Keep each count of every cell with a probability of `share` per cent.
 
     Binomial thinning is what less sequencing of the same library gives; a cell of which nothing is
@@ -193,7 +195,7 @@ def thin(cells: Cells, share: int, seed: int) -> Thinned:
     counts.data = random.binomial(counts.data.astype(np.int64), share / 100).astype(np.float32)
     counts.eliminate_zeros()
     own = np.flatnonzero(np.diff(counts.indptr))
-    return Thinned(cells=dataclasses.replace(cells, counts=counts).take(own), own=own)
+    return Downsampled(cells=dataclasses.replace(cells, counts=counts).take(own), own=own)
 
 
 def methods(case: Case, model: Model) -> list[Method]:
@@ -203,9 +205,9 @@ def methods(case: Case, model: Model) -> list[Method]:
         return CellVectors(
             vectors=model.vectors(case.cells)[case.filled].astype(np.float64),
             lengths=token_lengths(model, case.cells)[case.filled],
-            thinned={
-                share: model.vectors(thinned.cells).astype(np.float64)
-                for share, thinned in case.thinned.items()
+            downsampled={
+                share: model.vectors(downsampled.cells).astype(np.float64)
+                for share, downsampled in case.downsampled.items()
             },
         )
 
@@ -231,8 +233,9 @@ def baselines(case: Case) -> list[Method]:
         return CellVectors(
             vectors=project(counts)[case.filled],
             lengths=lengths,
-            thinned={
-                share: project(thinned.cells.counts) for share, thinned in case.thinned.items()
+            downsampled={
+                share: project(downsampled.cells.counts)
+                for share, downsampled in case.downsampled.items()
             },
         )
 
@@ -263,11 +266,11 @@ def score(case: Case, prediction: CellVectors, seed: int) -> Scores:
     whole = _around(whole, centre)
     between = distance_between(whole) if whole.any() else 0.0
     moved = {}
-    for share, thinned in case.thinned.items():
-        vectors = _around(prediction.thinned[share], centre)
-        found = nearest_is_own(whole, vectors, thinned.own)
+    for share, downsampled in case.downsampled.items():
+        vectors = _around(prediction.downsampled[share], centre)
+        found = nearest_is_own(whole, vectors, downsampled.own)
         estimates[f"stays_{share}"] = bootstrap_mean(found, draws=draws, seed=seed)
-        went = _distance_moved(whole, vectors, thinned.own)
+        went = _distance_moved(whole, vectors, downsampled.own)
         moved[share] = went / between if between > 0 else float("nan")
     x, label = [float(share) for share in SHARES], "counts kept, %"
     stays = [estimates[f"stays_{share}"].value for share in SHARES]
@@ -281,14 +284,14 @@ def score(case: Case, prediction: CellVectors, seed: int) -> Scores:
     )
 
 
-def nearest_is_own(whole: Floats, thinned: Floats, own: npt.NDArray[np.int64]) -> Floats:
+def nearest_is_own(whole: Floats, downsampled: Floats, own: npt.NDArray[np.int64]) -> Floats:
     """Whether each thinned cell is nearest to its own whole cell by cosine.
 
     Chosen are ``[n, D]`` whole cells by ``[b, D]`` thinned ones, whose `own` rows are ``[b]``.
     The answers ``[b]`` are 1 or 0, and among k equally near cells 1/k, so that vectors that are
     all the same come to chance.
     """
-    cosines = _unit(thinned) @ _unit(whole).T
+    cosines = _unit(downsampled) @ _unit(whole).T
     nearest = cosines >= cosines.max(axis=1, keepdims=True) - TIE
     return nearest[np.arange(len(own)), own] / nearest.sum(axis=1)
 
@@ -302,8 +305,8 @@ def distance_between(vectors: Floats) -> float:
     return distance if distance > TIE else 0.0
 
 
-def _distance_moved(whole: Floats, thinned: Floats, own: npt.NDArray[np.int64]) -> float:
-    return float((1 - (_unit(whole[own]) * _unit(thinned)).sum(axis=1)).mean())
+def _distance_moved(whole: Floats, downsampled: Floats, own: npt.NDArray[np.int64]) -> float:
+    return float((1 - (_unit(whole[own]) * _unit(downsampled)).sum(axis=1)).mean())
 
 
 def _unit(vectors: Floats) -> Floats:

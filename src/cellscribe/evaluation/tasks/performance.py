@@ -8,6 +8,7 @@ for the standard workflow, which is the baseline.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import statistics
@@ -16,20 +17,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cellscribe.cells.pipeline import usable_cores
+from cellscribe.config import EvaluateOptions, ModelOptions
 from cellscribe.errors import InputError
 from cellscribe.evaluation.data import CellProvenance, Cells, Data, read_cells
-from cellscribe.evaluation.models import Method, Model
+from cellscribe.evaluation.models import Method, Model, model_options
 from cellscribe.evaluation.scores import Estimate, Metric, Scores, UnfitError
 from cellscribe.evaluation.stats.features import pca
-
-if TYPE_CHECKING:
-    from cellscribe.config import EvaluateOptions
 
 REPEATS = 3
 WARM_UP = 64
@@ -170,20 +169,20 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
         raise UnfitError(
             f"{data.name} is a corpus, and {NAME} goes from counts to vectors: give a file of cells"
         )
-    asked = [model for model in models if not model.random]
-    return [Case(name=data.name, models=asked, cells=data.cells, options=options)]
+    timed = [model for model in models if not model.random]
+    return [Case(name=data.name, models=timed, cells=data.cells, options=options)]
 
 
 def methods(case: Case, model: Model) -> list[Method]:
     """Embed the cells several times, in processes of their own."""
 
     def predict() -> Timings:
-        order = {
+        job = {
             "model": model.path,
-            "device": case.options.device,
-            "precision": case.options.precision,
+            **model.device_settings,
+            "options": dataclasses.asdict(model_options(case.options)),
         }
-        return Timings(repeats=_repeat(case, order), gflop=gflop(model, case.cells))
+        return Timings(repeats=_repeat(case, job), gflop=gflop(model, case.cells))
 
     return [Method(name=model.name, kind="model", predict=predict, model=model)]
 
@@ -231,7 +230,7 @@ def gflop(model: Model, cells: Cells) -> float | None:
     if not isinstance(network, Bert):
         return None
     run = network.config.num_hidden_layers + 1 + network.rule.hidden_layer
-    config = replace(network.config, num_hidden_layers=run)
+    config = dataclasses.replace(network.config, num_hidden_layers=run)
     with open_counts(cells.adata) as counts:
         genes = model.header.map_genes(counts.var, gene_key=cells.gene_key, name=cells.name)
         lengths = [
@@ -242,23 +241,23 @@ def gflop(model: Model, cells: Cells) -> float | None:
     return 1e-9 * sum(flops_per_cell(config, length) for length in lengths)
 
 
-def measure(order: Mapping[str, Any], clock: Callable[[], float] = time.perf_counter) -> Repeat:
+def measure(job: Mapping[str, Any], clock: Callable[[], float] = time.perf_counter) -> Repeat:
     """Load a model and embed a file, on the clock; in this process.
 
     Parameters
     ----------
-    order
+    job
         `path` of the cells, `warm_up` of the first ones; `model`, `device`, `precision` and
         `threads` as for `inference.embedder.load`, `model` None for the baseline; `gene_key`.
     clock
         Tells seconds.
     """
     begun = clock()
-    embed, device = _ready(order)
+    embed, device = _ready(job)
     loaded = clock() - begun
-    embed(order["warm_up"])
+    embed(job["warm_up"])
     begun = clock()
-    n_cells = len(embed(order["path"]))
+    n_cells = len(embed(job["path"]))
     seconds = clock() - begun
     held = None
     if device.startswith("cuda"):
@@ -268,7 +267,7 @@ def measure(order: Mapping[str, Any], clock: Callable[[], float] = time.perf_cou
     return Repeat(
         cells=n_cells,
         seconds=seconds,
-        load_seconds=loaded if order["model"] is not None else None,
+        load_seconds=loaded if job["model"] is not None else None,
         memory_mb=peak_memory_mb(),
         gpu_memory_mb=held,
     )
@@ -282,26 +281,25 @@ def peak_memory_mb() -> float | None:
     return int(fields[HIGH_WATER].split()[0]) * 1.024e-3
 
 
-def _ready(order: Mapping[str, Any]) -> tuple[Callable[[str], Any], str]:
+def _ready(job: Mapping[str, Any]) -> tuple[Callable[[str], Any], str]:
     """What makes vectors of a file, and the device where it does."""
-    if order["model"] is None:
-        from cellscribe.config import EvaluateOptions
-
+    if job["model"] is None:
         # all of the file: the draw was made before
         options = EvaluateOptions(cells=sys.maxsize)
         return lambda path: pca(read_cells(Path(path), options).counts, COMPONENTS), "cpu"
     from cellscribe.inference.embedder import load as load_model
 
     found = load_model(
-        order["model"],
-        device=order["device"],
-        precision=order["precision"],
-        threads=order["threads"],
+        job["model"],
+        device=job["device"],
+        precision=job["precision"],
+        threads=job["threads"],
+        options=ModelOptions(**job.get("options", {})),
     )
-    return lambda path: found.embed(path, gene_key=order["gene_key"]), str(found.device)
+    return lambda path: found.embed(path, gene_key=job["gene_key"]), str(found.device)
 
 
-def _repeat(case: Case, order: Mapping[str, Any], repeats: int = REPEATS) -> list[Repeat]:
+def _repeat(case: Case, job: Mapping[str, Any], repeats: int = REPEATS) -> list[Repeat]:
     """Measure in fresh processes, one after the other."""
     cells = case.cells
     with tempfile.TemporaryDirectory(prefix="cellscribe-") as folder:
@@ -309,16 +307,16 @@ def _repeat(case: Case, order: Mapping[str, Any], repeats: int = REPEATS) -> lis
         _write(cells, cells.n_cells, path)
         _write(cells, min(WARM_UP, cells.n_cells), warm_up)
         whole = {
-            **order,
+            "threads": case.options.threads,
+            **job,
             "path": str(path),
             "warm_up": str(warm_up),
             "gene_key": cells.gene_key,
-            "threads": case.options.threads,
         }
         return [_in_a_process(whole) for _ in range(repeats)]
 
 
-def _in_a_process(order: Mapping[str, Any]) -> Repeat:
+def _in_a_process(job: Mapping[str, Any]) -> Repeat:
     """Let `measure` run in a fresh process.
 
     Raises
@@ -326,11 +324,11 @@ def _in_a_process(order: Mapping[str, Any]) -> Repeat:
     InputError
         It failed; its last line is passed on.
     """
-    cores = str(order["threads"] or usable_cores())
-    code = f"from {__name__} import answer_order; answer_order()"
+    cores = str(job["threads"] or usable_cores())
+    code = f"from {__name__} import run_job; run_job()"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        input=json.dumps(order),
+        input=json.dumps(job),
         env={**os.environ, **dict.fromkeys(THREADS, cores)},
         capture_output=True,
         text=True,
@@ -342,7 +340,7 @@ def _in_a_process(order: Mapping[str, Any]) -> Repeat:
     return Repeat(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def answer_order() -> None:
+def run_job() -> None:
     """Measure what standard input asks for, and print it: what a fresh process runs."""
     print(json.dumps(vars(measure(json.load(sys.stdin)))))
 

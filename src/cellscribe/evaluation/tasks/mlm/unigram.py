@@ -10,11 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.config import ModelConfig, TrainOptions
 from cellscribe.corpus.row_groups import whole
 from cellscribe.corpus.store import Corpus
-from cellscribe.training.distributed import Team
-from cellscribe.training.validation import read_validation
 
 PRIORS = (1e2, 1e3, 3e3, 1e4, 3e4, 1e5, 1e6)
 """Genes drawn from the unigram that may be added to the counts of each bin of ranks."""
@@ -102,37 +99,3 @@ def _left_out(
     times = counts[bins, genes]
     known = times - 1 + prior * share[genes]
     return -float((times * np.log(known / (counts.sum(1)[bins] - 1 + prior))).sum())
-
-
-def unigram_losses(
-    corpus: Corpus, config: ModelConfig, options: TrainOptions
-) -> dict[str, dict[str, float]]:
-    """Loss of both baselines on what validation asks of a model.
-
-    Parameters
-    ----------
-    corpus
-        The store; counted on its training cells.
-    config, options
-        Of the run to compare with: context, [CLS], seed and shares of its masks.
-
-    Returns
-    -------
-    dict
-        Split -> ``{"unigram": loss, "rank": loss}``, natural logarithm, mean over a cell's chosen
-        genes, then over cells.
-    """
-    counts = count_genes(corpus, config.context)
-    share, by_bin = shares(counts, corpus.vocabulary.n_special)
-    bins, front = rank_bins(config.context), int(config.cls_token)
-    found = {}
-    for split, batches in read_validation(corpus, config, options, Team()).batches.items():
-        sums, n_masked = np.zeros(2), 0
-        for batch in batches:
-            targets, weights = batch.targets_M.numpy(), batch.weights_M.numpy()
-            ranks = batch.positions_N[batch.chosen_M].numpy() - front
-            sums[0] -= (weights * np.log(share[targets])).sum()
-            sums[1] -= (weights * np.log(by_bin[bins[ranks], targets])).sum()
-            n_masked += batch.n_asked
-        found[split] = dict(zip(("unigram", "rank"), (sums / n_masked).tolist(), strict=True))
-    return found

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from cellscribe.annotation.labels import NO_LABEL
 from cellscribe.evaluation.data import Cells, column
 from cellscribe.evaluation.scores import UnfitError
 
@@ -36,7 +37,8 @@ _CONTROL = re.compile(
     re.IGNORECASE,
 )
 """A control's label, with or without the number of a guide. NT5E and its like are none."""
-_NOTHING = frozenset({"", "nan", "none", "na", "n/a", "*", "unknown", "unassigned", "multiple"})
+_NOT_PERTURBED = frozenset({*NO_LABEL, "*", "multiple"})
+"""Labels that name no perturbation, in lower case."""
 _JOINTS = ("_", ",", ";", "|", "&")
 """Between the genes of a combination, if both sides are genes; "+" always is."""
 
@@ -107,7 +109,7 @@ def targets_of(label: str) -> tuple[str, ...] | None:
     A guide's name after a gene ("SPI1_pDS255") is dropped: it is not a gene itself.
     """
     label = label.strip()
-    if label.lower() in _NOTHING:
+    if label.lower() in _NOT_PERTURBED:
         return None
     genes: list[str] = []
     for part in label.split("+"):

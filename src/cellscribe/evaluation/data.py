@@ -46,18 +46,18 @@ class CellProvenance:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cells:
-    """Cells of a file."""
+    """Cells of a file, in memory."""
 
     name: str
-    """The file's stem: what its table is called, and a dataset id that a model may list."""
+    """The file's stem: the name of its tables, and a dataset id that a model may list."""
     counts: csr_matrix
     """``[B, G]`` raw counts, float32."""
     obs: pd.DataFrame
     var: pd.DataFrame
     gene_key: str | None
-    """As the user gave it."""
+    """Column of var with the genes' names, if the user gave one."""
     n_in_file: int
-    """Cells before the draw."""
+    """Cells of the file, of which these were drawn."""
 
     @property
     def n_cells(self) -> int:
@@ -66,17 +66,17 @@ class Cells:
 
     @cached_property
     def adata(self) -> AnnData:
-        """The same cells as an AnnData, which shares their arrays."""
+        """The cells as an AnnData that shares their arrays."""
         import anndata
 
         with warnings.catch_warnings():
-            # of several samples they often are not, and nothing here goes by a name
+            # files of several samples often repeat names, and no name is used here
             warnings.filterwarnings("ignore", "(Observation|Variable) names are not unique")
             return anndata.AnnData(self.counts, obs=self.obs, var=self.var)
 
     @cached_property
     def hash(self) -> str:
-        """16 hexadecimal digits that name counts and genes, and where their names are read."""
+        """Hash of counts, genes and `gene_key`, 16 hexadecimal digits."""
         digest = hashlib.sha256(f"{self.gene_key}\n{_text_of(self.var)}".encode())
         for part in (self.counts.data, self.counts.indices, self.counts.indptr):
             digest.update(np.ascontiguousarray(part).tobytes())
@@ -84,7 +84,7 @@ class Cells:
 
     @cached_property
     def labels_hash(self) -> str:
-        """16 hexadecimal digits that name all that obs says."""
+        """Hash of all of obs, 16 hexadecimal digits."""
         return hashlib.sha256(_text_of(self.obs).encode()).hexdigest()[:16]
 
     @cached_property
@@ -93,7 +93,7 @@ class Cells:
         return provenance_of(self)
 
     def take(self, rows: npt.NDArray[np.integer]) -> Cells:
-        """Some of the cells."""
+        """Select some of the cells."""
         return Cells(
             name=self.name,
             counts=self.counts[rows],
@@ -106,7 +106,7 @@ class Cells:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Data:
-    """One ``--data``: exactly one of cells and corpus is there."""
+    """One ``--data``: exactly one of cells and corpus is not None."""
 
     name: str
     path: Path
@@ -128,7 +128,7 @@ def read_data(path: Path, options: EvaluateOptions) -> Data:
 
 
 def stem(path: Path) -> str:
-    """Name of a file without what its format adds."""
+    """Return the name of a file without the suffix of its format."""
     name = path.resolve().name
     for suffix in (".tar.gz", ".h5ad", ".zarr", ".h5", ".loom"):
         name = name.removesuffix(suffix)
@@ -167,14 +167,14 @@ def read_cells(path: Path | AnnData, options: EvaluateOptions, *, name: str = ""
 
 
 def draw(n: int, most: int, seed: int) -> npt.NDArray[np.int64]:
-    """`most` of `n` rows, ascending; all if there are no more."""
+    """Draw `most` of `n` rows, ascending; all rows if there are no more."""
     if n <= most:
         return np.arange(n)
     return np.sort(np.random.default_rng(seed).permutation(n)[:most])
 
 
 def _text_of(table: pd.DataFrame) -> str:
-    """All of a table as text, in order."""
+    """Write a table as text, in order."""
     columns = [(str(name), table.iloc[:, place]) for place, name in enumerate(table.columns)]
     parts = [("", table.index), *columns]
     return "\n".join(f"{name}\t" + "\t".join(map(str, values)) for name, values in parts)
@@ -217,7 +217,7 @@ def cell_hashes(cells: Cells) -> npt.NDArray[np.uint64]:
 
 
 def column(cells: Cells, name: str, flag: str) -> npt.NDArray[np.object_]:
-    """Values of a column of obs as text, missing ones as "".
+    """Read a column of obs as text, missing values as "".
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""`cellscribe evaluate`: every model and every baseline, through every task, on all data.
+"""`cellscribe evaluate`: every model and every baseline, in every task, on all data.
 
-The loop is plain: data, task, problem, method, seed. Results are written one by one, so what was
-measured before an interruption is not measured again, and the report is made of what is on disk.
+The loops are data, task, case, method, seed. Each result is written at once, so an interrupted
+evaluation goes on where it stopped, and the report is made of the results on disk.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.config import EvaluateOptions
@@ -33,6 +33,9 @@ from cellscribe.evaluation.results import (
 from cellscribe.evaluation.scores import Scores, UnfitError
 from cellscribe.evaluation.task import Case, Task
 
+if TYPE_CHECKING:
+    from cellscribe.inference.embedder import Embedder
+
 TASKS = {
     "mlm": "cellscribe.evaluation.tasks.mlm.task",
     "celltype": "cellscribe.evaluation.tasks.celltype",
@@ -50,7 +53,7 @@ SUITES = {
     "full": tuple(TASKS),
 }
 VECTORS = "vectors"
-"""Folder of embeddings, in the folder of an evaluation."""
+"""Folder of the models' vectors, in the folder of an evaluation."""
 _NOTHING = Scores(estimates={})
 
 
@@ -60,7 +63,7 @@ def task_module(name: str) -> Task:
 
 
 def chosen_tasks(names: Sequence[str]) -> tuple[list[str], frozenset[str]]:
-    """Tasks that are asked for, and those of them that need not fit: no one named them.
+    """Return the chosen tasks, and those of them that may be left out (chosen by a suite only).
 
     Raises
     ------
@@ -77,7 +80,7 @@ def chosen_tasks(names: Sequence[str]) -> tuple[list[str], frozenset[str]]:
 
 
 def run_suite(
-    models: Sequence[str | Path],
+    models: Sequence[str | Path | Embedder],
     data: Sequence[str | Path],
     out: Path,
     options: EvaluateOptions,
@@ -86,10 +89,10 @@ def run_suite(
     progress: Progress | None = None,
     log: Log = log_stderr,
 ) -> list[Result]:
-    """Measure what is not measured yet; arguments as `judging.evaluate`."""
+    """Measure all results that are not on disk; parameters as in `api.evaluate`."""
     names, lenient = chosen_tasks(tasks)
-    judged = read_models(models, options, out / VECTORS)
-    cases = list(_cases(names, data, judged, options, lenient=lenient, log=log))
+    found = read_models(models, options, out / VECTORS)
+    cases = list(_cases(names, data, found, options, lenient=lenient, log=log))
     if not cases:
         raise InputError("none of the tasks fits the data; see the lines above")
     _check_names(cases)
@@ -112,7 +115,7 @@ class _TaskCase:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the figures of every method, as a result's file has it."""
+        """All that decides the figures of every method, as stored in a result's file."""
         cells = self.data.cells
         labels = None if cells is None else cells.labels_hash
         return plain({"labels": labels, **self.case.identity})
@@ -127,7 +130,7 @@ def _cases(
     lenient: Collection[str],
     log: Log,
 ) -> Iterator[_TaskCase]:
-    """All problems of all data; what does not fit is refused, or passed over in a suite."""
+    """Make all cases of all data; a task that does not fit is refused, or left out of a suite."""
     for path in data:
         opened: Data = read_data(Path(path), options)
         if opened.cells is not None:
@@ -146,14 +149,14 @@ def _cases(
 
 
 def _check_genes(cells: Cells, models: Sequence[Model]) -> None:
-    """Refuse cells of which a model knows too few genes, before anything is measured."""
+    """Refuse cells with too few genes that a model knows, before anything is measured."""
     for model in models:
         if not model.random:
             model.header.map_genes(cells.var, gene_key=cells.gene_key, name=cells.name)
 
 
 def _check_names(cases: Sequence[_TaskCase]) -> None:
-    """Refuse problems whose results would take each other's place."""
+    """Refuse cases whose results would have the same file names."""
     names = [(task_case.task.NAME, slug(task_case.case.name)) for task_case in cases]
     for place, name in enumerate(names):
         if name in names[:place]:
@@ -166,7 +169,7 @@ def _check_names(cases: Sequence[_TaskCase]) -> None:
 def _evaluate(
     task_case: _TaskCase, folder: Path, options: EvaluateOptions, log: Log
 ) -> list[Result]:
-    """Ask all methods of a problem, and score what is not scored yet."""
+    """Run all methods of a case, and score those without a result on disk."""
     task, case = task_case.task, task_case.case
     methods: list[Method] = []
     for model in case.models:
@@ -178,13 +181,13 @@ def _evaluate(
     for name, package in task.EXTRA_BASELINES.items():
         if find_spec(package) is None:
             log(f'{task.NAME}: {name} is not measured, pip install "cellscribe[eval]" brings it')
-    words = [_words(task_case, method, options) for method in methods]
-    _clear(task_case, {told["method"]: told["identity"] for told in words}, folder, log)
+    all_fields = [_fields(task_case, method, options) for method in methods]
+    _clear(task_case, {fields["method"]: fields["identity"] for fields in all_fields}, folder, log)
     results = []
-    for method, told in zip(methods, words, strict=True):
+    for method, fields in zip(methods, all_fields, strict=True):
         prediction, predicted = None, False
         for seed in range(options.seed, options.seed + options.seeds):
-            empty = Result(scores=_NOTHING, seed=seed, **told)
+            empty = Result(scores=_NOTHING, seed=seed, **fields)
             path = folder / empty.file
             if path.exists() and not options.overwrite:
                 results.append(read(path))
@@ -205,12 +208,12 @@ def _clear(
 ) -> None:
     """Remove results of the same table that came from other data, settings or weights.
 
-    Beside new ones they would be averaged with what they cannot be compared to.
+    They would be averaged with new results that they cannot be compared with.
 
     Parameters
     ----------
     identities
-        Method -> what its results are recognised by.
+        Method -> the identity of its results.
     """
     n = 0
     for path in folder.glob(f"{slug(task_case.task.NAME)}--{slug(task_case.case.name)}--*.json"):
@@ -226,8 +229,8 @@ def _clear(
         log(f"{where}: {n:,} results of other data, settings or weights are removed")
 
 
-def _words(task_case: _TaskCase, method: Method, options: EvaluateOptions) -> dict[str, Any]:
-    """All of a method's results but scores and seed."""
+def _fields(task_case: _TaskCase, method: Method, options: EvaluateOptions) -> dict[str, Any]:
+    """Return all fields of a method's results except scores and seed."""
     model, case = method.model, task_case.case
     return {
         "task": task_case.task.NAME,

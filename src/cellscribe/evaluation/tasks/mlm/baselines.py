@@ -1,8 +1,8 @@
-"""What masked genes can be told without a network: by their number, by counts, by ranks.
+"""Baselines of the task mlm: masked genes predicted without a network, from counts of genes.
 
-A gene's rank gives much of it away, and so does what the cell shows elsewhere, for no gene stands
-twice in it; each baseline knows one thing more than the one before it. Counts are smoothed as in
-`unigram`. All are asked the very questions that models are, at the same places of the same cells.
+The rank of a gene says much about it, and so do the visible genes of the cell, since no gene occurs
+twice. Each baseline uses one fact more than the one before it. Counts are smoothed as in `unigram`.
+All baselines predict the same masked genes of the same cells as the models do.
 
 Letters: ``B`` cells, ``M`` chosen places, ``V`` vocabulary, ``K`` distributions over it.
 """
@@ -23,22 +23,22 @@ RANK = "unigram given the rank"
 NOT_VISIBLE = "unigram given the rank, without visible genes"
 
 Tables = list[tuple[npt.NDArray[np.bool_], Ints]]
-"""Cells of the problem, ``[B]``, and the counts ``[bins, V]`` that they are judged by."""
+"""Cells of the case, ``[B]``, and the counts ``[bins, V]`` that they are predicted from."""
 Count = Callable[[int], Tables]
 """Tables of a seed; each cell is in one of them."""
 
 
 def halves(everything: Ranked, rows: Ints, context: int, size: int) -> Count:
-    """Let each half of a file be judged by the counts of the other.
+    """Return tables in which each half of a file is predicted from the counts of the other half.
 
     Parameters
     ----------
     everything
-        All cells that may be counted.
+        All cells that can be counted.
     rows
-        Those of them that are asked.
+        Rows of `everything` that are predicted.
     context
-        Genes of a cell that are read.
+        Number of genes of a cell that are read.
     size
         ``V``.
     """
@@ -57,7 +57,7 @@ def halves(everything: Ranked, rows: Ints, context: int, size: int) -> Count:
 
 
 def alike(n_genes: int) -> Predict:
-    """Every gene is as likely as every other."""
+    """Predict every gene with the same probability."""
 
     def predict(masked_cells: MaskedCells) -> Prediction:
         n = len(masked_cells.chosen_M)
@@ -71,7 +71,7 @@ def alike(n_genes: int) -> Predict:
 
 
 def counted(count: Count, name: str, context: int, n_special: int) -> Predict:
-    """One of `UNIGRAM`, `RANK` and `NOT_VISIBLE`."""
+    """Predict from counts, as one of `UNIGRAM`, `RANK` and `NOT_VISIBLE`."""
     bins = rank_bins(context) if name != UNIGRAM else np.zeros(context, np.int64)
 
     def predict(masked_cells: MaskedCells) -> Prediction:
@@ -102,7 +102,7 @@ def look_up(
     here: Ints,
     n_special: int,
 ) -> None:
-    """Fill in `here`, some of ``M``, what a table of distributions says of the true genes."""
+    """Fill in the places `here`, some of ``M``, from a table of distributions."""
     true = table_KV[bins_M[here], targets_M[here]]
     prediction.losses_M[here] = -np.log(true)
     genes_KG = np.sort(table_KV[:, n_special:], axis=1)
@@ -122,9 +122,9 @@ def leave_out_visible(
     bins_M: Ints,
     cells: Ints,
 ) -> None:
-    """Share out the probability of the genes that a cell shows among those that it does not.
+    """Give the probability of a cell's visible genes to the other genes, in proportion.
 
-    Genes stand once in a cell, so the true one is never among the visible.
+    A gene occurs once in a cell, so the true gene is never a visible one.
     """
     table_VK = np.ascontiguousarray(table_KV.T)
     for cell in cells:

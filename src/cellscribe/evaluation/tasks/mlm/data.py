@@ -1,7 +1,7 @@
-"""Problems of the task `mlm`: cells of a file or of a corpus's held-out splits, as a model reads.
+"""Cases of the task `mlm`: cells of a file or of a corpus's held-out splits, as a model reads them.
 
 Models that differ in gene table, context or special tokens read other genes of the same cell, so
-each such reading is a problem of its own. What baselines are counted in is decided here too.
+each such reading is a case of its own. The cells that baselines count are chosen here too.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from cellscribe.evaluation.models import Model
 
 CELLS = 500
-"""Most cells that are asked: some fifty thousand genes, known to a hundredth or two of a loss."""
+"""Most cells of a case: some 50,000 masked genes, which give the loss to 0.01 or 0.02."""
 FEWEST = 10
-"""Cells of a file with a known gene, without which nothing is measured."""
+"""Fewest cells with a known gene that a file must have."""
 SPLITS = ("val", "test", "test_unseen")
 Key = tuple[str, int, bool, bool]
-"""Hash of the gene table, context, [CLS], [SEP]: what models of one problem share."""
+"""Hash of the gene table, context, [CLS], [SEP]: equal for the models of one case."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,20 +47,20 @@ class Case:
     vocabulary: Vocabulary
     context: int
     ranked: Ranked
-    """The cells that are asked, none of them empty."""
+    """Cells whose genes are masked, none of them empty."""
     count: baselines.Count
     options: EvaluateOptions
     _masked: dict[int, MaskedCells] = field(default_factory=dict)
 
     def masked_cells(self, seed: int) -> MaskedCells:
-        """The cells under the masks of a seed, the same for every method."""
+        """Return the cells with the masks of a seed, the same for every method."""
         if seed not in self._masked:
             self._masked[seed] = masked.mask(self.ranked, self.vocabulary, seed)
         return self._masked[seed]
 
 
 def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
-    """Make a problem of a file, or of each held-out split of a corpus, for each way to read cells.
+    """Make a case of a file, or of each held-out split of a corpus, for each way to read cells.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
             _of_file(data.cells, f"{data.name}{_apart(key, groups)}", some, options)
             for key, some in groups.items()
         ]
-    # Models that cannot answer any of them are put to the first, so that `methods` says why.
+    # Models that fit none of the cases go to the first one, so that `methods` gives the reason.
     placed = {id(model) for case in cases for model in case.models}
     misfits = [model for model in models if id(model) not in placed and not model.random]
     cases[0].models.extend(misfits)
@@ -103,7 +103,7 @@ def _key(model: Model) -> Key | None:
 
 
 def _apart(key: Key, groups: dict[Key, list[Model]]) -> str:
-    """What sets a group's name apart from those of the others; "" if it is alone."""
+    """Return what differs between a group and the others, for its name; "" for a single group."""
     words = (
         key[0],
         f"context {key[1]:,}",
@@ -116,7 +116,7 @@ def _apart(key: Key, groups: dict[Key, list[Model]]) -> str:
 
 
 def _of_file(cells: Cells, name: str, models: list[Model], options: EvaluateOptions) -> Case:
-    """Cells of a file; all of them may be counted, at most `CELLS` are asked."""
+    """Make a case of a file; all its cells can be counted, at most `CELLS` are masked."""
     from cellscribe.cells.rank import rank_cells
 
     header = models[0].header
@@ -161,7 +161,7 @@ def _of_file(cells: Cells, name: str, models: list[Model], options: EvaluateOpti
 def _of_corpus(
     name: str, corpus: Corpus, groups: dict[Key, list[Model]], options: EvaluateOptions
 ) -> list[Case]:
-    """Held-out splits of a corpus, for the models that have its gene table."""
+    """Make cases of the held-out splits of a corpus, for the models with its gene table."""
     from cellscribe.evaluation.tasks.mlm.unigram import count_genes
 
     ours = {key: some for key, some in groups.items() if key[0] == corpus.vocabulary.hash}
@@ -207,7 +207,7 @@ def _of_corpus(
 def _read_split(
     corpus: Corpus, split: str, context: int, options: EvaluateOptions
 ) -> tuple[Ranked, int]:
-    """Cells of a split in the order in which validation takes them, and how many were empty."""
+    """Read cells of a split in the order of training's validation; and count the empty ones."""
     from cellscribe.config import ReaderOptions, TrainOptions
     from cellscribe.corpus.reader import Reader
 
@@ -230,7 +230,7 @@ def _read_split(
 
 
 def _provenance(corpus: Corpus, split: str, numbers: npt.NDArray[np.int64]) -> CellProvenance:
-    """Hashes of cells of a split, and names of their datasets, unless these have cells in train.
+    """Return hashes of cells of a split, and names of their datasets that have no cell in train.
 
     `corpus.splits` never divides a dataset between train and a held-out split; if a corpus did,
     a model that was trained on the dataset's other cells would not be marked by its name.
@@ -258,7 +258,7 @@ def _about(ranked: Ranked, vocabulary: Vocabulary, context: int) -> dict[str, An
 
 
 def _identity(ranked: Ranked, model: Model, options: EvaluateOptions) -> dict[str, Any]:
-    """Everything that decides the figures but the hash of the data."""
+    """Return all that decides the figures except the hash of the data."""
     from cellscribe.config import TrainOptions
     from cellscribe.evaluation.tasks.mlm.unigram import PER_DOUBLING as RANK_BINS
     from cellscribe.evaluation.tasks.mlm.unigram import PRIORS
@@ -275,7 +275,7 @@ def _identity(ranked: Ranked, model: Model, options: EvaluateOptions) -> dict[st
 
 
 def _digest(ranked: Ranked) -> str:
-    """16 hexadecimal digits that name ranked genes and the numbers of their cells."""
+    """Hash ranked genes and the numbers of their cells, 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for part in (ranked.tokens_N, ranked.offsets, ranked.numbers_B):
         digest.update(np.ascontiguousarray(part).tobytes())

@@ -1,9 +1,8 @@
-"""The task `mlm`: name the genes that are hidden in a cell, as in pre-training.
+"""The task `mlm`: predict the masked genes of a cell, as in pre-training.
 
-The loss depends on what is hidden and how, on context, vocabulary and averaging, so all of these
-are fixed here and written down: the protocol of the sc-FM model card, under masks that depend on
-seed and cell alone. Models of another gene table or context answer another question, and have a
-table of their own.
+The loss depends on the masks, on context, vocabulary and averaging. All of these are fixed here:
+the protocol of the sc-FM model card, with masks that depend on seed and cell alone. Models with
+another gene table or context read other genes, and have a table of their own.
 """
 
 from __future__ import annotations
@@ -89,15 +88,15 @@ BASELINES = (
 EXTRA_BASELINES: dict[str, str] = {}
 
 RANKS = (1, 11, 31, 101, 301, 1_001)
-"""Where bins of ranks begin in the breakdown."""
+"""First ranks of the bins in the breakdown."""
 LENGTHS = (1, 101, 301, 601, 1_001, 2_001)
-"""Where bins of a cell's genes begin."""
+"""First lengths of the bins of a cell's genes."""
 PER_DOUBLING = 2
 """Points of the curve between a rank and its double."""
 
 
 def methods(case: Case, model: Model) -> list[Method]:
-    """Return the row of a model, or of its twin, whose head is drawn anew as well.
+    """Return the row of a model, or of its twin, whose head is random as well.
 
     Raises
     ------
@@ -114,7 +113,7 @@ def methods(case: Case, model: Model) -> list[Method]:
 
 
 def baselines(case: Case) -> list[Method]:
-    """Return what can be told by counting, see `mlm_baselines`."""
+    """Return the baselines that count genes, see `mlm.baselines`."""
     n_special = case.vocabulary.n_special
 
     def made(name: str) -> Predict:
@@ -129,10 +128,10 @@ def baselines(case: Case) -> list[Method]:
 
 
 def score(case: Case, predict: Predict, seed: int) -> Scores:
-    """Ask an answer for the genes that a seed hides, and judge what it says.
+    """Predict the genes that a seed masks, and score the prediction.
 
-    Intervals are over cells: for the mean of cells' means an ordinary bootstrap, for shares of
-    all chosen genes one of the ratio.
+    Intervals are over cells: an ordinary bootstrap for the mean of cells' means, a bootstrap of the
+    ratio for shares of all chosen genes.
     """
     masked_cells = case.masked_cells(seed)
     prediction = predict(masked_cells)
@@ -167,7 +166,7 @@ def score(case: Case, predict: Predict, seed: int) -> Scores:
 def _breakdowns(
     masked_cells: MaskedCells, prediction: Prediction, means_B: npt.NDArray[np.float64]
 ) -> dict[str, dict[str, float]]:
-    """Mean loss over chosen genes by corruption and rank, mean of cells' means by length."""
+    """Average the loss over chosen genes by corruption and rank, and over cells by length."""
     lengths_B = masked_cells.ranked.lengths_B
     longest = int(lengths_B.max())
     kinds = masked.CORRUPTIONS
@@ -183,7 +182,7 @@ def _breakdowns(
 
 
 def _bins(starts: Sequence[int], most: int) -> tuple[list[int], list[str]]:
-    """Bins that begin at or before `most`, and their names."""
+    """Return the bins that begin at or before `most`, and their names."""
     some = [start for start in starts if start <= most]
     ends = [*(start - 1 for start in some[1:]), None]
     if len(some) < len(starts):
@@ -198,7 +197,7 @@ def _bins(starts: Sequence[int], most: int) -> tuple[list[int], list[str]]:
 def _means(
     values: npt.NDArray[np.float64], bins: npt.NDArray[np.int64], names: Sequence[str]
 ) -> dict[str, float]:
-    """Mean of each bin, NaN where it has no value."""
+    """Compute the mean of each bin, NaN for an empty one."""
     counts = np.bincount(bins, minlength=len(names))
     sums = np.bincount(bins, values, minlength=len(names))
     means = np.divide(sums, counts, out=np.full(len(names), np.nan), where=counts > 0)
@@ -206,7 +205,7 @@ def _means(
 
 
 def _by_rank(masked_cells: MaskedCells, prediction: Prediction) -> Curve:
-    """Mean loss over the chosen genes at ranks of each bin, at the middle of its ranks."""
+    """Average the loss over the chosen genes at ranks of each bin, at the middle of its ranks."""
     ranks = np.arange(1, int(masked_cells.ranked.lengths_B.max()) + 1)
     bins = rank_bins(len(ranks), PER_DOUBLING)
     names = [str(bin_) for bin_ in range(int(bins[-1]) + 1)]

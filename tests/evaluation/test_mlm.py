@@ -71,7 +71,7 @@ def data_of(corpus: Corpus) -> Data:
     return Data(name=corpus.path.name, path=corpus.path, corpus=corpus)
 
 
-# --- what is asked ---
+# --- masks ---
 
 
 def test_masks_are_the_cards_and_depend_on_the_seed_alone() -> None:
@@ -308,7 +308,7 @@ def test_what_differs_in_reading_is_a_problem_of_its_own(tiny_model: Path, tmp_p
     assert len({str(p.identity) for p in cases}) == 3
 
 
-def test_origins_of_a_split(corpus: Corpus, tmp_path: Path) -> None:
+def test_provenance_of_a_split(corpus: Corpus, tmp_path: Path) -> None:
     models = read_models([save_bert(tmp_path / "bert", corpus.vocabulary)], OPTIONS)
     for case in task.load(data_of(corpus), models, OPTIONS):
         split = case.name.split()[1]
@@ -319,7 +319,7 @@ def test_origins_of_a_split(corpus: Corpus, tmp_path: Path) -> None:
         assert case.provenance.names == set(table["dataset_id"])
     # a dataset with other cells in train does not mark a model by its name
     corpus.manifest["datasets"]["val-0"]["side"] = "train"
-    origin = data._origin(corpus, "val", np.arange(100, 140))
+    origin = data._provenance(corpus, "val", np.arange(100, 140))
     corpus.manifest["datasets"]["val-0"]["side"] = "holdout"
     assert origin.names == {"val-1", "val-2"}
 
@@ -390,8 +390,8 @@ def test_the_suite_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert {r.method for r in results} == {"tiny", "tiny, random weights", *task.BASELINES}
     losses = {r.seed: r.scores.estimates["loss"].value for r in results if r.method == "tiny"}
     assert losses[0] != losses[1]
-    # all is on disk now: nobody is asked again
+    # all is on disk now: nothing is predicted again
     monkeypatch.setattr(task, "score", None)
-    monkeypatch.setattr(masked, "ask", None)
+    monkeypatch.setattr(masked, "mask", None)
     again = run_suite(*arguments)
     assert [r.scores.estimates for r in again] == [r.scores.estimates for r in results]

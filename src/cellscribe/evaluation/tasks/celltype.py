@@ -1,8 +1,8 @@
-"""Cell types: how well simple classifiers read them off the frozen vector of a cell.
+"""Cell types: how well simple classifiers predict them from the frozen vector of a cell.
 
-Folds, classifiers, and the budget for choosing their strength are one for models and baselines. No
-fold splits a donor or batch where one is known: cells of one donor share more than their type, and
-a random split rewards knowing the donor. Every figure is of predictions for cells held out.
+Models and baselines have the same folds, classifiers and choice of strength. No fold splits a donor
+or batch where one is known: cells of one donor share more than their type, and a random split
+rewards features of the donor. Every figure is of predictions for held-out cells.
 
 Letters: ``B`` cells of the file, ``N`` labelled ones that take part, ``K`` classes.
 """
@@ -93,12 +93,12 @@ BASELINES = (HVG_LR, PCA_LR, PCA_FOREST)
 EXTRA_BASELINES = {SCVI_LR: "scvi"}
 
 GROUPS = ("donor", "donor_id", "individual", "batch", "library", "sample", "replicate", "plate")
-"""Columns of obs that are looked for, in this order, when no group is named."""
+"""Columns of obs to look for, in this order, when no group is named."""
 FEWEST_CELLS = 10
-"""Of a class."""
+"""Fewest cells of a class."""
 SHOTS = (1, 5, 10, 50)
 FEWEST_GROUPS = 10
-"""From which on intervals resample groups; percentiles of fewer are too coarse."""
+"""Fewest groups for intervals that resample groups; percentiles of fewer are too coarse."""
 PROTOCOL = 1
 """Raised when figures change for the same data and settings."""
 
@@ -112,16 +112,16 @@ class Case:
     cells: Cells
     """All cells of the file, labelled or not."""
     rows: Integers
-    """``[N]`` those that take part, ascending."""
+    """``[N]`` rows of the cells that take part, ascending."""
     classes: list[str]
     """``[K]`` sorted."""
     truth: Integers
-    """``[N]`` class of each."""
+    """``[N]`` class of each cell."""
     groups: Integers | None
-    """``[N]`` group that no fold splits."""
+    """``[N]`` group of each cell; no fold splits one."""
     bootstrap: int
     seed: int
-    """Of the baselines' features."""
+    """Seed of the baselines' features."""
     about: dict[str, Any]
     identity: dict[str, Any]
 
@@ -133,12 +133,12 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Features:
-    """An answer: what a classifier is given of each cell."""
+    """Input of the classifiers."""
 
     vectors: npt.NDArray[np.floating]
     """``[N, D]``."""
     forest: bool = False
-    """Whether the classifier is a random forest, and no other is asked."""
+    """Whether a random forest is the only classifier."""
 
 
 def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
@@ -173,7 +173,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
     classes, truth = np.unique(labels[rows], return_inverse=True)
     numbered = None if groups is None else np.unique(groups[rows], return_inverse=True)[1]
     n_groups = 0 if numbered is None else int(numbered.max()) + 1
-    told = [*labels[rows], *([] if groups is None else groups[rows])]
+    texts = [*labels[rows], *([] if groups is None else groups[rows])]
     return [
         Case(
             name=cells.name, models=models, cells=cells, rows=rows, classes=list(classes),
@@ -189,7 +189,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
             },
             identity={
                 "data": cells.hash,
-                "labels": hashlib.sha256("\n".join(told).encode()).hexdigest()[:16],
+                "labels": hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16],
                 "rows": hashlib.sha256(rows.astype(np.int64).tobytes()).hexdigest()[:16],
                 "label": options.label,
                 "group": by,
@@ -207,7 +207,7 @@ def methods(case: Case, model: Model) -> list[Method]:
 
 
 def baselines(case: Case) -> list[Method]:
-    """Return the rows of the standard workflow, and scVI's if it is here."""
+    """Return the rows of the standard workflow, and of scVI where it is installed."""
     from cellscribe.evaluation.stats.features import HVG, hvg, pca, scvi_latent
 
     counts, rows, seed = case.cells.counts, case.rows, case.seed
@@ -222,7 +222,7 @@ def baselines(case: Case) -> list[Method]:
 
 
 def score(case: Case, prediction: Features, seed: int) -> Scores:
-    """Judge features: every cell is predicted once, under the folds of the seed."""
+    """Score features: every cell is predicted once, under the folds of the seed."""
     vectors, truth = prediction.vectors, case.truth
     folds = folds_of(truth, case.groups, seed)
     predicted = np.empty(len(truth), np.int64)
@@ -279,13 +279,13 @@ def _estimate(
 
 
 def _few_shot(case: Case, vectors: npt.NDArray[np.floating], folds: Folds, seed: int) -> Curve:
-    """Macro-F1 by the labelled cells of a class; cells of fewer shots are among those of more."""
+    """Compute macro-F1 by the labelled cells of a class; each set of cells contains the smaller."""
     truth, size = case.truth, len(case.classes)
     predicted = np.empty((len(SHOTS), len(truth)), np.int64)
 
     def learn(fold: int) -> None:
         train, test = folds[fold]
-        # unlabelled cells abound where labelled ones are few, so all of them give the scale
+        # few labelled cells come with many unlabelled ones, so the scale is that of all
         fit, held = standardised(vectors[train], vectors[test])
         order = np.random.default_rng([seed, fold]).permutation(len(train))
         for place, shots in enumerate(SHOTS):
@@ -307,14 +307,14 @@ def _few_shot(case: Case, vectors: npt.NDArray[np.floating], folds: Folds, seed:
 
 
 def _drop(known: npt.NDArray[np.bool_], out: npt.NDArray[np.bool_]) -> int:
-    """Take cells out of the known ones, in place; how many."""
+    """Remove cells from the known ones, in place; return their number."""
     gone = known & out
     known &= ~out
     return int(gone.sum())
 
 
 def _check(name: str, label: str, names: list[str], numbers: npt.NDArray[np.int64]) -> None:
-    """Refuse labels that make no two classes."""
+    """Refuse labels with fewer than two classes."""
     mend = "name another column with --label"
     if not names:
         raise UnfitError(f"{name}: no cell has a label in {label!r}; {mend}")
@@ -333,18 +333,18 @@ def _check(name: str, label: str, names: list[str], numbers: npt.NDArray[np.int6
 
 def _groups(
     cells: Cells,
-    asked: str | None,
+    named: str | None,
     labels: npt.NDArray[np.object_],
     known: npt.NDArray[np.bool_],
 ) -> tuple[str | None, npt.NDArray[np.object_] | None]:
-    """Column of groups and its values.
+    """Choose the column of groups, and read it.
 
-    One that was not asked for must be of use: every labelled cell has a group, groups have ten
-    cells on average, and half of the classes or more occur in two groups. Sorted populations that
-    make a library each would else leave nothing to learn.
+    A column that the user did not name is only taken if every labelled cell has a group, groups
+    have ten cells on average, and at least half of the classes occur in two groups. Otherwise a
+    file of sorted populations, with a library each, would leave nothing to learn.
     """
-    if asked is not None:
-        return asked, column(cells, asked, "--group")
+    if named is not None:
+        return named, column(cells, named, "--group")
     for name in GROUPS:
         if name not in cells.obs:
             continue
@@ -359,14 +359,14 @@ def _groups(
 
 
 def _of_one_group(labels: npt.NDArray[np.object_], groups: npt.NDArray[np.object_]) -> list[str]:
-    """Classes that occur in one group alone."""
+    """Return the classes that occur in one group only."""
     return [name for name in np.unique(labels) if len(np.unique(groups[labels == name])) < 2]
 
 
 def _check_groups(
     name: str, labels: npt.NDArray[np.object_], groups: npt.NDArray[np.object_], by: str
 ) -> None:
-    """Refuse groups that leave nothing to hold out."""
+    """Refuse groups of which none can be held out."""
     if len(np.unique(labels)) < 2:
         raise InputError(
             f"{name}: fewer than two classes occur in two or more groups of {by!r}, so none can be "

@@ -1,8 +1,8 @@
-"""How much of a cell's depth its vector gives away, and how far the vector moves with it.
+"""How well a cell's depth can be predicted from its vector, and how far depth moves the vector.
 
-Depth is an accident of the experiment, so a vector of the cell's state should not tell it. Two
-looks: what a ridge regression reads off the vectors about cells it never saw, and whether a cell
-that is thinned, as if it had been sequenced less deeply, is still nearest to itself.
+Depth is an accident of the experiment, so a vector of the cell's state should not depend on it. Two
+measures: how well a ridge regression predicts depth for held-out cells, and whether a downsampled
+cell, as if it had been sequenced less deeply, is still nearest to itself.
 
 Letters: ``B`` cells, ``G`` genes, ``D`` width of a vector.
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 
 SHARES = (50, 25, 10)
-"""Per cent of its counts that a thinned cell keeps."""
+"""Per cent of its counts that a downsampled cell keeps."""
 MOST_DOWNSAMPLED = 500
 LEAST_CELLS = 20
 CONTEXT = 1_024
@@ -41,7 +41,7 @@ COMPONENTS = 50
 TIE = 1e-9
 """Cosines closer than this are equal, and an own cell among equals counts in part."""
 ROUNDING = 1e-6
-"""What of a centre is taken for nothing when it is subtracted: float32 vectors."""
+"""Share of the centre up to which a difference from it is rounding error of float32."""
 TARGETS = ("depth_r2", "genes_r2", "length_r2")
 BASELINES = (f"log-norm PCA-{COMPONENTS}", f"log-norm HVG {HVG:,}")
 MOVED = "distance moved, share of the distance between cells"
@@ -63,9 +63,9 @@ ABOUT = (
 )
 
 
-def _given_away(what: str, told: str) -> Metric:
-    about = f"R² on held-out cells of {told}, by ridge regression from the vectors."
-    return Metric(title=f"R² of {what}", about=about, better="lower")
+def _given_away(name: str, target: str) -> Metric:
+    about = f"R² on held-out cells of {target}, by ridge regression from the vectors."
+    return Metric(title=f"R² of {name}", about=about, better="lower")
 
 
 def _stays(share: int) -> Metric:
@@ -88,7 +88,7 @@ EXTRA_BASELINES: dict[str, str] = {}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Downsampled:
-    """Cells with a share of their counts; those that nothing is left of are not among them."""
+    """Cells with a share of their counts, without those that have no count left."""
 
     cells: Cells
     own: npt.NDArray[np.int64]
@@ -97,7 +97,7 @@ class Downsampled:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CellVectors:
-    """Vectors of the cells of a problem, whole and thinned."""
+    """Vectors of the cells of a case, whole and downsampled."""
 
     vectors: Floats
     """``[B, D]``."""
@@ -109,7 +109,7 @@ class CellVectors:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
-    """A file of cells, and some of them thinned."""
+    """Cells of a file, and some of them downsampled."""
 
     name: str
     models: Sequence[Model]
@@ -117,7 +117,7 @@ class Case:
     filled: npt.NDArray[np.int64]
     """``[B]`` rows that have a count."""
     some: npt.NDArray[np.int64]
-    """Rows that are thinned, all among `filled`."""
+    """Rows that are downsampled, all among `filled`."""
     downsampled: dict[int, Downsampled]
     options: EvaluateOptions
 
@@ -146,7 +146,7 @@ class Case:
 
 
 def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
-    """Thin some cells of a file.
+    """Downsample some cells of a file.
 
     Raises
     ------
@@ -187,7 +187,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
 def downsample(cells: Cells, share: int, seed: int) -> Downsampled:
     """Keep each count of every cell with a probability of `share` per cent.
 
-    Binomial thinning is what less sequencing of the same library gives; a cell of which nothing is
+    Binomial downsampling is what less sequencing of the same library gives. A cell without a count
     left is dropped.
     """
     counts = cells.counts.copy()
@@ -199,7 +199,7 @@ def downsample(cells: Cells, share: int, seed: int) -> Downsampled:
 
 
 def methods(case: Case, model: Model) -> list[Method]:
-    """Vectors of whole and of thinned cells."""
+    """Return a model's row: its vectors of whole and of downsampled cells."""
 
     def predict() -> CellVectors:
         return CellVectors(
@@ -224,7 +224,7 @@ def token_lengths(model: Model, cells: Cells) -> Floats:
 
 
 def baselines(case: Case) -> list[Method]:
-    """The standard workflow's features, fitted on whole cells, thinned ones put through them."""
+    """Return the rows of the standard workflow, fitted on the whole cells."""
     lengths = np.minimum(_detected(case.cells.counts), CONTEXT)[case.filled]
 
     def predict(components: int | None) -> CellVectors:
@@ -246,16 +246,16 @@ def baselines(case: Case) -> list[Method]:
 
 
 def score(case: Case, prediction: CellVectors, seed: int) -> Scores:
-    """R² of what the vectors give away, and how thinned cells fare."""
+    """Compute R² of depth from vectors, and how many downsampled cells are found again."""
     draws = case.options.bootstrap
     counts = case.cells.counts[case.filled]
     targets = np.stack(
         [np.log(_totals(counts)), np.log(_detected(counts)), prediction.lengths], axis=1
     )
-    told = out_of_fold(prediction.vectors, targets, seed=seed)
+    predicted = out_of_fold(prediction.vectors, targets, seed=seed)
     estimates: dict[str, Estimate] = {}
     for place, name in enumerate(TARGETS):
-        truth, guess = targets[:, place], told[:, place]
+        truth, guess = targets[:, place], predicted[:, place]
         if np.ptp(truth) > 0:
             estimates[name] = bootstrap(
                 lambda rows, truth=truth, guess=guess: r2(truth[rows], guess[rows]),  # type: ignore[misc]
@@ -285,11 +285,11 @@ def score(case: Case, prediction: CellVectors, seed: int) -> Scores:
 
 
 def nearest_is_own(whole: Floats, downsampled: Floats, own: npt.NDArray[np.int64]) -> Floats:
-    """Whether each thinned cell is nearest to its own whole cell by cosine.
+    """Find whether each downsampled cell is nearest to its own whole cell by cosine.
 
-    Chosen are ``[n, D]`` whole cells by ``[b, D]`` thinned ones, whose `own` rows are ``[b]``.
-    The answers ``[b]`` are 1 or 0, and among k equally near cells 1/k, so that vectors that are
-    all the same come to chance.
+    `whole` is ``[n, D]``, `downsampled` ``[b, D]``, and `own` ``[b]`` has the row of each cell in
+    `whole`. Returns ``[b]``: 1 or 0, and 1/k where k cells are equally near, so that equal vectors
+    score as chance.
     """
     cosines = _unit(downsampled) @ _unit(whole).T
     nearest = cosines >= cosines.max(axis=1, keepdims=True) - TIE
@@ -297,7 +297,7 @@ def nearest_is_own(whole: Floats, downsampled: Floats, own: npt.NDArray[np.int64
 
 
 def distance_between(vectors: Floats) -> float:
-    """Mean cosine distance of two different cells."""
+    """Compute the mean cosine distance of two different cells."""
     unit, n = _unit(vectors), len(vectors)
     # the sum over all pairs is the square of the sum, less the pairs of a cell with itself
     pairs = float((unit.sum(axis=0) ** 2).sum() - (unit**2).sum())
@@ -315,7 +315,7 @@ def _unit(vectors: Floats) -> Floats:
 
 
 def _around(vectors: Floats, centre: Floats) -> Floats:
-    """Vectors less their centre; what is left of equal ones by rounding becomes 0."""
+    """Subtract the centre from vectors; rounding errors become 0."""
     left = vectors - centre
     left[np.abs(left) < ROUNDING * np.abs(centre).max(initial=0.0)] = 0.0
     return left

@@ -1,12 +1,12 @@
 """Integration: do frozen vectors put cells of one type together, and batches on each other?
 
-No label and no batch is shown to a method, but Harmony and scVI, whose trade it is, are told the
-batches. Every figure is made of numbers of single cells (their cluster, silhouette, neighbours),
-and its interval resamples those: cells drawn again and searched anew would have copies of
-themselves, at distance zero, as neighbours.
+No method gets labels. Harmony and scVI, which correct batches, get the batches; no other method
+does. Every figure is made of numbers of single cells (their cluster, silhouette, neighbours), and
+its interval resamples these numbers. Cells that are drawn again and searched anew would have copies
+of themselves, at distance zero, as neighbours.
 
 The figures are this program's own (`metrics`), in every environment. Where scib-metrics is
-installed, its figures of the same vectors stand beside them, as a breakdown; not its BRAS and its
+installed, its figures of the same vectors are added as a breakdown; not its BRAS and its
 kBET by label, which take half a minute a method to compile. The tests hold BRAS to it all the same.
 
 Letters: ``B`` cells, ``D`` width of a vector.
@@ -39,9 +39,9 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 FEWEST = 10
-"""Cells of a class, or of a batch, with fewer of which it is left out."""
+"""Fewest cells of a class or a batch; smaller ones are left out."""
 MOST = 4_000
-"""Cells of one repetition: distances of all pairs are held in memory."""
+"""Most cells of a repetition, since distances of all pairs are kept in memory."""
 BATCHES = (
     "batch", "donor", "library", "sample", "donor_id", "batch_id", "plate", "replicate",
 )  # fmt: skip
@@ -134,7 +134,7 @@ class Case:
     whole: Cells
     """All cells of the file: what models embed, so that other tasks share the vectors."""
     rows: Integers
-    """``[B]`` rows of `whole` that are judged."""
+    """``[B]`` rows of `whole` that are scored."""
     labels: Texts
     """``[B]``."""
     batches: Texts | None
@@ -146,12 +146,12 @@ class Case:
 
     @property
     def cells(self) -> Cells:
-        """The judged cells."""
+        """The cells that are scored."""
         return self.whole.take(self.rows)
 
 
 def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
-    """Make the problem of a file; see `contract.Task`."""
+    """Make the case of a file; see `evaluation.task.Task`."""
     cells = data.cells
     if cells is None:
         raise UnfitError(f"{data.name}: a corpus has no labels to cluster by; give a file of cells")
@@ -206,7 +206,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
 
 
 def _in_groups(values: Texts, among: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Which cells have a value that `FEWEST` of those looked at share."""
+    """Find the cells with a value that at least `FEWEST` of the cells `among` have."""
     known, sizes = np.unique(values[among], return_counts=True)
     large = [value for value, n in zip(known, sizes, strict=True) if n >= FEWEST and value]
     return np.isin(values, large)
@@ -215,7 +215,7 @@ def _in_groups(values: Texts, among: npt.NDArray[np.bool_]) -> npt.NDArray[np.bo
 def _find_batches(
     cells: Cells, among: npt.NDArray[np.bool_], options: EvaluateOptions
 ) -> tuple[str | None, Texts | None]:
-    """Column of batches and its values; the user's, or the first that is fit to be one."""
+    """Read the column of batches: the user's, or the first one that is usable."""
     if options.batch is not None:
         values = column(cells, options.batch, "--batch")
         n = len(np.unique(values[among & _in_groups(values, among)]))
@@ -251,12 +251,12 @@ def _digest(rows: Integers, labels: Texts, batches: Texts | None) -> str:
 
 
 def methods(case: Case, model: Model) -> list[Method]:
-    """Vectors of the model, ``[B, D]``."""
+    """Return a model's row: its vectors, ``[B, D]``."""
     return [model.row(lambda: model.vectors(case.whole)[case.rows])]
 
 
 def baselines(case: Case) -> list[Method]:
-    """Genes, principal components, and what corrects batches; Harmony only where there are any."""
+    """Return the rows of genes, principal components, Harmony (with batches only) and scVI."""
 
     @cache  # Harmony begins with them
     def pca() -> Floats:
@@ -275,7 +275,7 @@ def baselines(case: Case) -> list[Method]:
 
 
 def score(case: Case, prediction: npt.NDArray[np.floating], seed: int) -> Scores:
-    """Judge vectors ``[B, D]``.
+    """Score vectors ``[B, D]``.
 
     Raises
     ------
@@ -345,7 +345,7 @@ def _by_batches(vectors: Floats, apart: Floats, labels: Integers, batches: Integ
 def _estimate(
     statistics: Sequence[Statistics], n: int, *, draws: int, seed: int
 ) -> dict[str, Estimate]:
-    """Figures of all cells, with intervals of one set of draws; NaN ones are left out."""
+    """Compute figures of all cells, with intervals of one set of draws; NaN ones are left out."""
 
     def all_of(rows: Integers) -> dict[str, float]:
         return {name: value for each in statistics for name, value in each(rows).items()}
@@ -367,7 +367,7 @@ def _reference_is_here() -> bool:
 def _by_reference(
     vectors: Floats, apart: Floats, labels: Integers, batches: Integers
 ) -> dict[str, float]:
-    """Figures of scib-metrics; its kBET takes all cells together, whatever their label."""
+    """Compute figures of scib-metrics; its kBET takes cells of all labels together."""
     import scib_metrics
     from scib_metrics.nearest_neighbors import NeighborsResults
     from scib_metrics.utils import principal_component_regression

@@ -1,9 +1,8 @@
-"""How fast a file of cells becomes vectors, and in how much memory.
+"""Speed and memory of embedding a file of cells.
 
-Every repeat is a process of its own, so that memory is that of the method and of nothing that ran
-before, and loading is what a user waits for. A process reads the cells from a file, as a user's
-would, once to warm up on its first cells and once on the clock. Without models it does the same
-for the standard workflow, which is the baseline.
+Every repeat is a process of its own: its memory is that of the method alone, and its loading time
+is what a user waits for. A process reads the cells from a file, first some of them to warm up, then
+all of them timed. The standard workflow, the baseline, is measured in the same way.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ from cellscribe.evaluation.stats.features import pca
 
 REPEATS = 3
 WARM_UP = 64
-"""Cells of a first pass that is not timed."""
+"""Cells of the first pass, which is not timed."""
 COMPONENTS = 50
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""Environment that holds the baseline's products to the cores that models have."""
+"""Environment variables that limit the baseline to the cores that models have."""
 STATUS = Path("/proc/self/status")
 HIGH_WATER = "VmHWM"
-"""Of memory, as Linux calls it; the kernel's getrusage keeps a parent's mark through an exec."""
+"""Linux's name of the highest memory; that of getrusage may be the parent's, before an exec."""
 
 NAME = "performance"
 TITLE = "Performance"
@@ -91,7 +90,7 @@ EXTRA_BASELINES: dict[str, str] = {}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
-    """Cells to be embedded on the clock."""
+    """Cells whose embedding is timed."""
 
     name: str
     models: Sequence[Model]
@@ -137,10 +136,10 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Repeat:
-    """What one process measured."""
+    """Measurements of one process."""
 
     cells: int
-    """Vectors that were made on the clock."""
+    """Cells that were embedded while timed."""
     seconds: float
     """From file to vectors."""
     load_seconds: float | None = None
@@ -150,15 +149,15 @@ class Repeat:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Timings:
-    """All repeats, and the work that was done in each."""
+    """All repeats of a method, and the work of each."""
 
     repeats: list[Repeat]
     gflop: float | None = None
-    """Of the network; None where it is not known."""
+    """Work of the network, 10^9 operations; None where it is not known."""
 
 
 def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
-    """Take cells to be embedded.
+    """Make a case of the cells of a file.
 
     Raises
     ------
@@ -174,7 +173,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
 
 
 def methods(case: Case, model: Model) -> list[Method]:
-    """Embed the cells several times, in processes of their own."""
+    """Return a model's row: the cells are embedded several times, in a process each."""
 
     def predict() -> Timings:
         job = {
@@ -188,7 +187,7 @@ def methods(case: Case, model: Model) -> list[Method]:
 
 
 def baselines(case: Case) -> list[Method]:
-    """Fit the standard workflow several times, in processes of their own."""
+    """Return the row of the standard workflow, fitted several times, in a process each."""
     return [
         Method(
             name=BASELINES[0],
@@ -199,7 +198,7 @@ def baselines(case: Case) -> list[Method]:
 
 
 def score(case: Case, prediction: Timings, seed: int) -> Scores:
-    """Medians of the repeats, from the least to the most; the same for every seed."""
+    """Return medians of the repeats, with least and most as interval; the same for every seed."""
     repeats = prediction.repeats
     short = [repeat.cells for repeat in repeats if repeat.cells != case.cells.n_cells]
     if short:
@@ -217,7 +216,7 @@ def score(case: Case, prediction: Timings, seed: int) -> Scores:
 
 
 def gflop(model: Model, cells: Cells) -> float | None:
-    """10^9 floating-point operations of embedding all cells; None for other models than BERTs.
+    """Count 10^9 floating-point operations of embedding all cells; None for other than BERTs.
 
     Layers above the one that is read are not run and do not count.
     """
@@ -242,15 +241,15 @@ def gflop(model: Model, cells: Cells) -> float | None:
 
 
 def measure(job: Mapping[str, Any], clock: Callable[[], float] = time.perf_counter) -> Repeat:
-    """Load a model and embed a file, on the clock; in this process.
+    """Load a model and embed a file in this process, timed.
 
     Parameters
     ----------
     job
-        `path` of the cells, `warm_up` of the first ones; `model`, `device`, `precision` and
-        `threads` as for `inference.embedder.load`, `model` None for the baseline; `gene_key`.
+        `path` of the cells, `warm_up` of the first ones; `model`, `device`, `precision`, `threads`
+        and `options` as for `inference.embedder.load`, `model` None for the baseline; `gene_key`.
     clock
-        Tells seconds.
+        Returns seconds.
     """
     begun = clock()
     embed, device = _ready(job)
@@ -274,7 +273,7 @@ def measure(job: Mapping[str, Any], clock: Callable[[], float] = time.perf_count
 
 
 def peak_memory_mb() -> float | None:
-    """Highest resident memory of this process so far, MB of 10^6 bytes; None but on Linux."""
+    """Return the highest resident memory of this process, MB of 10^6 bytes; None without Linux."""
     if not STATUS.exists():
         return None
     fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
@@ -282,9 +281,9 @@ def peak_memory_mb() -> float | None:
 
 
 def _ready(job: Mapping[str, Any]) -> tuple[Callable[[str], Any], str]:
-    """What makes vectors of a file, and the device where it does."""
+    """Return a function that makes vectors of a file, and its device."""
     if job["model"] is None:
-        # all of the file: the draw was made before
+        # all of the file: its cells are drawn already
         options = EvaluateOptions(cells=sys.maxsize)
         return lambda path: pca(read_cells(Path(path), options).counts, COMPONENTS), "cpu"
     from cellscribe.inference.embedder import load as load_model
@@ -317,12 +316,12 @@ def _repeat(case: Case, job: Mapping[str, Any], repeats: int = REPEATS) -> list[
 
 
 def _in_a_process(job: Mapping[str, Any]) -> Repeat:
-    """Let `measure` run in a fresh process.
+    """Run `measure` in a fresh process.
 
     Raises
     ------
     InputError
-        It failed; its last line is passed on.
+        The process failed; its last line is in the message.
     """
     cores = str(job["threads"] or usable_cores())
     code = f"from {__name__} import run_job; run_job()"
@@ -341,7 +340,7 @@ def _in_a_process(job: Mapping[str, Any]) -> Repeat:
 
 
 def run_job() -> None:
-    """Measure what standard input asks for, and print it: what a fresh process runs."""
+    """Read a job from standard input, measure it and print the result; for a fresh process."""
     print(json.dumps(vars(measure(json.load(sys.stdin)))))
 
 

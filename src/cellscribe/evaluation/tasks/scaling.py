@@ -1,8 +1,8 @@
 """Whether more training cells, or more parameters, make better vectors: one point a run.
 
-The question is put to the folders of training runs, which tell what was trained on how much. The
-score is that of `celltype`, under its folds, with its own baseline as the level that a point has to
-clear; the losses are those that the run itself measured, on its own validation cells.
+The folders of training runs hold the numbers of cells and parameters. The score is that of
+`celltype`, with its folds, and its baseline is drawn as a level. The losses are those that the run
+itself measured on its validation cells.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ EXTRA_BASELINES: dict[str, str] = {}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
-    """A file of labelled cells, and the runs whose models are judged on it."""
+    """A file of labelled cells, and the runs whose models are evaluated on it."""
 
     inner: celltype.Case
     models: Sequence[Model]
     """Of runs, and their twins."""
     runs: Mapping[str, Run]
-    """By `Model.path`, which a model and its twin have in common."""
+    """By `Model.path`, which is the same for a model and its twin."""
 
     @property
     def name(self) -> str:
@@ -99,16 +99,16 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Point:
-    """What a classifier is given, and what is known of how it came about."""
+    """Input of the classifier, and numbers of the run that it comes from."""
 
     features: celltype.Features
     cells: list[float]
-    """Training cells: one number for a run, both ends of all runs' for what was not trained."""
+    """Training cells of the run; without training, the smallest and largest of all runs."""
     parameters: list[float]
     """Likewise."""
     run: Run | None = None
     step: int | None = None
-    """At which the model's weights were taken."""
+    """Step of the model's weights."""
 
 
 def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
@@ -134,26 +134,27 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
                 f"{folders[path]}: run.json does not tell how many cells it was trained on; "
                 f"leave the run out of {NAME}"
             )
-    asked = [model for model in models if model.path in runs]
+    of_runs = [model for model in models if model.path in runs]
     return [
-        Case(inner=inner, models=asked, runs=runs) for inner in celltype.load(data, asked, options)
+        Case(inner=inner, models=of_runs, runs=runs)
+        for inner in celltype.load(data, of_runs, options)
     ]
 
 
 def sizes(run: Run) -> dict[str, float]:
-    """What a run is in numbers, with what it has seen so far."""
-    told = summarise(run)
+    """Return the sizes of a run, and the steps, cells and tokens it has trained on so far."""
+    summary = summarise(run)
     return {
         "training cells": float(run.train_cells),
         "parameters": float(run.header["parameters"]),
-        "steps": float(told.steps),
-        "cells seen": float(told.cells),
-        "tokens seen": float(told.tokens),
+        "steps": float(summary.steps),
+        "cells seen": float(summary.cells),
+        "tokens seen": float(summary.tokens),
     }
 
 
 def methods(case: Case, model: Model) -> list[Method]:
-    """A run's model, or its twin: vectors, and where on the axes they stand."""
+    """Return the row of a run's model or of its twin: vectors, and their place on the axes."""
     run = case.runs[model.path]
     own = sizes(run)
     step = None
@@ -177,7 +178,7 @@ def methods(case: Case, model: Model) -> list[Method]:
 
 
 def baselines(case: Case) -> list[Method]:
-    """The baseline of `celltype` that is drawn as a level."""
+    """Return the baseline of `celltype` that is drawn as a level."""
 
     def made(method: Method) -> Point:
         return Point(
@@ -194,7 +195,7 @@ def baselines(case: Case) -> list[Method]:
 
 
 def score(case: Case, prediction: Point, seed: int) -> Scores:
-    """Score the vectors as `celltype` does, and put the figure on the axes."""
+    """Score the vectors as `celltype` does, and place the figure on the axes."""
     found = celltype.score(case.inner, prediction.features, seed)
     estimates = {name: found.estimates[name] for name in ("macro_f1", "accuracy")}
     height = estimates[HEADLINE].value
@@ -217,7 +218,7 @@ def score(case: Case, prediction: Point, seed: int) -> Scores:
 
 
 def own_loss(run: Run, split: str, step: int | None) -> Estimate | None:
-    """Loss of a split at a step, spanned by the validations on both sides of it.
+    """Return the loss of a split at a step, with an interval from the validations around it.
 
     None where the run did not validate the split there.
     """
@@ -234,6 +235,6 @@ def own_loss(run: Run, split: str, step: int | None) -> Estimate | None:
 
 
 def _span(case: Case, size: str) -> list[float]:
-    """Smallest and largest of all runs; once, if they are one."""
+    """Return the smallest and largest value of all runs; one value if they are equal."""
     values = [sizes(run)[size] for run in case.runs.values()]
     return sorted({min(values), max(values)})

@@ -1,10 +1,10 @@
-"""Screens of perturbed genes: is the response foretold, and are perturbed cells told from others?
+"""Screens of perturbed genes: prediction of responses, and separation from control cells.
 
-Two questions in one table. Response: perturbations are split by GEARS's "simulation", a method
-predicts the mean expression of those it did not see; a model does so through its vectors of genes,
-put into the linear model that is a baseline as well, so that rows differ in these vectors only.
-Separation: vectors of cells, and how well a classifier tells knock-down from control by them. A row
-has the figures of the questions it can answer.
+One table has both. Response: perturbations are split by GEARS's "simulation", and a method predicts
+the mean expression of the unseen ones. A model does so by its vectors of genes in the linear model,
+which is a baseline too, so that rows differ in these vectors only. Separation: how well a
+classifier distinguishes knock-down and control cells by their vectors. A row has the figures that
+its method can give.
 """
 
 from __future__ import annotations
@@ -109,11 +109,11 @@ BASELINES = ("no change", "training mean", "additive", "linear model", PCA_ROW)
 EXTRA_BASELINES: dict[str, str] = {}
 
 GENES = 5_000
-"""Most variable ones, that responses are judged on, as in GEARS; measured targets are added."""
+"""Most variable genes, on which responses are scored, as in GEARS; measured targets are added."""
 CONTROL_CELLS = 1_000
-"""Most control cells that a model's vectors of genes are means over."""
+"""Most control cells for a model's vectors of genes, which are means over them."""
 SEPARATED = 200
-"""Most cells of a perturbation, and as many controls at most, that are told apart."""
+"""Most cells of a perturbation, and most control cells, for the separation."""
 SPLIT: Literal["simulation"] = "simulation"
 
 Predict = Callable[[predictors.Training, predictors.Targets], predictors.Predicted]
@@ -121,7 +121,7 @@ Predict = Callable[[predictors.Training, predictors.Targets], predictors.Predict
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prediction:
-    """What a method has to say to either question."""
+    """Prediction of a method for response and separation; None for what it cannot predict."""
 
     predict: Predict | None = None
     vectors: npt.NDArray[np.floating] | None = None
@@ -130,7 +130,7 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
-    """A screen."""
+    """A screen: cells with their perturbations."""
 
     cells: Cells
     conditions: Conditions
@@ -142,7 +142,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Of the file."""
+        """Name of the file."""
         return self.cells.name
 
     @cached_property
@@ -151,12 +151,12 @@ class Case:
 
     @cached_property
     def genes(self) -> npt.NDArray[np.int64]:
-        """Columns of the file that responses are judged on, ascending."""
+        """Columns of the file that responses are scored on, ascending."""
         measured = [column for column in self.columns.values() if column is not None]
         return np.union1d(most_variable(self._logs, GENES), np.array(measured, np.int64))
 
     def profiles(self, seed: int) -> metrics.Profiles:
-        """Measured responses; the seed halves the control cells."""
+        """Return the measured responses; the seed halves the control cells."""
         if seed not in self._profiles:
             logs = self._logs[:, self.genes]
             names, targets = self.conditions.names, tuple(self.conditions.targets)
@@ -164,7 +164,7 @@ class Case:
         return self._profiles[seed]
 
     def places(self, targets: tuple[str, ...]) -> list[int]:
-        """Places of target genes among `genes`; those that are not measured have none."""
+        """Return the places of target genes among `genes`, without those that are not measured."""
         columns = [self.columns[gene] for gene in targets]
         return [int(np.searchsorted(self.genes, each)) for each in columns if each is not None]
 
@@ -184,12 +184,12 @@ class Case:
 
     @property
     def provenance(self) -> CellProvenance:
-        """Of the cells."""
+        """Where the cells come from."""
         return self.cells.provenance
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Cells, their conditions, and all numbers above."""
+        """Hashes of cells and conditions, and the constants of this module."""
         names = "\n".join(self.conditions.names).encode()
         return {
             "cells": self.cells.hash,
@@ -213,8 +213,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
     Raises
     ------
     UnfitError
-        The data are no file of cells, tell no perturbations, too few of them to split, or no
-        controls.
+        The data are no file of cells, or have no perturbations, too few to split, or no controls.
     """
     if data.cells is None:
         raise UnfitError(
@@ -239,7 +238,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
 
 
 def methods(case: Case, model: Model) -> list[Method]:
-    """One row: the linear model with its vectors of genes, and its vectors of cells."""
+    """Return a model's row: the linear model with its gene vectors, and its vectors of cells."""
 
     def predict() -> Prediction:
         vectors = model.vectors(case.cells)
@@ -249,7 +248,7 @@ def methods(case: Case, model: Model) -> list[Method]:
 
 
 def baselines(case: Case) -> list[Method]:
-    """All of `BASELINES`."""
+    """Return all of `BASELINES`."""
     plain: dict[str, Predict] = {
         "no change": predictors.no_change,
         "training mean": predictors.training_mean,
@@ -265,7 +264,7 @@ def baselines(case: Case) -> list[Method]:
 
 
 def score(case: Case, prediction: Prediction, seed: int) -> Scores:
-    """Judge what an prediction holds; the seed decides split, folds and drawn cells."""
+    """Score what a prediction has; the seed decides split, folds and drawn cells."""
     estimates: dict[str, Estimate] = {}
     breakdowns: dict[str, dict[str, float]] = {}
     estimate = partial(bootstrap_mean, draws=case.options.bootstrap, seed=seed)
@@ -285,18 +284,18 @@ def score(case: Case, prediction: Prediction, seed: int) -> Scores:
                 for title, names in groups.items()
             }
     if prediction.vectors is not None:
-        told = separation(prediction.vectors, case.conditions, seed=seed)
-        estimates["separation"] = estimate(list(told.values()))
-        breakdowns["separation by perturbation"] = told
+        areas = separation(prediction.vectors, case.conditions, seed=seed)
+        estimates["separation"] = estimate(list(areas.values()))
+        breakdowns["separation by perturbation"] = areas
     return Scores(estimates=estimates, breakdowns=breakdowns)
 
 
 def response(
     case: Case, predict: Predict, split: Split, *, seed: int
 ) -> tuple[dict[str, npt.NDArray[np.float64]], int]:
-    """Metrics of each tested perturbation's prediction, and how many had to be the training mean.
+    """Compute metrics of each test perturbation, and count predictions by the training mean.
 
-    `predict` is shown neither the tested profiles nor the control cells they are compared with.
+    `predict` gets neither the test profiles nor the control cells they are compared with.
     """
     seen, targets = case.profiles(seed), case.conditions.targets
     train, test = seen.places(split.train), seen.places(split.test)
@@ -305,8 +304,8 @@ def response(
         deltas=seen.means[train] - seen.start,
         control=seen.start,
     )
-    asked = [targets[name] for name in split.test]
-    predicted = predict(training, asked)
+    test_targets = [targets[name] for name in split.test]
+    predicted = predict(training, test_targets)
     truth, guess, weights = seen.means[test], seen.start + predicted.deltas, seen.weights[test]
     change = truth - seen.control
     top = metrics.top_genes(seen.against_control[test])
@@ -318,7 +317,7 @@ def response(
         "weighted_mse": metrics.mse(truth, guess, weights),
         "weighted_r2": metrics.weighted_r2(truth, guess, seen.mean, weights),
         "l2_expressed": metrics.l2_expressed(truth, guess, seen.control),
-        "pds": metrics.discrimination(truth, guess, [case.places(genes) for genes in asked]),
+        "pds": metrics.discrimination(truth, guess, [case.places(genes) for genes in test_targets]),
     }
     return found, predicted.n_fallback
 
@@ -326,7 +325,7 @@ def response(
 def separation(
     vectors: npt.NDArray[np.floating], conditions: Conditions, *, seed: int
 ) -> dict[str, float]:
-    """AUROC of each perturbation's cells against control cells, see `metrics.told_apart`.
+    """Compute AUROC of each perturbation's cells against control cells, see `metrics.separation`.
 
     Up to `SEPARATED` cells of either side are drawn, with the seed and the perturbation's place.
     """
@@ -337,14 +336,14 @@ def separation(
         sides = [random.permutation(rows)[:SEPARATED] for rows in (controls, conditions.rows(name))]
         rows = np.concatenate(sides)
         chosen = np.asarray(vectors[rows], np.float64)
-        found[name] = metrics.told_apart(chosen, ~conditions.is_control[rows], seed=seed)
+        found[name] = metrics.separation(chosen, ~conditions.is_control[rows], seed=seed)
     return found
 
 
 def _linear(
     case: Case, training: predictors.Training, targets: predictors.Targets
 ) -> predictors.Predicted:
-    """The linear model; a perturbation's vector is the row of its gene among the components."""
+    """Predict by the linear model; a perturbation's vector is its gene's row of the components."""
     genes = predictors.gene_components(training)
     vectors = {
         label: genes[case.places((label,))[0]]
@@ -355,7 +354,7 @@ def _linear(
 
 
 def _predict_with(case: Case, model: Model) -> Predict | None:
-    """The linear model with a model's vectors of genes; None for a family that has none."""
+    """Return the linear model with a model's vectors of genes; None for a family without them."""
     if not model.has_gene_vectors:
         return None
     controls = np.flatnonzero(case.conditions.is_control)
@@ -379,7 +378,7 @@ def _scaled(
     training: predictors.Training,
     targets: predictors.Targets,
 ) -> predictors.Predicted:
-    """The linear model with vectors brought to the size of the baseline's: the ridge is one."""
+    """Predict with vectors scaled to the size of the baseline's, since both share one ridge."""
     genes = predictors.gene_components(training)
     factor = float(np.sqrt(np.mean(genes**2))) / size
     return predictors.linear(

@@ -14,7 +14,7 @@ from support import markdown
 from cellscribe.errors import InputError
 from cellscribe.evaluation import suite
 from cellscribe.evaluation.results import Result, write
-from cellscribe.evaluation.task import Estimate, Kind, Metric, Scores
+from cellscribe.evaluation.scores import Estimate, Kind, Metric, Scores
 
 ROOT = Path(__file__).resolve().parents[2]
 BASELINES = ("weak", "strong")

@@ -1,4 +1,4 @@
-"""Made-up ranked cells, and a problem of the task mlm made of them."""
+"""Made-up ranked cells, and a case of the task mlm made of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.tiny import real_genes
 
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import EvaluateOptions
-from cellscribe.evaluation.task import Scores
+from cellscribe.evaluation.scores import Scores
 from cellscribe.evaluation.tasks.mlm import baselines, data, task
 from cellscribe.evaluation.tasks.mlm.masked import Ranked
 from cellscribe.evaluation.tasks.mlm.unigram import PRIORS
@@ -56,16 +56,16 @@ def best_prior(at_rank: Sequence[Counter[int]], share: Mapping[int, float]) -> f
     return min(PRIORS, key=loss)
 
 
-def problem_of(cells: list[list[int]], n_genes: int, train: list[list[int]]) -> task.Problem:
-    """Cells, judged by the counts of others."""
+def case_of(cells: list[list[int]], n_genes: int, train: list[list[int]]) -> task.Case:
+    """Cells, predicted from the counts of others."""
     others, context = packed(train), max(map(len, cells + train))
     ranked, table = packed(cells), vocabulary(n_genes)
     counts = baselines.count_packed(others.tokens_N, others.offsets, context, len(table))
-    return task.Problem(
+    return task.Case(
         name="made up",
         models=[],
         about={},
-        origin=data.Origin(names=frozenset()),
+        provenance=data.CellProvenance(names=frozenset()),
         identity={},
         vocabulary=table,
         context=context,
@@ -75,11 +75,9 @@ def problem_of(cells: list[list[int]], n_genes: int, train: list[list[int]]) -> 
     )
 
 
-def scores_of(problem: task.Problem, seed: int = 0) -> dict[str, Scores]:
-    methods = [m for model in problem.models for m in task.answers(problem, model)]
-    return {
-        m.name: task.score(problem, m.answer(), seed) for m in methods + task.baselines(problem)
-    }
+def scores_of(case: task.Case, seed: int = 0) -> dict[str, Scores]:
+    methods = [m for model in case.models for m in task.methods(case, model)]
+    return {m.name: task.score(case, m.predict(), seed) for m in methods + task.baselines(case)}
 
 
 def values(scores: Scores) -> dict[str, float]:

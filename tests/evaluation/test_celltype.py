@@ -27,16 +27,16 @@ from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
 from cellscribe.evaluation.data import Cells, Data
 from cellscribe.evaluation.models import read_models
+from cellscribe.evaluation.scores import UnfitError
 from cellscribe.evaluation.stats.probe import (
-    fit_linear,
     folds_of,
-    predict_linear,
+    predict_logistic,
+    predict_logistic_cv,
     rotated,
     standardised,
 )
-from cellscribe.evaluation.task import UnfitError
 from cellscribe.evaluation.tasks import celltype
-from cellscribe.evaluation.tasks.celltype import Features, Problem, answers, baselines, load, score
+from cellscribe.evaluation.tasks.celltype import Case, Features, baselines, load, methods, score
 
 OPTIONS = EvaluateOptions(bootstrap=40)
 
@@ -52,9 +52,9 @@ def data_of(obs: pd.DataFrame, counts: np.ndarray | None = None) -> Data:
     return Data(name="made up", path=Path("made up.h5ad"), cells=cells)
 
 
-def problem_of(options: EvaluateOptions = OPTIONS, **columns: Any) -> Problem:
-    [problem] = load(data_of(pd.DataFrame(columns)), [], options)
-    return problem
+def case_of(options: EvaluateOptions = OPTIONS, **columns: Any) -> Case:
+    [case] = load(data_of(pd.DataFrame(columns)), [], options)
+    return case
 
 
 def typed(n: int, n_classes: int) -> np.ndarray:
@@ -72,45 +72,45 @@ def noisy(truth: np.ndarray, width: int, distance: float, seed: int = 0) -> np.n
 
 def test_figures_are_those_of_scikit_learn() -> None:
     """The same folds, grid and classifiers, put together of scikit-learn's own parts."""
-    problem = problem_of(cell_type=typed(260, 4))
-    vectors = noisy(problem.truth, 12, 0.5).astype(np.float64)
-    got = score(problem, Features(vectors=vectors), seed=3)
+    case = case_of(cell_type=typed(260, 4))
+    vectors = noisy(case.truth, 12, 0.5).astype(np.float64)
+    got = score(case, Features(vectors=vectors), seed=3)
     folds = StratifiedKFold(5, shuffle=True, random_state=3)
     search = GridSearchCV(
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=2_000, tol=1e-6)),
         {"logisticregression__C": [0.01, 0.1, 1.0]},
         scoring="f1_macro", cv=StratifiedKFold(3, shuffle=True, random_state=3),
     )  # fmt: skip
-    predicted = cross_val_predict(search, vectors, problem.truth, cv=folds)
-    expected = f1_score(problem.truth, predicted, average="macro")
+    predicted = cross_val_predict(search, vectors, case.truth, cv=folds)
+    expected = f1_score(case.truth, predicted, average="macro")
     # the grid's mean over inner folds may choose another C than the score of them all together
     assert got.estimates["macro_f1"].value == pytest.approx(expected, abs=0.02)
     assert got.estimates["accuracy"].value == pytest.approx(
-        (predicted == problem.truth).mean(), abs=0.02
+        (predicted == case.truth).mean(), abs=0.02
     )
 
 
 def test_with_one_strength_figures_equal_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict_linear, "__kwdefaults__", {"strengths": (0.1,)})
-    problem = problem_of(cell_type=typed(260, 4))
-    vectors = noisy(problem.truth, 12, 0.5).astype(np.float64)
-    got = score(problem, Features(vectors=vectors), seed=3)
+    monkeypatch.setattr(predict_logistic_cv, "__kwdefaults__", {"strengths": (0.1,)})
+    case = case_of(cell_type=typed(260, 4))
+    vectors = noisy(case.truth, 12, 0.5).astype(np.float64)
+    got = score(case, Features(vectors=vectors), seed=3)
     folds = StratifiedKFold(5, shuffle=True, random_state=3)
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2_000))
-    predicted = cross_val_predict(classifier, vectors, problem.truth, cv=folds)
-    by_class = f1_score(problem.truth, predicted, average=None)
+    predicted = cross_val_predict(classifier, vectors, case.truth, cv=folds)
+    by_class = f1_score(case.truth, predicted, average=None)
     assert 0.5 < by_class.mean() < 0.95
     assert got.estimates["macro_f1"].value == pytest.approx(by_class.mean())
-    assert got.estimates["accuracy"].value == pytest.approx((predicted == problem.truth).mean())
+    assert got.estimates["accuracy"].value == pytest.approx((predicted == case.truth).mean())
     assert list(got.breakdowns["F1 by class"].values()) == pytest.approx(list(by_class))
     near = np.empty(260, int)
-    for train, test in folds.split(vectors, problem.truth):
+    for train, test in folds.split(vectors, case.truth):
         middle = vectors[train].mean(axis=0)
         found = KNeighborsClassifier(15, metric="cosine").fit(
-            vectors[train] - middle, problem.truth[train]
+            vectors[train] - middle, case.truth[train]
         )
         near[test] = found.predict(vectors[test] - middle)
-    assert got.estimates["knn_accuracy"].value == pytest.approx((near == problem.truth).mean())
+    assert got.estimates["knn_accuracy"].value == pytest.approx((near == case.truth).mean())
 
 
 @pytest.mark.parametrize("strength", [0.01, 1.0])
@@ -128,7 +128,7 @@ def test_rotated_features_predict_the_same(strength: float, centred: bool) -> No
     np.testing.assert_allclose(
         ours.predict_proba(held_turned), plain.predict_proba(held), atol=1e-5
     )
-    predicted = fit_linear(fit, held, truth, strength, 1e-8)
+    predicted = predict_logistic(fit, held, truth, strength, 1e-8)
     assert (predicted == plain.predict(held)).mean() > 0.995
     assert 0.4 < (predicted == np.arange(500) % 3).mean() < 1.0
 
@@ -144,8 +144,8 @@ def test_the_strength_that_inner_folds_favour_is_taken() -> None:
     train, test = noisy(truth, 30, 0.3), noisy(np.arange(600) % 3, 30, 0.3, seed=5)
     inner = folds_of(truth, None, 0, 3)
     grid = (1e-6, 0.1)
-    chosen = predict_linear(train, truth, test, inner, strengths=grid)
-    alone = [predict_linear(train, truth, test, inner, strengths=(c,)) for c in grid]
+    chosen = predict_logistic_cv(train, truth, test, inner, strengths=grid)
+    alone = [predict_logistic_cv(train, truth, test, inner, strengths=(c,)) for c in grid]
     assert (chosen == alone[1]).all()
     assert (chosen != alone[0]).any()
 
@@ -176,12 +176,12 @@ def test_folds_are_those_of_the_seed() -> None:
 def test_groups_are_found_by_name_and_told() -> None:
     n = 200
     donors = np.array([f"d{i // 50}" for i in range(n)])
-    found = problem_of(cell_type=typed(n, 4), donor=donors, batch=typed(n, 2))
+    found = case_of(cell_type=typed(n, 4), donor=donors, batch=typed(n, 2))
     assert found.about["folds"] == "4, by donor (4)"
     assert found.groups is not None
     assert (np.unique(donors)[found.groups] == donors).all()
-    assert problem_of(cell_type=typed(n, 4)).about["folds"] == "5, random cells"
-    named = problem_of(
+    assert case_of(cell_type=typed(n, 4)).about["folds"] == "5, random cells"
+    named = case_of(
         EvaluateOptions(group="mouse"), cell_type=typed(n, 4), donor=donors, mouse=typed(n // 1, 5)
     )
     assert named.about["folds"] == "5, by mouse (5)"
@@ -197,7 +197,7 @@ def test_columns_of_no_use_are_not_taken_for_groups(values: np.ndarray) -> None:
     types = np.repeat(["t1", "t2", "t3", "t4"], 50)
     if len(np.unique(values[3:])) == 2:
         types = typed(200, 4)
-    assert problem_of(cell_type=types, donor=values).about["folds"] == "5, random cells"
+    assert case_of(cell_type=types, donor=values).about["folds"] == "5, random cells"
 
 
 def test_a_donors_mark_is_no_type() -> None:
@@ -209,10 +209,10 @@ def test_a_donors_mark_is_no_type() -> None:
     types = np.where(odd, rng.integers(0, 2, 400), donor % 2)
     vectors = np.eye(8)[donor] + rng.normal(size=(400, 8)) * 0.1
     columns = {"cell_type": types.astype(str), "donor": donor.astype(str)}
-    grouped = problem_of(**columns)
+    grouped = case_of(**columns)
     assert grouped.groups is not None
     apart = score(grouped, Features(vectors=vectors), 0).estimates["accuracy"]
-    random = score(problem_of(cell_type=columns["cell_type"]), Features(vectors=vectors), 0)
+    random = score(case_of(cell_type=columns["cell_type"]), Features(vectors=vectors), 0)
     assert random.estimates["accuracy"].value > 0.9
     assert apart.value < 0.7
 
@@ -221,29 +221,27 @@ def test_classes_of_one_donor_are_left_out_and_counted() -> None:
     types = typed(200, 4).copy()
     donors = np.array([f"d{i // 50}" for i in range(200)], dtype=object)
     types[:20] = "only in d0"
-    problem = problem_of(cell_type=types, donor=donors)
-    assert problem.classes == [f"type {i}" for i in range(4)]
-    assert problem.about["left out"] == {"1 classes of one donor alone": 20}
-    assert problem.rows.tolist() == list(range(20, 200))
+    case = case_of(cell_type=types, donor=donors)
+    assert case.classes == [f"type {i}" for i in range(4)]
+    assert case.about["left out"] == {"1 classes of one donor alone": 20}
+    assert case.rows.tolist() == list(range(20, 200))
 
 
 # --- simulated truth
 
 
-def simulated(strength: float) -> Problem:
+def simulated(strength: float) -> Case:
     adata = simulate(
         real_genes(150)[0], cells=360, types=4, donors=3, type_strength=strength, seed=2
     )
-    [problem] = load(data_of(adata.obs, adata.X.toarray()), [], OPTIONS)
-    return problem
+    [case] = load(data_of(adata.obs, adata.X.toarray()), [], OPTIONS)
+    return case
 
 
 @pytest.fixture(scope="module")
 def strong() -> dict[str, Any]:
-    problem = simulated(1.5)
-    return {
-        m.name: score(problem, m.answer(), 0) for m in baselines(problem) if "scVI" not in m.name
-    }
+    case = simulated(1.5)
+    return {m.name: score(case, m.predict(), 0) for m in baselines(case) if "scVI" not in m.name}
 
 
 def test_baselines_find_types_that_are_there(strong: dict[str, Any]) -> None:
@@ -268,14 +266,14 @@ def test_the_forest_has_neither_neighbours_nor_few_shot(strong: dict[str, Any]) 
 
 
 def test_baselines_find_no_types_where_there_are_none() -> None:
-    problem = simulated(0.0)
-    assert problem.groups is not None
-    share = np.bincount(problem.truth).max() / len(problem.truth)
-    slack = 4 * np.sqrt(0.25 * 0.75 / len(problem.truth))
-    for method in baselines(problem):
+    case = simulated(0.0)
+    assert case.groups is not None
+    share = np.bincount(case.truth).max() / len(case.truth)
+    slack = 4 * np.sqrt(0.25 * 0.75 / len(case.truth))
+    for method in baselines(case):
         if "scVI" in method.name:
             continue
-        found = score(problem, method.answer(), 0)
+        found = score(case, method.predict(), 0)
         assert found.estimates["macro_f1"].value < 0.25 + slack
         assert found.estimates["accuracy"].value < max(share, 0.25) + slack
         for curve in found.curves.values():
@@ -283,9 +281,9 @@ def test_baselines_find_no_types_where_there_are_none() -> None:
 
 
 def test_few_shots_of_noise_stay_at_chance() -> None:
-    problem = problem_of(cell_type=typed(400, 4))
+    case = case_of(cell_type=typed(400, 4))
     vectors = np.random.default_rng(8).normal(size=(400, 20))
-    curve = score(problem, Features(vectors=vectors), 0).curves["Few-shot"]
+    curve = score(case, Features(vectors=vectors), 0).curves["Few-shot"]
     assert all(abs(y - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 400) for y in curve.y)
 
 
@@ -295,20 +293,20 @@ def test_intervals_by_donor_are_wider_where_donors_differ() -> None:
     types = typed(600, 2)
     truth = np.arange(600) % 2
     vectors = noisy(truth, 6, 2.0) * np.where(donor % 2 == 0, 1.0, 0.0)[:, None]
-    by_donor = problem_of(cell_type=types, donor=donor.astype(str))
+    by_donor = case_of(cell_type=types, donor=donor.astype(str))
     assert by_donor.about["intervals resample"] == "donor"
     wide = score(by_donor, Features(vectors=vectors), 0).estimates["accuracy"]
-    narrow = score(problem_of(cell_type=types), Features(vectors=vectors), 0).estimates["accuracy"]
+    narrow = score(case_of(cell_type=types), Features(vectors=vectors), 0).estimates["accuracy"]
     assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
     assert narrow.high - narrow.low > 0.04
 
 
 def test_scores_depend_on_the_seed_alone() -> None:
-    problem = problem_of(cell_type=typed(100, 2))
-    answer = Features(vectors=noisy(problem.truth, 8, 0.5))
-    first = score(problem, answer, 1)
-    assert score(problem, answer, 1) == first
-    assert score(problem, answer, 2) != first
+    case = case_of(cell_type=typed(100, 2))
+    prediction = Features(vectors=noisy(case.truth, 8, 0.5))
+    first = score(case, prediction, 1)
+    assert score(case, prediction, 1) == first
+    assert score(case, prediction, 2) != first
 
 
 # --- labels
@@ -318,26 +316,26 @@ def test_scores_depend_on_the_seed_alone() -> None:
 def test_cells_without_a_label_take_no_part(missing: object) -> None:
     labels = typed(120, 3).copy()
     labels[::10] = missing
-    problem = problem_of(cell_type=labels)
-    assert problem.classes == ["type 0", "type 1", "type 2"]
-    assert problem.about["left out"] == {"no label": 12}
-    assert not np.isin(problem.rows, np.arange(0, 120, 10)).any()
-    assert (np.array(problem.classes)[problem.truth] == labels[problem.rows]).all()
+    case = case_of(cell_type=labels)
+    assert case.classes == ["type 0", "type 1", "type 2"]
+    assert case.about["left out"] == {"no label": 12}
+    assert not np.isin(case.rows, np.arange(0, 120, 10)).any()
+    assert (np.array(case.classes)[case.truth] == labels[case.rows]).all()
 
 
 def test_categories_with_nan_are_read() -> None:
     labels = pd.Categorical(np.where(np.arange(90) % 9 == 0, None, typed(90, 2)))
-    assert problem_of(cell_type=labels).about["left out"] == {"no label": 10}
+    assert case_of(cell_type=labels).about["left out"] == {"no label": 10}
 
 
 def test_classes_of_nine_cells_are_left_out_and_of_ten_are_not() -> None:
     labels = np.array(["a"] * 40 + ["ten"] * 10 + ["nine"] * 9 + ["one"], dtype=object)
-    problem = problem_of(cell_type=labels)
-    assert problem.classes == ["a", "ten"]
-    assert problem.about["left out"] == {"2 classes of fewer than 10 cells": 10}
+    case = case_of(cell_type=labels)
+    assert case.classes == ["a", "ten"]
+    assert case.about["left out"] == {"2 classes of fewer than 10 cells": 10}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        score(problem, Features(vectors=noisy(problem.truth, 4, 1.0)), 0)
+        score(case, Features(vectors=noisy(case.truth, 4, 1.0)), 0)
 
 
 @pytest.mark.parametrize(
@@ -366,7 +364,7 @@ def test_classes_of_nine_cells_are_left_out_and_of_ten_are_not() -> None:
 )
 def test_unfit_labels_are_refused_in_a_line(columns: dict[str, Any], line: str) -> None:
     with pytest.raises(UnfitError) as caught:
-        problem_of(**columns)
+        case_of(**columns)
     assert str(caught.value) == line
 
 
@@ -374,9 +372,9 @@ def test_a_corpus_and_unfit_groups_are_refused() -> None:
     with pytest.raises(UnfitError, match=r"^store: a corpus has no cell types; give a file"):
         load(Data(name="store", path=Path("store")), [], OPTIONS)
     with pytest.raises(InputError, match=r"^made up: obs has no column 'mouse' \(--group\)"):
-        problem_of(EvaluateOptions(group="mouse"), cell_type=typed(60, 2))
+        case_of(EvaluateOptions(group="mouse"), cell_type=typed(60, 2))
     with pytest.raises(InputError, match=r"^made up: fewer than two classes occur in two or more"):
-        problem_of(EvaluateOptions(group="plate"), cell_type=typed(60, 2), plate=typed(60, 2))
+        case_of(EvaluateOptions(group="plate"), cell_type=typed(60, 2), plate=typed(60, 2))
 
 
 # --- models
@@ -387,8 +385,8 @@ def test_a_model_and_its_twin_answer_for_the_labelled_cells(tmp_path: Path) -> N
     labels = typed(40, 2).copy()
     labels[5:9] = np.nan
     data = data_of(pd.DataFrame({"cell_type": labels}), some_counts(40))
-    [problem] = load(data, models, OPTIONS)
-    rows = [method for model in problem.models for method in answers(problem, model)]
+    [case] = load(data, models, OPTIONS)
+    rows = [method for model in case.models for method in methods(case, model)]
     assert [(row.name, row.kind) for row in rows] == [
         ("tiny", "model"), ("tiny, random weights", "random"),
     ]  # fmt: skip
@@ -396,5 +394,5 @@ def test_a_model_and_its_twin_answer_for_the_labelled_cells(tmp_path: Path) -> N
     for model, row in zip(models, rows, strict=True):
         assert row.model is model
         expected = np.delete(model.vectors(data.cells), np.arange(5, 9), axis=0)
-        np.testing.assert_array_equal(row.answer().vectors, expected)
-    assert problem.origin.names == {"made up"}
+        np.testing.assert_array_equal(row.predict().vectors, expected)
+    assert case.provenance.names == {"made up"}

@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
 from cellscribe.evaluation.data import Cells
-from cellscribe.evaluation.task import UnfitError
+from cellscribe.evaluation.scores import UnfitError
 from cellscribe.evaluation.tasks.perturbation.conditions import (
     read_conditions,
     target_columns,

@@ -18,29 +18,31 @@ from support.tiny import CONTEXT, N_GENES, real_genes, some_counts
 from cellscribe.config import EvaluateOptions
 from cellscribe.evaluation.data import Cells, Data, read_cells
 from cellscribe.evaluation.models import read_models
+from cellscribe.evaluation.scores import Scores, UnfitError
 from cellscribe.evaluation.stats import features, ridge
-from cellscribe.evaluation.task import Scores, UnfitError
 from cellscribe.evaluation.tasks import confounding
 
 OPTIONS = EvaluateOptions(bootstrap=20, threads=1)
 Vectors = Callable[[Cells], np.ndarray]
 
 
-def problem_of(adata: Any, **options: Any) -> confounding.Problem:
+def case_of(adata: Any, **options: Any) -> confounding.Case:
     settings = EvaluateOptions(bootstrap=20, threads=1, **options)
     cells = read_cells(adata, settings)
-    [problem] = confounding.load(Data(name="made", path=Path(), cells=cells), [], settings)
-    return problem
+    [case] = confounding.load(Data(name="made", path=Path(), cells=cells), [], settings)
+    return case
 
 
-def told_by(problem: confounding.Problem, vectors: Vectors, seed: int = 0) -> Scores:
+def told_by(case: confounding.Case, vectors: Vectors, seed: int = 0) -> Scores:
     """Scores of a way to make a cell's vector."""
-    answer = confounding.Answer(
-        vectors=vectors(problem.cells)[problem.filled],
-        lengths=np.asarray((problem.cells.counts > 0).sum(1)).ravel()[problem.filled] * 1.0,
-        thinned={share: vectors(thinned.cells) for share, thinned in problem.thinned.items()},
+    prediction = confounding.CellVectors(
+        vectors=vectors(case.cells)[case.filled],
+        lengths=np.asarray((case.cells.counts > 0).sum(1)).ravel()[case.filled] * 1.0,
+        downsampled={
+            share: vectors(downsampled.cells) for share, downsampled in case.downsampled.items()
+        },
     )
-    return confounding.score(problem, answer, seed)
+    return confounding.score(case, prediction, seed)
 
 
 def totals(cells: Cells) -> np.ndarray:
@@ -53,10 +55,10 @@ def noise(cells: Cells) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def simulated() -> confounding.Problem:
+def simulated() -> confounding.Case:
     """200 cells of very different depth."""
     genes = real_genes(N_GENES)[0]
-    return problem_of(simulate(genes, cells=200, depth_spread=1.0, seed=1))
+    return case_of(simulate(genes, cells=200, depth_spread=1.0, seed=1))
 
 
 def test_ridge_is_that_of_scikit_learn() -> None:
@@ -100,7 +102,7 @@ def test_no_cell_helps_to_predict_itself() -> None:
     assert (ridge.out_of_fold(vectors, targets, seed=4) != before).any()
 
 
-def test_vectors_of_depth_give_all_away(simulated: confounding.Problem) -> None:
+def test_vectors_of_depth_give_all_away(simulated: confounding.Case) -> None:
     def depth(cells: Cells) -> np.ndarray:
         return np.log(totals(cells))[:, None] * np.array([[1.0, -2.0]]) + 5
 
@@ -111,7 +113,7 @@ def test_vectors_of_depth_give_all_away(simulated: confounding.Problem) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_noise_gives_nothing_away(simulated: confounding.Problem, seed: int) -> None:
+def test_noise_gives_nothing_away(simulated: confounding.Case, seed: int) -> None:
     scores = told_by(simulated, noise, seed)
     for name in confounding.TARGETS:
         assert -0.5 < scores.estimates[name].value < 0.05
@@ -119,7 +121,7 @@ def test_noise_gives_nothing_away(simulated: confounding.Problem, seed: int) -> 
         assert scores.estimates[f"stays_{share}"].value < 0.03
 
 
-def test_constant_vectors_come_to_chance(simulated: confounding.Problem) -> None:
+def test_constant_vectors_come_to_chance(simulated: confounding.Case) -> None:
     """R2 of the training mean is just below 0, and one cell in 200 is found."""
     scores = told_by(simulated, lambda cells: np.full((cells.n_cells, 6), 0.1))
     for name in confounding.TARGETS:
@@ -128,7 +130,7 @@ def test_constant_vectors_come_to_chance(simulated: confounding.Problem) -> None
     assert all(np.isnan(list(scores.breakdowns[confounding.MOVED].values())))
 
 
-def test_types_without_depth_are_told_from_depth(simulated: confounding.Problem) -> None:
+def test_types_without_depth_are_told_from_depth(simulated: confounding.Case) -> None:
     """The same vectors, of types alone: R2 of a depth that types do not decide is about 0."""
     kinds = pd.get_dummies(simulated.cells.obs["cell_type"]).to_numpy(float)
     known = {simulated.cells: kinds}
@@ -140,14 +142,14 @@ def test_types_without_depth_are_told_from_depth(simulated: confounding.Problem)
     assert given.estimates["depth_r2"].value > 0.99
 
 
-def test_deep_differences_are_in_normalised_counts(simulated: confounding.Problem) -> None:
+def test_deep_differences_are_in_normalised_counts(simulated: confounding.Case) -> None:
     """The standard workflow keeps depth where it is there to keep."""
     genes = real_genes(N_GENES)[0]
-    even = problem_of(simulate(genes, cells=200, depth_spread=0.0, seed=1))
+    even = case_of(simulate(genes, cells=200, depth_spread=0.0, seed=1))
     figures = []
-    for problem in (simulated, even):
-        method = confounding.baselines(problem)[0]
-        scores = confounding.score(problem, method.answer(), 0)
+    for case in (simulated, even):
+        method = confounding.baselines(case)[0]
+        scores = confounding.score(case, method.predict(), 0)
         figures.append(scores.estimates["depth_r2"])
     # totals of "even" vary by what types and chance make of them alone
     assert figures[0].value > 0.5
@@ -158,33 +160,33 @@ def test_deep_differences_are_in_normalised_counts(simulated: confounding.Proble
 def test_what_is_constant_has_no_figure() -> None:
     """Each gene in each cell: only depth varies."""
     counts = np.arange(1, 31)[:, None] * np.arange(1, 26)[None]
-    problem = problem_of(ad.AnnData(csr_matrix(counts), var=pd.DataFrame(index=real_genes(25)[0])))
-    scores = told_by(problem, lambda cells: cells.counts.toarray().astype(float))
+    case = case_of(ad.AnnData(csr_matrix(counts), var=pd.DataFrame(index=real_genes(25)[0])))
+    scores = told_by(case, lambda cells: cells.counts.toarray().astype(float))
     assert "depth_r2" in scores.estimates
     assert not {"genes_r2", "length_r2"} & set(scores.estimates)
 
 
-def test_thinning_is_binomial(simulated: confounding.Problem) -> None:
+def test_thinning_is_binomial(simulated: confounding.Case) -> None:
     whole = simulated.cells
     for share in confounding.SHARES:
-        thinned = confounding.thin(whole, share, seed=5)
-        counts = whole.counts[thinned.own]
-        assert thinned.cells.counts.dtype == np.float32
-        assert (counts - thinned.cells.counts).min() >= 0
-        assert (thinned.cells.counts.data > 0).all()
+        downsampled = confounding.downsample(whole, share, seed=5)
+        counts = whole.counts[downsampled.own]
+        assert downsampled.cells.counts.dtype == np.float32
+        assert (counts - downsampled.cells.counts).min() >= 0
+        assert (downsampled.cells.counts.data > 0).all()
         n, keep = totals(whole).sum(), share / 100
         error = np.sqrt(n * keep * (1 - keep))
-        assert abs(totals(thinned.cells).sum() - n * keep) < 5 * error
-        again = confounding.thin(whole, share, seed=5)
-        assert again.cells.hash == thinned.cells.hash
-        assert confounding.thin(whole, share, seed=6).cells.hash != thinned.cells.hash
+        assert abs(totals(downsampled.cells).sum() - n * keep) < 5 * error
+        again = confounding.downsample(whole, share, seed=5)
+        assert again.cells.hash == downsampled.cells.hash
+        assert confounding.downsample(whole, share, seed=6).cells.hash != downsampled.cells.hash
 
 
-def test_all_counts_kept_is_the_cell_itself(simulated: confounding.Problem) -> None:
-    thinned = confounding.thin(simulated.cells, 100, seed=0)
-    assert thinned.cells.hash == simulated.cells.hash
-    vectors = thinned.cells.counts.toarray().astype(float)
-    found = confounding.nearest_is_own(vectors, vectors.copy(), thinned.own)
+def test_all_counts_kept_is_the_cell_itself(simulated: confounding.Case) -> None:
+    downsampled = confounding.downsample(simulated.cells, 100, seed=0)
+    assert downsampled.cells.hash == simulated.cells.hash
+    vectors = downsampled.cells.counts.toarray().astype(float)
+    found = confounding.nearest_is_own(vectors, vectors.copy(), downsampled.own)
     np.testing.assert_array_equal(found, 1.0)
 
 
@@ -205,11 +207,11 @@ def test_the_nearest_is_that_of_scikit_learn() -> None:
     rng = np.random.default_rng(7)
     whole = rng.normal(size=(60, 5)) + 2
     own = rng.permutation(60)[:40]
-    thinned = whole[own] * rng.gamma(2, size=(40, 1)) + rng.normal(scale=0.3, size=(40, 5))
+    downsampled = whole[own] * rng.gamma(2, size=(40, 1)) + rng.normal(scale=0.3, size=(40, 5))
     nearest = NearestNeighbors(n_neighbors=1, metric="cosine").fit(whole)
-    expected = nearest.kneighbors(thinned, return_distance=False).ravel() == own
+    expected = nearest.kneighbors(downsampled, return_distance=False).ravel() == own
     assert 0 < expected.sum() < 40
-    np.testing.assert_array_equal(confounding.nearest_is_own(whole, thinned, own), expected)
+    np.testing.assert_array_equal(confounding.nearest_is_own(whole, downsampled, own), expected)
     distances = cosine_distances(whole)
     expected = distances[~np.eye(60, dtype=bool)].mean()
     assert confounding.distance_between(whole) == pytest.approx(expected)
@@ -217,14 +219,14 @@ def test_the_nearest_is_that_of_scikit_learn() -> None:
 
 def test_distances_are_told_as_shares() -> None:
     """Each cell on an axis of its own; thinned ones half way to another: 1 - cos 45 degrees."""
-    problem = problem_of(simulate(real_genes(40)[0], cells=40, depth_spread=1.0))
-    where = {cells.cells: cells.own for cells in problem.thinned.values()}
+    case = case_of(simulate(real_genes(40)[0], cells=40, depth_spread=1.0))
+    where = {cells.cells: cells.own for cells in case.downsampled.values()}
 
     def vectors(cells: Cells) -> np.ndarray:
         axes = np.concatenate([np.eye(20), -np.eye(20)])  # around 0: nothing is taken off
-        return axes if cells is problem.cells else (axes + np.roll(axes, 1, 1))[where[cells]]
+        return axes if cells is case.cells else (axes + np.roll(axes, 1, 1))[where[cells]]
 
-    scores = told_by(problem, vectors)
+    scores = told_by(case, vectors)
     row = scores.breakdowns[confounding.MOVED]
     assert row == pytest.approx(
         dict.fromkeys(("50 %", "25 %", "10 %"), (1 - np.sqrt(0.5)) * 39 / 40)
@@ -240,29 +242,29 @@ def test_empty_cells_are_left_out() -> None:
     counts = np.ones((60, 5), int)
     counts[:20] = 0
     counts[20:40, 1:] = 0
-    problem = problem_of(ad.AnnData(csr_matrix(counts), var=pd.DataFrame(index=real_genes(5)[0])))
-    assert problem.filled.tolist() == list(range(20, 60)) == problem.some.tolist()
-    thinned = problem.thinned[10]
-    assert 0 < len(thinned.own) < 40
-    assert (totals(thinned.cells) > 0).all()
-    scores = told_by(problem, lambda cells: cells.counts.toarray().astype(float))
+    case = case_of(ad.AnnData(csr_matrix(counts), var=pd.DataFrame(index=real_genes(5)[0])))
+    assert case.filled.tolist() == list(range(20, 60)) == case.some.tolist()
+    downsampled = case.downsampled[10]
+    assert 0 < len(downsampled.own) < 40
+    assert (totals(downsampled.cells) > 0).all()
+    scores = told_by(case, lambda cells: cells.counts.toarray().astype(float))
     assert np.isfinite(scores.estimates["stays_10"].value)
 
 
-def test_baselines_are_the_usual_features(simulated: confounding.Problem) -> None:
+def test_baselines_are_the_usual_features(simulated: confounding.Case) -> None:
     """On whole cells; of cells by themselves they do not depend on which others are there."""
     counts = simulated.cells.counts
     methods = confounding.baselines(simulated)
     assert tuple(method.name for method in methods) == confounding.BASELINES
-    pca, hvg = (method.answer() for method in methods)
+    pca, hvg = (method.predict() for method in methods)
     usual = features.pca(counts)
     np.testing.assert_allclose(np.abs(pca.vectors), np.abs(usual), atol=1e-6)
     np.testing.assert_array_equal(hvg.vectors, features.hvg(counts))
     project = confounding.fit_features(counts, components=50, seed=0)
     np.testing.assert_allclose(project(counts[5:6])[0], pca.vectors[5], atol=1e-9)
     np.testing.assert_array_equal(pca.lengths, (counts.toarray() > 0).sum(1))
-    for share, thinned in simulated.thinned.items():
-        assert len(pca.thinned[share]) == thinned.cells.n_cells
+    for share, downsampled in simulated.downsampled.items():
+        assert len(pca.downsampled[share]) == downsampled.cells.n_cells
 
 
 def test_a_model_answers(tiny_model: Path, tmp_path: Path) -> None:
@@ -271,28 +273,28 @@ def test_a_model_answers(tiny_model: Path, tmp_path: Path) -> None:
     var = pd.DataFrame(index=real_genes(N_GENES)[0])
     cells = read_cells(ad.AnnData(csr_matrix(dense), var=var), OPTIONS, name="made")
     models = read_models([tiny_model], OPTIONS, tmp_path / "vectors")
-    [problem] = confounding.load(Data(name="made", path=Path(), cells=cells), models, OPTIONS)
+    [case] = confounding.load(Data(name="made", path=Path(), cells=cells), models, OPTIONS)
     kinds = []
     for model in models:
-        [method] = confounding.answers(problem, model)
+        [method] = confounding.methods(case, model)
         kinds.append(method.kind)
-        answer = method.answer()
-        assert len(answer.vectors) == 39
-        expected = np.minimum((dense > 0).sum(1), CONTEXT)[problem.filled]
-        np.testing.assert_array_equal(answer.lengths, expected)
+        prediction = method.predict()
+        assert len(prediction.vectors) == 39
+        expected = np.minimum((dense > 0).sum(1), CONTEXT)[case.filled]
+        np.testing.assert_array_equal(prediction.lengths, expected)
         assert {0 < length < CONTEXT for length in expected} == {True, False}
-        scores = confounding.score(problem, answer, 0)
+        scores = confounding.score(case, prediction, 0)
         assert set(scores.estimates) == set(confounding.METRICS)
     assert kinds == ["model", "random"]
     # whole cells and three shares, of the model and of its twin
     assert len(list((tmp_path / "vectors").iterdir())) == 8
 
 
-def test_what_decides_the_figures_is_in_the_identity(simulated: confounding.Problem) -> None:
-    other = problem_of(simulated.cells.adata, seed=1)
+def test_what_decides_the_figures_is_in_the_identity(simulated: confounding.Case) -> None:
+    other = case_of(simulated.cells.adata, seed=1)
     assert other.cells.hash == simulated.cells.hash
     assert other.identity != simulated.identity
-    assert other.thinned[50].cells.hash != simulated.thinned[50].cells.hash
+    assert other.downsampled[50].cells.hash != simulated.downsampled[50].cells.hash
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -303,7 +305,7 @@ def test_what_does_not_fit_is_refused() -> None:
     few = np.zeros((60, 4), int)
     few[:19] = np.arange(19)[:, None] + 1
     with pytest.raises(UnfitError, match="19 cells with counts are too few"):
-        problem_of(ad.AnnData(csr_matrix(few), var=var))
+        case_of(ad.AnnData(csr_matrix(few), var=var))
     same = np.random.default_rng(0).permuted(np.tile([5, 3, 2, 0], (60, 1)), axis=1)
     with pytest.raises(UnfitError, match="all cells have 10 counts"):
-        problem_of(ad.AnnData(csr_matrix(same), var=var))
+        case_of(ad.AnnData(csr_matrix(same), var=var))

@@ -1,4 +1,4 @@
-"""What models are judged on: the draw, names, labels, and hashes that tell data apart."""
+"""What models are evaluated on: the draw, names, labels, and hashes that tell data apart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cellscribe.cells import counts as reading
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
 from cellscribe.evaluation.data import column, draw, read_cells, read_data, stem
-from cellscribe.evaluation.task import UnfitError
+from cellscribe.evaluation.scores import UnfitError
 
 N = 130
 DENSE = some_counts(N)

@@ -20,10 +20,10 @@ from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
 from cellscribe.evaluation.data import Cells, Data, read_cells
 from cellscribe.evaluation.models import Model, read_models
-from cellscribe.evaluation.task import UnfitError
+from cellscribe.evaluation.scores import UnfitError
 from cellscribe.evaluation.tasks import deletion
 from cellscribe.evaluation.tasks.deletion import (
-    Deletions,
+    Case,
     Moves,
     auroc,
     centred_cosines,
@@ -40,21 +40,21 @@ def screen(**more: Any) -> Cells:
     return read_cells(simulate(real_genes(N_GENES)[0], **words), OPTIONS, name="screen")
 
 
-def posed(cells: Cells, models: list[Model] | None = None) -> Deletions:
-    (problem,) = deletion.load(
+def case_of(cells: Cells, models: list[Model] | None = None) -> Case:
+    (case,) = deletion.load(
         Data(name=cells.name, path=Path("x"), cells=cells), models or [], OPTIONS
     )
-    return problem
+    return case
 
 
-def judged(problem: Deletions, moves: Moves, seed: int = 0) -> dict[str, float]:
-    found = deletion.score(problem, moves, seed).estimates
+def scores_of(case: Case, moves: Moves, seed: int = 0) -> dict[str, float]:
+    found = deletion.score(case, moves, seed).estimates
     return {name: each.value for name, each in found.items()}
 
 
 @pytest.fixture(scope="module")
-def problem() -> Deletions:
-    return posed(screen())
+def case() -> Case:
+    return case_of(screen())
 
 
 @settings(max_examples=100)
@@ -90,21 +90,21 @@ def test_what_all_share_does_not_count() -> None:
     assert found[2, 5] == pytest.approx(wanted)
 
 
-def test_constructed_moves(problem: Deletions) -> None:
+def test_constructed_moves(case: Case) -> None:
     """Own directions give 1, unrelated ones a half, opposite ones 0."""
     rng = np.random.default_rng(3)
-    n = len(problem.targets)
+    n = len(case.targets)
     sizes = np.arange(1, n + 1)[:, None]
     real = rng.normal(size=(n, 64)) * sizes
     perfect = Moves(deleted=real / 9, real=real, real_others=-real)
-    found = judged(problem, perfect)
+    found = scores_of(case, perfect)
     assert found == {
         "auroc": 1, "auroc_others": 0, "own_rank": 1, "size_correlation": pytest.approx(1),
     }  # fmt: skip
     areas, ranks = [], []
     for _ in range(60):
         noise = rng.normal(size=(n, 64))
-        found = judged(problem, Moves(deleted=noise, real=real, real_others=real))
+        found = scores_of(case, Moves(deleted=noise, real=real, real_others=real))
         areas.append(found["auroc"])
         ranks.append(found["own_rank"])
         assert found["auroc_others"] == found["auroc"]
@@ -115,20 +115,20 @@ def test_constructed_moves(problem: Deletions) -> None:
     assert np.mean(ranks) == pytest.approx(0.5, abs=0.05)
 
 
-def test_intervals_hold_the_figure_and_depend_on_the_seed_alone(problem: Deletions) -> None:
+def test_intervals_hold_the_figure_and_depend_on_the_seed_alone(case: Case) -> None:
     rng = np.random.default_rng(5)
-    n = len(problem.targets)
+    n = len(case.targets)
     real = rng.normal(size=(n, 16))
     moves = Moves(deleted=real + 2 * rng.normal(size=(n, 16)), real=real, real_others=real)
-    first, again = (deletion.score(problem, moves, 1) for _ in range(2))
+    first, again = (deletion.score(case, moves, 1) for _ in range(2))
     assert first == again
-    other = deletion.score(problem, moves, 2)
+    other = deletion.score(case, moves, 2)
     for name, estimate in first.estimates.items():
         assert name in deletion.METRICS
         assert estimate.low <= estimate.value <= estimate.high
         assert estimate.value == other.estimates[name].value
     assert first.estimates["auroc"] != other.estimates["auroc"]
-    assert list(first.breakdowns["rank of the own knock-down"]) == list(problem.targets)
+    assert list(first.breakdowns["rank of the own knock-down"]) == list(case.targets)
 
 
 def test_the_baseline_finds_real_knock_downs_and_nothing_in_none() -> None:
@@ -136,34 +136,34 @@ def test_the_baseline_finds_real_knock_downs_and_nothing_in_none() -> None:
     for effect in (1.0, 0.0):
         areas = []
         for seed in range(3):
-            problem = posed(screen(knockdown_effect=effect, seed=seed))
-            (method,) = deletion.baselines(problem)
+            case = case_of(screen(knockdown_effect=effect, seed=seed))
+            (method,) = deletion.baselines(case)
             assert (method.name,) == deletion.BASELINES
-            areas.append(judged(problem, method.answer())["auroc"])
+            areas.append(scores_of(case, method.predict())["auroc"])
         found[effect] = np.mean(areas)
     assert found[1.0] > 0.9
     assert 0.3 < found[0.0] < 0.7
 
 
-def test_moves_of_the_baseline_by_hand(problem: Deletions) -> None:
+def test_moves_of_the_baseline_by_hand(case: Case) -> None:
     """With as many components as genes, cosines are those of log-normalised profiles."""
-    (method,) = deletion.baselines(problem)
+    (method,) = deletion.baselines(case)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(deletion, "PCA_COMPONENTS", N_GENES)
-        moves = method.answer()
-    dense = problem.cells.counts.toarray().astype(float)
+        moves = method.predict()
+    dense = case.cells.counts.toarray().astype(float)
 
     def log_norm(x: np.ndarray) -> np.ndarray:
         return np.log1p(1e4 * x / x.sum(axis=1, keepdims=True))
 
     deleted, real, others = [], [], []
-    for name, column in problem.targets.items():
+    for name, column in case.targets.items():
         without = dense.copy()
         without[:, column] = 0
-        rows, knocked = problem.deleted[name], problem.knocked[name]
+        rows, knocked = case.deleted[name], case.knocked[name]
         deleted.append((log_norm(without[rows]) - log_norm(dense[rows])).mean(axis=0))
         for found, x in ((real, dense), (others, without)):
-            found.append(log_norm(x[knocked]).mean(0) - log_norm(x[problem.controls]).mean(0))
+            found.append(log_norm(x[knocked]).mean(0) - log_norm(x[case.controls]).mean(0))
     np.testing.assert_allclose(
         centred_cosines(moves.deleted, moves.real),
         centred_cosines(np.array(deleted), np.array(real)), atol=1e-6,
@@ -178,35 +178,35 @@ def test_models_delete_at_the_tokens(tiny_model: Path) -> None:
     """Moves of a tiny model against embeddings of cells without the gene."""
     models = read_models([tiny_model], OPTIONS)
     assert [model.random for model in models] == [False, True]
-    problem = posed(screen(cells=400, knockdowns=4), models)
-    (method,) = deletion.answers(problem, models[0])
+    case = case_of(screen(cells=400, knockdowns=4), models)
+    (method,) = deletion.methods(case, models[0])
     assert (method.kind, method.name, method.model) == ("model", "tiny", models[0])
-    assert deletion.answers(problem, models[1])[0].kind == "random"
-    moves = method.answer()
-    vectors = models[0].vectors(problem.cells)
-    for place, (name, column) in enumerate(problem.targets.items()):
-        rows = problem.deleted[name]
-        assert (problem.cells.counts[rows][:, [column]].toarray() > 0).all()
-        assert set(rows) <= set(problem.controls)
-        dense = problem.cells.counts[rows].toarray()
+    assert deletion.methods(case, models[1])[0].kind == "random"
+    moves = method.predict()
+    vectors = models[0].vectors(case.cells)
+    for place, (name, column) in enumerate(case.targets.items()):
+        rows = case.deleted[name]
+        assert (case.cells.counts[rows][:, [column]].toarray() > 0).all()
+        assert set(rows) <= set(case.controls)
+        dense = case.cells.counts[rows].toarray()
         dense[:, column] = 0
-        cells = replace(problem.cells.take(rows), counts=csr_matrix(dense))
+        cells = replace(case.cells.take(rows), counts=csr_matrix(dense))
         away = models[0].vectors(cells) - vectors[rows]
         np.testing.assert_allclose(moves.deleted[place], away.mean(axis=0), atol=1e-5)
-        far = vectors[problem.knocked[name]].mean(0) - vectors[problem.controls].mean(0)
+        far = vectors[case.knocked[name]].mean(0) - vectors[case.controls].mean(0)
         np.testing.assert_allclose(moves.real[place], far, atol=1e-5)
-    assert np.isfinite(list(judged(problem, moves).values())).all()
+    assert np.isfinite(list(scores_of(case, moves).values())).all()
 
 
-def test_cells_are_drawn_by_the_seed_and_bounded(problem: Deletions) -> None:
-    assert all(20 <= len(rows) <= deletion.MOST_CELLS for rows in problem.deleted.values())
-    again = posed(problem.cells)
-    assert again.identity == problem.identity
-    assert problem.about["perturbations"] == 8 == len(problem.targets)
+def test_cells_are_drawn_by_the_seed_and_bounded(case: Case) -> None:
+    assert all(20 <= len(rows) <= deletion.MOST_CELLS for rows in case.deleted.values())
+    again = case_of(case.cells)
+    assert again.identity == case.identity
+    assert case.about["perturbations"] == 8 == len(case.targets)
     (other,) = deletion.load(
-        Data(name="screen", path=Path("x"), cells=problem.cells), [], replace(OPTIONS, seed=1)
+        Data(name="screen", path=Path("x"), cells=case.cells), [], replace(OPTIONS, seed=1)
     )
-    assert other.identity != problem.identity
+    assert other.identity != case.identity
 
 
 def test_unmeasured_and_unknown_targets_are_left_out(tiny_model: Path) -> None:
@@ -215,9 +215,9 @@ def test_unmeasured_and_unknown_targets_are_left_out(tiny_model: Path) -> None:
     column = list(cells.var.index).index(gone[0])
     kept = np.delete(np.arange(N_GENES), column)
     cells = replace(cells, counts=cells.counts[:, kept], var=cells.var.iloc[kept])
-    problem = posed(cells, read_models([tiny_model], OPTIONS))
-    assert gone[0] not in problem.targets
-    assert problem.about["perturbations left out"] == 1
+    case = case_of(cells, read_models([tiny_model], OPTIONS))
+    assert gone[0] not in case.targets
+    assert case.about["perturbations left out"] == 1
 
 
 def test_data_that_do_not_fit() -> None:
@@ -225,11 +225,11 @@ def test_data_that_do_not_fit() -> None:
         deletion.load(Data(name="c", path=Path("c")), [], OPTIONS)
     cells = screen()
     with pytest.raises(UnfitError):
-        posed(replace(cells, obs=cells.obs.drop(columns="condition")))
+        case_of(replace(cells, obs=cells.obs.drop(columns="condition")))
     without = np.flatnonzero(cells.obs["condition"] != "ctrl")
     with pytest.raises(InputError, match="control"):
-        posed(cells.take(without))
+        case_of(cells.take(without))
     silent = cells.counts.toarray()
     silent[np.ix_((cells.obs["condition"] == "ctrl").to_numpy(), np.arange(N_GENES) >= 0)] = 0
     with pytest.raises(UnfitError, match="0 of 8 perturbations of one gene"):
-        posed(replace(cells, counts=csr_matrix(silent)))
+        case_of(replace(cells, counts=csr_matrix(silent)))

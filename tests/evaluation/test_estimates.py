@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cellscribe.evaluation.scores import Estimate
 from cellscribe.evaluation.stats.estimates import between, bootstrap, bootstrap_mean, over_seeds
-from cellscribe.evaluation.task import Estimate
 
 VALUES = np.random.default_rng(0).normal(3.0, 2.0, 400)
 

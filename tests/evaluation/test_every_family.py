@@ -1,4 +1,4 @@
-"""An imported model of any family is judged, and asked what a gene does, as our own are."""
+"""An imported model of any family is evaluated, and its genes are perturbed, as with our own."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def imported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return folder
 
 
-def test_it_is_judged_beside_its_twin(imported: Path) -> None:
+def test_it_is_evaluated_with_its_twin(imported: Path) -> None:
     results = run_suite(
         [imported / "model"],
         [imported / "cells.h5ad"],
-        imported / "judged",
+        imported / "evaluated",
         OPTIONS,
         ["celltype", "confounding"],
         log=silent,

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 from sklearn.metrics import silhouette_score
+from support.probe import linear_accuracy
 from support.simulate import simulate
 from support.tiny import real_genes
 
@@ -20,7 +21,6 @@ from cellscribe.evaluation.stats.features import (
     pca,
     scvi_latent,
 )
-from cellscribe.evaluation.stats.probe import linear_probe
 
 
 def some_counts(seed: int = 0) -> np.ndarray:
@@ -107,7 +107,7 @@ def test_scvi_finds_types_silently_and_leaves_the_seeds_alone(
     assert capfd.readouterr() == ("", "")
     assert latent.shape == (240, 10)
     types = cells.obs["cell_type"].to_numpy(dtype=object)
-    assert linear_probe(latent, types).accuracy > 0.8
+    assert linear_accuracy(latent, types) > 0.8
     np.testing.assert_array_equal(scvi_latent(cells, seed=3), latent)
 
 
@@ -128,3 +128,35 @@ def test_scvi_gives_zeros_to_a_cell_without_counts_and_takes_batches() -> None:
     assert (latent[np.arange(240) != 4] != 0).any(axis=1).all()
     blind = scvi_latent(emptied)
     assert silhouette_score(latent, batch) < silhouette_score(blind, batch)
+
+
+def dense_pca(counts: np.ndarray, genes: int, components: int) -> np.ndarray:
+    """scanpy's normalize_total, log1p, most variable by plain variance, pca; on dense numbers."""
+    totals = counts.sum(axis=1, keepdims=True)
+    logs = np.log1p(counts / np.where(totals > 0, totals, 1) * 1e4)
+    most = np.argsort(logs.var(axis=0))[::-1][:genes]
+    centred = logs[:, most] - logs[:, most].mean(axis=0)
+    left, values, _ = np.linalg.svd(centred, full_matrices=False)
+    return left[:, :components] * values[:components]
+
+
+@pytest.mark.parametrize(("genes", "dtype"), [(30, np.float32), (80, np.int32), (500, np.uint16)])
+def test_pca_equals_the_dense_way(genes: int, dtype: type) -> None:
+    rng = np.random.default_rng(5)
+    counts = rng.negative_binomial(1, 0.3, (60, 80)) * (rng.random(80) < rng.random((60, 80)))
+    counts[7] = 0  # an empty cell
+    ours = pca(csr_matrix(counts.astype(dtype)), genes=genes, components=6)
+    expected = dense_pca(counts.astype(np.float64), genes, 6)
+    assert ours.shape == (60, 6)
+    signs = np.sign((ours * expected).sum(axis=0))
+    np.testing.assert_allclose(ours * signs, expected, atol=1e-8)
+
+
+def test_pca_does_not_see_depth() -> None:
+    counts = csr_matrix(np.random.default_rng(6).poisson(2.0, (40, 50)))
+    deeper = csr_matrix(counts.multiply(np.arange(1, 41)[:, None]))
+    np.testing.assert_allclose(
+        np.abs(pca(deeper, components=5)),
+        np.abs(pca(counts, components=5)),
+        atol=1e-8,
+    )

@@ -17,7 +17,7 @@ from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
 from cellscribe.evaluation.data import Data, read_cells
 from cellscribe.evaluation.models import Model, read_models
-from cellscribe.evaluation.task import UnfitError
+from cellscribe.evaluation.scores import UnfitError
 from cellscribe.evaluation.tasks import genes
 from cellscribe.evaluation.tasks.gene_probe import (
     area,
@@ -76,9 +76,9 @@ def labels_by(what: str) -> list[str]:
     ]
 
 
-def posed(data: Data, models: list[Model], path: Path) -> genes.Problem:
-    (problem,) = genes.load(data, models, replace(OPTIONS, gene_list=path))
-    return problem
+def case_of(data: Data, models: list[Model], path: Path) -> genes.Case:
+    (case,) = genes.load(data, models, replace(OPTIONS, gene_list=path))
+    return case
 
 
 @pytest.mark.parametrize("sep", [",", "\t"])
@@ -120,10 +120,10 @@ def test_no_list_no_file_and_too_few_genes(tmp_path: Path, data: Data, models: l
     with pytest.raises(UnfitError, match="--gene-list"):
         genes.load(data, models, OPTIONS)
     with pytest.raises(InputError, match="no such file"):
-        posed(data, models, tmp_path / "none.csv")
+        case_of(data, models, tmp_path / "none.csv")
     few = ["a"] * 9 + ["b"] * (N - 9)
     with pytest.raises(InputError, match="9 genes of class a") as refusal:
-        posed(data, models, gene_list(tmp_path, few))
+        case_of(data, models, gene_list(tmp_path, few))
     assert not isinstance(refusal.value, UnfitError)
     with pytest.raises(UnfitError, match="corpus"):
         genes.load(
@@ -131,7 +131,7 @@ def test_no_list_no_file_and_too_few_genes(tmp_path: Path, data: Data, models: l
         )
 
 
-def test_all_methods_are_judged_on_genes_that_all_know(
+def test_all_methods_are_scored_on_genes_that_all_know(
     tmp_path: Path, data: Data, models: list[Model]
 ) -> None:
     """Genes that under three cells show are no one's; rows are the genes that `ids` names."""
@@ -140,30 +140,30 @@ def test_all_methods_are_judged_on_genes_that_all_know(
     dense[:, 4] = 0
     dense[2:, 5] = 0
     cells = replace(data.cells, counts=csr_matrix(dense))
-    problem = posed(replace(data, cells=cells), models, gene_list(tmp_path, labels_by(MODULES)))
+    case = case_of(replace(data, cells=cells), models, gene_list(tmp_path, labels_by(MODULES)))
     ids, _ = real_genes(N)
     shown = {name for name, n in zip(ids, (dense > 0).sum(axis=0), strict=True) if n >= 3}
     known = {
-        models[0].header.table.ids[token] for token in models[0].gene_vectors(problem.cells).tokens
+        models[0].header.table.ids[token] for token in models[0].gene_vectors(case.cells).tokens
     }
     # the context of 48 genes leaves out what no cell ranks high
-    assert set(problem.ids) == shown & known
-    assert problem.about["genes of the list left out"] == N - len(problem.ids)
-    assert sum(problem.about["genes"].values()) == len(problem.ids)
-    methods = [*(m for model in models for m in genes.answers(problem, model))]
-    methods += genes.baselines(problem)
+    assert set(case.ids) == shown & known
+    assert case.about["genes of the list left out"] == N - len(case.ids)
+    assert sum(case.about["genes"].values()) == len(case.ids)
+    methods = [*(m for model in models for m in genes.methods(case, model))]
+    methods += genes.baselines(case)
     assert [method.kind for method in methods] == ["model", "random", "baseline", "baseline"]
     assert tuple(method.name for method in methods[2:]) == genes.BASELINES
-    answers = [method.answer() for method in methods]
-    assert {len(answer) for answer in answers} == {len(problem.ids)}
-    # by hand: the mean counts per 10,000 of each judged gene
+    predictions = [method.predict() for method in methods]
+    assert {len(prediction) for prediction in predictions} == {len(case.ids)}
+    # by hand: the mean counts per 10,000 of each gene of the case
     share = dense / dense.sum(axis=1, keepdims=True) * 1e4
-    rows = [ids.index(name) for name in problem.ids]
-    np.testing.assert_allclose(answers[2][:, 0], np.log(share.mean(axis=0)[rows]))
+    rows = [ids.index(name) for name in case.ids]
+    np.testing.assert_allclose(predictions[2][:, 0], np.log(share.mean(axis=0)[rows]))
     # and the model's own vectors, gene by gene
-    found = models[0].gene_vectors(problem.cells)
+    found = models[0].gene_vectors(case.cells)
     token_of = models[0].header.table.token_of
-    for name, vector in zip(problem.ids, answers[0], strict=True):
+    for name, vector in zip(case.ids, predictions[0], strict=True):
         (at,) = np.flatnonzero(found.tokens == token_of[name])
         np.testing.assert_array_equal(vector, found.vectors[at])
 
@@ -174,9 +174,9 @@ def test_probes_find_what_is_planted_and_nothing_else(
     """Co-expression tells modules, the level of expression tells levels, and not the other way."""
     auc = {}
     for what in (MODULES, LEVELS):
-        problem = posed(data, models, gene_list(tmp_path, labels_by(what)))
-        for method in genes.baselines(problem):
-            auc[what, method.name] = genes.score(problem, method.answer(), 0).estimates["auc"]
+        case = case_of(data, models, gene_list(tmp_path, labels_by(what)))
+        for method in genes.baselines(case):
+            auc[what, method.name] = genes.score(case, method.predict(), 0).estimates["auc"]
     assert auc[MODULES, genes.COEXPRESSION].low > 0.95
     assert auc[LEVELS, genes.EXPRESSION].low > 0.95
     assert auc[MODULES, genes.EXPRESSION].value < 0.7
@@ -186,9 +186,9 @@ def test_scores_of_shuffled_labels_are_chance(
     tmp_path: Path, data: Data, models: list[Model]
 ) -> None:
     labels = np.random.default_rng(1).permutation(labels_by(MODULES)).tolist()
-    problem = posed(data, models, gene_list(tmp_path, labels))
-    answer = genes.baselines(problem)[1].answer()
-    found = [genes.score(problem, answer, seed).estimates["auc"] for seed in range(4)]
+    case = case_of(data, models, gene_list(tmp_path, labels))
+    prediction = genes.baselines(case)[1].predict()
+    found = [genes.score(case, prediction, seed).estimates["auc"] for seed in range(4)]
     assert 0.35 < np.mean([each.value for each in found]) < 0.65
     assert all(each.low < 0.6 and each.high > 0.4 for each in found)
 
@@ -196,12 +196,12 @@ def test_scores_of_shuffled_labels_are_chance(
 def test_a_score_depends_on_the_seed_alone_and_tells_its_folds(
     tmp_path: Path, data: Data, models: list[Model]
 ) -> None:
-    problem = posed(data, models, gene_list(tmp_path, labels_by(LEVELS)))
-    answer = np.random.default_rng(2).normal(size=(len(problem.ids), 4))
-    answer[:, 0] += problem.truth
-    first = genes.score(problem, answer, 3)
-    assert first == genes.score(problem, answer, 3)
-    assert first != genes.score(problem, answer, 4)
+    case = case_of(data, models, gene_list(tmp_path, labels_by(LEVELS)))
+    prediction = np.random.default_rng(2).normal(size=(len(case.ids), 4))
+    prediction[:, 0] += case.truth
+    first = genes.score(case, prediction, 3)
+    assert first == genes.score(case, prediction, 3)
+    assert first != genes.score(case, prediction, 4)
     folds = first.breakdowns["AUC over folds"]
     assert folds["mean"] == pytest.approx(first.estimates["auc"].value, abs=0.03)
     assert 0 < folds["standard deviation"] < 0.2
@@ -214,18 +214,18 @@ def test_a_score_depends_on_the_seed_alone_and_tells_its_folds(
 
 def test_three_classes(tmp_path: Path, data: Data, models: list[Model]) -> None:
     labels = [("low", "middle", "high")[min(i // 40, 2)] for i in range(N)]
-    problem = posed(data, models, gene_list(tmp_path, labels))
-    answer = np.eye(3)[problem.truth] + np.random.default_rng(3).normal(size=(len(labels), 3)) / 9
-    scores = genes.score(problem, answer, 0)
+    case = case_of(data, models, gene_list(tmp_path, labels))
+    prediction = np.eye(3)[case.truth] + np.random.default_rng(3).normal(size=(len(labels), 3)) / 9
+    scores = genes.score(case, prediction, 0)
     assert scores.estimates["auc"].value == 1.0
     assert scores.estimates["average_precision"].value == 1.0
     assert scores.curves == {}
 
 
 def test_identity_follows_labels_and_cells(tmp_path: Path, data: Data, models: list[Model]) -> None:
-    one = posed(data, models, gene_list(tmp_path, labels_by(LEVELS))).identity
-    assert one == posed(data, models, gene_list(tmp_path, labels_by(LEVELS), sep="\t")).identity
-    assert one != posed(data, models, gene_list(tmp_path, labels_by(MODULES))).identity
+    one = case_of(data, models, gene_list(tmp_path, labels_by(LEVELS))).identity
+    assert one == case_of(data, models, gene_list(tmp_path, labels_by(LEVELS), sep="\t")).identity
+    assert one != case_of(data, models, gene_list(tmp_path, labels_by(MODULES))).identity
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -12,8 +12,8 @@ from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
 from cellscribe.evaluation.data import Data, read_cells
 from cellscribe.evaluation.models import read_models
+from cellscribe.evaluation.scores import UnfitError
 from cellscribe.evaluation.stats import features, metrics
-from cellscribe.evaluation.task import UnfitError
 from cellscribe.evaluation.tasks import integration
 
 GENES = every_gene()[0][:300]
@@ -34,15 +34,15 @@ def data_of(adata, options=OPTIONS):
     )
 
 
-def problem_of(adata, **options):
+def case_of(adata, **options):
     options = EvaluateOptions(bootstrap=40, **options)
-    (problem,) = integration.load(data_of(adata, options), [], options)
-    return problem
+    (case,) = integration.load(data_of(adata, options), [], options)
+    return case
 
 
-def scored(problem, name=integration.PCA, seed=0):
-    (method,) = [each for each in integration.baselines(problem) if each.name == name]
-    return integration.score(problem, method.answer(), seed)
+def scored(case, name=integration.PCA, seed=0):
+    (method,) = [each for each in integration.baselines(case) if each.name == name]
+    return integration.score(case, method.predict(), seed)
 
 
 def values(scores):
@@ -55,52 +55,50 @@ def typed():
 
 
 @pytest.fixture(scope="module")
-def problem(typed):
-    return problem_of(typed)
+def case(typed):
+    return case_of(typed)
 
 
 @pytest.fixture(scope="module")
-def answer(problem):
-    return features.pca(problem.cells.counts)
+def prediction(case):
+    return features.pca(case.cells.counts)
 
 
-def test_types_are_told_from_none(problem, answer):
-    none = values(scored(problem_of(simulate(GENES, cells=400, batches=2, type_strength=0.0))))
-    strong = values(integration.score(problem, answer, 0))
+def test_types_are_told_from_none(case, prediction):
+    none = values(scored(case_of(simulate(GENES, cells=400, batches=2, type_strength=0.0))))
+    strong = values(integration.score(case, prediction, 0))
     assert list(strong) == BIO + BATCH == list(integration.METRICS)
     assert strong["avg_bio"] > 0.8
     assert none["avg_bio"] < 0.25
     assert strong["avg_bio"] == pytest.approx(np.mean([strong[name] for name in BIO[1:]]))
 
 
-def test_batches_are_told_from_none(problem, answer):
-    mixed = values(integration.score(problem, answer, 0))
+def test_batches_are_told_from_none(case, prediction):
+    mixed = values(integration.score(case, prediction, 0))
     strong = simulate(GENES, cells=400, batches=2, batch_strength=1.5)
-    apart = values(scored(problem_of(strong)))
+    apart = values(scored(case_of(strong)))
     for name in ("ilisi", "kbet", "bras"):
         assert apart[name] + 0.15 < mixed[name]
     assert mixed["pcr"] < 0.02 < 0.1 < apart["pcr"]
 
 
-def test_both_baselines_are_there_and_read_the_judged_cells(typed):
+def test_both_baselines_are_there_and_read_the_cells_of_the_case(typed):
     adata = typed.copy()
     adata.obs["cell_type"] = adata.obs["cell_type"].astype(object).replace("type 3", np.nan)
-    problem = problem_of(adata)
-    made = {each.name: each for each in integration.baselines(problem)}
+    case = case_of(adata)
+    made = {each.name: each for each in integration.baselines(case)}
     assert set(integration.BASELINES) <= set(made)
     assert {each.kind for each in made.values()} == {"baseline"}
     known = typed.X[adata.obs["cell_type"].notna().to_numpy()]
-    np.testing.assert_allclose(made[integration.HVG].answer(), features.hvg(known))
-    assert made[integration.PCA].answer().shape == (300, 50)
+    np.testing.assert_allclose(made[integration.HVG].predict(), features.hvg(known))
+    assert made[integration.PCA].predict().shape == (300, 50)
 
 
 def test_same_seed_same_scores_and_intervals_hold_the_figures():
     # Weak types and batches, so that no figure is at its bound.
-    problem = problem_of(
-        simulate(GENES, cells=400, batches=2, type_strength=0.2, batch_strength=0.3)
-    )
-    answer = features.pca(problem.cells.counts)
-    first, second = (integration.score(problem, answer, 5) for _ in range(2))
+    case = case_of(simulate(GENES, cells=400, batches=2, type_strength=0.2, batch_strength=0.3))
+    prediction = features.pca(case.cells.counts)
+    first, second = (integration.score(case, prediction, 5) for _ in range(2))
     assert first == second
     for name, each in first.estimates.items():
         assert 0 <= each.low < each.high <= 1, name
@@ -108,28 +106,28 @@ def test_same_seed_same_scores_and_intervals_hold_the_figures():
 
 
 def test_interval_of_the_silhouette_is_that_of_a_mean():
-    problem = problem_of(simulate(GENES, cells=400, type_strength=0.3))
-    answer = features.pca(problem.cells.counts)
-    found = integration.score(problem, answer, 0).estimates["label_asw"]
-    _, labels = np.unique(problem.labels, return_inverse=True)
-    each = metrics.label_silhouettes(metrics.distances(answer), labels)
+    case = case_of(simulate(GENES, cells=400, type_strength=0.3))
+    prediction = features.pca(case.cells.counts)
+    found = integration.score(case, prediction, 0).estimates["label_asw"]
+    _, labels = np.unique(case.labels, return_inverse=True)
+    each = metrics.label_silhouettes(metrics.distances(prediction), labels)
     error = each.std() / np.sqrt(len(each))
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.35)
 
 
-def test_no_more_than_so_many_cells_are_judged(problem, answer, monkeypatch):
+def test_no_more_than_so_many_cells_are_scored(case, prediction, monkeypatch):
     monkeypatch.setattr(integration, "MOST", 150)
     rows = np.sort(np.random.default_rng(2).permutation(400)[:150])
-    found = integration.score(problem, answer, 2)
+    found = integration.score(case, prediction, 2)
     expected = metrics.explained_by_batch(
-        answer[rows], np.unique(problem.batches[rows], return_inverse=True)[1]
+        prediction[rows], np.unique(case.batches[rows], return_inverse=True)[1]
     )
     assert found.estimates["pcr"].value == pytest.approx(expected)
-    assert values(found) != values(integration.score(problem, answer, 3))
+    assert values(found) != values(integration.score(case, prediction, 3))
 
 
-def test_silhouettes_of_labels_are_broken_down(problem, answer):
-    scores = integration.score(problem, answer, 0)
+def test_silhouettes_of_labels_are_broken_down(case, prediction):
+    scores = integration.score(case, prediction, 0)
     row = scores.breakdowns[integration.BY_LABEL]
     assert set(row) == {f"type {number}" for number in range(4)}
     # As many cells of each.
@@ -139,18 +137,18 @@ def test_silhouettes_of_labels_are_broken_down(problem, answer):
 def test_without_batches_their_figures_are_left_out(typed):
     adata = typed.copy()
     adata.obs = adata.obs[["cell_type"]]
-    problem = problem_of(adata)
-    assert list(scored(problem).estimates) == BIO
-    assert "left out" in problem.about["batch column"]
-    assert integration.HARMONY not in [each.name for each in integration.baselines(problem)]
+    case = case_of(adata)
+    assert list(scored(case).estimates) == BIO
+    assert "left out" in case.about["batch column"]
+    assert integration.HARMONY not in [each.name for each in integration.baselines(case)]
 
 
 def test_batches_of_one_label_each_say_nothing_of_mixing_within_labels(typed):
     adata = typed.copy()
     adata.obs["batch"] = adata.obs["cell_type"].astype(str)
-    problem = problem_of(adata)
-    assert problem.about["labels in two batches or more"] == 0
-    assert list(scored(problem).estimates) == [*BIO, "ilisi", "graph_connectivity", "pcr"]
+    case = case_of(adata)
+    assert case.about["labels in two batches or more"] == 0
+    assert list(scored(case).estimates) == [*BIO, "ilisi", "graph_connectivity", "pcr"]
 
 
 def test_batches_are_found_by_name_and_fitness(typed):
@@ -161,13 +159,13 @@ def test_batches_are_found_by_name_and_fitness(typed):
     adata.obs["sample"] = np.where(np.arange(n) < n / 2, "a", None)
     adata.obs["plate"] = ["p", "q"] * (n // 2)
     adata.obs["chip"] = ["r", "s", "t", "u"] * (n // 4)
-    assert problem_of(adata).about["batch column"] == "plate"
-    named = problem_of(adata, batch="chip")
+    assert case_of(adata).about["batch column"] == "plate"
+    named = case_of(adata, batch="chip")
     assert named.about["batches"] == 4
-    assert named.identity != problem_of(adata).identity
+    assert named.identity != case_of(adata).identity
     # A column of labels is none of batches.
     adata.obs["donor"] = adata.obs["cell_type"]
-    assert problem_of(adata, label="donor").about["batch column"] == "plate"
+    assert case_of(adata, label="donor").about["batch column"] == "plate"
 
 
 def test_cells_without_label_or_batch_and_small_groups_are_left_out(typed):
@@ -179,21 +177,21 @@ def test_cells_without_label_or_batch_and_small_groups_are_left_out(typed):
     batches = adata.obs["batch"].astype(object).to_numpy()
     batches[10:15] = [None, np.nan, "tiny", "tiny", ""]
     adata.obs["batch"] = batches
-    problem = problem_of(adata)
-    assert problem.rows.tolist() == list(range(15, 400))
-    assert sorted(problem.about["left out"].values()) == [4, 5, 6]
-    assert problem.about["labels"] == 4
-    assert (problem.labels == types[15:]).all()
-    assert (problem.batches == batches[15:]).all()
+    case = case_of(adata)
+    assert case.rows.tolist() == list(range(15, 400))
+    assert sorted(case.about["left out"].values()) == [4, 5, 6]
+    assert case.about["labels"] == 4
+    assert (case.labels == types[15:]).all()
+    assert (case.batches == batches[15:]).all()
 
 
 def test_identity_knows_labels_and_batches(typed):
-    problem = problem_of(typed)
-    assert problem_of(typed.copy()).identity == problem.identity
+    case = case_of(typed)
+    assert case_of(typed.copy()).identity == case.identity
     for column in ("cell_type", "batch"):
         adata = typed.copy()
         adata.obs[column] = adata.obs[column].to_numpy()[::-1]
-        assert problem_of(adata).identity != problem.identity
+        assert case_of(adata).identity != case.identity
 
 
 @pytest.mark.parametrize(
@@ -213,7 +211,7 @@ def test_data_that_do_not_do_are_refused_in_a_line(typed, change, options, error
     for name, value in change.items():
         adata.obs[name] = value
     with pytest.raises(error, match=words) as found:
-        problem_of(adata, **options)
+        case_of(adata, **options)
     assert "\n" not in str(found.value)
 
 
@@ -223,7 +221,7 @@ def test_batches_that_only_rare_labels_have_are_refused(typed):
     adata.obs.loc[adata.obs_names[:12], "cell_type"] = [f"rare {number}" for number in range(12)]
     adata.obs["chip"] = np.where(np.arange(400) < 12, "first", "second")
     with pytest.raises(InputError, match="all cells of labels that count are of one chip"):
-        problem_of(adata, batch="chip")
+        case_of(adata, batch="chip")
 
 
 def test_a_corpus_is_passed_over():
@@ -231,21 +229,21 @@ def test_a_corpus_is_passed_over():
         integration.load(Data(name="c", path=Path("c")), [], OPTIONS)
 
 
-def test_vectors_of_no_numbers_are_refused(problem, answer):
-    answer = answer.copy()
-    answer[3, 0] = np.nan
+def test_vectors_of_no_numbers_are_refused(case, prediction):
+    prediction = prediction.copy()
+    prediction[3, 0] = np.nan
     with pytest.raises(InputError, match="no numbers"):
-        integration.score(problem, answer, 0)
+        integration.score(case, prediction, 0)
 
 
-def test_vectors_that_are_all_one_score_nothing(problem):
-    found = values(integration.score(problem, np.ones((400, 8), np.float32), 0))
+def test_vectors_that_are_all_one_score_nothing(case):
+    found = values(integration.score(case, np.ones((400, 8), np.float32), 0))
     assert found["nmi"] == found["ari"] == 0
     assert found["label_asw"] == 0.5
     assert "pcr" not in found
 
 
-def test_models_embed_all_cells_and_answer_for_the_judged_ones(tmp_path):
+def test_models_embed_all_cells_and_return_those_of_the_case(tmp_path):
     save_model(tmp_path / "model")
     adata = simulate(real_genes(N_GENES)[0], cells=120)
     types = adata.obs["cell_type"].astype(object).to_numpy()
@@ -253,15 +251,15 @@ def test_models_embed_all_cells_and_answer_for_the_judged_ones(tmp_path):
     adata.obs["cell_type"] = types
     options = EvaluateOptions(bootstrap=20, device="cpu", threads=1)
     models = read_models([tmp_path / "model"], options, tmp_path / "vectors")
-    (problem,) = integration.load(data_of(adata, options), models, options)
-    methods = [method for model in models for method in integration.answers(problem, model)]
+    (case,) = integration.load(data_of(adata, options), models, options)
+    methods = [method for model in models for method in integration.methods(case, model)]
     assert [method.kind for method in methods] == ["model", "random"]
     for method in methods:
-        vectors = method.answer()
+        vectors = method.predict()
         assert vectors.shape == (108, WIDTH)
-        np.testing.assert_array_equal(vectors, method.model.vectors(problem.whole)[pd.notna(types)])
-        assert list(integration.score(problem, vectors, 0).estimates) == BIO
-    assert problem.origin.names == {"cells"}
+        np.testing.assert_array_equal(vectors, method.model.vectors(case.whole)[pd.notna(types)])
+        assert list(integration.score(case, vectors, 0).estimates) == BIO
+    assert case.provenance.names == {"cells"}
 
 
 @pytest.mark.filterwarnings("default")
@@ -269,21 +267,21 @@ def test_scib_metrics_stands_beside_our_figures(monkeypatch):
     pytest.importorskip("scib_metrics")
     monkeypatch.undo()
     adata = simulate(GENES, cells=400, batches=2, batch_strength=0.5)
-    problem = problem_of(adata)
-    scores = scored(problem)
+    case = case_of(adata)
+    scores = scored(case)
     reference = scores.breakdowns[integration.BY_REFERENCE]
     own = {integration.METRICS[name].title.lower(): each for name, each in values(scores).items()}
     for name in ("iLISI", "graph connectivity", "PCR"):
         assert reference[name] == pytest.approx(own[name.lower()], abs=1e-4)
     assert reference["kBET, all cells"] == pytest.approx(own["kbet"], abs=0.3)
-    assert problem.identity["scib-metrics"]
+    assert case.identity["scib-metrics"]
 
 
 @pytest.mark.filterwarnings("default")
 def test_harmony_mixes_batches_that_principal_components_keep_apart():
     pytest.importorskip("harmonypy")
-    problem = problem_of(simulate(GENES, cells=400, batches=2, batch_strength=1.0))
-    before, after = values(scored(problem)), values(scored(problem, integration.HARMONY))
+    case = case_of(simulate(GENES, cells=400, batches=2, batch_strength=1.0))
+    before, after = values(scored(case)), values(scored(case, integration.HARMONY))
     assert after["ilisi"] > before["ilisi"] + 0.3
     assert after["kbet"] > before["kbet"] + 0.3
     assert after["pcr"] < before["pcr"]
@@ -293,6 +291,6 @@ def test_harmony_mixes_batches_that_principal_components_keep_apart():
 def test_scvi_is_asked_where_it_is_installed(monkeypatch):
     pytest.importorskip("scvi")
     monkeypatch.setattr(features, "SCVI_EPOCHS", 2)
-    problem = problem_of(simulate(GENES, cells=100, batches=2))
-    (method,) = [each for each in integration.baselines(problem) if each.name == integration.SCVI]
-    assert method.answer().shape == (100, 10)
+    case = case_of(simulate(GENES, cells=100, batches=2))
+    (method,) = [each for each in integration.baselines(case) if each.name == integration.SCVI]
+    assert method.predict().shape == (100, 10)

@@ -1,4 +1,4 @@
-"""Whether a model knows its exam: names and hashes of cells, from the corpus to the judge."""
+"""Data leakage: names and hashes of cells, from the corpus to the evaluation."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from cellscribe.config import BuildOptions, EvaluateOptions, SplitOptions
 from cellscribe.corpus.build.build import build_corpus
 from cellscribe.corpus.store import Corpus
 from cellscribe.errors import InputError
-from cellscribe.evaluation.data import read_cells
-from cellscribe.evaluation.leakage import Origin, origin_of, seen
+from cellscribe.evaluation.data import CellProvenance, provenance_of, read_cells
+from cellscribe.evaluation.leakage import seen
 from cellscribe.evaluation.models import Model, read_models
 from cellscribe.families.registry import read_model
 from cellscribe.model.checkpoint import load_checkpoint
@@ -71,27 +71,27 @@ def test_hashes_are_those_of_the_corpus(sources: list[Made], corpus: Corpus) -> 
     for source in sources:
         adata = ad.read_h5ad(source.path)
         expected = [told[name] for name in adata.obs_names]
-        assert origin_of(read_cells(adata, OPTIONS)).hashes.tolist() == expected
+        assert provenance_of(read_cells(adata, OPTIONS)).hashes.tolist() == expected
         shuffled = adata[:, rng.permutation(adata.n_vars)].copy()
-        assert origin_of(read_cells(shuffled, OPTIONS)).hashes.tolist() == expected
+        assert provenance_of(read_cells(shuffled, OPTIONS)).hashes.tolist() == expected
         # one molecule more is another cell
         one_more = adata.copy()
         one_more.X.data[0] += 1
-        assert origin_of(read_cells(one_more, OPTIONS)).hashes.tolist()[1:] == expected[1:]
-        assert origin_of(read_cells(one_more, OPTIONS)).hashes[0] != expected[0]
+        assert provenance_of(read_cells(one_more, OPTIONS)).hashes.tolist()[1:] == expected[1:]
+        assert provenance_of(read_cells(one_more, OPTIONS)).hashes[0] != expected[0]
 
 
 def test_an_empty_cell_has_no_hash(sources: list[Made]) -> None:
     adata = ad.read_h5ad(sources[0].path)
     adata.X.data[adata.X.indptr[4] : adata.X.indptr[5]] = 0
-    assert len(origin_of(read_cells(adata, OPTIONS)).hashes) == adata.n_obs - 1
+    assert len(provenance_of(read_cells(adata, OPTIONS)).hashes) == adata.n_obs - 1
 
 
 def test_names_are_the_files_and_what_obs_says(sources: list[Made]) -> None:
-    assert origin_of(read_cells(sources[0].path, OPTIONS)).names == {"a", "A"}
+    assert provenance_of(read_cells(sources[0].path, OPTIONS)).names == {"a", "A"}
     adata = ad.read_h5ad(sources[0].path)
     adata.obs["source_dataset"] = pd.Categorical(["x", None] * (adata.n_obs // 2))
-    assert origin_of(read_cells(adata, OPTIONS, name="n")).names == {"n", "A", "x"}
+    assert provenance_of(read_cells(adata, OPTIONS, name="n")).names == {"n", "A", "x"}
 
 
 def model_of(folder: Path, trained: Any = (), **more: Any) -> Any:
@@ -100,9 +100,9 @@ def model_of(folder: Path, trained: Any = (), **more: Any) -> Any:
     return SimpleNamespace(random=False, header=header)
 
 
-def origin(*names: str, hashes: Any = None) -> Origin:
+def origin(*names: str, hashes: Any = None) -> CellProvenance:
     hashes = None if hashes is None else np.array(hashes, np.uint64)
-    return Origin(names=frozenset(names), hashes=hashes)
+    return CellProvenance(names=frozenset(names), hashes=hashes)
 
 
 @pytest.mark.parametrize(
@@ -160,10 +160,10 @@ def test_both_reasons_are_told(tmp_path: Path) -> None:
 def test_a_twin_of_random_weights_has_seen_nothing(tmp_path: Path, sources: list[Made]) -> None:
     folder = save_model(tmp_path / "m")
     cells = read_cells(sources[0].path, OPTIONS)
-    write_trained_cells(folder, origin_of(cells).hashes)
+    write_trained_cells(folder, provenance_of(cells).hashes)
     model, twin = read_models([folder], OPTIONS)
-    assert seen(model, origin_of(cells)).startswith("100 %")
-    assert seen(twin, origin_of(cells)) == ""
+    assert seen(model, provenance_of(cells)).startswith("100 %")
+    assert seen(twin, provenance_of(cells)) == ""
     # the file beside the weights is nothing to those who read the model
     assert load_checkpoint(folder).name == read_model(folder).name == "m"
 
@@ -238,7 +238,7 @@ def test_the_bundled_model_knows_its_cells(shared_data: Path) -> None:
     def told(model: Model, name: str) -> str:
         cells = read_cells(shared_data / f"{name}.h5ad", EvaluateOptions(max_cells=300))
         # under another name, hashes alone can tell
-        return seen(model, Origin(names=frozenset(), hashes=origin_of(cells).hashes))
+        return seen(model, CellProvenance(names=frozenset(), hashes=provenance_of(cells).hashes))
 
     assert told(mini, "pbmc3k_10x") == ""
     assert told(mini, "pbmc1k_v2_10x") == "100 % of these cells were in its training"

@@ -5,7 +5,7 @@ import pytest
 from support.simulate import simulate
 
 from cellscribe.evaluation.stats import metrics
-from cellscribe.evaluation.stats.probe import log_norm_pca
+from cellscribe.evaluation.stats.features import pca
 
 GENES = [f"g{number}" for number in range(300)]
 N_BATCHES = 3
@@ -21,7 +21,7 @@ def features(*, type_strength=1.0, batch_strength=0.0, cells=600, batches=N_BATC
         batch_strength=batch_strength,
     )
     labels, batch = (adata.obs[name].cat.codes.to_numpy(int) for name in ("cell_type", "batch"))
-    return log_norm_pca(adata.X, components=20), labels, batch
+    return pca(adata.X, components=20), labels, batch
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from evaluation.masked import (
     N_SPECIAL,
     OPTIONS,
+    case_of,
     packed,
-    problem_of,
     scores_of,
     shuffled,
     values,
@@ -33,11 +33,11 @@ from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig, TrainOptions
 from cellscribe.corpus.store import Corpus, open_corpus
 from cellscribe.evaluation.data import Data, read_cells
-from cellscribe.evaluation.models import Model, read_models
+from cellscribe.evaluation.models import Method, Model, read_models
+from cellscribe.evaluation.scores import UnfitError
 from cellscribe.evaluation.suite import run_suite
-from cellscribe.evaluation.task import Method, UnfitError
 from cellscribe.evaluation.tasks.mlm import baselines, data, masked, task
-from cellscribe.evaluation.tasks.mlm.masked import Questions, Told, ask, ask_network
+from cellscribe.evaluation.tasks.mlm.masked import MaskedCells, Prediction, mask, predict_masked
 from cellscribe.families.registry import ModelHeader
 from cellscribe.model.attention import Lengths
 from cellscribe.model.checkpoint import load_checkpoint, save_checkpoint
@@ -72,12 +72,12 @@ def data_of(corpus: Corpus) -> Data:
     return Data(name=corpus.path.name, path=corpus.path, corpus=corpus)
 
 
-# --- what is asked ---
+# --- masks ---
 
 
 def test_masks_are_the_cards_and_depend_on_the_seed_alone() -> None:
     cells = packed(shuffled(400, 40, least=20))
-    first, again, other = (ask(cells, vocabulary(40), seed) for seed in (0, 0, 1))
+    first, again, other = (mask(cells, vocabulary(40), seed) for seed in (0, 0, 1))
     assert np.array_equal(first.given_N, again.given_N)
     assert not np.array_equal(first.given_N, other.given_N)
     np.testing.assert_array_equal(np.diff(first.bounds), np.rint(0.15 * cells.lengths_B))
@@ -109,30 +109,30 @@ def test_a_network_is_read_as_torch_reads_it(cls_token: bool, sep_token: bool) -
     initialise(network, 1)
     with torch.no_grad():
         network.bias.copy_(torch.randn(len(table), generator=torch.Generator().manual_seed(0)))
-    questions = ask(packed(shuffled(20, 40)), table, 2)
+    masked_cells = mask(packed(shuffled(20, 40)), table, 2)
     around = table.around(cls_token, sep_token)
-    told = ask_network(network, questions, around, N_SPECIAL, threads=2)
+    prediction = predict_masked(network, masked_cells, around, N_SPECIAL, threads=2)
     for cell in range(20):
-        start, end = questions.ranked.offsets[cell : cell + 2]
-        tokens = torch.tensor([*around[0], *questions.given_N[start:end], *around[1]])
-        here = slice(questions.bounds[cell], questions.bounds[cell + 1])
-        places = questions.chosen_M[here] - start + len(around[0])
+        start, end = masked_cells.ranked.offsets[cell : cell + 2]
+        tokens = torch.tensor([*around[0], *masked_cells.given_N[start:end], *around[1]])
+        here = slice(masked_cells.bounds[cell], masked_cells.bounds[cell + 1])
+        places = masked_cells.chosen_M[here] - start + len(around[0])
         with torch.no_grad():
             logits = network(tokens[None], Lengths((len(tokens),), torch.device("cpu")))[0, places]
-        targets = torch.from_numpy(questions.targets_M[here])
+        targets = torch.from_numpy(masked_cells.targets_M[here])
         losses = F.cross_entropy(logits, targets, reduction="none")
-        np.testing.assert_allclose(told.losses_M[here], losses.numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(prediction.losses_M[here], losses.numpy(), rtol=1e-4, atol=1e-5)
         order = logits[:, N_SPECIAL:].argsort(1, descending=True) + N_SPECIAL
         above = (order == targets[:, None]).nonzero()[:, 1]
-        np.testing.assert_array_equal(told.above_M[here], above.numpy())
-    assert (told.ties_M == 1).all()
+        np.testing.assert_array_equal(prediction.above_M[here], above.numpy())
+    assert (prediction.ties_M == 1).all()
 
 
 def test_the_loss_is_that_of_trainings_validation(corpus: Corpus, tmp_path: Path) -> None:
     options = replace(OPTIONS, max_cells=50)
     models = read_models([save_bert(tmp_path / "bert", corpus.vocabulary)], options)
-    problems = {p.name: p for p in task.load(data_of(corpus), models, options)}
-    assert list(problems) == ["made-up val", "made-up test", "made-up test_unseen"]
+    cases = {p.name: p for p in task.load(data_of(corpus), models, options)}
+    assert list(cases) == ["made-up val", "made-up test", "made-up test_unseen"]
     checkpoint = load_checkpoint(tmp_path / "bert")
     # so few cells that which are read counts too
     for seed, n_cells in ((0, 40), (1, 40), (0, 15)):
@@ -143,9 +143,9 @@ def test_the_loss_is_that_of_trainings_validation(corpus: Corpus, tmp_path: Path
             patch.setattr(data, "CELLS", n_cells)
             posed = {p.name: p for p in task.load(data_of(corpus), models, options)}
         for split, loss in wanted.items():
-            problem = posed[f"made-up {split}"]
-            (method,) = task.answers(problem, models[0])
-            scores = task.score(problem, method.answer(), seed)
+            case = posed[f"made-up {split}"]
+            (method,) = task.methods(case, models[0])
+            scores = task.score(case, method.predict(), seed)
             assert scores.estimates["loss"].value == pytest.approx(loss, abs=1e-4)
             # cells differ in length: the other mean is another number
             assert abs(scores.estimates["loss_per_token"].value - loss) > 1e-4
@@ -160,8 +160,8 @@ def test_random_weights_know_nothing_and_training_teaches(tmp_path: Path) -> Non
     trained = run_training(folder, tmp_path / "run", options=training)
     assert trained is not None
     models = read_models([trained], OPTIONS)
-    for problem in task.load(data_of(open_corpus(folder)), models, OPTIONS):
-        found = {name: values(each) for name, each in scores_of(problem).items()}
+    for case in task.load(data_of(open_corpus(folder)), models, OPTIONS):
+        found = {name: values(each) for name, each in scores_of(case).items()}
         ours, twin = (found[model.name] for model in models)
         assert twin["loss"] == pytest.approx(math.log(155), rel=0.02)
         assert twin["top1"] < 0.1
@@ -172,52 +172,54 @@ def test_random_weights_know_nothing_and_training_teaches(tmp_path: Path) -> Non
 
 def test_the_twin_has_a_new_head_as_well(corpus: Corpus, tmp_path: Path) -> None:
     models = read_models([save_bert(tmp_path / "bert", corpus.vocabulary)], OPTIONS)
-    problem = task.load(data_of(corpus), models, OPTIONS)[0]
-    found: dict[str, Told] = {}
+    case = task.load(data_of(corpus), models, OPTIONS)[0]
+    found: dict[str, Prediction] = {}
     for model in (models[1], Model(**{**vars(models[1]), "random": False})):
-        (method,) = task.answers(problem, model)
-        found[method.kind] = method.answer()(problem.questions(0))
+        (method,) = task.methods(case, model)
+        found[method.kind] = method.predict()(case.masked_cells(0))
     assert not np.allclose(found["random"].losses_M, found["model"].losses_M)
     network = load_checkpoint(tmp_path / "bert").model
     initialise(network, seed=OPTIONS.seed + 1)
-    told = ask_network(network, problem.questions(0), ((0,), ()), N_SPECIAL)
-    np.testing.assert_allclose(found["random"].losses_M, told.losses_M, rtol=1e-5)
+    prediction = predict_masked(network, case.masked_cells(0), ((0,), ()), N_SPECIAL)
+    np.testing.assert_allclose(found["random"].losses_M, prediction.losses_M, rtol=1e-5)
 
 
 # --- scores ---
 
 
-def told_by(rule: Callable[[Questions], np.ndarray]) -> Callable[[Questions], Told]:
-    def answer(questions: Questions) -> Told:
-        losses = rule(questions)
+def told_by(rule: Callable[[MaskedCells], np.ndarray]) -> Callable[[MaskedCells], Prediction]:
+    def predict(masked_cells: MaskedCells) -> Prediction:
+        losses = rule(masked_cells)
         n = len(losses)
-        return Told(losses_M=losses, above_M=np.zeros(n, np.int64), ties_M=np.ones(n, np.int64))
+        return Prediction(
+            losses_M=losses, above_M=np.zeros(n, np.int64), ties_M=np.ones(n, np.int64)
+        )
 
-    return answer
+    return predict
 
 
 def test_who_knows_everything_loses_nothing() -> None:
-    problem = problem_of(shuffled(30, 40), 40, shuffled(5, 40))
-    scores = task.score(problem, told_by(lambda q: np.zeros(len(q.chosen_M))), 0)
+    case = case_of(shuffled(30, 40), 40, shuffled(5, 40))
+    scores = task.score(case, told_by(lambda q: np.zeros(len(q.chosen_M))), 0)
     assert values(scores) == {"loss": 0, "loss_per_token": 0, "top1": 1, "top5": 1}
     for estimate in scores.estimates.values():
         assert estimate.low == estimate.value == estimate.high
 
 
 def test_hits_among_ties_are_expected_ones() -> None:
-    told = Told(losses_M=np.zeros(5), above_M=np.array([0, 0, 4, 5, 3]),
+    prediction = Prediction(losses_M=np.zeros(5), above_M=np.array([0, 0, 4, 5, 3]),
                 ties_M=np.array([1, 4, 1, 1, 4]))  # fmt: skip
-    assert told.hits_M(1).tolist() == [1, 0.25, 0, 0, 0]
-    assert told.hits_M(5).tolist() == [1, 1, 1, 0, 0.5]
+    assert prediction.hits_M(1).tolist() == [1, 0.25, 0, 0, 0]
+    assert prediction.hits_M(5).tolist() == [1, 1, 1, 0, 0.5]
 
 
 def test_breakdowns_recombine_to_the_totals() -> None:
     """Losses are made up of everything that breakdowns look at."""
-    problem = problem_of(shuffled(200, 150), 150, shuffled(5, 150))
-    q = problem.questions(0)
+    case = case_of(shuffled(200, 150), 150, shuffled(5, 150))
+    q = case.masked_cells(0)
     lengths = q.ranked.lengths_B
     losses = 1.0 * q.corruptions_M + q.ranks_M / 50 + lengths[q.cells_M] / 100
-    scores = task.score(problem, told_by(lambda _: losses), 0)
+    scores = task.score(case, told_by(lambda _: losses), 0)
     means = np.array([losses[q.cells_M == cell].mean() for cell in range(200)])
     assert values(scores)["loss"] == pytest.approx(means.mean(), rel=1e-12)
     assert values(scores)["loss_per_token"] == pytest.approx(losses.mean(), rel=1e-12)
@@ -247,8 +249,8 @@ def test_breakdowns_recombine_to_the_totals() -> None:
 def test_intervals_hold_the_figure_and_narrow_with_more_cells() -> None:
     widths = []
     for n_cells in (20, 500):
-        problem = problem_of(shuffled(n_cells, 40, least=10), 40, shuffled(5, 40))
-        scores = task.score(problem, told_by(lambda q: 1.0 * q.ranks_M), 0)
+        case = case_of(shuffled(n_cells, 40, least=10), 40, shuffled(5, 40))
+        scores = task.score(case, told_by(lambda q: 1.0 * q.ranks_M), 0)
         for estimate in scores.estimates.values():
             assert estimate.low <= estimate.value <= estimate.high
         for name in ("loss", "loss_per_token"):
@@ -257,7 +259,7 @@ def test_intervals_hold_the_figure_and_narrow_with_more_cells() -> None:
     assert widths[3] < widths[1] / 2
 
 
-# --- problems ---
+# --- cases ---
 
 
 def file_of(n_cells: int = 60) -> Data:
@@ -270,21 +272,21 @@ def file_of(n_cells: int = 60) -> Data:
 def test_a_file_is_read_as_the_model_reads_it(tiny_model: Path) -> None:
     models = read_models([tiny_model], OPTIONS)
     data = file_of()
-    (problem,) = task.load(data, models, OPTIONS)
-    assert problem.name == "cells"
-    assert problem.models == models
-    assert problem.origin.names == {"cells"}
+    (case,) = task.load(data, models, OPTIONS)
+    assert case.name == "cells"
+    assert case.models == models
+    assert case.provenance.names == {"cells"}
     # one of them is empty
-    assert problem.about["cells"] == 59
-    assert problem.about["cells without a known gene"] == 1
+    assert case.about["cells"] == 59
+    assert case.about["cells without a known gene"] == 1
     assert data.cells is not None
     bert = models[0].embedder.cells
     genes = models[0].header.map_genes(data.cells.var)
     theirs = bert.tokenize(data.cells.counts, genes.token)
-    np.testing.assert_array_equal(problem.ranked.tokens_N, theirs.tokens)
-    assert 3 not in problem.ranked.numbers_B
-    assert problem.ranked.lengths_B.max() == CONTEXT
-    assert problem.identity["data"] == data.cells.hash
+    np.testing.assert_array_equal(case.ranked.tokens_N, theirs.tokens)
+    assert 3 not in case.ranked.numbers_B
+    assert case.ranked.lengths_B.max() == CONTEXT
+    assert case.identity["data"] == data.cells.hash
 
 
 def test_what_differs_in_reading_is_a_problem_of_its_own(tiny_model: Path, tmp_path: Path) -> None:
@@ -295,30 +297,30 @@ def test_what_differs_in_reading_is_a_problem_of_its_own(tiny_model: Path, tmp_p
         initialise(network, 0)
         save_checkpoint(tmp_path / name, network, checkpoint.vocabulary, {})
     models = read_models([tiny_model, tmp_path / "short", tmp_path / "bare"], OPTIONS)
-    problems = task.load(file_of(), models, OPTIONS)
-    assert [p.name for p in problems] == [
+    cases = task.load(file_of(), models, OPTIONS)
+    assert [p.name for p in cases] == [
         "cells (context 48, [CLS])",
         "cells (context 20, [CLS])",
         "cells (context 48, no [CLS])",
     ]
-    assert [[m.name.split(",")[0] for m in p.models] for p in problems] == [
+    assert [[m.name.split(",")[0] for m in p.models] for p in cases] == [
         [name] * 2 for name in ("tiny", "short", "bare")
     ]
-    assert len({str(p.identity) for p in problems}) == 3
+    assert len({str(p.identity) for p in cases}) == 3
 
 
-def test_origins_of_a_split(corpus: Corpus, tmp_path: Path) -> None:
+def test_provenance_of_a_split(corpus: Corpus, tmp_path: Path) -> None:
     models = read_models([save_bert(tmp_path / "bert", corpus.vocabulary)], OPTIONS)
-    for problem in task.load(data_of(corpus), models, OPTIONS):
-        split = problem.name.split()[1]
+    for case in task.load(data_of(corpus), models, OPTIONS):
+        split = case.name.split()[1]
         table = pq.read_table(corpus.token_files(split)[0]).to_pandas()
-        hashes = table.set_index("cell").loc[problem.ranked.numbers_B, "cell_hash"]
-        assert problem.origin.hashes is not None
-        np.testing.assert_array_equal(problem.origin.hashes, hashes)
-        assert problem.origin.names == set(table["dataset_id"])
+        hashes = table.set_index("cell").loc[case.ranked.numbers_B, "cell_hash"]
+        assert case.provenance.hashes is not None
+        np.testing.assert_array_equal(case.provenance.hashes, hashes)
+        assert case.provenance.names == set(table["dataset_id"])
     # a dataset with other cells in train does not mark a model by its name
     corpus.manifest["datasets"]["val-0"]["side"] = "train"
-    origin = data._origin(corpus, "val", np.arange(100, 140))
+    origin = data._provenance(corpus, "val", np.arange(100, 140))
     corpus.manifest["datasets"]["val-0"]["side"] = "holdout"
     assert origin.names == {"val-1", "val-2"}
 
@@ -327,8 +329,8 @@ def test_baselines_of_a_corpus_are_counted_in_its_training_cells(
     corpus: Corpus, tmp_path: Path
 ) -> None:
     models = read_models([save_bert(tmp_path / "bert", corpus.vocabulary)], OPTIONS)
-    problem = task.load(data_of(corpus), models, OPTIONS)[0]
-    ((cells, counts),) = problem.count(5)
+    case = task.load(data_of(corpus), models, OPTIONS)[0]
+    ((cells, counts),) = case.count(5)
     assert cells.all()
     train = pq.read_table(corpus.token_files("train")[0])["input_ids"].to_pylist()
     wanted = Counter(gene for cell in train for gene in cell)
@@ -346,13 +348,13 @@ def test_models_without_a_head_are_told_so(corpus: Corpus, tmp_path: Path) -> No
     header = ModelHeader(name="scgpt", directory=other.directory, family="scgpt",
                          table=other.table, provenance={})  # fmt: skip
     stranger = Model(name="scgpt", path="", options=OPTIONS, header=header)
-    problems = task.load(data_of(corpus), [*models, stranger], OPTIONS)
-    assert [len(p.models) for p in problems] == [4, 3, 3]
+    cases = task.load(data_of(corpus), [*models, stranger], OPTIONS)
+    assert [len(p.models) for p in cases] == [4, 3, 3]
     with pytest.raises(UnfitError, match="bare is left out: it came without a masked-gene head"):
-        task.answers(problems[0], models[1])
+        task.methods(cases[0], models[1])
     with pytest.raises(UnfitError, match="scgpt is left out: mlm asks BERTs of ranked genes"):
-        task.answers(problems[0], stranger)
-    methods: list[Method] = task.answers(problems[0], models[0])
+        task.methods(cases[0], stranger)
+    methods: list[Method] = task.methods(cases[0], models[0])
     assert [(m.name, m.kind) for m in methods] == [("bert", "model")]
     with pytest.raises(UnfitError, match=r"no model is one \(scgpt\)"):
         task.load(data_of(corpus), [stranger], OPTIONS)
@@ -365,9 +367,9 @@ def test_a_corpus_of_other_genes_and_one_without_a_holdout(
     with pytest.raises(UnfitError, match="no model has the corpus's gene table"):
         task.load(data_of(corpus), strangers, OPTIONS)
     ours = read_models([save_bert(tmp_path / "bert", corpus.vocabulary)], OPTIONS)
-    problem, *_ = task.load(data_of(corpus), [*ours, *strangers], OPTIONS)
+    case, *_ = task.load(data_of(corpus), [*ours, *strangers], OPTIONS)
     with pytest.raises(UnfitError, match="tiny is left out: its gene table"):
-        task.answers(problem, strangers[0])
+        task.methods(case, strangers[0])
     whole = open_corpus(write_corpus(tmp_path / "whole", {"train": [60]}))
     with pytest.raises(UnfitError, match="all cells are for training"):
         task.load(data_of(whole), ours, OPTIONS)
@@ -390,8 +392,8 @@ def test_the_suite_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert {r.method for r in results} == {"tiny", "tiny, random weights", *task.BASELINES}
     losses = {r.seed: r.scores.estimates["loss"].value for r in results if r.method == "tiny"}
     assert losses[0] != losses[1]
-    # all is on disk now: nobody is asked again
+    # all is on disk now: nothing is predicted again
     monkeypatch.setattr(task, "score", None)
-    monkeypatch.setattr(masked, "ask", None)
+    monkeypatch.setattr(masked, "mask", None)
     again = run_suite(*arguments)
     assert [r.scores.estimates for r in again] == [r.scores.estimates for r in results]

@@ -7,22 +7,24 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from evaluation.masked import N_SPECIAL, best_prior, packed, problem_of, scores_of, shuffled, values
+from evaluation.masked import N_SPECIAL, best_prior, case_of, packed, scores_of, shuffled, values
 
 from cellscribe.evaluation.tasks.mlm import baselines, task
-from cellscribe.evaluation.tasks.mlm.masked import Questions, Told
+from cellscribe.evaluation.tasks.mlm.masked import MaskedCells, Prediction
 
 
 def test_all_genes_alike_lose_the_logarithm_of_their_number() -> None:
-    problem = problem_of(shuffled(30, 40), 40, shuffled(5, 40))
-    found = scores_of(problem)[baselines.ALIKE]
+    case = case_of(shuffled(30, 40), 40, shuffled(5, 40))
+    found = scores_of(case)[baselines.ALIKE]
     assert values(found) == pytest.approx(
         {"loss": math.log(40), "loss_per_token": math.log(40), "top1": 1 / 40, "top5": 5 / 40},
         rel=1e-12,
     )
 
 
-def by_hand(questions: Questions, train: list[list[int]], n_genes: int, name: str) -> Told:
+def by_hand(
+    masked_cells: MaskedCells, train: list[list[int]], n_genes: int, name: str
+) -> Prediction:
     """Gene by gene, with plain sums; ranks 1 to 4 have a bin each."""
     genes = range(N_SPECIAL, N_SPECIAL + n_genes)
     count = Counter(gene for cell in train for gene in cell)
@@ -30,32 +32,32 @@ def by_hand(questions: Questions, train: list[list[int]], n_genes: int, name: st
     share = {gene: (count[gene] + 0.5) / total for gene in genes}
     at_rank = [Counter(cell[rank] for cell in train if len(cell) > rank) for rank in range(4)]
     prior = best_prior(at_rank, share)
-    told = []
-    for place, gene in zip(range(len(questions.chosen_M)), questions.targets_M, strict=True):
-        here = at_rank[questions.ranks_M[place]]
+    prediction = []
+    for place, gene in zip(range(len(masked_cells.chosen_M)), masked_cells.targets_M, strict=True):
+        here = at_rank[masked_cells.ranks_M[place]]
         p = share
         if name != baselines.UNIGRAM:
             n = sum(here.values())
             p = {g: (here[g] + prior * share[g]) / (n + prior) for g in genes}
         if name == baselines.NOT_VISIBLE:
-            visible = set(questions.visible(questions.cells_M[place]).tolist())
+            visible = set(masked_cells.visible(masked_cells.cells_M[place]).tolist())
             p = {g: each for g, each in p.items() if g not in visible}
             p = {g: each / sum(p.values()) for g, each in p.items()}
         above = sum(each > p[gene] * (1 + 1e-9) for each in p.values())
         ties = sum(math.isclose(each, p[gene], rel_tol=1e-9) for each in p.values())
-        told.append((-math.log(p[gene]), above, ties))
-    losses, above, ties = (np.array(column) for column in zip(*told, strict=True))
-    return Told(losses_M=losses, above_M=above, ties_M=ties)
+        prediction.append((-math.log(p[gene]), above, ties))
+    losses, above, ties = (np.array(column) for column in zip(*prediction, strict=True))
+    return Prediction(losses_M=losses, above_M=above, ties_M=ties)
 
 
 @pytest.mark.parametrize("name", task.BASELINES[1:])
 def test_counted_baselines_are_those_counted_by_hand(name: str) -> None:
     train = [[5, 6, 7], [6, 5, 8, 9], [5, 6], [5, 7, 6, 10], [5, 9, 6]]
     cells = [[6, 5, 7, 8], [5, 6, 7], [10, 5], [9, 6, 5, 7], [7], [5, 8, 6, 9]]
-    problem = problem_of(cells, 6, train)
-    questions = problem.questions(3)
-    (method,) = (each for each in task.baselines(problem) if each.name == name)
-    found, wanted = method.answer()(questions), by_hand(questions, train, 6, name)
+    case = case_of(cells, 6, train)
+    masked_cells = case.masked_cells(3)
+    (method,) = (each for each in task.baselines(case) if each.name == name)
+    found, wanted = method.predict()(masked_cells), by_hand(masked_cells, train, 6, name)
     np.testing.assert_allclose(found.losses_M, wanted.losses_M, rtol=1e-12)
     np.testing.assert_array_equal(found.above_M, wanted.above_M)
     np.testing.assert_array_equal(found.ties_M, wanted.ties_M)
@@ -63,7 +65,7 @@ def test_counted_baselines_are_those_counted_by_hand(name: str) -> None:
 
 def test_where_a_rank_tells_the_gene_only_the_ranked_baselines_know_it() -> None:
     order = list(range(N_SPECIAL, N_SPECIAL + 40))
-    found = scores_of(problem_of([order] * 20, 40, [order] * 2_000))
+    found = scores_of(case_of([order] * 20, 40, [order] * 2_000))
     plain, ranked, hidden = (values(found[name]) for name in task.BASELINES[1:])
     assert plain["loss"] == pytest.approx(math.log(40), abs=1e-6)
     # eight bins hold one rank each, the last one nine: between 0 and ln 9
@@ -77,7 +79,7 @@ def test_where_order_tells_nothing_ranks_are_of_no_use_and_what_is_visible_is() 
     rng = np.random.default_rng(0)
     genes = np.arange(N_SPECIAL, N_SPECIAL + 40)
     train, cells = ([rng.permutation(genes).tolist() for _ in range(n)] for n in (2_000, 50))
-    found = scores_of(problem_of(cells, 40, train))
+    found = scores_of(case_of(cells, 40, train))
     plain, ranked, hidden = (values(found[name]) for name in task.BASELINES[1:])
     assert plain["loss"] == pytest.approx(math.log(40), abs=1e-6)
     assert ranked["loss"] == pytest.approx(math.log(40), abs=0.03)
@@ -87,8 +89,9 @@ def test_where_order_tells_nothing_ranks_are_of_no_use_and_what_is_visible_is() 
     assert hidden["top5"] == pytest.approx(5 / 6, abs=0.08)
 
 
-def test_each_half_of_a_file_is_judged_by_the_other() -> None:
-    # cell i shows gene i and nothing else: in a table that judges it, its gene is not counted
+def test_each_half_of_a_file_is_predicted_from_the_other() -> None:
+    # cell i shows gene i and nothing else: in the table that it is predicted from, its gene is not
+    # counted
     cells = packed([[N_SPECIAL + i] for i in range(30)])
     count = baselines.halves(cells, np.arange(3, 21), 1, N_SPECIAL + 30)
     tables = count(0)

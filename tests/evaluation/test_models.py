@@ -1,7 +1,9 @@
-"""Models under judgement and their twins of random weights."""
+"""Models that are evaluated, and their twins with random weights."""
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anndata as ad
@@ -12,11 +14,18 @@ from families import every
 from scipy.sparse import csr_matrix
 from support.tiny import real_genes, save_model, some_counts
 
-from cellscribe.config import EvaluateOptions, ImportOptions
+from cellscribe.config import EvaluateOptions, ImportOptions, ModelOptions
 from cellscribe.errors import InputError
 from cellscribe.evaluation import models as module
 from cellscribe.evaluation.data import Cells, read_cells
-from cellscribe.evaluation.models import RANDOM, SPREAD, Model, randomise, read_models
+from cellscribe.evaluation.models import (
+    RANDOM,
+    SPREAD,
+    Model,
+    model_options,
+    randomise,
+    read_models,
+)
 from cellscribe.families.importing import import_model
 from cellscribe.inference.embedder import Embedder, load
 
@@ -131,8 +140,6 @@ def changed_copy(source: Path, folder: Path) -> Path:
 
 
 def test_what_decides_vectors_is_in_the_fingerprint(tmp_path: Path, tiny_model: Path) -> None:
-    from dataclasses import replace
-
     def fingerprints(path: Path, **changes: int) -> list[str]:
         return [model.fingerprint for model in read_models([path], replace(OPTIONS, **changes))]
 
@@ -163,3 +170,102 @@ def test_reading_models_loads_no_weights(tiny_model: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(module, "randomise", refuse)
     assert all(isinstance(model, Model) for model in read_models([tiny_model], OPTIONS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooled(EvaluateOptions):
+    """Options with the fields of `ModelOptions`."""
+
+    pool: str | None = None
+    hidden_layer: int | None = None
+    target_depth: str | None = None
+
+
+POOLED = Pooled(threads=1, precision="float32")
+
+
+def test_the_pooling_that_is_asked_for_is_loaded(tiny_model: Path, cells: Cells) -> None:
+    options = replace(POOLED, hidden_layer=-2)
+    assert model_options(options) == ModelOptions(hidden_layer=-2)
+    assert model_options(OPTIONS) == ModelOptions()
+    model, twin = read_models([tiny_model], options)
+    given = load(
+        tiny_model, device="cpu", precision="float32", threads=1, options=model_options(options)
+    )
+    np.testing.assert_array_equal(model.vectors(cells), given.embed(cells.adata))
+    plain = read_models([tiny_model], OPTIONS)
+    assert model.embedder.pooling == twin.embedder.pooling != plain[0].embedder.pooling
+    for ours, theirs in zip((model, twin), plain, strict=True):
+        assert not np.allclose(ours.vectors(cells), theirs.vectors(cells))
+    with pytest.raises(InputError, match="pool"):
+        read_models([tiny_model], replace(POOLED, pool="no such"))[0].vectors(cells)
+
+
+def test_the_pooling_is_in_the_fingerprint_only_if_it_is_asked_for(
+    tmp_path: Path, tiny_model: Path, cells: Cells
+) -> None:
+    def fingerprints(options: EvaluateOptions) -> list[str]:
+        models = read_models([tiny_model], options, tmp_path / "cache")
+        for model in models:
+            model.vectors(cells)
+        return [model.fingerprint for model in models]
+
+    plain = fingerprints(OPTIONS)
+    facts = read_models([tiny_model], OPTIONS)[0].facts
+    parts = [facts[name] for name in ("hash", "pooling", "genes", "random", "precision")]
+    # written down here, for stored results and vectors are found by it
+    assert plain[0] == hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    assert fingerprints(POOLED) == plain
+    layers = [fingerprints(replace(POOLED, hidden_layer=layer)) for layer in (-1, -2)]
+    pool = fingerprints(replace(POOLED, pool="genes"))
+    assert len({*plain, *layers[0], *layers[1], *pool}) == 8
+    assert len(list((tmp_path / "cache").iterdir())) == 8
+
+
+def test_a_loaded_model_is_used_as_it_is(
+    tmp_path: Path, tiny_model: Path, cells: Cells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ModelOptions(hidden_layer=-2)
+    loaded = load(tiny_model, device="cpu", precision="float32", threads=1, options=options)
+    other = save_model(tmp_path / "other", all_genes=True)
+    models = read_models([loaded, other], replace(OPTIONS, precision="auto"))
+    model, _, twin, _ = models
+    assert [m.name for m in models] == ["tiny", "other", f"tiny, {RANDOM}", f"other, {RANDOM}"]
+    assert model.embedder is loaded
+    assert Path(model.path) == model.header.directory == loaded.header.directory
+    np.testing.assert_array_equal(model.vectors(cells), loaded.embed(cells.adata))
+    # its twin reads cells as it does, and leaves its weights alone
+    by_name = read_models([tiny_model], replace(POOLED, hidden_layer=-2))[1]
+    np.testing.assert_array_equal(twin.vectors(cells), by_name.vectors(cells))
+    np.testing.assert_array_equal(model.vectors(cells), loaded.embed(cells.adata))
+    assert twin.embedder is not loaded
+    assert (twin.embedder.threads, twin.embedder.precision) == (1, "float32")
+
+
+def test_a_loaded_model_has_the_fingerprint_of_its_directory(tiny_model: Path) -> None:
+    loaded = load(tiny_model, device="cpu", precision="float32", threads=1)
+    ours = [model.fingerprint for model in read_models([loaded], OPTIONS)]
+    assert ours == [model.fingerprint for model in read_models([tiny_model], OPTIONS)]
+
+
+def test_a_loaded_model_is_refused_twice_or_with_a_pooling(tiny_model: Path) -> None:
+    loaded = load(tiny_model, device="cpu", precision="float32", threads=1)
+    for pair in ([loaded, tiny_model], [tiny_model, loaded], [loaded, loaded]):
+        with pytest.raises(InputError, match="tiny is given twice"):
+            read_models(pair, OPTIONS)
+    with pytest.raises(InputError, match="tiny is loaded already, so that hidden_layer cannot"):
+        read_models([loaded], replace(POOLED, hidden_layer=-2))
+
+
+@pytest.mark.parametrize("family", every.FAMILIES)
+def test_loaded_models_of_every_family_have_twins(family: str, tmp_path: Path) -> None:
+    """The same twin as of the directory, though the model has been at work before."""
+    source, genes = every.write(family, tmp_path / "published")
+    folder = tmp_path / "model"
+    import_model(source, folder, ImportOptions(genes=genes), log=lambda line: None)
+    loaded = load(folder, device="cpu", precision="float32", threads=1)
+    adata = every.cells_of(folder)
+    before = loaded.embed(adata)
+    twins = [read_models([each], OPTIONS)[1].embedder for each in (loaded, folder)]
+    np.testing.assert_array_equal(twins[0].embed(adata), twins[1].embed(adata))
+    np.testing.assert_array_equal(loaded.embed(adata), before)

@@ -15,7 +15,7 @@ from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
 from cellscribe.evaluation.data import Data, read_cells
 from cellscribe.evaluation.models import read_models
-from cellscribe.evaluation.task import UnfitError
+from cellscribe.evaluation.scores import UnfitError
 from cellscribe.evaluation.tasks.perturbation import baselines as predictors
 from cellscribe.evaluation.tasks.perturbation import task as task
 from cellscribe.evaluation.tasks.perturbation.splits import split_perturbations
@@ -110,27 +110,27 @@ def test_principal_components_are_those_of_scikit_learn() -> None:
 
 
 @cache
-def screen(effect: float, seed: int = 0) -> task.Problem:
+def screen(effect: float, seed: int = 0) -> task.Case:
     """12 knock-downs of some 33 cells each, and 400 control cells, of 200 genes."""
     adata = simulate(
         real_genes(200)[0], cells=800, types=1, knockdowns=12, knockdown_effect=effect, seed=seed
     )
-    return problem_of(adata)
+    return case_of(adata)
 
 
-def problem_of(adata, models=(), name: str = "screen") -> task.Problem:
+def case_of(adata, models=(), name: str = "screen") -> task.Case:
     cells = read_cells(adata, OPTIONS, name=name)
-    [problem] = task.load(Data(name=name, path=Path(name), cells=cells), models, OPTIONS)
-    return problem
+    [case] = task.load(Data(name=name, path=Path(name), cells=cells), models, OPTIONS)
+    return case
 
 
-def scores_of(problem: task.Problem, seed: int = 0) -> dict[str, dict[str, float]]:
+def scores_of(case: task.Case, seed: int = 0) -> dict[str, dict[str, float]]:
     return {
         method.name: {
             metric: estimate.value
-            for metric, estimate in task.score(problem, method.answer(), seed).estimates.items()
+            for metric, estimate in task.score(case, method.predict(), seed).estimates.items()
         }
-        for method in task.baselines(problem)
+        for method in task.baselines(case)
     }
 
 
@@ -166,7 +166,7 @@ def test_strong_knock_downs_are_told_apart_and_foretold_and_absent_ones_are_not(
 def test_who_knows_the_truth_scores_best() -> None:
     """The simulator's own log fold changes, applied to counts per 10,000 of control cells."""
     adata = simulate(real_genes(200)[0], cells=1200, types=1, knockdowns=12, seed=0)
-    problem = problem_of(adata)
+    case = case_of(adata)
     known = adata.uns["truth"]["knockdowns"]
 
     def predict(training: predictors.Training, targets: predictors.Targets):
@@ -175,10 +175,10 @@ def test_who_knows_the_truth_scores_best() -> None:
         changed *= counts.sum() / changed.sum(axis=1, keepdims=True)
         return predictors.Predicted(deltas=np.log1p(changed) - training.control)
 
-    split = split_perturbations(problem.conditions.targets, seed=0, validation=False)
-    found, _ = task.response(problem, predict, split, seed=0)
+    split = split_perturbations(case.conditions.targets, seed=0, validation=False)
+    found, _ = task.response(case, predict, split, seed=0)
     means = {metric: float(values.mean()) for metric, values in found.items()}
-    baseline = scores_of(problem)["training mean"]
+    baseline = scores_of(case)["training mean"]
     assert means["pds"] == 1
     assert means["pearson_delta"] > 0.5 > baseline["pearson_delta"]
     assert means["pearson_delta_top20"] > 0.9
@@ -188,33 +188,33 @@ def test_who_knows_the_truth_scores_best() -> None:
 
 
 def test_predictors_see_nothing_of_what_is_tested() -> None:
-    problem = screen(1.0)
-    split = split_perturbations(problem.conditions.targets, seed=0, validation=False)
+    case = screen(1.0)
+    split = split_perturbations(case.conditions.targets, seed=0, validation=False)
     shown = []
 
     def predict(training: predictors.Training, targets: predictors.Targets):
         shown.append(training)
         return predictors.training_mean(training, targets)
 
-    task.response(problem, predict, split, seed=0)
-    tested = {gene for name in split.test for gene in problem.conditions.targets[name]}
+    task.response(case, predict, split, seed=0)
+    tested = {gene for name in split.test for gene in case.conditions.targets[name]}
     assert not tested & {gene for genes in shown[0].targets for gene in genes}
-    seen = problem.profiles(0)
+    seen = case.profiles(0)
     assert np.array_equal(shown[0].control, seen.start)
     assert not np.allclose(seen.start, seen.control)
 
 
 def test_scores_depend_on_the_seed_alone() -> None:
-    problem, again = screen(1.0), problem_of(
+    case, again = screen(1.0), case_of(
         simulate(
             real_genes(200)[0], cells=800, types=1, knockdowns=12, knockdown_effect=1.0, seed=0
         )
     )  # fmt: skip
-    assert problem.identity == again.identity
-    method, same = task.baselines(problem)[3], task.baselines(again)[3]
-    first = task.score(problem, method.answer(), 4)
-    assert first == task.score(again, same.answer(), 4)
-    assert first != task.score(problem, method.answer(), 5)
+    assert case.identity == again.identity
+    method, same = task.baselines(case)[3], task.baselines(again)[3]
+    first = task.score(case, method.predict(), 4)
+    assert first == task.score(again, same.predict(), 4)
+    assert first != task.score(case, method.predict(), 5)
     estimate = first.estimates["mse_top20"]
     assert estimate.low < estimate.value < estimate.high
 
@@ -222,31 +222,29 @@ def test_scores_depend_on_the_seed_alone() -> None:
 def test_models_answer_both_questions(tmp_path: Path) -> None:
     models = read_models([save_model(tmp_path / "tiny")], OPTIONS)
     adata = simulate(real_genes(120)[0], cells=480, types=1, knockdowns=8, seed=1)
-    problem = problem_of(adata, models)
-    rows = [method for model in models for method in task.answers(problem, model)]
+    case = case_of(adata, models)
+    rows = [method for model in models for method in task.methods(case, model)]
     assert [(row.name, row.kind) for row in rows] == [
         ("tiny", "model"), ("tiny, random weights", "random"),
     ]  # fmt: skip
-    found = [task.score(problem, row.answer(), 0) for row in rows]
-    linear = task.score(problem, task.baselines(problem)[3].answer(), 0)
+    found = [task.score(case, row.predict(), 0) for row in rows]
+    linear = task.score(case, task.baselines(case)[3].predict(), 0)
     for scores in found:
         assert list(scores.estimates) == list(task.METRICS)
         assert scores.estimates["mse_top20"] != linear.estimates["mse_top20"]
-        assert set(scores.breakdowns["separation by perturbation"]) == set(
-            problem.conditions.targets
-        )
+        assert set(scores.breakdowns["separation by perturbation"]) == set(case.conditions.targets)
     told = "unseen perturbations, of them predicted as the training mean"
     assert found[0].breakdowns[told] == {"unseen": 2.0, "as the mean": 0.0}
 
 
 def test_unmeasured_genes_are_counted(tmp_path: Path) -> None:
     adata = simulate(real_genes(200)[0], cells=800, types=1, knockdowns=12, seed=0)
-    problem = screen(1.0)
-    split = split_perturbations(problem.conditions.targets, seed=0, validation=False)
-    gone = problem.conditions.targets[split.test[0]][0]
-    fewer = problem_of(adata[:, adata.var_names != gone].copy())
+    case = screen(1.0)
+    split = split_perturbations(case.conditions.targets, seed=0, validation=False)
+    gone = case.conditions.targets[split.test[0]][0]
+    fewer = case_of(adata[:, adata.var_names != gone].copy())
     assert fewer.about["of them measured"] == fewer.about["perturbed genes"] - 1 == 11
-    scores = task.score(fewer, task.baselines(fewer)[3].answer(), 0)
+    scores = task.score(fewer, task.baselines(fewer)[3].predict(), 0)
     told = "unseen perturbations, of them predicted as the training mean"
     assert scores.breakdowns[told] == {"unseen": 3.0, "as the mean": 1.0}
 
@@ -260,9 +258,9 @@ def test_combinations_are_scored_by_what_was_seen_of_them() -> None:
         both = f"{name.removesuffix('+ctrl')}+{partner.removesuffix('+ctrl')}"
         labels[random.permutation(np.flatnonzero(labels == name))[:25]] = both
     adata.obs["condition"] = labels
-    problem = problem_of(adata)
-    assert len(problem.conditions.targets) == 24
-    scores = task.score(problem, task.baselines(problem)[2].answer(), 0)
+    case = case_of(adata)
+    assert len(case.conditions.targets) == 24
+    scores = task.score(case, task.baselines(case)[2].predict(), 0)
     assert "unseen_single" in scores.breakdowns["Pearson delta by what was seen"]
     assert len(scores.breakdowns["Pearson delta by what was seen"]) > 2
 
@@ -270,9 +268,9 @@ def test_combinations_are_scored_by_what_was_seen_of_them() -> None:
 def test_data_that_do_not_fit_are_refused() -> None:
     adata = simulate(real_genes(60)[0], cells=120, types=1, knockdowns=0)
     with pytest.raises(UnfitError, match="no column of obs tells perturbations"):
-        problem_of(adata)
+        case_of(adata)
     adata = simulate(real_genes(60)[0], cells=300, types=1, knockdowns=4)
     with pytest.raises(InputError, match="has no controls"):
-        problem_of(adata[adata.obs["condition"] != "ctrl"].copy())
+        case_of(adata[adata.obs["condition"] != "ctrl"].copy())
     with pytest.raises(UnfitError, match="a corpus tells no perturbations"):
         task.load(Data(name="corpus", path=Path("corpus")), [], OPTIONS)

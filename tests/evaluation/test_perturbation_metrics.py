@@ -173,11 +173,11 @@ def test_cells_are_told_apart_by_what_tells_them() -> None:
     rng = np.random.default_rng(7)
     perturbed = np.arange(400) % 2 == 0
     vectors = rng.normal(size=(400, 30))
-    null = [metrics.told_apart(vectors, rng.permutation(perturbed), seed=s) for s in range(5)]
+    null = [metrics.separation(vectors, rng.permutation(perturbed), seed=s) for s in range(5)]
     # an AUROC of 200 against 200 has a standard error of 0.029 where nothing is there
     assert abs(np.mean(null) - 0.5) < 4 * 0.029 / np.sqrt(5)
     vectors[perturbed, 3] += 1.5
     # the best that can be had is that of two normals 1.5 apart
     best = stats.norm.cdf(1.5 / np.sqrt(2))
-    assert best - 0.08 < metrics.told_apart(vectors, perturbed) < best + 0.03
-    assert metrics.told_apart(vectors, perturbed) == metrics.told_apart(vectors, ~perturbed)
+    assert best - 0.08 < metrics.separation(vectors, perturbed) < best + 0.03
+    assert metrics.separation(vectors, perturbed) == metrics.separation(vectors, ~perturbed)

@@ -12,7 +12,7 @@ import pytest
 from cellscribe.errors import InputError
 from cellscribe.evaluation import results
 from cellscribe.evaluation.results import Result
-from cellscribe.evaluation.task import Curve, Estimate, Scores
+from cellscribe.evaluation.scores import Curve, Estimate, Scores
 
 SCORES = Scores(
     estimates={"auc": Estimate(value=0.5, low=0.25, high=0.75)},

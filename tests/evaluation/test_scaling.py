@@ -18,7 +18,7 @@ from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
 from cellscribe.evaluation.data import Cells, Data, read_cells
 from cellscribe.evaluation.models import Model, read_models
-from cellscribe.evaluation.task import Scores, UnfitError
+from cellscribe.evaluation.scores import Scores, UnfitError
 from cellscribe.evaluation.tasks import celltype, scaling
 from cellscribe.training.runs import read_run
 
@@ -49,17 +49,17 @@ def cells() -> Cells:
 
 
 @pytest.fixture(scope="module")
-def problem(folders: list[Path], cells: Cells) -> scaling.Problem:
-    [problem] = scaling.load(data_of(cells), read_models(folders, OPTIONS), OPTIONS)
-    return problem
+def case(folders: list[Path], cells: Cells) -> scaling.Case:
+    [case] = scaling.load(data_of(cells), read_models(folders, OPTIONS), OPTIONS)
+    return case
 
 
 @pytest.fixture(scope="module")
-def scores(problem: scaling.Problem) -> dict[str, Scores]:
+def scores(case: scaling.Case) -> dict[str, Scores]:
     """Of every row."""
-    methods = [each for model in problem.models for each in scaling.answers(problem, model)]
-    methods += scaling.baselines(problem)
-    return {each.name: scaling.score(problem, each.answer(), 0) for each in methods}
+    methods = [each for model in case.models for each in scaling.methods(case, model)]
+    methods += scaling.baselines(case)
+    return {each.name: scaling.score(case, each.predict(), 0) for each in methods}
 
 
 def data_of(cells: Cells) -> Data:
@@ -83,7 +83,7 @@ def test_a_run_without_a_model_is_refused(tmp_path: Path) -> None:
         read_models([folder], OPTIONS)
 
 
-def test_rows_and_points(problem: scaling.Problem, scores: dict[str, Scores]) -> None:
+def test_rows_and_points(case: scaling.Case, scores: dict[str, Scores]) -> None:
     """A run is a point; what was not trained is a level over all training cells."""
     [level] = scaling.BASELINES
     assert level in celltype.BASELINES
@@ -105,24 +105,24 @@ def test_rows_and_points(problem: scaling.Problem, scores: dict[str, Scores]) ->
         for curve in each.curves.values():
             assert set(curve.y) == {each.estimates["macro_f1"].value}
             assert len(curve.y) == len(curve.x)
-    assert problem.about["corpora"] == "c5000, c80000"
-    assert problem.about["runs"] == 2
+    assert case.about["corpora"] == "c5000, c80000"
+    assert case.about["runs"] == 2
 
 
 def test_heights_are_those_of_celltype(
-    problem: scaling.Problem, scores: dict[str, Scores], cells: Cells
+    case: scaling.Case, scores: dict[str, Scores], cells: Cells
 ) -> None:
-    [inner] = celltype.load(data_of(cells), problem.models, OPTIONS)
-    model = problem.models[1]
-    [method] = celltype.answers(inner, model)
-    expected = celltype.score(inner, method.answer(), 0).estimates
+    [inner] = celltype.load(data_of(cells), case.models, OPTIONS)
+    model = case.models[1]
+    [method] = celltype.methods(inner, model)
+    expected = celltype.score(inner, method.predict(), 0).estimates
     for name in ("macro_f1", "accuracy"):
         assert scores[model.name].estimates[name] == expected[name]
     assert scores[model.name].estimates != scores["run5000"].estimates
 
 
 def test_losses_are_the_runs_own(
-    folders: list[Path], problem: scaling.Problem, scores: dict[str, Scores]
+    folders: list[Path], case: scaling.Case, scores: dict[str, Scores]
 ) -> None:
     """At the step of the lowest loss on val, read from the file by hand."""
     lines = [json.loads(line) for line in (folders[0] / "metrics.jsonl").read_text().splitlines()]
@@ -143,33 +143,33 @@ def test_losses_are_the_runs_own(
     assert set(found) == set(scaling.METRICS)
 
 
-def test_the_step_of_the_weights_counts(problem: scaling.Problem) -> None:
+def test_the_step_of_the_weights_counts(case: scaling.Case) -> None:
     """A model says at which step its weights were taken, be it the best or not."""
-    model = problem.models[0]
-    steps, losses = problem.runs[model.path].validation["val"]
+    model = case.models[0]
+    steps, losses = case.runs[model.path].validation["val"]
     assert losses[1] > losses.min()
     for step, expected in ((int(steps[1]), losses[1]), (int(steps[1]) + 1, None)):
         header = replace(model.header, provenance={**model.header.provenance, "step": step})
-        [method] = scaling.answers(problem, replace(model, header=header))
-        found = scaling.score(problem, method.answer(), 0).estimates
+        [method] = scaling.methods(case, replace(model, header=header))
+        found = scaling.score(case, method.predict(), 0).estimates
         if expected is None:
             assert "loss_val" not in found
         else:
             assert found["loss_val"].value == expected
-    assert scaling.own_loss(problem.runs[model.path], "another", int(steps[1])) is None
+    assert scaling.own_loss(case.runs[model.path], "another", int(steps[1])) is None
 
 
-def test_signal_is_above_noise(problem: scaling.Problem) -> None:
+def test_signal_is_above_noise(case: scaling.Case) -> None:
     """Vectors that know the type, and vectors that do not."""
-    truth = problem.inner.truth
+    truth = case.inner.truth
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(len(truth), 5))
     heights = []
     for vectors in (np.eye(3, 5)[truth] * 6 + noise, noise):
-        answer = scaling.Answer(
+        prediction = scaling.Point(
             features=celltype.Features(vectors=vectors), cells=[1.0], parameters=[1.0]
         )
-        heights.append(scaling.score(problem, answer, 0).curves[scaling.OVER_CELLS].y[0])
+        heights.append(scaling.score(case, prediction, 0).curves[scaling.OVER_CELLS].y[0])
     assert heights[0] > 0.95
     assert abs(heights[1] - 1 / 3) < 0.17
 
@@ -181,8 +181,8 @@ def test_fewer_than_two_runs_are_refused(
         with pytest.raises(UnfitError, match=f"{n} of the models is one; name 2 folders"):
             scaling.load(data_of(cells), read_models(paths, OPTIONS), OPTIONS)
     models = read_models([*folders, tiny_model], OPTIONS)
-    [problem] = scaling.load(data_of(cells), models, OPTIONS)
-    assert {model.path for model in problem.models} == {str(each / "model") for each in folders}
+    [case] = scaling.load(data_of(cells), models, OPTIONS)
+    assert {model.path for model in case.models} == {str(each / "model") for each in folders}
 
 
 def test_what_a_run_does_not_tell_is_refused(
@@ -204,15 +204,15 @@ def test_labels_are_asked_for(folders: list[Path], cells: Cells) -> None:
 
 
 def test_other_runs_are_another_problem(
-    folders: list[Path], problem: scaling.Problem, cells: Cells, tmp_path: Path
+    folders: list[Path], case: scaling.Case, cells: Cells, tmp_path: Path
 ) -> None:
     """The ends of a level depend on all runs, so results of other runs are not read again."""
     more = shutil.copytree(folders[1], tmp_path / "run80000")
     change_header(more, lambda header: header.update(parameters=5))
     models: list[Model] = read_models([folders[0], more], OPTIONS)
     [other] = scaling.load(data_of(cells), models, OPTIONS)
-    assert other.identity != problem.identity
-    assert other.identity["celltype"] == problem.identity["celltype"]
+    assert other.identity != case.identity
+    assert other.identity["celltype"] == case.identity["celltype"]
     assert read_run(more).name == read_run(folders[1]).name
     json.dumps(other.identity)
 

@@ -4,18 +4,19 @@ import anndata
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
+from support.probe import linear_accuracy
 from support.simulate import simulate
 
+from cellscribe.evaluation.stats.features import pca
 from cellscribe.evaluation.stats.metrics import explained_by_batch
-from cellscribe.evaluation.stats.probe import linear_probe, log_norm_pca
 
 GENES = [f"ENSG{number:011d}" for number in range(300)]
 
 
 def readable(adata, column):
     """How well a linear classifier on the standard features reads a column of obs."""
-    features = log_norm_pca(adata.X, components=20)
-    return linear_probe(features, adata.obs[column].to_numpy(object), folds=3).accuracy
+    features = pca(adata.X, components=20)
+    return linear_accuracy(features, adata.obs[column].to_numpy(object), folds=3)
 
 
 def shares_of(adata):
@@ -97,7 +98,7 @@ def test_batches_and_donors_shift_genes_by_their_strength(column):
     for strength in (0.0, 1.0):
         adata = simulate(GENES, type_strength=0.0, batch_strength=strength, **numbers)
         values = adata.obs[column].cat.codes.to_numpy()
-        found[strength] = explained_by_batch(log_norm_pca(adata.X), values)
+        found[strength] = explained_by_batch(pca(adata.X), values)
     # Two degrees of freedom of 599 are explained by chance.
     assert found[0.0] < 0.01
     assert found[1.0] > (0.1 if column == "batch" else 0.03)

@@ -1,4 +1,4 @@
-"""The loop of `cellscribe evaluate`, with a made-up task: what is asked, kept and refused."""
+"""The loop of `cellscribe evaluate`, with a made-up task: what is computed, kept and refused."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ from support.tiny import real_genes, save_model, some_counts
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
 from cellscribe.evaluation import suite
-from cellscribe.evaluation.data import Cells, column
-from cellscribe.evaluation.leakage import Origin, origin_of
-from cellscribe.evaluation.models import Model
+from cellscribe.evaluation.data import CellProvenance, Cells, column, provenance_of
+from cellscribe.evaluation.models import Method, Model
 from cellscribe.evaluation.results import read_all
+from cellscribe.evaluation.scores import Estimate, Metric, Scores, UnfitError
 from cellscribe.evaluation.suite import chosen_tasks, run_suite
-from cellscribe.evaluation.task import Estimate, Method, Metric, Scores, UnfitError
 
 MADE_UP = "cellscribe_made_up_task"
 OPTIONS = EvaluateOptions(label="kind", seeds=2, threads=1, bootstrap=20)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Problem:
+class Case:
     name: str
     models: list[Model]
     cells: Cells
@@ -44,8 +43,8 @@ class Problem:
         return {"cells": np.int64(self.cells.n_cells)}
 
     @property
-    def origin(self) -> Origin:
-        return origin_of(self.cells)
+    def provenance(self) -> CellProvenance:
+        return provenance_of(self.cells)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -54,7 +53,7 @@ class Problem:
 
 
 class MadeUp(ModuleType):
-    """A task that counts what it is asked."""
+    """A task that counts its predictions."""
 
     NAME, TITLE, ABOUT, HEADLINE = "made", "Made up", "Nothing.", "size"
     METRICS = {"size": Metric(title="Size", about="Mean length of a vector.", better="higher")}  # noqa: RUF012
@@ -63,38 +62,38 @@ class MadeUp(ModuleType):
 
     def __init__(self) -> None:
         super().__init__(MADE_UP)
-        self.asked: Counter[str] = Counter()
+        self.predicted: Counter[str] = Counter()
         self.scored: list[tuple[float, int]] = []
         self.setting: Any = 1
         self.unable: set[str] = set()
         self.stop_at: int | None = None
 
-    def load(self, data: Any, models: list[Model], options: EvaluateOptions) -> list[Problem]:
+    def load(self, data: Any, models: list[Model], options: EvaluateOptions) -> list[Case]:
         column(data.cells, options.label, "--label")
-        return [Problem(name=data.name, models=models, cells=data.cells, setting=self.setting)]
+        return [Case(name=data.name, models=models, cells=data.cells, setting=self.setting)]
 
-    def answers(self, problem: Problem, model: Model) -> list[Method]:
+    def methods(self, case: Case, model: Model) -> list[Method]:
         if model.name in self.unable:
             raise UnfitError(f"{model.name} cannot")
 
-        def answer() -> Any:
-            self.asked[model.name] += 1
-            return model.vectors(problem.cells)
+        def predict() -> Any:
+            self.predicted[model.name] += 1
+            return model.vectors(case.cells)
 
         kind = "random" if model.random else "model"
-        return [Method(name=model.name, kind=kind, answer=answer, model=model)]
+        return [Method(name=model.name, kind=kind, predict=predict, model=model)]
 
-    def baselines(self, problem: Problem) -> list[Method]:
-        def answer() -> Any:
-            self.asked["ones"] += 1
-            return np.ones((problem.cells.n_cells, 4), np.float32)
+    def baselines(self, case: Case) -> list[Method]:
+        def predict() -> Any:
+            self.predicted["ones"] += 1
+            return np.ones((case.cells.n_cells, 4), np.float32)
 
-        return [Method(name="ones", kind="baseline", answer=answer)]
+        return [Method(name="ones", kind="baseline", predict=predict)]
 
-    def score(self, problem: Problem, answer: Any, seed: int) -> Scores:
+    def score(self, case: Case, prediction: Any, seed: int) -> Scores:
         if self.stop_at is not None and len(self.scored) == self.stop_at:
             raise KeyboardInterrupt
-        size = float(np.linalg.norm(answer, axis=1).mean()) + seed
+        size = float(np.linalg.norm(prediction, axis=1).mean()) + seed
         self.scored.append((size, seed))
         return Scores(estimates={"size": Estimate(value=size, low=size, high=np.float32(size))})
 
@@ -142,7 +141,7 @@ def test_every_method_is_scored_under_every_seed(
         for name, kind in (("tiny", "model"), (twin, "random"), ("ones", "baseline"))
         for seed in (0, 1)
     ]
-    assert task.asked == {"tiny": 1, twin: 1, "ones": 1}, "an answer serves all seeds"
+    assert task.predicted == {"tiny": 1, twin: 1, "ones": 1}, "a prediction serves all seeds"
     assert [r.scores.estimates["size"].value for r in found[4:]] == [2.0, 3.0]
     assert lines == ['made: clouds is not measured, pip install "cellscribe[eval]" brings it']
     assert {r.file: r for r in read_all(tmp_path / "out/results")} == {r.file: r for r in found}
@@ -158,11 +157,11 @@ def test_nothing_is_measured_twice(
     first, _ = measure(tiny_model, data, tmp_path / "out")
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.json")}
     task.scored.clear()
-    task.asked.clear()
+    task.predicted.clear()
     again, _ = measure(tiny_model, data, tmp_path / "out")
     assert again == first
     assert not task.scored
-    assert not task.asked
+    assert not task.predicted
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.json")} == times
     # one seed more: only it
     more, _ = measure(tiny_model, data, tmp_path / "out", seeds=3)
@@ -310,13 +309,13 @@ def test_tasks_by_name() -> None:
 
 @pytest.mark.parametrize("name", sorted(suite.TASKS))
 def test_every_task_has_what_the_loop_asks_for(name: str) -> None:
-    """The modules themselves, as `contract.Task` tells."""
+    """The modules themselves, as `evaluation.task.Task` says."""
     module: Any = suite.task_module(name)
     assert name == module.NAME
     assert module.HEADLINE in module.METRICS
     assert all(isinstance(metric, Metric) for metric in module.METRICS.values())
     assert module.METRICS[module.HEADLINE].better in ("higher", "lower")
     assert set(module.BASELINES).isdisjoint(module.EXTRA_BASELINES)
-    for function in ("load", "answers", "baselines", "score"):
+    for function in ("load", "methods", "baselines", "score"):
         assert callable(getattr(module, function))
     assert len(module.ABOUT) > 100

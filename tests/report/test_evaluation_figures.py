@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from support.evaluations import around
 
-from cellscribe.evaluation.task import Curve, Estimate
+from cellscribe.evaluation.scores import Curve, Estimate
 from cellscribe.report.evaluation_figures import dots_svg, lines_svg, looks
 
 

@@ -30,7 +30,7 @@ from support.evaluations import (
 from cellscribe.errors import InputError
 from cellscribe.evaluation import suite
 from cellscribe.evaluation.results import Result, read_all
-from cellscribe.evaluation.task import Curve, Estimate, Scores
+from cellscribe.evaluation.scores import Curve, Estimate, Scores
 from cellscribe.report.evaluation_grids import figure
 from cellscribe.report.evaluation_page import tables, write_report
 from cellscribe.report.evaluation_tables import average

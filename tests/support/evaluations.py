@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from cellscribe.evaluation.results import Result, write
-from cellscribe.evaluation.task import Curve, Estimate, Kind, Metric, Scores
+from cellscribe.evaluation.scores import Curve, Estimate, Kind, Metric, Scores
 
 HOSTILE = "<script>document.title='owned'<|script><img src=x onerror=alert(1)>\"'& *x* |y| `z` 日"
 FACTS = {"name": "mini", "family": "bert", "hash": "0123", "parameters": 8_446_293}

@@ -1,7 +1,8 @@
-"""What a model is judged on: a file of cells, read whole; a corpus; or a folder of runs.
+"""Data that models are evaluated on: a file of cells, read whole, or a corpus.
 
-Cells beyond `EvaluateOptions.cells` are left out by a draw that depends on the seed alone, so every
-method and every later run sees the same ones, in the order of the file.
+Of a file with more than `EvaluateOptions.cells` cells, that many are drawn. The draw depends on the
+seed alone, so every method and every later run gets the same cells, in the order of the file. Names
+and hashes of the cells are kept (`CellProvenance`) to find models that were trained on them.
 """
 
 from __future__ import annotations
@@ -19,31 +20,44 @@ import pandas as pd
 
 from cellscribe.cells.columns import text_column
 from cellscribe.config import EvaluateOptions
+from cellscribe.corpus.build.gene_space import all_genes
+from cellscribe.corpus.build.packing import gene_hashes, to_space
 from cellscribe.corpus.store import MANIFEST, Corpus, open_corpus
 from cellscribe.errors import InputError
-from cellscribe.evaluation.task import UnfitError
+from cellscribe.evaluation.scores import UnfitError
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from scipy.sparse import csr_matrix
 
-    from cellscribe.evaluation.leakage import Origin
+DATASET_COLUMNS = ("dataset_id", "source_dataset")
+"""Columns of obs with the name of a cell's dataset."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CellProvenance:
+    """Where the cells of a case come from."""
+
+    names: frozenset[str]
+    """Names of their datasets: the file's stem, and the values of `DATASET_COLUMNS`."""
+    hashes: npt.NDArray[np.uint64] | None = None
+    """``[B]`` hashes of the cells that show a gene, see `corpus.build.packing`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cells:
-    """Cells of a file."""
+    """Cells of a file, in memory."""
 
     name: str
-    """The file's stem: what its table is called, and a dataset id that a model may list."""
+    """The file's stem: the name of its tables, and a dataset id that a model may list."""
     counts: csr_matrix
     """``[B, G]`` raw counts, float32."""
     obs: pd.DataFrame
     var: pd.DataFrame
     gene_key: str | None
-    """As the user gave it."""
+    """Column of var with the genes' names, if the user gave one."""
     n_in_file: int
-    """Cells before the draw."""
+    """Cells of the file, of which these were drawn."""
 
     @property
     def n_cells(self) -> int:
@@ -52,17 +66,17 @@ class Cells:
 
     @cached_property
     def adata(self) -> AnnData:
-        """The same cells as an AnnData, which shares their arrays."""
+        """The cells as an AnnData that shares their arrays."""
         import anndata
 
         with warnings.catch_warnings():
-            # of several samples they often are not, and nothing here goes by a name
+            # files of several samples often repeat names, and no name is used here
             warnings.filterwarnings("ignore", "(Observation|Variable) names are not unique")
             return anndata.AnnData(self.counts, obs=self.obs, var=self.var)
 
     @cached_property
     def hash(self) -> str:
-        """16 hexadecimal digits that name counts and genes, and where their names are read."""
+        """Hash of counts, genes and `gene_key`, 16 hexadecimal digits."""
         digest = hashlib.sha256(f"{self.gene_key}\n{_text_of(self.var)}".encode())
         for part in (self.counts.data, self.counts.indices, self.counts.indptr):
             digest.update(np.ascontiguousarray(part).tobytes())
@@ -70,18 +84,16 @@ class Cells:
 
     @cached_property
     def labels_hash(self) -> str:
-        """16 hexadecimal digits that name all that obs says."""
+        """Hash of all of obs, 16 hexadecimal digits."""
         return hashlib.sha256(_text_of(self.obs).encode()).hexdigest()[:16]
 
     @cached_property
-    def origin(self) -> Origin:
-        """Datasets and hashes of the cells, see `leakage.origin_of`."""
-        from cellscribe.evaluation.leakage import origin_of
-
-        return origin_of(self)
+    def provenance(self) -> CellProvenance:
+        """Datasets and hashes of the cells, see `provenance_of`."""
+        return provenance_of(self)
 
     def take(self, rows: npt.NDArray[np.integer]) -> Cells:
-        """Some of the cells."""
+        """Select some of the cells."""
         return Cells(
             name=self.name,
             counts=self.counts[rows],
@@ -94,7 +106,7 @@ class Cells:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Data:
-    """One ``--data``: exactly one of cells and corpus is there."""
+    """One ``--data``: exactly one of cells and corpus is not None."""
 
     name: str
     path: Path
@@ -116,7 +128,7 @@ def read_data(path: Path, options: EvaluateOptions) -> Data:
 
 
 def stem(path: Path) -> str:
-    """Name of a file without what its format adds."""
+    """Return the name of a file without the suffix of its format."""
     name = path.resolve().name
     for suffix in (".tar.gz", ".h5ad", ".zarr", ".h5", ".loom"):
         name = name.removesuffix(suffix)
@@ -155,21 +167,57 @@ def read_cells(path: Path | AnnData, options: EvaluateOptions, *, name: str = ""
 
 
 def draw(n: int, most: int, seed: int) -> npt.NDArray[np.int64]:
-    """`most` of `n` rows, ascending; all if there are no more."""
+    """Draw `most` of `n` rows, ascending; all rows if there are no more."""
     if n <= most:
         return np.arange(n)
     return np.sort(np.random.default_rng(seed).permutation(n)[:most])
 
 
 def _text_of(table: pd.DataFrame) -> str:
-    """All of a table as text, in order."""
+    """Write a table as text, in order."""
     columns = [(str(name), table.iloc[:, place]) for place, name in enumerate(table.columns)]
     parts = [("", table.index), *columns]
     return "\n".join(f"{name}\t" + "\t".join(map(str, values)) for name, values in parts)
 
 
+def provenance_of(cells: Cells) -> CellProvenance:
+    """Read names and compute hashes of the cells of a file.
+
+    A file whose genes are not known human genes (some families have gene names of their own) has no
+    hashes: no corpus can have been built of it.
+    """
+    names = {cells.name}
+    for name in DATASET_COLUMNS:
+        if name in cells.obs:
+            names |= set(cells.obs[name].dropna().astype(str).unique())
+    try:
+        hashes = cell_hashes(cells)
+    except InputError:  # the refusal of a corpus build
+        hashes = None
+    return CellProvenance(names=frozenset(names), hashes=hashes)
+
+
+def cell_hashes(cells: Cells) -> npt.NDArray[np.uint64]:
+    """Compute hashes of cells, the same as a corpus built from the file has.
+
+    A corpus whose ``--vocabulary`` has genes beyond the table of human genes counts these too, and
+    has other hashes for cells that show them. Cells without a known gene have no hash.
+
+    Raises
+    ------
+    InputError
+        See `cells.genes.map_genes`.
+    """
+    from cellscribe.cells.genes import map_genes
+
+    genes = all_genes()
+    mapped = map_genes(cells.var, genes, gene_key=cells.gene_key, name=cells.name)
+    rows = to_space(cells.counts, mapped.token, gene_hashes(genes.ids))
+    return rows.cell_hash[rows.n_genes > 0]
+
+
 def column(cells: Cells, name: str, flag: str) -> npt.NDArray[np.object_]:
-    """Values of a column of obs as text, missing ones as "".
+    """Read a column of obs as text, missing values as "".
 
     Raises
     ------

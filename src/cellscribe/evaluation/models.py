@@ -1,11 +1,13 @@
-"""Models under judgement: loaded when first asked, their vectors made once and kept on disk.
+"""Models that are evaluated: loaded at first use, their vectors computed once and kept on disk.
 
-Beside every model stands its twin of random weights: the same network, tokens and pooling, told
-nothing. What the twin reaches, the architecture and the way of reading a cell give for nothing.
+Each model is compared with its random twin: the same network, tokens and pooling, with random
+weights. The figures of the twin are what architecture and tokens give without any training.
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.config import EvaluateOptions
+from cellscribe.config import EvaluateOptions, ModelOptions
 from cellscribe.errors import InputError
-from cellscribe.evaluation.task import Kind, Method
+from cellscribe.evaluation.scores import Kind
 from cellscribe.families.registry import ModelHeader, RankedHeader, read_model
 from cellscribe.training.runs import HEADER, MODEL
 from cellscribe.writing import writing
@@ -35,31 +37,45 @@ SPREAD = 0.02
 """Standard deviation of random weights: BERT's."""
 
 
-@dataclass(eq=False)
-class Model:
-    """A model, or the twin of one."""
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A row of a table: a model or a baseline, for one case."""
 
     name: str
-    """As rows of tables call it."""
+    kind: Kind
+    predict: Callable[[], Any]
+    """Makes what the task's `score` takes; called once for all seeds."""
+    model: Model | None = None
+    """The model, where the method is one."""
+
+
+@dataclass(eq=False)
+class Model:
+    """A model, or its random twin."""
+
+    name: str
+    """Name of its rows in tables."""
     path: str
-    """What to load."""
+    """Name or directory for `load`."""
     header: ModelHeader
     options: EvaluateOptions
     random: bool = False
     cache: Path | None = None
     """Folder of vectors."""
     run: Path | None = None
-    """Folder of the training run that it comes from, where a run was named; a twin has none."""
+    """Folder of the training run, where a run was given; None for a twin."""
+    loaded: Embedder | None = None
+    """The model itself, where a loaded one was given; for a twin, the model it is made from."""
     _genes: dict[str, GeneVectors] = field(default_factory=dict)
 
     @property
     def kind(self) -> Kind:
-        """Of its rows."""
+        """Kind of its rows."""
         return "random" if self.random else "model"
 
-    def row(self, answer: Callable[[], Any]) -> Method:
-        """Its row of a table."""
-        return Method(name=self.name, kind=self.kind, answer=answer, model=self)
+    def row(self, predict: Callable[[], Any]) -> Method:
+        """Return its row of a table."""
+        return Method(name=self.name, kind=self.kind, predict=predict, model=self)
 
     @property
     def has_gene_vectors(self) -> bool:
@@ -68,22 +84,37 @@ class Model:
 
         return isinstance(self.embedder.cells, GeneModel)
 
+    @property
+    def device_settings(self) -> dict[str, Any]:
+        """Device, precision and threads for `load`."""
+        given: EvaluateOptions | Embedder = self.loaded or self.options
+        return {
+            "device": str(given.device),
+            "precision": given.precision,
+            "threads": given.threads,
+        }
+
     @cached_property
     def embedder(self) -> Embedder:
         """The loaded model."""
         from cellscribe.inference.embedder import load
 
-        options = self.options
-        found = load(
-            self.path, device=options.device, precision=options.precision, threads=options.threads
-        )
+        if self.loaded is None:
+            found = load(self.path, **self.device_settings, options=model_options(self.options))
+        elif self.random:
+            # a copy: the directory does not know the pooling that the loaded model has
+            found, cells = copy.copy(self.loaded), copy.copy(self.loaded.cells)
+            cells.network = copy.deepcopy(cells.network)  # type: ignore[misc]
+            found.cells = cells
+        else:
+            return self.loaded
         if self.random:
-            randomise(found.cells.network, seed=options.seed)
+            randomise(found.cells.network, seed=self.options.seed)
         return found
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What a result tells of the model. JSON."""
+        """Facts of the model in a result's file. JSON."""
         import torch
 
         embedder = self.embedder
@@ -102,14 +133,17 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that name all that decides vectors, but for the cells."""
+        """16 hexadecimal digits of all that decides the vectors except the cells."""
         facts = self.facts
-        # the same weights give other vectors where a cell is read otherwise
-        told = [facts[name] for name in ("hash", "pooling", "genes", "random", "precision")]
-        return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+        # the same weights give other vectors with another pooling or gene table
+        parts = [facts[name] for name in ("hash", "pooling", "genes", "random", "precision")]
+        chosen = model_options(self.options)
+        if chosen != ModelOptions():  # results without these options keep their fingerprint
+            parts.append(dataclasses.asdict(chosen))
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def vectors(self, cells: Cells) -> npt.NDArray[np.float32]:
-        """``[B, D]`` vectors of cells; computed once, then read from `cache`."""
+        """Return vectors of cells, ``[B, D]``; computed once, then read from `cache`."""
         if self.cache is None:
             return self._embed(cells)
         path = self.cache / f"{self.fingerprint}-{cells.hash}.npy"
@@ -126,7 +160,7 @@ class Model:
         return vectors.astype(np.float32, copy=False)
 
     def gene_vectors(self, cells: Cells) -> GeneVectors:
-        """Mean contextual vector of each gene over cells, see `inference.genes`; kept likewise.
+        """Return the mean contextual vector of each gene over cells; computed once, then read.
 
         Raises
         ------
@@ -154,45 +188,83 @@ class Model:
         return found
 
 
+def model_options(options: EvaluateOptions) -> ModelOptions:
+    """Return the fields of `options` that say how a model makes vectors."""
+    names = [field.name for field in dataclasses.fields(ModelOptions)]
+    return ModelOptions(**{name: getattr(options, name, None) for name in names})
+
+
 def read_models(
-    paths: Sequence[str | Path], options: EvaluateOptions, cache: Path | None = None
+    models: Sequence[str | Path | Embedder], options: EvaluateOptions, cache: Path | None = None
 ) -> list[Model]:
-    """Read the headers of models, and add a twin of random weights for every shape.
+    """Read the headers of models, and add a random twin for every shape of network.
+
+    Parameters
+    ----------
+    models
+        Names of bundled models, checkpoint directories, folders of training runs, or loaded models.
+        A loaded model is used as it is, with its own device, precision and pooling.
+    options
+        Device, precision and pooling of the models that are not loaded yet; seed of the twins.
+    cache
+        Folder where vectors are kept.
 
     Raises
     ------
     InputError
-        No such model, a run that has none yet, or two of one name.
+        No such model, a run without a model so far, a model that is given twice, or a pooling for a
+        model that is loaded already.
     """
-    models: list[Model] = []
-    for path in paths:
-        run = _run_folder(path)
-        inside = path if run is None else run / MODEL
-        header = read_model(inside)
-        name = header.name if run is None else run.resolve().name
-        if any(model.name == name for model in models):
-            name = str(path)
-        there = [model.header.directory.resolve() for model in models]
-        if header.directory.resolve() in there:
-            raise InputError(f"{path} is given twice; name each model once")
-        models.append(
-            Model(name=name, path=str(inside), header=header, options=options, cache=cache, run=run)
-        )
-    twins: dict[tuple[str, str, str], Model] = {}
-    for model in models:
+    found: list[Model] = []
+    for each in models:
+        model = _read(each, options, cache)
+        if any(other.name == model.name for other in found):
+            model.name = str(each) if isinstance(each, str | Path) else model.path
+        there = [other.header.directory.resolve() for other in found]
+        if model.header.directory.resolve() in there:
+            given = each if isinstance(each, str | Path) else model.path
+            raise InputError(f"{given} is given twice; name each model once")
+        found.append(model)
+    twins: dict[tuple[str, ...], Model] = {}
+    for model in found:
+        pooling = "" if model.loaded is None else model.loaded.pooling
         header = model.header
-        of_network = header.config if isinstance(header, RankedHeader) else header.settings
-        shape = (header.family, repr(of_network), getattr(header.table, "hash", model.name))
+        network = header.config if isinstance(header, RankedHeader) else header.settings
+        table = getattr(header.table, "hash", model.name)
+        shape = (header.family, repr(network), table, pooling)
         if shape not in twins:
             twins[shape] = Model(
                 name=f"{model.name}, {RANDOM}", path=model.path, header=model.header,
-                options=options, random=True, cache=cache,
+                options=options, random=True, cache=cache, loaded=model.loaded,
             )  # fmt: skip
-    return [*models, *twins.values()]
+    return [*found, *twins.values()]
+
+
+def _read(model: str | Path | Embedder, options: EvaluateOptions, cache: Path | None) -> Model:
+    """Read the header of a model, or take that of a loaded one."""
+    if isinstance(model, str | Path):
+        run = _run_folder(model)
+        inside = model if run is None else run / MODEL
+        header = read_model(inside)
+        name = header.name if run is None else run.resolve().name
+        return Model(
+            name=name, path=str(inside), header=header, options=options, cache=cache, run=run
+        )
+    header = model.header
+    chosen = [name for name, value in vars(model_options(options)).items() if value is not None]
+    if chosen:
+        raise InputError(
+            f"{header.name} is loaded already, so that {', '.join(chosen)} cannot be chosen; give "
+            "its name or directory, or load it that way"
+        )
+    return Model(
+        name=header.name, path=str(header.directory), header=header, options=options, cache=cache,
+        loaded=model,
+    )  # fmt: skip
 
 
 def _run_folder(path: str | Path) -> Path | None:
-    """The path, if it is the folder of a training run."""
+    """Return the path if it is the folder of a training run, else None."""
     folder = Path(path)
     if not (folder / HEADER).is_file():
         return None
@@ -202,10 +274,10 @@ def _run_folder(path: str | Path) -> Path | None:
 
 
 def randomise(network: torch.nn.Module, seed: int) -> None:
-    """Draw all weights of a network anew, as `model.encoder.initialise` does, in place.
+    """Replace all weights of a network by random ones, as `model.encoder.initialise` draws them.
 
-    Matrices are normal with a deviation of `SPREAD`, vectors of weights 1, biases 0; buffers (a
-    Performer's projection, positions in a table) stay.
+    Matrices are normal with a standard deviation of `SPREAD`, vectors of weights 1, biases 0.
+    Buffers (a Performer's projection, positions in a table) stay as they are.
     """
     import torch
 

@@ -1,7 +1,7 @@
-"""One JSON file for each task, data, method and seed: what was measured, of what, and with what.
+"""Results as JSON, one file for each task, case, method and seed.
 
-A result says enough to be repeated and to be recognised: a later run of the same task on the same
-cells, model and settings reads it instead of measuring again.
+A file has all that is needed to repeat the measurement and to recognise it: a later run of the same
+task on the same cells, with the same model and settings, reads it instead of measuring again.
 """
 
 from __future__ import annotations
@@ -20,50 +20,50 @@ from typing import Any
 import numpy as np
 
 from cellscribe.errors import InputError
-from cellscribe.evaluation.task import Curve, Estimate, Kind, Scores
+from cellscribe.evaluation.scores import Curve, Estimate, Kind, Scores
 from cellscribe.writing import write_json
 
 FORMAT, VERSION = "cellscribe evaluation", 1
 FOLDER = "results"
-"""Of the JSON files, in the folder of an evaluation."""
+"""Folder of the JSON files, in the folder of an evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One answer, judged."""
+    """Scores of one method on one case under one seed, with all that they depend on."""
 
     task: str
     data: str
-    """Name of the problem, as its table is called."""
+    """Name of the case."""
     method: str
     kind: Kind
     seed: int
     scores: Scores
     about: dict[str, Any] = field(default_factory=dict)
-    """Sizes of the problem."""
+    """Sizes of the case."""
     identity: dict[str, Any] = field(default_factory=dict)
-    """Hashes and settings that decide the figures; equal ones need not be measured again."""
+    """Hashes and settings that decide the figures; with equal ones nothing is measured again."""
     model: dict[str, Any] | None = None
     """Facts of the model, see `Model.facts`."""
     seen: str = ""
-    """Why the model may know the data from its training; "" if nothing says so."""
+    """Why the model may have been trained on the data; "" without a reason."""
     seconds: float = 0.0
     made: dict[str, Any] = field(default_factory=dict)
     """Date, versions, processor."""
 
     @property
     def file(self) -> str:
-        """Name of its JSON file."""
+        """Name of the JSON file."""
         return f"{slug(self.task)}--{slug(self.data)}--{slug(self.method)}--{self.seed}.json"
 
 
 def slug(text: str) -> str:
-    """Text as part of a file's name."""
+    """Make a part of a file's name of a text."""
     return re.sub(r"[^\w.+-]+", "-", text).strip("-").lower()
 
 
 def made_here() -> dict[str, Any]:
-    """Date, versions and processor, for `Result.made`."""
+    """Return date, versions and processor for `Result.made`."""
     from importlib import metadata
 
     from cellscribe.model.device import cpu_facts
@@ -78,7 +78,7 @@ def made_here() -> dict[str, Any]:
 
 
 def write(folder: Path, result: Result) -> Path:
-    """Write one result into a folder that exists; an older one of its name is replaced."""
+    """Write one result into a folder that exists, in place of an older one with its name."""
     path = folder / result.file
     write_json(path, {"format": FORMAT, "version": VERSION, **plain(dataclasses.asdict(result))})
     return path
@@ -90,13 +90,13 @@ def read(path: Path) -> Result:
     Raises
     ------
     InputError
-        The file is none.
+        The file is not a result.
     """
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        if (told.pop("format"), told.pop("version")) != (FORMAT, VERSION):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if (stored.pop("format"), stored.pop("version")) != (FORMAT, VERSION):
             raise KeyError
-        scores = told.pop("scores")
+        scores = stored.pop("scores")
         return Result(
             scores=Scores(
                 estimates={
@@ -112,7 +112,7 @@ def read(path: Path) -> Result:
                     for title, each in scores["curves"].items()
                 },
             ),
-            **told,
+            **stored,
         )
     except (ValueError, LookupError, TypeError, AttributeError):
         raise InputError(
@@ -121,12 +121,12 @@ def read(path: Path) -> Result:
 
 
 def read_all(folder: Path) -> list[Result]:
-    """All results of a folder, by file name."""
+    """Read all results of a folder, sorted by file name."""
     return [read(path) for path in sorted(folder.glob("*.json"))]
 
 
 def by_table(results: Iterable[Result]) -> dict[tuple[str, str], list[Result]]:
-    """Results by task and problem, in the order of their files."""
+    """Group results by task and case, in the order of their files."""
     tables: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         tables.setdefault((result.task, result.data), []).append(result)
@@ -134,7 +134,7 @@ def by_table(results: Iterable[Result]) -> dict[tuple[str, str], list[Result]]:
 
 
 def plain(value: Any) -> Any:
-    """Value as it will be read back from JSON, which has no NaN: null stands for it."""
+    """Convert a value to what JSON gives back; null stands for NaN, which JSON lacks."""
     if isinstance(value, dict):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple | np.ndarray):

@@ -1,7 +1,7 @@
-"""`cellscribe evaluate`: every model and every baseline, through every task, on all data.
+"""`cellscribe evaluate`: every model and every baseline, in every task, on all data.
 
-The loop is plain: data, task, problem, method, seed. Results are written one by one, so what was
-measured before an interruption is not measured again, and the report is made of what is on disk.
+The loops are data, task, case, method, seed. Each result is written at once, so an interrupted
+evaluation goes on where it stopped, and the report is made of the results on disk.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
 from cellscribe.evaluation.data import Cells, Data, read_data
 from cellscribe.evaluation.leakage import seen
-from cellscribe.evaluation.models import Model, read_models
+from cellscribe.evaluation.models import Method, Model, read_models
 from cellscribe.evaluation.results import (
     FOLDER,
     Result,
@@ -30,7 +30,11 @@ from cellscribe.evaluation.results import (
     slug,
     write,
 )
-from cellscribe.evaluation.task import Method, Problem, Scores, Task, UnfitError
+from cellscribe.evaluation.scores import Scores, UnfitError
+from cellscribe.evaluation.task import Case, Task
+
+if TYPE_CHECKING:
+    from cellscribe.inference.embedder import Embedder
 
 TASKS = {
     "mlm": "cellscribe.evaluation.tasks.mlm.task",
@@ -49,7 +53,7 @@ SUITES = {
     "full": tuple(TASKS),
 }
 VECTORS = "vectors"
-"""Folder of embeddings, in the folder of an evaluation."""
+"""Folder of the models' vectors, in the folder of an evaluation."""
 _NOTHING = Scores(estimates={})
 
 
@@ -59,7 +63,7 @@ def task_module(name: str) -> Task:
 
 
 def chosen_tasks(names: Sequence[str]) -> tuple[list[str], frozenset[str]]:
-    """Tasks that are asked for, and those of them that need not fit: no one named them.
+    """Return the chosen tasks, and those of them that may be left out (chosen by a suite only).
 
     Raises
     ------
@@ -76,7 +80,7 @@ def chosen_tasks(names: Sequence[str]) -> tuple[list[str], frozenset[str]]:
 
 
 def run_suite(
-    models: Sequence[str | Path],
+    models: Sequence[str | Path | Embedder],
     data: Sequence[str | Path],
     out: Path,
     options: EvaluateOptions,
@@ -85,39 +89,39 @@ def run_suite(
     progress: Progress | None = None,
     log: Log = log_stderr,
 ) -> list[Result]:
-    """Measure what is not measured yet; arguments as `judging.evaluate`."""
+    """Measure all results that are not on disk; parameters as in `api.evaluate`."""
     names, lenient = chosen_tasks(tasks)
-    judged = read_models(models, options, out / VECTORS)
-    problems = list(_problems(names, data, judged, options, lenient=lenient, log=log))
-    if not problems:
+    found = read_models(models, options, out / VECTORS)
+    cases = list(_cases(names, data, found, options, lenient=lenient, log=log))
+    if not cases:
         raise InputError("none of the tasks fits the data; see the lines above")
-    _check_names(problems)
+    _check_names(cases)
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
     results: list[Result] = []
-    for place, posed in enumerate(problems):
+    for place, task_case in enumerate(cases):
         if progress is not None:
-            progress(place, len(problems), f"{posed.task.NAME}, {posed.problem.name}")
-        results += _judge(posed, out / FOLDER, options, log)
+            progress(place, len(cases), f"{task_case.task.NAME}, {task_case.case.name}")
+        results += _evaluate(task_case, out / FOLDER, options, log)
     if progress is not None:
-        progress(len(problems), len(problems), "done")
+        progress(len(cases), len(cases), "done")
     return results
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Posed:
+class _TaskCase:
     task: Task
-    problem: Problem
+    case: Case
     data: Data
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the figures of every method, as a result's file has it."""
+        """All that decides the figures of every method, as stored in a result's file."""
         cells = self.data.cells
         labels = None if cells is None else cells.labels_hash
-        return plain({"labels": labels, **self.problem.identity})
+        return plain({"labels": labels, **self.case.identity})
 
 
-def _problems(
+def _cases(
     tasks: Sequence[str],
     data: Sequence[str | Path],
     models: Sequence[Model],
@@ -125,8 +129,8 @@ def _problems(
     *,
     lenient: Collection[str],
     log: Log,
-) -> Iterator[_Posed]:
-    """All problems of all data; what does not fit is refused, or passed over in a suite."""
+) -> Iterator[_TaskCase]:
+    """Make all cases of all data; a task that does not fit is refused, or left out of a suite."""
     for path in data:
         opened: Data = read_data(Path(path), options)
         if opened.cells is not None:
@@ -140,56 +144,58 @@ def _problems(
                     raise
                 log(f"{name} is left out: {error}")
                 continue
-            for problem in found:
-                yield _Posed(task=task, problem=problem, data=opened)
+            for case in found:
+                yield _TaskCase(task=task, case=case, data=opened)
 
 
 def _check_genes(cells: Cells, models: Sequence[Model]) -> None:
-    """Refuse cells of which a model knows too few genes, before anything is measured."""
+    """Refuse cells with too few genes that a model knows, before anything is measured."""
     for model in models:
         if not model.random:
             model.header.map_genes(cells.var, gene_key=cells.gene_key, name=cells.name)
 
 
-def _check_names(problems: Sequence[_Posed]) -> None:
-    """Refuse problems whose results would take each other's place."""
-    names = [(posed.task.NAME, slug(posed.problem.name)) for posed in problems]
+def _check_names(cases: Sequence[_TaskCase]) -> None:
+    """Refuse cases whose results would have the same file names."""
+    names = [(task_case.task.NAME, slug(task_case.case.name)) for task_case in cases]
     for place, name in enumerate(names):
         if name in names[:place]:
             raise InputError(
-                f"two data are called {problems[place].problem.name}; rename a file, "
+                f"two data are called {cases[place].case.name}; rename a file, "
                 "or give them an evaluation each"
             )
 
 
-def _judge(posed: _Posed, folder: Path, options: EvaluateOptions, log: Log) -> list[Result]:
-    """Ask all methods of a problem, and score what is not scored yet."""
-    task, problem = posed.task, posed.problem
+def _evaluate(
+    task_case: _TaskCase, folder: Path, options: EvaluateOptions, log: Log
+) -> list[Result]:
+    """Run all methods of a case, and score those without a result on disk."""
+    task, case = task_case.task, task_case.case
     methods: list[Method] = []
-    for model in problem.models:
+    for model in case.models:
         try:
-            methods += task.answers(problem, model)
+            methods += task.methods(case, model)
         except UnfitError as error:
-            log(f"{task.NAME}, {problem.name}: {error}")
-    methods += task.baselines(problem)
+            log(f"{task.NAME}, {case.name}: {error}")
+    methods += task.baselines(case)
     for name, package in task.EXTRA_BASELINES.items():
         if find_spec(package) is None:
             log(f'{task.NAME}: {name} is not measured, pip install "cellscribe[eval]" brings it')
-    words = [_words(posed, method, options) for method in methods]
-    _clear(posed, {told["method"]: told["identity"] for told in words}, folder, log)
+    all_fields = [_fields(task_case, method, options) for method in methods]
+    _clear(task_case, {fields["method"]: fields["identity"] for fields in all_fields}, folder, log)
     results = []
-    for method, told in zip(methods, words, strict=True):
-        answer, answered = None, False
+    for method, fields in zip(methods, all_fields, strict=True):
+        prediction, predicted = None, False
         for seed in range(options.seed, options.seed + options.seeds):
-            empty = Result(scores=_NOTHING, seed=seed, **told)
+            empty = Result(scores=_NOTHING, seed=seed, **fields)
             path = folder / empty.file
             if path.exists() and not options.overwrite:
                 results.append(read(path))
                 continue
             began = time.perf_counter()
-            if not answered:
-                answer, answered = method.answer(), True
-            scores = task.score(problem, answer, seed)
+            if not predicted:
+                prediction, predicted = method.predict(), True
+            scores = task.score(case, prediction, seed)
             seconds = round(time.perf_counter() - began, 3)
             result = dataclasses.replace(empty, scores=scores, seconds=seconds)
             write(folder, result)
@@ -197,45 +203,47 @@ def _judge(posed: _Posed, folder: Path, options: EvaluateOptions, log: Log) -> l
     return results
 
 
-def _clear(posed: _Posed, identities: dict[str, dict[str, Any]], folder: Path, log: Log) -> None:
+def _clear(
+    task_case: _TaskCase, identities: dict[str, dict[str, Any]], folder: Path, log: Log
+) -> None:
     """Remove results of the same table that came from other data, settings or weights.
 
-    Beside new ones they would be averaged with what they cannot be compared to.
+    They would be averaged with new results that they cannot be compared with.
 
     Parameters
     ----------
     identities
-        Method -> what its results are recognised by.
+        Method -> the identity of its results.
     """
     n = 0
-    for path in folder.glob(f"{slug(posed.task.NAME)}--{slug(posed.problem.name)}--*.json"):
+    for path in folder.glob(f"{slug(task_case.task.NAME)}--{slug(task_case.case.name)}--*.json"):
         old = read(path)
-        if (old.task, old.data) != (posed.task.NAME, posed.problem.name):
+        if (old.task, old.data) != (task_case.task.NAME, task_case.case.name):
             continue
         wanted = identities.get(old.method, old.identity)
-        if old.identity != wanted or old.identity.get("problem") != posed.identity:
+        if old.identity != wanted or old.identity.get("problem") != task_case.identity:
             path.unlink()
             n += 1
     if n:
-        where = f"{posed.task.NAME}, {posed.problem.name}"
+        where = f"{task_case.task.NAME}, {task_case.case.name}"
         log(f"{where}: {n:,} results of other data, settings or weights are removed")
 
 
-def _words(posed: _Posed, method: Method, options: EvaluateOptions) -> dict[str, Any]:
-    """All of a method's results but scores and seed."""
-    model, problem = method.model, posed.problem
+def _fields(task_case: _TaskCase, method: Method, options: EvaluateOptions) -> dict[str, Any]:
+    """Return all fields of a method's results except scores and seed."""
+    model, case = method.model, task_case.case
     return {
-        "task": posed.task.NAME,
-        "data": problem.name,
+        "task": task_case.task.NAME,
+        "data": case.name,
         "method": method.name,
         "kind": method.kind,
-        "about": plain(problem.about),
+        "about": plain(case.about),
         "identity": {
-            "problem": posed.identity,
+            "problem": task_case.identity,
             "model": None if model is None else model.fingerprint,
             "bootstrap": options.bootstrap,
         },
         "model": None if model is None else model.facts,
-        "seen": "" if model is None else seen(model, problem.origin),
+        "seen": "" if model is None else seen(model, case.provenance),
         "made": made_here(),
     }

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from cellscribe.evaluation.task import Curve, Estimate, Kind
+from cellscribe.evaluation.scores import Curve, Estimate, Kind
 from cellscribe.report.axes import one_line
 from cellscribe.report.colours import FOLDED, PALETTE
 from cellscribe.report.numbers import decimals

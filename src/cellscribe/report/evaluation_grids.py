@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
 
-from cellscribe.evaluation.task import Estimate, Metric
+from cellscribe.evaluation.scores import Estimate, Metric
 from cellscribe.report.evaluation_tables import DataTable, TaskTables, best
 from cellscribe.report.numbers import decimals
 from cellscribe.report.tables import plain

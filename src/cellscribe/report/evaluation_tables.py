@@ -19,8 +19,9 @@ import numpy as np
 from cellscribe.errors import InputError
 from cellscribe.evaluation import suite
 from cellscribe.evaluation.results import Result, by_table
+from cellscribe.evaluation.scores import Curve, Estimate, Kind, Metric
 from cellscribe.evaluation.stats.estimates import over_seeds
-from cellscribe.evaluation.task import Curve, Estimate, Kind, Metric, Task
+from cellscribe.evaluation.task import Task
 
 KINDS: tuple[Kind, ...] = ("model", "random", "baseline")
 """Order of the rows."""

@@ -1,6 +1,6 @@
 """Intervals for figures: percentiles of bootstrap draws.
 
-Efron and Tibshirani 1993; the draw depends on the seed alone, so all methods are judged on the same
+Efron and Tibshirani 1993; the draw depends on the seed alone, so all methods are scored on the same
 resampled cells.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.evaluation.task import Estimate
+from cellscribe.evaluation.scores import Estimate
 
 Rows = npt.NDArray[np.int64]
 PERCENTILES = (2.5, 97.5)
@@ -23,13 +23,13 @@ def bootstrap(statistic: Callable[[Rows], float], n: int, *, draws: int, seed: i
     Parameters
     ----------
     statistic
-        Takes row numbers, repeated or not.
+        Called with row numbers, which may be repeated.
     n
         Rows.
     draws
-        Resamples; ones whose statistic is not finite (a class was not drawn) do not count.
+        Number of resamples; those without a finite statistic (a class was not drawn) do not count.
     seed
-        Of the draws.
+        Seed of the draws.
     """
     value = float(statistic(np.arange(n)))
     random = np.random.default_rng(seed)
@@ -44,13 +44,13 @@ def bootstrap_mean(values: npt.ArrayLike, *, draws: int, seed: int) -> Estimate:
     if not len(numbers):
         return Estimate(value=float("nan"), low=float("nan"), high=float("nan"))
     random = np.random.default_rng(seed)
-    # draw by draw: together they would be draws x n numbers, and tokens are many
+    # one draw at a time: all of them are draws x n numbers, too many for tokens
     found = [numbers[random.integers(0, len(numbers), len(numbers))].mean() for _ in range(draws)]
     return between(float(numbers.mean()), np.array(found))
 
 
 def between(value: float, found: npt.NDArray[np.float64]) -> Estimate:
-    """Put percentiles of resampled figures around a figure."""
+    """Make an estimate of a figure and the percentiles of its resampled values."""
     found = found[np.isfinite(found)]
     if not len(found):
         return Estimate(value=value, low=float("nan"), high=float("nan"))
@@ -59,7 +59,7 @@ def between(value: float, found: npt.NDArray[np.float64]) -> Estimate:
 
 
 def over_seeds(estimates: Sequence[Estimate]) -> Estimate:
-    """Several seeds' estimates as one: mean figure, widest reach of intervals and figures."""
+    """Combine estimates of several seeds: the mean, and the widest of intervals and figures."""
     values = [each.value for each in estimates]
     bounds = np.array([[each.low, each.high, each.value] for each in estimates]).ravel()
     bounds = bounds[~np.isnan(bounds)]

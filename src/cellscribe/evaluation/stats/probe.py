@@ -1,9 +1,8 @@
-"""Linear probe: how much of a cell's type a linear classifier reads off its vector.
+"""Linear probe: how well a linear classifier predicts a cell's type from its vector.
 
-Logistic regression on standardised features, every cell predicted once by a classifier that never
-saw it. The measure of representation quality that is used where labels exist (Alain and Bengio
-2016); beside it `log_norm_pca`, the standard workflow's features. `linear_probe` is the short form
-with one strength of regularisation; the task celltype is put together of the functions below it.
+Logistic regression on standardised features; each cell is predicted once, by a classifier that was
+fitted without it. The usual measure of representation quality where labels exist (Alain and Bengio
+2016). The task celltype is composed of these functions, with neighbours and a random forest.
 """
 
 from __future__ import annotations
@@ -11,32 +10,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from cellscribe.cells.pipeline import usable_cores
-from cellscribe.evaluation.stats.features import pca as log_norm_pca
-
-__all__ = [
-    "ProbeScore",
-    "accuracy",
-    "class_f1",
-    "confusion",
-    "fit_linear",
-    "folds_of",
-    "linear_probe",
-    "log_norm_pca",
-    "macro_f1",
-    "predict_forest",
-    "predict_linear",
-    "predict_near",
-    "rotated",
-    "side_by_side",
-    "standardised",
-]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -46,71 +25,18 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 STRENGTHS = (0.01, 0.1, 1.0)
-"""Weight of the data against the L2 penalty (C), of which folds inside the training cells choose:
-the same three for every kind of features."""
+"""Values of scikit-learn's C that inner folds choose from, the same for every kind of features."""
 PLAIN_STRENGTH = 0.1
-"""Where there are too few cells to choose by."""
+"""Value of C where there are too few cells to choose it."""
 FOLDS, INNER_FOLDS = 5, 3
 NEIGHBOURS = 15
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProbeScore:
-    """Scores of the held-out predictions of all folds."""
-
-    accuracy: float
-    macro_f1: float
-    """Mean F1 over classes: rare types count as much as common ones."""
-    fold_accuracies: list[float]
-
-
-def linear_probe(
-    vectors: npt.NDArray[np.floating],
-    labels: npt.NDArray[np.object_],
-    *,
-    folds: int = 5,
-    seed: int = 0,
-) -> ProbeScore:
-    """Score a linear classifier on vectors.
-
-    Parameters
-    ----------
-    vectors
-        ``[B, D]``.
-    labels
-        ``[B]``; every class needs at least `folds` cells.
-    folds
-        Stratified, shuffled with `seed`: the same cells for every kind of vector.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import accuracy_score, f1_score
-    from sklearn.model_selection import StratifiedKFold
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    vectors = np.asarray(vectors, dtype=np.float64)
-    predicted = np.empty(len(labels), dtype=object)
-    accuracies = []
-    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    for train, test in splitter.split(vectors, labels):
-        classifier = make_pipeline(
-            StandardScaler(), LogisticRegression(C=PLAIN_STRENGTH, max_iter=2_000)
-        )
-        classifier.fit(vectors[train], labels[train])
-        predicted[test] = classifier.predict(vectors[test])
-        accuracies.append(float(accuracy_score(labels[test], predicted[test])))
-    return ProbeScore(
-        accuracy=float(accuracy_score(labels, predicted)),
-        macro_f1=float(f1_score(labels, predicted, average="macro")),
-        fold_accuracies=accuracies,
-    )
-
-
 def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Apply `work` to items in threads of one BLAS thread each; results in order.
+    """Apply `work` to items in parallel, with one BLAS thread each; results are in order.
 
-    Products as small as those of a linear classifier lose more by waiting for each other's threads
-    than they gain: with two, a fit took five times as long as with one.
+    The matrix products of a linear classifier are so small that more BLAS threads cost more than
+    they gain: with two, a fit took five times as long as with one.
     """
     from threadpoolctl import threadpool_limits
 
@@ -118,7 +44,7 @@ def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
         return list(pool.map(work, items))
 
 
-def predict_linear(
+def predict_logistic_cv(
     train: npt.NDArray[np.floating],
     truth: Integers,
     test: npt.NDArray[np.floating],
@@ -126,15 +52,15 @@ def predict_linear(
     *,
     strengths: tuple[float, ...] = STRENGTHS,
 ) -> Integers:
-    """Fit logistic regression whose strength inner folds choose, and predict.
+    """Fit logistic regression with a strength that inner folds choose, and predict.
 
-    The strength of the highest macro-F1 over the predictions of all inner folds is taken, the
-    weaker one of equals; then all training cells are fitted with it.
+    The chosen strength has the highest macro-F1 over the predictions of all inner folds; of equal
+    ones it is the lowest. The classifier is then fitted on all training cells.
 
     Parameters
     ----------
     train
-        ``[N, D]`` features; mean and deviation are theirs.
+        ``[N, D]`` features, from which mean and deviation are taken.
     truth
         ``[N]`` classes.
     test
@@ -142,7 +68,7 @@ def predict_linear(
     inner
         Folds of the training cells.
     strengths
-        To choose of, ascending.
+        Values of C to choose from, ascending.
 
     Returns
     -------
@@ -155,17 +81,17 @@ def predict_linear(
     known = np.concatenate([truth[held] for _, held in inner])
     made = [(*standardised(train[fit], train[held]), truth[fit]) for fit, held in inner]
     for strength in strengths:
-        guessed = [fit_linear(*fold, strength, 1e-3) for fold in made]
+        guessed = [predict_logistic(*fold, strength, 1e-3) for fold in made]
         found = float(f1_score(known, np.concatenate(guessed), average="macro", zero_division=0))
         if found > best:
             chosen, best = strength, found
-    return fit_linear(*standardised(train, test), truth, chosen)
+    return predict_logistic(*standardised(train, test), truth, chosen)
 
 
-def fit_linear(
+def predict_logistic(
     train: Floats, test: Floats, truth: Integers, strength: float, tolerance: float = 1e-4
 ) -> Integers:
-    """Fit logistic regression on features as they are, and predict.
+    """Fit logistic regression on features that are standardised already, and predict.
 
     Parameters
     ----------
@@ -174,12 +100,14 @@ def fit_linear(
     test
         ``[M, D]``.
     truth
-        ``[N]`` classes; if there is but one, it is predicted.
+        ``[N]`` classes; a single class is predicted for all.
     strength
         ``C`` of scikit-learn.
     tolerance
         Largest slope at which the fit ends.
     """
+    # Not `annotation.linear.fit_linear`, which keeps weights and scale for a head, also of classes
+    # without cells, and neither rotates nor shares one scaling among strengths: other last digits.
     from sklearn.linear_model import LogisticRegression
 
     if (truth == truth[0]).all():
@@ -199,7 +127,7 @@ def standardised(
 
 
 def rotated(train: Floats, test: Floats) -> tuple[Floats, Floats]:
-    """Turn features so that as many are left as there are training cells, if these are fewer.
+    """Rotate features into the space of the training cells, if these are fewer than features.
 
     The weights that an L2 penalty finds lie in the space that the training cells span (the
     representer theorem), and the penalty does not see a rotation within it, so a linear classifier
@@ -214,7 +142,7 @@ def rotated(train: Floats, test: Floats) -> tuple[Floats, Floats]:
 def predict_near(
     train: npt.NDArray[np.floating], truth: Integers, test: npt.NDArray[np.floating]
 ) -> Integers:
-    """``[M]`` class of most of the nearest training cells, by cosine of centred features."""
+    """Predict the most frequent class of the nearest training cells, ``[M]``, by centred cosine."""
     from sklearn.neighbors import KNeighborsClassifier
 
     mean = train.mean(axis=0)
@@ -225,25 +153,25 @@ def predict_near(
 def predict_forest(
     train: npt.NDArray[np.floating], truth: Integers, test: npt.NDArray[np.floating], seed: int
 ) -> Integers:
-    """``[M]`` classes by a random forest with scikit-learn's settings."""
+    """Predict classes, ``[M]``, by a random forest with scikit-learn's settings."""
     from sklearn.ensemble import RandomForestClassifier
 
     return RandomForestClassifier(random_state=seed).fit(train, truth).predict(test)
 
 
 def folds_of(truth: Integers, groups: Integers | None, seed: int, most: int = FOLDS) -> Folds:
-    """Split cells into folds, stratified by class, that keep groups whole.
+    """Split cells into folds, stratified by class, without splitting a group.
 
     Parameters
     ----------
     truth
         ``[N]`` classes.
     groups
-        ``[N]``; None, or one group alone: cells are split at random.
+        ``[N]``; with None, or a single group, cells are split at random.
     seed
-        Of the shuffle.
+        Seed of the shuffle.
     most
-        Folds; no more than there are groups.
+        Number of folds; at most one per group.
 
     Returns
     -------
@@ -266,22 +194,22 @@ def folds_of(truth: Integers, groups: Integers | None, seed: int, most: int = FO
 
 
 def confusion(truth: Integers, predicted: Integers, n_classes: int) -> npt.NDArray[np.int64]:
-    """``[K, K]`` cells by true class and predicted class."""
+    """Count cells by true and predicted class, ``[K, K]``."""
     flat = np.bincount(truth * n_classes + predicted, minlength=n_classes**2)
     return flat.reshape(n_classes, n_classes)
 
 
 def class_f1(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """``[K]`` F1 of each class, NaN for one that no cell has."""
+    """Compute F1 of each class, ``[K]``; NaN for a class without cells."""
     true, guessed = counts.sum(axis=1), counts.sum(axis=0)
     return np.where(true > 0, 2 * np.diag(counts) / np.maximum(true + guessed, 1), np.nan)
 
 
 def macro_f1(counts: npt.NDArray[np.int64]) -> float:
-    """Mean F1 of the classes that cells have."""
+    """Compute the mean F1 of the classes with cells."""
     return float(np.nanmean(class_f1(counts)))
 
 
 def accuracy(counts: npt.NDArray[np.int64]) -> float:
-    """Share of cells on the diagonal."""
+    """Compute the share of cells on the diagonal."""
     return float(np.trace(counts) / counts.sum())

@@ -1,8 +1,8 @@
-"""Ridge regression on vectors of cells, each predicted by others.
+"""Ridge regression on vectors of cells; each cell is predicted by a fit without it.
 
-Written here and not taken from scikit-learn, whose answers it gives: one eigendecomposition a fold
-serves all penalties and all targets, which for 2,000 columns is what makes it affordable. The
-penalty is chosen by leaving out one cell at a time.
+The same results as scikit-learn's, at lower cost: one eigendecomposition a fold serves all
+penalties and all targets, which matters for 2,000 columns. The penalty is chosen by leaving out one
+cell at a time.
 
 Letters: ``B`` cells, ``D`` width of a vector, ``T`` targets.
 """
@@ -16,33 +16,33 @@ Floats = npt.NDArray[np.float64]
 
 FOLDS = 5
 ALPHAS = tuple(10.0**power for power in range(6))
-"""Penalties, on standardised vectors."""
+"""Penalties to choose from, on standardised vectors."""
 
 
 def out_of_fold(vectors: Floats, targets: Floats, *, seed: int) -> Floats:
-    """Predict targets of every cell by a ridge regression that never saw it.
+    """Predict targets of every cell by a ridge regression that was fitted without it.
 
-    Vectors ``[B, D]`` are standardised by what the other folds have; each of the targets
-    ``[B, T]``, which is what comes back, has a penalty of its own. Folds depend on the seed alone.
+    Vectors ``[B, D]`` are standardised by mean and deviation of the other folds. Each target has a
+    penalty of its own. Returns ``[B, T]``, like `targets`. Folds depend on the seed alone.
     """
     n = len(vectors)
     fold_of = np.random.default_rng(seed).permutation(n) % FOLDS
-    told = np.empty_like(targets)
+    predicted = np.empty_like(targets)
     for fold in range(FOLDS):
         test = fold_of == fold
-        told[test] = ridge(vectors[~test], targets[~test], vectors[test])
-    return told
+        predicted[test] = ridge(vectors[~test], targets[~test], vectors[test])
+    return predicted
 
 
 def ridge(train: Floats, targets: Floats, test: Floats) -> Floats:
     """Predict ``[b, T]`` targets of test cells; the penalty of each target is chosen on training.
 
-    Chosen is the penalty of `ALPHAS` with the least squared error of cells left out one at a time,
-    by Allen's shortcut (PRESS, 1974): a residual over one less its leverage. The intercept is not
-    penalised. The same as scikit-learn's ``StandardScaler`` and ``RidgeCV``.
+    The chosen penalty of `ALPHAS` has the least squared error over cells left out one at a time,
+    computed by Allen's shortcut (PRESS, 1974): a residual divided by one minus its leverage. The
+    intercept is not penalised. The same as scikit-learn's ``StandardScaler`` and ``RidgeCV``.
     """
     mean, spread = train.mean(axis=0), train.std(axis=0)
-    # a column that does not vary but for rounding would be blown up to noise
+    # a column that varies by rounding errors only would be scaled up to noise
     varies = spread > 1e-7 * np.maximum(np.abs(mean), 1e-30)
     if not varies.any():
         return np.broadcast_to(targets.mean(axis=0), (len(test), targets.shape[1])).copy()
@@ -66,6 +66,6 @@ def ridge(train: Floats, targets: Floats, test: Floats) -> Floats:
 
 
 def r2(truth: Floats, guess: Floats) -> float:
-    """Share of the variance that is explained; below 0 where the mean would have told more."""
+    """Compute the explained share of the variance; below 0 for a guess worse than the mean."""
     around = float(((truth - truth.mean()) ** 2).sum())
     return 1 - float(((truth - guess) ** 2).sum()) / around if around > 0 else float("nan")

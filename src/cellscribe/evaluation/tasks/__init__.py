@@ -1,1 +1,1 @@
-"""One file or folder a task: data in, scores of models and their baselines out."""
+"""Tasks, one file or folder each: they score models and their baselines on data."""

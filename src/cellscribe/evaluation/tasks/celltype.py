@@ -1,8 +1,8 @@
-"""Cell types: how well simple classifiers read them off the frozen vector of a cell.
+"""Cell types: how well simple classifiers predict them from the frozen vector of a cell.
 
-Folds, classifiers, and the budget for choosing their strength are one for models and baselines. No
-fold splits a donor or batch where one is known: cells of one donor share more than their type, and
-a random split rewards knowing the donor. Every figure is of predictions for cells held out.
+Models and baselines have the same folds, classifiers and choice of strength. No fold splits a donor
+or batch where one is known: cells of one donor share more than their type, and a random split
+rewards features of the donor. Every figure is of predictions for held-out cells.
 
 Letters: ``B`` cells of the file, ``N`` labelled ones that take part, ``K`` classes.
 """
@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from cellscribe.cells.columns import has_label
 from cellscribe.errors import InputError
-from cellscribe.evaluation.data import Cells, Data, column
-from cellscribe.evaluation.leakage import Origin
+from cellscribe.evaluation.data import CellProvenance, Cells, Data, column
+from cellscribe.evaluation.models import Method
+from cellscribe.evaluation.scores import Curve, Estimate, Metric, Scores, UnfitError
 from cellscribe.evaluation.stats.estimates import bootstrap
 from cellscribe.evaluation.stats.probe import (
     FOLDS,
@@ -34,16 +35,15 @@ from cellscribe.evaluation.stats.probe import (
     accuracy,
     class_f1,
     confusion,
-    fit_linear,
     folds_of,
     macro_f1,
     predict_forest,
-    predict_linear,
+    predict_logistic,
+    predict_logistic_cv,
     predict_near,
     side_by_side,
     standardised,
 )
-from cellscribe.evaluation.task import Curve, Estimate, Method, Metric, Scores, UnfitError
 
 if TYPE_CHECKING:
     from cellscribe.config import EvaluateOptions
@@ -93,18 +93,18 @@ BASELINES = (HVG_LR, PCA_LR, PCA_FOREST)
 EXTRA_BASELINES = {SCVI_LR: "scvi"}
 
 GROUPS = ("donor", "donor_id", "individual", "batch", "library", "sample", "replicate", "plate")
-"""Columns of obs that are looked for, in this order, when no group is named."""
+"""Columns of obs to look for, in this order, when no group is named."""
 FEWEST_CELLS = 10
-"""Of a class."""
+"""Fewest cells of a class."""
 SHOTS = (1, 5, 10, 50)
 FEWEST_GROUPS = 10
-"""From which on intervals resample groups; percentiles of fewer are too coarse."""
+"""Fewest groups for intervals that resample groups; percentiles of fewer are too coarse."""
 PROTOCOL = 1
 """Raised when figures change for the same data and settings."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Problem:
+class Case:
     """Labelled cells of a file."""
 
     name: str
@@ -112,36 +112,36 @@ class Problem:
     cells: Cells
     """All cells of the file, labelled or not."""
     rows: Integers
-    """``[N]`` those that take part, ascending."""
+    """``[N]`` rows of the cells that take part, ascending."""
     classes: list[str]
     """``[K]`` sorted."""
     truth: Integers
-    """``[N]`` class of each."""
+    """``[N]`` class of each cell."""
     groups: Integers | None
-    """``[N]`` group that no fold splits."""
+    """``[N]`` group of each cell; no fold splits one."""
     bootstrap: int
     seed: int
-    """Of the baselines' features."""
+    """Seed of the baselines' features."""
     about: dict[str, Any]
     identity: dict[str, Any]
 
     @property
-    def origin(self) -> Origin:
+    def provenance(self) -> CellProvenance:
         """Where the cells come from."""
-        return self.cells.origin
+        return self.cells.provenance
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Features:
-    """An answer: what a classifier is given of each cell."""
+    """Input of the classifiers."""
 
     vectors: npt.NDArray[np.floating]
     """``[N, D]``."""
     forest: bool = False
-    """Whether the classifier is a random forest, and no other is asked."""
+    """Whether a random forest is the only classifier."""
 
 
-def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Problem]:
+def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
     """Find labels and groups of a file of cells.
 
     Raises
@@ -173,9 +173,9 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
     classes, truth = np.unique(labels[rows], return_inverse=True)
     numbered = None if groups is None else np.unique(groups[rows], return_inverse=True)[1]
     n_groups = 0 if numbered is None else int(numbered.max()) + 1
-    told = [*labels[rows], *([] if groups is None else groups[rows])]
+    texts = [*labels[rows], *([] if groups is None else groups[rows])]
     return [
-        Problem(
+        Case(
             name=cells.name, models=models, cells=cells, rows=rows, classes=list(classes),
             truth=truth, groups=numbered, bootstrap=options.bootstrap, seed=options.seed,
             about={
@@ -189,7 +189,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
             },
             identity={
                 "data": cells.hash,
-                "labels": hashlib.sha256("\n".join(told).encode()).hexdigest()[:16],
+                "labels": hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16],
                 "rows": hashlib.sha256(rows.astype(np.int64).tobytes()).hexdigest()[:16],
                 "label": options.label,
                 "group": by,
@@ -201,69 +201,69 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
     ]  # fmt: skip
 
 
-def answers(problem: Problem, model: Model) -> list[Method]:
+def methods(case: Case, model: Model) -> list[Method]:
     """Return a model's row: its vectors."""
-    return [model.row(lambda: Features(vectors=model.vectors(problem.cells)[problem.rows]))]
+    return [model.row(lambda: Features(vectors=model.vectors(case.cells)[case.rows]))]
 
 
-def baselines(problem: Problem) -> list[Method]:
-    """Return the rows of the standard workflow, and scVI's if it is here."""
+def baselines(case: Case) -> list[Method]:
+    """Return the rows of the standard workflow, and of scVI where it is installed."""
     from cellscribe.evaluation.stats.features import HVG, hvg, pca, scvi_latent
 
-    counts, rows, seed = problem.cells.counts, problem.rows, problem.seed
+    counts, rows, seed = case.cells.counts, case.rows, case.seed
     made: dict[str, Callable[[], Features]] = {
         HVG_LR: lambda: Features(vectors=hvg(counts, HVG)[rows]),
         PCA_LR: lambda: Features(vectors=pca(counts, 50, seed=seed)[rows]),
         PCA_FOREST: lambda: Features(vectors=pca(counts, 10, seed=seed)[rows], forest=True),
     }
     if find_spec("scvi") is not None:
-        made[SCVI_LR] = lambda: Features(vectors=scvi_latent(problem.cells, seed=seed)[rows])
-    return [Method(name=name, kind="baseline", answer=answer) for name, answer in made.items()]
+        made[SCVI_LR] = lambda: Features(vectors=scvi_latent(case.cells, seed=seed)[rows])
+    return [Method(name=name, kind="baseline", predict=predict) for name, predict in made.items()]
 
 
-def score(problem: Problem, answer: Features, seed: int) -> Scores:
-    """Judge features: every cell is predicted once, under the folds of the seed."""
-    vectors, truth = answer.vectors, problem.truth
-    folds = folds_of(truth, problem.groups, seed)
+def score(case: Case, prediction: Features, seed: int) -> Scores:
+    """Score features: every cell is predicted once, under the folds of the seed."""
+    vectors, truth = prediction.vectors, case.truth
+    folds = folds_of(truth, case.groups, seed)
     predicted = np.empty(len(truth), np.int64)
     near = np.empty(len(truth), np.int64)
 
     def predict(fold: Fold) -> None:
         train, test = fold
-        if answer.forest:
+        if prediction.forest:
             predicted[test] = predict_forest(vectors[train], truth[train], vectors[test], seed)
             return
-        groups = None if problem.groups is None else problem.groups[train]
+        groups = None if case.groups is None else case.groups[train]
         inner = folds_of(truth[train], groups, seed, INNER_FOLDS)
-        predicted[test] = predict_linear(vectors[train], truth[train], vectors[test], inner)
+        predicted[test] = predict_logistic_cv(vectors[train], truth[train], vectors[test], inner)
         near[test] = predict_near(vectors[train], truth[train], vectors[test])
 
     side_by_side(predict, folds)
     estimates = {
-        "macro_f1": _estimate(problem, predicted, seed, macro_f1),
-        "accuracy": _estimate(problem, predicted, seed, accuracy),
+        "macro_f1": _estimate(case, predicted, seed, macro_f1),
+        "accuracy": _estimate(case, predicted, seed, accuracy),
     }
     curves = {}
-    if not answer.forest:
-        estimates["knn_accuracy"] = _estimate(problem, near, seed, accuracy)
-        curves["Few-shot"] = _few_shot(problem, vectors, folds, seed)
-    by_class = class_f1(confusion(truth, predicted, len(problem.classes)))
+    if not prediction.forest:
+        estimates["knn_accuracy"] = _estimate(case, near, seed, accuracy)
+        curves["Few-shot"] = _few_shot(case, vectors, folds, seed)
+    by_class = class_f1(confusion(truth, predicted, len(case.classes)))
     return Scores(
         estimates=estimates,
-        breakdowns={"F1 by class": dict(zip(problem.classes, by_class.tolist(), strict=True))},
+        breakdowns={"F1 by class": dict(zip(case.classes, by_class.tolist(), strict=True))},
         curves=curves,
     )
 
 
 def _estimate(
-    problem: Problem,
+    case: Case,
     predicted: Integers,
     seed: int,
     statistic: Callable[[npt.NDArray[np.int64]], float],
 ) -> Estimate:
     """Estimate a statistic of the confusion matrix over resampled cells or groups."""
-    truth, size, draws = problem.truth, len(problem.classes), problem.bootstrap
-    groups = problem.groups
+    truth, size, draws = case.truth, len(case.classes), case.bootstrap
+    groups = case.groups
     if groups is None or groups.max() + 1 < FEWEST_GROUPS:
         return bootstrap(
             lambda rows: statistic(confusion(truth[rows], predicted[rows], size)),
@@ -278,22 +278,22 @@ def _estimate(
     )
 
 
-def _few_shot(
-    problem: Problem, vectors: npt.NDArray[np.floating], folds: Folds, seed: int
-) -> Curve:
-    """Macro-F1 by the labelled cells of a class; cells of fewer shots are among those of more."""
-    truth, size = problem.truth, len(problem.classes)
+def _few_shot(case: Case, vectors: npt.NDArray[np.floating], folds: Folds, seed: int) -> Curve:
+    """Compute macro-F1 by the labelled cells of a class; each set of cells contains the smaller."""
+    truth, size = case.truth, len(case.classes)
     predicted = np.empty((len(SHOTS), len(truth)), np.int64)
 
     def learn(fold: int) -> None:
         train, test = folds[fold]
-        # unlabelled cells abound where labelled ones are few, so all of them give the scale
+        # few labelled cells come with many unlabelled ones, so the scale is that of all
         fit, held = standardised(vectors[train], vectors[test])
         order = np.random.default_rng([seed, fold]).permutation(len(train))
         for place, shots in enumerate(SHOTS):
             found = [order[truth[train[order]] == each][:shots] for each in range(size)]
             few = np.concatenate(found)
-            predicted[place, test] = fit_linear(fit[few], held, truth[train[few]], PLAIN_STRENGTH)
+            predicted[place, test] = predict_logistic(
+                fit[few], held, truth[train[few]], PLAIN_STRENGTH
+            )
 
     side_by_side(learn, range(len(folds)))
     scores = [macro_f1(confusion(truth, each, size)) for each in predicted]
@@ -307,14 +307,14 @@ def _few_shot(
 
 
 def _drop(known: npt.NDArray[np.bool_], out: npt.NDArray[np.bool_]) -> int:
-    """Take cells out of the known ones, in place; how many."""
+    """Remove cells from the known ones, in place; return their number."""
     gone = known & out
     known &= ~out
     return int(gone.sum())
 
 
 def _check(name: str, label: str, names: list[str], numbers: npt.NDArray[np.int64]) -> None:
-    """Refuse labels that make no two classes."""
+    """Refuse labels with fewer than two classes."""
     mend = "name another column with --label"
     if not names:
         raise UnfitError(f"{name}: no cell has a label in {label!r}; {mend}")
@@ -333,18 +333,18 @@ def _check(name: str, label: str, names: list[str], numbers: npt.NDArray[np.int6
 
 def _groups(
     cells: Cells,
-    asked: str | None,
+    named: str | None,
     labels: npt.NDArray[np.object_],
     known: npt.NDArray[np.bool_],
 ) -> tuple[str | None, npt.NDArray[np.object_] | None]:
-    """Column of groups and its values.
+    """Choose the column of groups, and read it.
 
-    One that was not asked for must be of use: every labelled cell has a group, groups have ten
-    cells on average, and half of the classes or more occur in two groups. Sorted populations that
-    make a library each would else leave nothing to learn.
+    A column that the user did not name is only taken if every labelled cell has a group, groups
+    have ten cells on average, and at least half of the classes occur in two groups. Otherwise a
+    file of sorted populations, with a library each, would leave nothing to learn.
     """
-    if asked is not None:
-        return asked, column(cells, asked, "--group")
+    if named is not None:
+        return named, column(cells, named, "--group")
     for name in GROUPS:
         if name not in cells.obs:
             continue
@@ -359,14 +359,14 @@ def _groups(
 
 
 def _of_one_group(labels: npt.NDArray[np.object_], groups: npt.NDArray[np.object_]) -> list[str]:
-    """Classes that occur in one group alone."""
+    """Return the classes that occur in one group only."""
     return [name for name in np.unique(labels) if len(np.unique(groups[labels == name])) < 2]
 
 
 def _check_groups(
     name: str, labels: npt.NDArray[np.object_], groups: npt.NDArray[np.object_], by: str
 ) -> None:
-    """Refuse groups that leave nothing to hold out."""
+    """Refuse groups of which none can be held out."""
     if len(np.unique(labels)) < 2:
         raise InputError(
             f"{name}: fewer than two classes occur in two or more groups of {by!r}, so none can be "

@@ -1,8 +1,8 @@
-"""How much of a cell's depth its vector gives away, and how far the vector moves with it.
+"""How well a cell's depth can be predicted from its vector, and how far depth moves the vector.
 
-Depth is an accident of the experiment, so a vector of the cell's state should not tell it. Two
-looks: what a ridge regression reads off the vectors about cells it never saw, and whether a cell
-that is thinned, as if it had been sequenced less deeply, is still nearest to itself.
+Depth is an accident of the experiment, so a vector of the cell's state should not depend on it. Two
+measures: how well a ridge regression predicts depth for held-out cells, and whether a downsampled
+cell, as if it had been sequenced less deeply, is still nearest to itself.
 
 Letters: ``B`` cells, ``G`` genes, ``D`` width of a vector.
 """
@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.cells.downsample import downsample
-from cellscribe.evaluation.data import Cells, Data, draw
-from cellscribe.evaluation.leakage import Origin
-from cellscribe.evaluation.models import Model
+from cellscribe.cells.downsample import downsample as downsample_counts
+from cellscribe.evaluation.data import CellProvenance, Cells, Data, draw
+from cellscribe.evaluation.models import Method, Model
+from cellscribe.evaluation.scores import Curve, Estimate, Metric, Scores, UnfitError
 from cellscribe.evaluation.stats.estimates import bootstrap, bootstrap_mean
 from cellscribe.evaluation.stats.features import HVG, fit_features
 from cellscribe.evaluation.stats.ridge import ALPHAS, FOLDS, out_of_fold, r2
-from cellscribe.evaluation.task import Curve, Estimate, Method, Metric, Scores, UnfitError
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 
 SHARES = (50, 25, 10)
-"""Per cent of its counts that a thinned cell keeps."""
-MOST_THINNED = 500
+"""Per cent of its counts that a downsampled cell keeps."""
+MOST_DOWNSAMPLED = 500
 LEAST_CELLS = 20
 CONTEXT = 1_024
 """Length at which the detected genes of a baseline are cut, as most models cut theirs."""
@@ -43,7 +42,7 @@ COMPONENTS = 50
 TIE = 1e-9
 """Cosines closer than this are equal, and an own cell among equals counts in part."""
 ROUNDING = 1e-6
-"""What of a centre is taken for nothing when it is subtracted: float32 vectors."""
+"""Share of the centre up to which a difference from it is rounding error of float32."""
 TARGETS = ("depth_r2", "genes_r2", "length_r2")
 BASELINES = (f"log-norm PCA-{COMPONENTS}", f"log-norm HVG {HVG:,}")
 MOVED = "distance moved, share of the distance between cells"
@@ -58,16 +57,16 @@ ABOUT = (
     "its R² on cells it never saw says how much a vector gives away. Deep cells are often of "
     "other types, so some R² is honest: compare it with the baselines'. Then counts are thinned "
     f"binomially to {', '.join(map(str, SHARES))} %, and it is told how many of at most "
-    f"{MOST_THINNED} thinned cells have their own whole cell as the nearest of all by cosine, the "
-    "mean of the whole cells being taken off all vectors first: those of a network share a "
+    f"{MOST_DOWNSAMPLED} thinned cells have their own whole cell as the nearest of all by cosine, "
+    "the mean of the whole cells being taken off all vectors first: those of a network share a "
     "direction beside which all others vanish, and principal components have none. The draw of "
     "thinned counts is one for all seeds; seeds change folds and bootstrap."
 )
 
 
-def _given_away(what: str, told: str) -> Metric:
-    about = f"R² on held-out cells of {told}, by ridge regression from the vectors."
-    return Metric(title=f"R² of {what}", about=about, better="lower")
+def _given_away(name: str, target: str) -> Metric:
+    about = f"R² on held-out cells of {target}, by ridge regression from the vectors."
+    return Metric(title=f"R² of {name}", about=about, better="lower")
 
 
 def _stays(share: int) -> Metric:
@@ -89,8 +88,8 @@ EXTRA_BASELINES: dict[str, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Thinned:
-    """Cells with a share of their counts; those that nothing is left of are not among them."""
+class Downsampled:
+    """Cells with a share of their counts, without those that have no count left."""
 
     cells: Cells
     own: npt.NDArray[np.int64]
@@ -98,20 +97,20 @@ class Thinned:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Answer:
-    """Vectors of the cells of a problem, whole and thinned."""
+class CellVectors:
+    """Vectors of the cells of a case, whole and downsampled."""
 
     vectors: Floats
     """``[B, D]``."""
     lengths: Floats
     """``[B]`` tokens."""
-    thinned: dict[int, Floats]
+    downsampled: dict[int, Floats]
     """By the share kept, ``[b, D]``."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Problem:
-    """A file of cells, and some of them thinned."""
+class Case:
+    """Cells of a file, and some of them downsampled."""
 
     name: str
     models: Sequence[Model]
@@ -119,8 +118,8 @@ class Problem:
     filled: npt.NDArray[np.int64]
     """``[B]`` rows that have a count."""
     some: npt.NDArray[np.int64]
-    """Rows that are thinned, all among `filled`."""
-    thinned: dict[int, Thinned]
+    """Rows that are downsampled, all among `filled`."""
+    downsampled: dict[int, Downsampled]
     options: EvaluateOptions
 
     @property
@@ -129,9 +128,9 @@ class Problem:
         return {"cells": len(self.filled), "thinned cells": len(self.some), "folds": FOLDS}
 
     @property
-    def origin(self) -> Origin:
+    def provenance(self) -> CellProvenance:
         """Where the cells come from."""
-        return self.cells.origin
+        return self.cells.provenance
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -147,8 +146,8 @@ class Problem:
         }
 
 
-def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Problem]:
-    """Thin some cells of a file.
+def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
+    """Downsample some cells of a file.
 
     Raises
     ------
@@ -170,45 +169,47 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
             f"{data.name}: all cells have {totals[filled[0]]:,.0f} counts, so no vector can give "
             "depth away; give counts as they were sequenced"
         )
-    some = filled[draw(len(filled), MOST_THINNED, options.seed)]
+    some = filled[draw(len(filled), MOST_DOWNSAMPLED, options.seed)]
     return [
-        Problem(
+        Case(
             name=data.name,
             models=models,
             cells=cells,
             filled=filled,
             some=some,
-            thinned={share: thin(cells.take(some), share, options.seed) for share in SHARES},
+            downsampled={
+                share: downsample(cells.take(some), share, options.seed) for share in SHARES
+            },
             options=options,
         )
     ]
 
 
-def thin(cells: Cells, share: int, seed: int) -> Thinned:
+def downsample(cells: Cells, share: int, seed: int) -> Downsampled:
     """Keep each count of every cell with a probability of `share` per cent.
 
-    Binomial thinning is what less sequencing of the same library gives; a cell of which nothing is
+    Binomial downsampling is what less sequencing of the same library gives. A cell without a count
     left is dropped.
     """
-    counts = downsample(cells.counts, share / 100, np.random.default_rng([seed, share]))
+    counts = downsample_counts(cells.counts, share / 100, np.random.default_rng([seed, share]))
     own = np.flatnonzero(np.diff(counts.indptr))
-    return Thinned(cells=dataclasses.replace(cells, counts=counts).take(own), own=own)
+    return Downsampled(cells=dataclasses.replace(cells, counts=counts).take(own), own=own)
 
 
-def answers(problem: Problem, model: Model) -> list[Method]:
-    """Vectors of whole and of thinned cells."""
+def methods(case: Case, model: Model) -> list[Method]:
+    """Return a model's row: its vectors of whole and of downsampled cells."""
 
-    def answer() -> Answer:
-        return Answer(
-            vectors=model.vectors(problem.cells)[problem.filled].astype(np.float64),
-            lengths=token_lengths(model, problem.cells)[problem.filled],
-            thinned={
-                share: model.vectors(thinned.cells).astype(np.float64)
-                for share, thinned in problem.thinned.items()
+    def predict() -> CellVectors:
+        return CellVectors(
+            vectors=model.vectors(case.cells)[case.filled].astype(np.float64),
+            lengths=token_lengths(model, case.cells)[case.filled],
+            downsampled={
+                share: model.vectors(downsampled.cells).astype(np.float64)
+                for share, downsampled in case.downsampled.items()
             },
         )
 
-    return [model.row(answer)]
+    return [model.row(predict)]
 
 
 def token_lengths(model: Model, cells: Cells) -> Floats:
@@ -220,51 +221,54 @@ def token_lengths(model: Model, cells: Cells) -> Floats:
     return np.minimum(known, model.embedder.context).astype(np.float64)
 
 
-def baselines(problem: Problem) -> list[Method]:
-    """The standard workflow's features, fitted on whole cells, thinned ones put through them."""
-    lengths = np.minimum(_detected(problem.cells.counts), CONTEXT)[problem.filled]
+def baselines(case: Case) -> list[Method]:
+    """Return the rows of the standard workflow, fitted on the whole cells."""
+    lengths = np.minimum(_detected(case.cells.counts), CONTEXT)[case.filled]
 
-    def answer(components: int | None) -> Answer:
-        counts, seed = problem.cells.counts, problem.options.seed
+    def predict(components: int | None) -> CellVectors:
+        counts, seed = case.cells.counts, case.options.seed
         project = fit_features(counts, components=components, seed=seed)
-        return Answer(
-            vectors=project(counts)[problem.filled],
+        return CellVectors(
+            vectors=project(counts)[case.filled],
             lengths=lengths,
-            thinned={
-                share: project(thinned.cells.counts) for share, thinned in problem.thinned.items()
+            downsampled={
+                share: project(downsampled.cells.counts)
+                for share, downsampled in case.downsampled.items()
             },
         )
 
     return [
-        Method(name=BASELINES[0], kind="baseline", answer=lambda: answer(COMPONENTS)),
-        Method(name=BASELINES[1], kind="baseline", answer=lambda: answer(None)),
+        Method(name=BASELINES[0], kind="baseline", predict=lambda: predict(COMPONENTS)),
+        Method(name=BASELINES[1], kind="baseline", predict=lambda: predict(None)),
     ]
 
 
-def score(problem: Problem, answer: Answer, seed: int) -> Scores:
-    """R² of what the vectors give away, and how thinned cells fare."""
-    draws = problem.options.bootstrap
-    counts = problem.cells.counts[problem.filled]
-    targets = np.stack([np.log(_totals(counts)), np.log(_detected(counts)), answer.lengths], axis=1)
-    told = out_of_fold(answer.vectors, targets, seed=seed)
+def score(case: Case, prediction: CellVectors, seed: int) -> Scores:
+    """Compute R² of depth from vectors, and how many downsampled cells are found again."""
+    draws = case.options.bootstrap
+    counts = case.cells.counts[case.filled]
+    targets = np.stack(
+        [np.log(_totals(counts)), np.log(_detected(counts)), prediction.lengths], axis=1
+    )
+    predicted = out_of_fold(prediction.vectors, targets, seed=seed)
     estimates: dict[str, Estimate] = {}
     for place, name in enumerate(TARGETS):
-        truth, guess = targets[:, place], told[:, place]
+        truth, guess = targets[:, place], predicted[:, place]
         if np.ptp(truth) > 0:
             estimates[name] = bootstrap(
                 lambda rows, truth=truth, guess=guess: r2(truth[rows], guess[rows]),  # type: ignore[misc]
                 len(truth), draws=draws, seed=seed,
             )  # fmt: skip
-    whole = answer.vectors[np.searchsorted(problem.filled, problem.some)]
+    whole = prediction.vectors[np.searchsorted(case.filled, case.some)]
     centre = whole.mean(axis=0)
     whole = _around(whole, centre)
     between = distance_between(whole) if whole.any() else 0.0
     moved = {}
-    for share, thinned in problem.thinned.items():
-        vectors = _around(answer.thinned[share], centre)
-        found = nearest_is_own(whole, vectors, thinned.own)
+    for share, downsampled in case.downsampled.items():
+        vectors = _around(prediction.downsampled[share], centre)
+        found = nearest_is_own(whole, vectors, downsampled.own)
         estimates[f"stays_{share}"] = bootstrap_mean(found, draws=draws, seed=seed)
-        went = _distance_moved(whole, vectors, thinned.own)
+        went = _distance_moved(whole, vectors, downsampled.own)
         moved[share] = went / between if between > 0 else float("nan")
     x, label = [float(share) for share in SHARES], "counts kept, %"
     stays = [estimates[f"stays_{share}"].value for share in SHARES]
@@ -278,20 +282,20 @@ def score(problem: Problem, answer: Answer, seed: int) -> Scores:
     )
 
 
-def nearest_is_own(whole: Floats, thinned: Floats, own: npt.NDArray[np.int64]) -> Floats:
-    """Whether each thinned cell is nearest to its own whole cell by cosine.
+def nearest_is_own(whole: Floats, downsampled: Floats, own: npt.NDArray[np.int64]) -> Floats:
+    """Find whether each downsampled cell is nearest to its own whole cell by cosine.
 
-    Chosen are ``[n, D]`` whole cells by ``[b, D]`` thinned ones, whose `own` rows are ``[b]``.
-    The answers ``[b]`` are 1 or 0, and among k equally near cells 1/k, so that vectors that are
-    all the same come to chance.
+    `whole` is ``[n, D]``, `downsampled` ``[b, D]``, and `own` ``[b]`` has the row of each cell in
+    `whole`. Returns ``[b]``: 1 or 0, and 1/k where k cells are equally near, so that equal vectors
+    score as chance.
     """
-    cosines = _unit(thinned) @ _unit(whole).T
+    cosines = _unit(downsampled) @ _unit(whole).T
     nearest = cosines >= cosines.max(axis=1, keepdims=True) - TIE
     return nearest[np.arange(len(own)), own] / nearest.sum(axis=1)
 
 
 def distance_between(vectors: Floats) -> float:
-    """Mean cosine distance of two different cells."""
+    """Compute the mean cosine distance of two different cells."""
     unit, n = _unit(vectors), len(vectors)
     # the sum over all pairs is the square of the sum, less the pairs of a cell with itself
     pairs = float((unit.sum(axis=0) ** 2).sum() - (unit**2).sum())
@@ -299,8 +303,8 @@ def distance_between(vectors: Floats) -> float:
     return distance if distance > TIE else 0.0
 
 
-def _distance_moved(whole: Floats, thinned: Floats, own: npt.NDArray[np.int64]) -> float:
-    return float((1 - (_unit(whole[own]) * _unit(thinned)).sum(axis=1)).mean())
+def _distance_moved(whole: Floats, downsampled: Floats, own: npt.NDArray[np.int64]) -> float:
+    return float((1 - (_unit(whole[own]) * _unit(downsampled)).sum(axis=1)).mean())
 
 
 def _unit(vectors: Floats) -> Floats:
@@ -309,7 +313,7 @@ def _unit(vectors: Floats) -> Floats:
 
 
 def _around(vectors: Floats, centre: Floats) -> Floats:
-    """Vectors less their centre; what is left of equal ones by rounding becomes 0."""
+    """Subtract the centre from vectors; rounding errors become 0."""
     left = vectors - centre
     left[np.abs(left) < ROUNDING * np.abs(centre).max(initial=0.0)] = 0.0
     return left

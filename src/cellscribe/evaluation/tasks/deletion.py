@@ -1,16 +1,16 @@
 """Whether a gene deleted in silico moves cells as its real knock-down does.
 
-The question that a user of `cellscribe perturb` has to ask first. Two moves of each gene X are laid
-side by side: ``d[X]``, from control cells to the same cells without X, and ``r[X]``, from the
+This tells a user of `cellscribe perturb` how far to trust it. Two moves of each gene X are
+compared: ``d[X]``, from control cells to the same cells without X, and ``r[X]``, from the
 controls' centre to that of the cells in which X was really knocked down. One that means something
 points along its own ``r`` more than along other genes'.
 
-Of both, the mean over perturbations is taken off first: a direction that every deletion or every
-knock-down shares (a shorter cell, a guide's stress) tells no gene from another. One thing is given
-for nothing: a knocked-down gene is less often seen in its cells, and a deleted one never. So any
-projection of the counts scores above chance, the baseline with counts set to zero and random
-weights as well. Hence a second figure with X deleted from knock-down and control cells, too, before
-their centres are compared: there only what X does to other genes is left to be met.
+The mean over perturbations is subtracted from both first: a direction that all deletions or all
+knock-downs share (a shorter cell, a guide's stress) does not distinguish genes. A knocked-down gene
+has fewer counts in its cells, and a deleted one none. So any projection of the counts scores above
+chance, also the baseline with counts set to zero and random weights. Hence a second figure, with X
+deleted from knock-down and control cells before their centres are compared: only the effect of X on
+other genes is left there.
 
 Letters: ``B`` cells, ``X`` perturbations, ``D`` width.
 """
@@ -19,22 +19,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cellscribe.config import EvaluateOptions
-from cellscribe.evaluation.data import Cells, Data
-from cellscribe.evaluation.leakage import Origin
-from cellscribe.evaluation.models import Model
+from cellscribe.evaluation.data import CellProvenance, Cells, Data
+from cellscribe.evaluation.models import Method, Model
+from cellscribe.evaluation.scores import Estimate, Metric, Scores, UnfitError
 from cellscribe.evaluation.stats.estimates import bootstrap, bootstrap_mean
 from cellscribe.evaluation.stats.features import fit_features
-from cellscribe.evaluation.task import Estimate, Method, Metric, Scores, UnfitError
 from cellscribe.evaluation.tasks.perturbation.conditions import read_conditions, target_columns
-
-if TYPE_CHECKING:
-    pass
 
 Floats = npt.NDArray[np.floating]
 Rows = npt.NDArray[np.int64]
@@ -81,23 +77,23 @@ BASELINES = (BY_PCA,)
 EXTRA_BASELINES: dict[str, str] = {}
 
 MOST_CELLS = 200
-"""Control cells, and knocked-down ones, that a gene is deleted from."""
+"""Most control cells, and most knocked-down cells, that a gene is deleted from."""
 MOST_DELETIONS = 8_000
-"""Of all genes together: about half a minute of mini on a core."""
+"""Most deletions of all genes together: about half a minute of mini on a core."""
 FEWEST_CELLS = 20
-"""Control cells that show a gene; of fewer the mean move is mostly noise."""
+"""Fewest control cells that show a gene; with fewer the mean move is mostly noise."""
 FEWEST_PERTURBATIONS = 3
 PCA_COMPONENTS = 50
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Deletions:
-    """Knock-downs whose gene can be deleted from controls."""
+class Case:
+    """Knock-downs of a file whose gene can be deleted from control cells."""
 
     models: Sequence[Model]
     cells: Cells
     column: str
-    """Of obs, that names perturbations."""
+    """Column of obs with perturbations."""
     targets: dict[str, int]
     """``X`` perturbations -> column of the file with the gene's counts."""
     controls: Rows
@@ -106,7 +102,7 @@ class Deletions:
     deleted: dict[str, Rows]
     """Control cells that each gene is deleted from."""
     also_deleted: dict[str, Rows]
-    """Knocked-down cells that still show the gene, likewise."""
+    """Knocked-down cells that still show the gene, and that it is deleted from."""
     shares: dict[str, tuple[float, float]]
     """Share of the control cells, and of the knocked-down ones, that show the gene."""
     left_out: int
@@ -132,13 +128,13 @@ class Deletions:
         }
 
     @property
-    def origin(self) -> Origin:
+    def provenance(self) -> CellProvenance:
         """Where the cells come from."""
-        return self.cells.origin
+        return self.cells.provenance
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the figures; the draw of cells is in the rows' sums."""
+        """What decides the figures; the sums of the rows depend on the draw of cells."""
         drawn = {
             word: {name: [len(rows), int(rows.sum())] for name, rows in each.items()}
             for word, each in (
@@ -153,17 +149,17 @@ class Deletions:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Moves:
-    """A method's answer."""
+    """Moves of cells in the space of a method."""
 
     deleted: Floats
     """``[X, D]`` mean move of control cells when the gene is deleted."""
     real: Floats
     """``[X, D]`` from the controls' centre to that of the knock-down."""
     real_others: Floats
-    """``[X, D]`` the same with the gene deleted from both."""
+    """``[X, D]`` the same, with the gene deleted from both kinds of cells."""
 
 
-def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Deletions]:
+def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
     """Find knock-downs whose gene the file measures, every model knows and controls show."""
     if data.cells is None:
         raise UnfitError(f"{data.name}: a corpus tells no perturbations; give a file of cells")
@@ -195,7 +191,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
     shown = {name: _showing(cells, controls, place) for name, place in targets.items()}
     still = {name: _showing(cells, knocked[name], place) for name, place in targets.items()}
     return [
-        Deletions(
+        Case(
             models=models,
             cells=cells,
             column=conditions.column,
@@ -217,17 +213,17 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
 
 
 def _showing(cells: Cells, rows: Rows, column: int) -> Rows:
-    """Those of some cells that have a count in a column."""
+    """Select the cells that have a count in a column."""
     return rows[np.sort(cells.counts[rows][:, [column]].nonzero()[0])]
 
 
-def answers(problem: Deletions, model: Model) -> list[Method]:
-    """Delete by the counts, which every family allows, see `inference.perturb_counts`."""
+def methods(case: Case, model: Model) -> list[Method]:
+    """Return a model's row: genes are deleted from the counts, see `perturbation.by_counts`."""
 
-    def answer() -> Moves:
+    def predict() -> Moves:
         from cellscribe.perturbation.by_counts import deleted_vectors
 
-        cells = problem.cells
+        cells = case.cells
         vectors = model.vectors(cells)
         genes = model.header.map_genes(cells.var, gene_key=cells.gene_key, name=cells.name)
 
@@ -236,19 +232,19 @@ def answers(problem: Deletions, model: Model) -> list[Method]:
             kept, after = deleted_vectors(model.embedder, cells.counts[rows], genes, tokens)
             return (after - vectors[rows[kept]]).sum(axis=0) / len(rows)
 
-        return _moves(problem, vectors, move)
+        return _moves(case, vectors, move)
 
-    return [model.row(answer)]
+    return [model.row(predict)]
 
 
-def baselines(problem: Deletions) -> list[Method]:
-    """The same in principal components, the gene's counts set to zero."""
+def baselines(case: Case) -> list[Method]:
+    """Return the row of principal components, with the gene's counts set to zero."""
 
-    def answer() -> Moves:
-        counts = problem.cells.counts
-        # The fit sees knocked-down cells as well, and with them which genes fall together: a strong
-        # baseline. The genes that will change are kept, whatever their variance.
-        targets = np.array(list(problem.targets.values()))
+    def predict() -> Moves:
+        counts = case.cells.counts
+        # Fitted on knocked-down cells too, and so on which genes fall together: a strong baseline.
+        # The genes that will change are kept, whatever their variance.
+        targets = np.array(list(case.targets.values()))
         project = fit_features(counts, components=PCA_COMPONENTS, always=targets)
         vectors = project(counts)
 
@@ -257,20 +253,20 @@ def baselines(problem: Deletions) -> list[Method]:
             without.data[without.indices == column] = 0
             return (project(without) - vectors[rows]).mean(axis=0)
 
-        return _moves(problem, vectors, move)
+        return _moves(case, vectors, move)
 
-    return [Method(name=BY_PCA, kind="baseline", answer=answer)]
+    return [Method(name=BY_PCA, kind="baseline", predict=predict)]
 
 
-def _moves(problem: Deletions, vectors: Floats, move: Callable[[Rows, int], Floats]) -> Moves:
-    """Moves in one space, where `move` gives the mean one of cells that lose a gene."""
-    control = vectors[problem.controls].mean(axis=0, dtype=np.float64)
+def _moves(case: Case, vectors: Floats, move: Callable[[Rows, int], Floats]) -> Moves:
+    """Compute all moves; `move` returns the mean move of cells that lose a gene."""
+    control = vectors[case.controls].mean(axis=0, dtype=np.float64)
     deleted, real, others = [], [], []
-    for name, column in problem.targets.items():
-        away = move(problem.deleted[name], column)
-        far = vectors[problem.knocked[name]].mean(axis=0, dtype=np.float64) - control
-        of_controls, of_knocked = problem.shares[name]
-        still = problem.also_deleted[name]
+    for name, column in case.targets.items():
+        away = move(case.deleted[name], column)
+        far = vectors[case.knocked[name]].mean(axis=0, dtype=np.float64) - control
+        of_controls, of_knocked = case.shares[name]
+        still = case.also_deleted[name]
         also = move(still, column) if len(still) else np.zeros_like(away)
         deleted.append(away)
         real.append(far)
@@ -278,11 +274,11 @@ def _moves(problem: Deletions, vectors: Floats, move: Callable[[Rows, int], Floa
     return Moves(deleted=np.array(deleted), real=np.array(real), real_others=np.array(others))
 
 
-def score(problem: Deletions, answer: Moves, seed: int) -> Scores:
-    """Compare moves; the seed draws the bootstrap's perturbations."""
-    draws, n = problem.draws, len(answer.real)
-    cosines = centred_cosines(answer.deleted, answer.real)
-    others = centred_cosines(answer.deleted, answer.real_others)
+def score(case: Case, prediction: Moves, seed: int) -> Scores:
+    """Score moves; the seed draws the perturbations of the bootstrap."""
+    draws, n = case.draws, len(prediction.real)
+    cosines = centred_cosines(prediction.deleted, prediction.real)
+    others = centred_cosines(prediction.deleted, prediction.real_others)
     ranks = own_ranks(cosines)
 
     def area(scores: Floats) -> Estimate:
@@ -295,17 +291,17 @@ def score(problem: Deletions, answer: Moves, seed: int) -> Scores:
         "auroc_others": area(others),
         "own_rank": bootstrap_mean(ranks, draws=draws, seed=seed),
     }
-    sizes = [np.linalg.norm(moves, axis=1) for moves in (answer.deleted, answer.real)]
+    sizes = [np.linalg.norm(moves, axis=1) for moves in (prediction.deleted, prediction.real)]
     if all(len(np.unique(each)) > 1 for each in sizes):
         estimates["size_correlation"] = bootstrap(
             lambda rows: _spearman(sizes[0][rows], sizes[1][rows]), n, draws=draws, seed=seed
         )
-    by_name = {name: float(rank) for name, rank in zip(problem.targets, ranks, strict=True)}
+    by_name = {name: float(rank) for name, rank in zip(case.targets, ranks, strict=True)}
     return Scores(estimates=estimates, breakdowns={"rank of the own knock-down": by_name})
 
 
 def centred_cosines(deleted: Floats, real: Floats) -> npt.NDArray[np.float64]:
-    """``[X, X]`` cosine of each deletion (row) and each knock-down, means over X taken off."""
+    """Compute the cosine of each deletion (row) and knock-down, means over X subtracted."""
     units = []
     for each in (deleted, real):
         centred = each.astype(np.float64) - each.mean(axis=0, dtype=np.float64)
@@ -315,7 +311,7 @@ def centred_cosines(deleted: Floats, real: Floats) -> npt.NDArray[np.float64]:
 
 
 def auroc(scores: Floats, weights: npt.NDArray[np.integer] | None = None) -> float:
-    """Chance that a score on the diagonal is above one beside it; ties count half.
+    """Compute the chance that a score on the diagonal is above one off it; ties count half.
 
     Parameters
     ----------
@@ -327,10 +323,10 @@ def auroc(scores: Floats, weights: npt.NDArray[np.integer] | None = None) -> flo
     """
     n = len(scores)
     weight = np.ones(n) if weights is None else weights.astype(np.float64)
-    beside = ~np.eye(n, dtype=bool)
-    order = np.argsort(scores[beside], kind="stable")
-    others = scores[beside][order]
-    sums = np.concatenate([[0.0], np.cumsum(np.outer(weight, weight)[beside][order])])
+    off_diagonal = ~np.eye(n, dtype=bool)
+    order = np.argsort(scores[off_diagonal], kind="stable")
+    others = scores[off_diagonal][order]
+    sums = np.concatenate([[0.0], np.cumsum(np.outer(weight, weight)[off_diagonal][order])])
     if sums[-1] == 0:
         return float("nan")
     own = np.diag(scores)
@@ -340,15 +336,17 @@ def auroc(scores: Floats, weights: npt.NDArray[np.integer] | None = None) -> flo
 
 
 def own_ranks(scores: Floats) -> npt.NDArray[np.float64]:
-    """``[X]`` share of the other columns that each row's diagonal is above; ties count half."""
+    """Compute the share of other columns below each row's diagonal, ``[X]``; ties count half."""
     own = np.diag(scores)[:, None]
-    beside = ~np.eye(len(scores), dtype=bool)
-    wins = ((scores < own) & beside).sum(axis=1) + ((scores == own) & beside).sum(axis=1) / 2
+    off_diagonal = ~np.eye(len(scores), dtype=bool)
+    wins = ((scores < own) & off_diagonal).sum(axis=1) + ((scores == own) & off_diagonal).sum(
+        axis=1
+    ) / 2
     return wins / (len(scores) - 1)
 
 
 def _spearman(first: Floats, second: Floats) -> float:
-    """Correlation of ranks; NaN, in silence, where all of one side are equal."""
+    """Compute the correlation of ranks; NaN where all values of one side are equal."""
     from scipy.stats import spearmanr
 
     if np.ptp(first) == 0 or np.ptp(second) == 0:

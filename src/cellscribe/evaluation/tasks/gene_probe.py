@@ -1,6 +1,6 @@
-"""What genes are told apart by: features of their expression, and a probe on features of genes.
+"""Features of genes, and a linear probe that classifies genes by them.
 
-Letters: ``B`` cells, ``G`` genes, ``M`` judged genes, ``C`` classes, ``F`` features.
+Letters: ``B`` cells, ``G`` genes, ``M`` genes of the list, ``C`` classes, ``F`` features.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Integers = npt.NDArray[np.int64]
 
 
 def expression_features(expressed: csr_matrix) -> Floats:
-    """``[G, 3]`` log mean, share of cells that show the gene, log mean over these cells.
+    """Compute ``[G, 3]``: log mean, share of cells that show the gene, log mean over these cells.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def expression_features(expressed: csr_matrix) -> Floats:
 
 
 def coexpression(expressed: csr_matrix) -> Floats:
-    """``[G, <= 50]`` principal components of genes, each by its standardised log expression.
+    """Compute principal components of genes by standardised log expression, ``[G, <= 50]``.
 
     Genes are the samples and cells the features, so genes that go up and down in the same cells lie
     close.
@@ -61,7 +61,7 @@ def coexpression(expressed: csr_matrix) -> Floats:
 def probe_genes(
     features: npt.NDArray[np.floating], truth: Integers, n_classes: int, seed: int
 ) -> tuple[Floats, Integers]:
-    """Score every gene by a probe that did not see it.
+    """Score every gene by a probe that was fitted without it.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def probe_genes(
 
 
 def area(positive: npt.NDArray[np.bool_], scores: Floats) -> float:
-    """Area under the ROC curve (Mann and Whitney 1947); NaN if a side is empty."""
+    """Compute the area under the ROC curve (Mann and Whitney 1947); NaN if a side is empty."""
     from scipy.stats import rankdata
 
     n = int(positive.sum())
@@ -114,7 +114,7 @@ def area(positive: npt.NDArray[np.bool_], scores: Floats) -> float:
 
 
 def average_precision(positive: npt.NDArray[np.bool_], scores: Floats) -> float:
-    """Precision at each distinct score, weighted by the recall it adds; NaN without a positive."""
+    """Average precision at distinct scores, weighted by added recall; NaN without a positive."""
     n = int(positive.sum())
     if not n:
         return float("nan")
@@ -125,7 +125,7 @@ def average_precision(positive: npt.NDArray[np.bool_], scores: Floats) -> float:
 
 
 def roc(positive: npt.NDArray[np.bool_], scores: Floats) -> tuple[list[float], list[float]]:
-    """Shares of negatives and of positives above each of at most 101 thresholds."""
+    """Return shares of negatives and of positives above each of at most 101 thresholds."""
     thresholds = np.unique(np.quantile(scores, np.linspace(0, 1, 101)))[::-1]
     above = scores >= thresholds[:, None]
     x, y = above[:, ~positive].mean(axis=1), above[:, positive].mean(axis=1)

@@ -1,11 +1,11 @@
-"""Task ``genes``: what a model's vectors of genes tell of the genes, by a list that one supplies.
+"""Task ``genes``: how well labels of a list of genes are predicted from a model's gene vectors.
 
-A gene's vector is its mean contextual vector over cells of the file, frozen; a linear probe is
-trained on some of the list's genes and asked about the others. Lists are such as those of
-dosage-sensitive against insensitive transcription factors, or of promoters' states. All methods are
-judged on the same genes: those that enough cells show and that every model has a vector of.
+A gene's vector is its mean contextual vector over cells of the file, frozen. A linear probe is
+trained on some of the list's genes and predicts the others. Examples of lists: dosage-sensitive and
+insensitive transcription factors, or states of promoters. All methods are scored on the same genes:
+those that enough cells show and that every model has a vector of.
 
-Letters: ``B`` cells, ``M`` judged genes, ``C`` classes, ``F`` features.
+Letters: ``B`` cells, ``M`` genes of the case, ``C`` classes, ``F`` features.
 """
 
 from __future__ import annotations
@@ -22,18 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.errors import InputError
-from cellscribe.evaluation.data import Cells, Data, draw
-from cellscribe.evaluation.leakage import Origin
-from cellscribe.evaluation.models import Model
+from cellscribe.evaluation.data import CellProvenance, Cells, Data, draw
+from cellscribe.evaluation.models import Method, Model
+from cellscribe.evaluation.scores import Curve, Estimate, Metric, Scores, UnfitError
 from cellscribe.evaluation.stats.estimates import bootstrap
-from cellscribe.evaluation.task import (
-    Curve,
-    Estimate,
-    Method,
-    Metric,
-    Scores,
-    UnfitError,
-)
 from cellscribe.evaluation.tasks.gene_probe import (
     COMPONENTS,
     FOLDS,
@@ -57,11 +49,11 @@ if TYPE_CHECKING:
 NAME = "genes"
 TITLE = "Gene-level probes"
 MOST_CELLS = 500
-"""Cells that a gene's vector is a mean over."""
+"""Most cells that a gene's vector is a mean over."""
 FEWEST_CELLS = 3
-"""Cells that show a judged gene, at least."""
+"""Fewest cells that show a gene."""
 FEWEST_GENES = 10
-"""Judged genes of each class, at least."""
+"""Fewest genes of each class."""
 ABOUT = (
     "Genes of a labelled list, told apart by a logistic regression (standardised features, "
     f"balanced classes, C {STRENGTH}) on frozen vectors: a model's are a gene's mean contextual "
@@ -94,8 +86,8 @@ EXTRA_BASELINES: dict[str, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Problem:
-    """A list's genes, as the cells of a file show them."""
+class Case:
+    """Genes of a list that the cells of a file show."""
 
     name: str
     models: Sequence[Model]
@@ -108,11 +100,11 @@ class Problem:
     expressed: csr_matrix
     """``[B, all detected genes]`` counts per 10,000 counts of the cell."""
     rows: Integers
-    """``[M]`` column of each judged gene in `expressed`."""
+    """``[M]`` column of each gene in `expressed`."""
     tokens: dict[str, Integers]
     """``[M]`` each gene's token, by the model's name; models without vectors of genes lack here."""
     left_out: int
-    """Genes of the list that are not judged."""
+    """Genes of the list that are left out."""
     bootstrap: int
 
     @property
@@ -127,13 +119,13 @@ class Problem:
         }
 
     @property
-    def origin(self) -> Origin:
-        """Of the cells; lists of genes are not looked for in what a model was trained on."""
-        return self.cells.origin
+    def provenance(self) -> CellProvenance:
+        """Where the cells come from; lists of genes are not searched in training data."""
+        return self.cells.provenance
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Cells, judged genes with their labels, and the probe's settings."""
+        """Cells, genes with their labels, and the probe's settings."""
         labels = [self.classes[k] for k in self.truth]
         labelled = [f"{gene}\t{label}" for gene, label in zip(self.ids, labels, strict=True)]
         return {
@@ -145,8 +137,8 @@ class Problem:
         }
 
 
-def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Problem]:
-    """Find the list's genes among those of the cells and the models; see `contract.Task`."""
+def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
+    """Find the list's genes among those of the cells and the models; see `evaluation.task.Task`."""
     if options.gene_list is None:
         raise UnfitError(
             "the task genes needs a list of genes with labels; give one with --gene-list"
@@ -162,20 +154,20 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
     place = map_genes(cells.var, table, gene_key=cells.gene_key, name=cells.name).token
     expressed = _per_ten_thousand(cells.counts, place, len(table))
     detected = np.flatnonzero(expressed.getnnz(axis=0) >= FEWEST_CELLS)
-    judged = np.zeros(len(table), dtype=np.bool_)
-    judged[detected] = True
-    judged &= np.isin(np.arange(len(table)), list(label_of))
+    chosen = np.zeros(len(table), dtype=np.bool_)
+    chosen[detected] = True
+    chosen &= np.isin(np.arange(len(table)), list(label_of))
     tokens = {}
     for model in models:
         if model.has_gene_vectors:
             tokens[model.name] = _tokens(model, cells, place, len(table))
-            judged &= np.isin(tokens[model.name], model.gene_vectors(cells).tokens)
-    genes = np.flatnonzero(judged)
+            chosen &= np.isin(tokens[model.name], model.gene_vectors(cells).tokens)
+    genes = np.flatnonzero(chosen)
     labels = [label_of[gene] for gene in genes.tolist()]
     classes = sorted(set(label_of.values()))
     _check_classes(labels, classes, options.gene_list, cells.name)
     return [
-        Problem(
+        Case(
             name=f"{cells.name}, {options.gene_list.stem}",
             models=models,
             cells=cells,
@@ -270,7 +262,7 @@ def _check_classes(labels: list[str], classes: list[str], path: Path, name: str)
 
 
 def _tokens(model: Model, cells: Cells, place: npt.NDArray[np.int32], n: int) -> Integers:
-    """``[n]`` token of each gene of the table by the file's columns, -1 where there is none."""
+    """Find the token of each gene of the table by the file's columns, ``[n]``; -1 for none."""
     found = model.header.map_genes(cells.var, gene_key=cells.gene_key, name=cells.name).token
     tokens = np.full(n, -1, dtype=np.int64)
     np.maximum.at(tokens, place[place >= 0], found[place >= 0])
@@ -278,7 +270,7 @@ def _tokens(model: Model, cells: Cells, place: npt.NDArray[np.int32], n: int) ->
 
 
 def _per_ten_thousand(counts: csr_matrix, place: npt.NDArray[np.int32], n: int) -> csr_matrix:
-    """``[B, n]`` counts of genes, columns of one gene summed, per 10,000 counts of the cell."""
+    """Scale counts of genes to 10,000 a cell, ``[B, n]``, columns of one gene summed."""
     from scipy.sparse import csr_matrix, diags
 
     known = np.flatnonzero(place >= 0)
@@ -290,59 +282,57 @@ def _per_ten_thousand(counts: csr_matrix, place: npt.NDArray[np.int32], n: int) 
     return scaled
 
 
-def answers(problem: Problem, model: Model) -> list[Method]:
-    """The model's vectors of the judged genes; see `contract.Task`."""
-    if model.name not in problem.tokens:
+def methods(case: Case, model: Model) -> list[Method]:
+    """Return a model's row: its vectors of the genes; see `evaluation.task.Task`."""
+    if model.name not in case.tokens:
         raise UnfitError(f"{model.name} has no vectors of genes")
-    return [
-        model.row(lambda: of_genes(model.gene_vectors(problem.cells), problem.tokens[model.name]))
-    ]
+    return [model.row(lambda: of_genes(model.gene_vectors(case.cells), case.tokens[model.name]))]
 
 
 def of_genes(vectors: GeneVectors, tokens: Integers) -> npt.NDArray[np.float32]:
-    """``[M, D]`` vectors of some tokens, all of which are there."""
+    """Select the vectors of some tokens, ``[M, D]``; each token has one."""
     places = np.searchsorted(vectors.tokens, tokens)
     assert (vectors.tokens[places] == tokens).all()
     return vectors.vectors[places]
 
 
-def baselines(problem: Problem) -> list[Method]:
-    """What a gene's expression tells without any model; see `contract.Task`."""
+def baselines(case: Case) -> list[Method]:
+    """Return the rows of features of expression; see `evaluation.task.Task`."""
     ways: dict[str, Callable[[csr_matrix], Floats]] = {
         EXPRESSION: expression_features,
         COEXPRESSION: coexpression,
     }
 
     def features(way: Callable[[csr_matrix], Floats]) -> Floats:
-        return way(problem.expressed)[problem.rows]
+        return way(case.expressed)[case.rows]
 
     return [
-        Method(name=name, kind="baseline", answer=partial(features, way))
+        Method(name=name, kind="baseline", predict=partial(features, way))
         for name, way in ways.items()
     ]
 
 
-def score(problem: Problem, answer: npt.NDArray[np.floating], seed: int) -> Scores:
-    """Probe vectors of genes, ``[M, F]``; see `contract.Task`."""
-    ranks, fold = probe_genes(answer, problem.truth, len(problem.classes), seed)
-    truth = problem.truth
+def score(case: Case, prediction: npt.NDArray[np.floating], seed: int) -> Scores:
+    """Probe vectors of genes, ``[M, F]``; see `evaluation.task.Task`."""
+    ranks, fold = probe_genes(prediction, case.truth, len(case.classes), seed)
+    truth = case.truth
 
     def over_classes(one: Callable[..., float], rows: Integers) -> float:
         there, scores = truth[rows], ranks[rows]
-        return float(np.mean([one(there == k, scores[:, k]) for k in range(len(problem.classes))]))
+        return float(np.mean([one(there == k, scores[:, k]) for k in range(len(case.classes))]))
 
     def estimate(one: Callable[..., float]) -> Estimate:
-        return bootstrap(partial(over_classes, one), len(truth), draws=problem.bootstrap, seed=seed)
+        return bootstrap(partial(over_classes, one), len(truth), draws=case.bootstrap, seed=seed)
 
     by_fold = [over_classes(area, np.flatnonzero(fold == k)) for k in range(FOLDS)]
     curves = {}
-    if len(problem.classes) == 2:
+    if len(case.classes) == 2:
         x, y = roc(truth == 1, ranks[:, 1])
         curves["ROC curve"] = Curve(
             x=x,
             y=y,
-            x_label=f"share of {problem.classes[0]} taken for {problem.classes[1]}",
-            y_label=f"share of {problem.classes[1]} found",
+            x_label=f"share of {case.classes[0]} taken for {case.classes[1]}",
+            y_label=f"share of {case.classes[1]} found",
         )
     return Scores(
         estimates={"auc": estimate(area), "average_precision": estimate(average_precision)},

@@ -1,12 +1,12 @@
 """Integration: do frozen vectors put cells of one type together, and batches on each other?
 
-No label and no batch is shown to a method, but Harmony and scVI, whose trade it is, are told the
-batches. Every figure is made of numbers of single cells (their cluster, silhouette, neighbours),
-and its interval resamples those: cells drawn again and searched anew would have copies of
-themselves, at distance zero, as neighbours.
+No method gets labels. Harmony and scVI, which correct batches, get the batches; no other method
+does. Every figure is made of numbers of single cells (their cluster, silhouette, neighbours), and
+its interval resamples these numbers. Cells that are drawn again and searched anew would have copies
+of themselves, at distance zero, as neighbours.
 
 The figures are this program's own (`metrics`), in every environment. Where scib-metrics is
-installed, its figures of the same vectors stand beside them, as a breakdown; not its BRAS and its
+installed, its figures of the same vectors are added as a breakdown; not its BRAS and its
 kBET by label, which take half a minute a method to compile. The tests hold BRAS to it all the same.
 
 Letters: ``B`` cells, ``D`` width of a vector.
@@ -28,21 +28,20 @@ import numpy.typing as npt
 from cellscribe.cells.columns import has_label
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
-from cellscribe.evaluation.data import Cells, Data, column, draw
-from cellscribe.evaluation.leakage import Origin
-from cellscribe.evaluation.models import Model
+from cellscribe.evaluation.data import CellProvenance, Cells, Data, column, draw
+from cellscribe.evaluation.models import Method, Model
+from cellscribe.evaluation.scores import Estimate, Metric, Scores, UnfitError
 from cellscribe.evaluation.stats import features, metrics
 from cellscribe.evaluation.stats.estimates import between
-from cellscribe.evaluation.task import Estimate, Method, Metric, Scores, UnfitError
 
 Texts = npt.NDArray[np.object_]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 FEWEST = 10
-"""Cells of a class, or of a batch, with fewer of which it is left out."""
+"""Fewest cells of a class or a batch; smaller ones are left out."""
 MOST = 4_000
-"""Cells of one repetition: distances of all pairs are held in memory."""
+"""Most cells of a repetition, since distances of all pairs are kept in memory."""
 BATCHES = (
     "batch", "donor", "library", "sample", "donor_id", "batch_id", "plate", "replicate",
 )  # fmt: skip
@@ -127,7 +126,7 @@ EXTRA_BASELINES = {HARMONY: "harmonypy", SCVI: "scvi"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Integration:
+class Case:
     """Labelled cells of a file, and their batches if there are any."""
 
     name: str
@@ -135,24 +134,24 @@ class Integration:
     whole: Cells
     """All cells of the file: what models embed, so that other tasks share the vectors."""
     rows: Integers
-    """``[B]`` rows of `whole` that are judged."""
+    """``[B]`` rows of `whole` that are scored."""
     labels: Texts
     """``[B]``."""
     batches: Texts | None
     """``[B]``."""
     about: dict[str, Any]
-    origin: Origin
+    provenance: CellProvenance
     identity: dict[str, Any]
     bootstrap: int
 
     @property
     def cells(self) -> Cells:
-        """The judged cells."""
+        """The cells that are scored."""
         return self.whole.take(self.rows)
 
 
-def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Integration]:
-    """Make the problem of a file; see `contract.Task`."""
+def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
+    """Make the case of a file; see `evaluation.task.Task`."""
     cells = data.cells
     if cells is None:
         raise UnfitError(f"{data.name}: a corpus has no labels to cluster by; give a file of cells")
@@ -198,16 +197,16 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
         "scib-metrics": metadata.version("scib-metrics") if _reference_is_here() else None,
     }
     return [
-        Integration(
+        Case(
             name=cells.name, models=models, whole=cells, rows=rows, labels=labels[rows],
-            batches=batches, about=about, origin=cells.origin, identity=identity,
+            batches=batches, about=about, provenance=cells.provenance, identity=identity,
             bootstrap=options.bootstrap,
         )
     ]  # fmt: skip
 
 
 def _in_groups(values: Texts, among: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Which cells have a value that `FEWEST` of those looked at share."""
+    """Find the cells with a value that at least `FEWEST` of the cells `among` have."""
     known, sizes = np.unique(values[among], return_counts=True)
     large = [value for value, n in zip(known, sizes, strict=True) if n >= FEWEST and value]
     return np.isin(values, large)
@@ -216,7 +215,7 @@ def _in_groups(values: Texts, among: npt.NDArray[np.bool_]) -> npt.NDArray[np.bo
 def _find_batches(
     cells: Cells, among: npt.NDArray[np.bool_], options: EvaluateOptions
 ) -> tuple[str | None, Texts | None]:
-    """Column of batches and its values; the user's, or the first that is fit to be one."""
+    """Read the column of batches: the user's, or the first one that is usable."""
     if options.batch is not None:
         values = column(cells, options.batch, "--batch")
         n = len(np.unique(values[among & _in_groups(values, among)]))
@@ -251,43 +250,43 @@ def _digest(rows: Integers, labels: Texts, batches: Texts | None) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
-def answers(problem: Integration, model: Model) -> list[Method]:
-    """Vectors of the model, ``[B, D]``."""
-    return [model.row(lambda: model.vectors(problem.whole)[problem.rows])]
+def methods(case: Case, model: Model) -> list[Method]:
+    """Return a model's row: its vectors, ``[B, D]``."""
+    return [model.row(lambda: model.vectors(case.whole)[case.rows])]
 
 
-def baselines(problem: Integration) -> list[Method]:
-    """Genes, principal components, and what corrects batches; Harmony only where there are any."""
+def baselines(case: Case) -> list[Method]:
+    """Return the rows of genes, principal components, Harmony (with batches only) and scVI."""
 
     @cache  # Harmony begins with them
     def pca() -> Floats:
-        return features.pca(problem.cells.counts, COMPONENTS)
+        return features.pca(case.cells.counts, COMPONENTS)
 
     made: dict[str, Callable[[], npt.NDArray[np.floating]]] = {
-        HVG: lambda: features.hvg(problem.cells.counts),
+        HVG: lambda: features.hvg(case.cells.counts),
         PCA: pca,
     }
-    batches = problem.batches
+    batches = case.batches
     if batches is not None and find_spec(EXTRA_BASELINES[HARMONY]) is not None:
         made[HARMONY] = lambda: features.harmony(pca(), batches)
     if find_spec(EXTRA_BASELINES[SCVI]) is not None:
-        made[SCVI] = lambda: features.scvi_latent(problem.cells, batches)
-    return [Method(name=name, kind="baseline", answer=make) for name, make in made.items()]
+        made[SCVI] = lambda: features.scvi_latent(case.cells, batches)
+    return [Method(name=name, kind="baseline", predict=make) for name, make in made.items()]
 
 
-def score(problem: Integration, answer: npt.NDArray[np.floating], seed: int) -> Scores:
-    """Judge vectors ``[B, D]``.
+def score(case: Case, prediction: npt.NDArray[np.floating], seed: int) -> Scores:
+    """Score vectors ``[B, D]``.
 
     Raises
     ------
     InputError
         A vector has a value that is no number.
     """
-    if not np.isfinite(answer).all():
-        raise InputError(f"{problem.name}: vectors have values that are no numbers; mend the model")
-    rows = draw(len(answer), MOST, seed)
-    vectors = np.asarray(answer[rows], np.float64)
-    names, labels = np.unique(problem.labels[rows], return_inverse=True)
+    if not np.isfinite(prediction).all():
+        raise InputError(f"{case.name}: vectors have values that are no numbers; mend the model")
+    rows = draw(len(prediction), MOST, seed)
+    vectors = np.asarray(prediction[rows], np.float64)
+    names, labels = np.unique(case.labels[rows], return_inverse=True)
     apart = metrics.distances(vectors)
     silhouettes = metrics.label_silhouettes(apart, labels)
     statistics = [_by_labels(labels, silhouettes, metrics.cluster(vectors, len(names), seed))]
@@ -296,13 +295,13 @@ def score(problem: Integration, answer: npt.NDArray[np.floating], seed: int) -> 
             str(name): float(silhouettes[labels == n].mean()) for n, name in enumerate(names)
         }
     }
-    if problem.batches is not None:
-        batches = np.unique(problem.batches[rows], return_inverse=True)[1]
+    if case.batches is not None:
+        batches = np.unique(case.batches[rows], return_inverse=True)[1]
         statistics.append(_by_batches(vectors, apart, labels, batches))
         if _reference_is_here():
             breakdowns[BY_REFERENCE] = _by_reference(vectors, apart, labels, batches)
     return Scores(
-        estimates=_estimate(statistics, len(rows), draws=problem.bootstrap, seed=seed),
+        estimates=_estimate(statistics, len(rows), draws=case.bootstrap, seed=seed),
         breakdowns=breakdowns,
     )
 
@@ -346,7 +345,7 @@ def _by_batches(vectors: Floats, apart: Floats, labels: Integers, batches: Integ
 def _estimate(
     statistics: Sequence[Statistics], n: int, *, draws: int, seed: int
 ) -> dict[str, Estimate]:
-    """Figures of all cells, with intervals of one set of draws; NaN ones are left out."""
+    """Compute figures of all cells, with intervals of one set of draws; NaN ones are left out."""
 
     def all_of(rows: Integers) -> dict[str, float]:
         return {name: value for each in statistics for name, value in each(rows).items()}
@@ -368,7 +367,7 @@ def _reference_is_here() -> bool:
 def _by_reference(
     vectors: Floats, apart: Floats, labels: Integers, batches: Integers
 ) -> dict[str, float]:
-    """Figures of scib-metrics; its kBET takes all cells together, whatever their label."""
+    """Compute figures of scib-metrics; its kBET takes cells of all labels together."""
     import scib_metrics
     from scib_metrics.nearest_neighbors import NeighborsResults
     from scib_metrics.utils import principal_component_regression

@@ -1,13 +1,13 @@
-"""How fast a file of cells becomes vectors, and in how much memory.
+"""Speed and memory of embedding a file of cells.
 
-Every repeat is a process of its own, so that memory is that of the method and of nothing that ran
-before, and loading is what a user waits for. A process reads the cells from a file, as a user's
-would, once to warm up on its first cells and once on the clock. Without models it does the same
-for the standard workflow, which is the baseline.
+Every repeat is a process of its own: its memory is that of the method alone, and its loading time
+is what a user waits for. A process reads the cells from a file, first some of them to warm up, then
+all of them timed. The standard workflow, the baseline, is measured in the same way.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import statistics
@@ -16,31 +16,28 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cellscribe.cells.pipeline import usable_cores
+from cellscribe.config import EvaluateOptions, ModelOptions
 from cellscribe.errors import InputError
-from cellscribe.evaluation.data import Cells, Data, read_cells
-from cellscribe.evaluation.leakage import Origin
-from cellscribe.evaluation.models import Model
+from cellscribe.evaluation.data import CellProvenance, Cells, Data, read_cells
+from cellscribe.evaluation.models import Method, Model, model_options
+from cellscribe.evaluation.scores import Estimate, Metric, Scores, UnfitError
 from cellscribe.evaluation.stats.features import pca
-from cellscribe.evaluation.task import Estimate, Method, Metric, Scores, UnfitError
-
-if TYPE_CHECKING:
-    from cellscribe.config import EvaluateOptions
 
 REPEATS = 3
 WARM_UP = 64
-"""Cells of a first pass that is not timed."""
+"""Cells of the first pass, which is not timed."""
 COMPONENTS = 50
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""Environment that holds the baseline's products to the cores that models have."""
+"""Environment variables that limit the baseline to the cores that models have."""
 STATUS = Path("/proc/self/status")
 HIGH_WATER = "VmHWM"
-"""Of memory, as Linux calls it; the kernel's getrusage keeps a parent's mark through an exec."""
+"""Linux's name of the highest memory; that of getrusage may be the parent's, before an exec."""
 
 NAME = "performance"
 TITLE = "Performance"
@@ -92,8 +89,8 @@ EXTRA_BASELINES: dict[str, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Problem:
-    """Cells to be embedded on the clock."""
+class Case:
+    """Cells whose embedding is timed."""
 
     name: str
     models: Sequence[Model]
@@ -106,9 +103,9 @@ class Problem:
         return {"cells": self.cells.n_cells, "repeats": REPEATS, **self._machine}
 
     @property
-    def origin(self) -> Origin:
+    def provenance(self) -> CellProvenance:
         """Where the cells come from."""
-        return self.cells.origin
+        return self.cells.provenance
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -139,10 +136,10 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Repeat:
-    """What one process measured."""
+    """Measurements of one process."""
 
     cells: int
-    """Vectors that were made on the clock."""
+    """Cells that were embedded while timed."""
     seconds: float
     """From file to vectors."""
     load_seconds: float | None = None
@@ -151,16 +148,16 @@ class Repeat:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Answer:
-    """All repeats, and the work that was done in each."""
+class Timings:
+    """All repeats of a method, and the work of each."""
 
     repeats: list[Repeat]
     gflop: float | None = None
-    """Of the network; None where it is not known."""
+    """Work of the network, 10^9 operations; None where it is not known."""
 
 
-def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Problem]:
-    """Take cells to be embedded.
+def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
+    """Make a case of the cells of a file.
 
     Raises
     ------
@@ -171,41 +168,41 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
         raise UnfitError(
             f"{data.name} is a corpus, and {NAME} goes from counts to vectors: give a file of cells"
         )
-    asked = [model for model in models if not model.random]
-    return [Problem(name=data.name, models=asked, cells=data.cells, options=options)]
+    timed = [model for model in models if not model.random]
+    return [Case(name=data.name, models=timed, cells=data.cells, options=options)]
 
 
-def answers(problem: Problem, model: Model) -> list[Method]:
-    """Embed the cells several times, in processes of their own."""
+def methods(case: Case, model: Model) -> list[Method]:
+    """Return a model's row: the cells are embedded several times, in a process each."""
 
-    def answer() -> Answer:
-        order = {
+    def predict() -> Timings:
+        job = {
             "model": model.path,
-            "device": problem.options.device,
-            "precision": problem.options.precision,
+            **model.device_settings,
+            "options": dataclasses.asdict(model_options(case.options)),
         }
-        return Answer(repeats=_repeat(problem, order), gflop=gflop(model, problem.cells))
+        return Timings(repeats=_repeat(case, job), gflop=gflop(model, case.cells))
 
-    return [Method(name=model.name, kind="model", answer=answer, model=model)]
+    return [Method(name=model.name, kind="model", predict=predict, model=model)]
 
 
-def baselines(problem: Problem) -> list[Method]:
-    """Fit the standard workflow several times, in processes of their own."""
+def baselines(case: Case) -> list[Method]:
+    """Return the row of the standard workflow, fitted several times, in a process each."""
     return [
         Method(
             name=BASELINES[0],
             kind="baseline",
-            answer=lambda: Answer(repeats=_repeat(problem, {"model": None})),
+            predict=lambda: Timings(repeats=_repeat(case, {"model": None})),
         )
     ]
 
 
-def score(problem: Problem, answer: Answer, seed: int) -> Scores:
-    """Medians of the repeats, from the least to the most; the same for every seed."""
-    repeats = answer.repeats
-    short = [repeat.cells for repeat in repeats if repeat.cells != problem.cells.n_cells]
+def score(case: Case, prediction: Timings, seed: int) -> Scores:
+    """Return medians of the repeats, with least and most as interval; the same for every seed."""
+    repeats = prediction.repeats
+    short = [repeat.cells for repeat in repeats if repeat.cells != case.cells.n_cells]
     if short:
-        raise ValueError(f"{short[0]} of {problem.cells.n_cells} cells were embedded")
+        raise ValueError(f"{short[0]} of {case.cells.n_cells} cells were embedded")
     rates: dict[str, list[float]] = {
         "cells_per_second": [repeat.cells / repeat.seconds for repeat in repeats]
     }
@@ -213,13 +210,13 @@ def score(problem: Problem, answer: Answer, seed: int) -> Scores:
         values = [getattr(repeat, name) for repeat in repeats]
         if None not in values:
             rates[name] = values
-    if answer.gflop is not None:
-        rates["gflop_per_second"] = [answer.gflop / repeat.seconds for repeat in repeats]
+    if prediction.gflop is not None:
+        rates["gflop_per_second"] = [prediction.gflop / repeat.seconds for repeat in repeats]
     return Scores(estimates={name: _middle(values) for name, values in rates.items()})
 
 
 def gflop(model: Model, cells: Cells) -> float | None:
-    """10^9 floating-point operations of embedding all cells; None for other models than BERTs.
+    """Count 10^9 floating-point operations of embedding all cells; None for other than BERTs.
 
     Layers above the one that is read are not run and do not count.
     """
@@ -232,7 +229,7 @@ def gflop(model: Model, cells: Cells) -> float | None:
     if not isinstance(network, Bert):
         return None
     run = network.config.num_hidden_layers + 1 + network.rule.hidden_layer
-    config = replace(network.config, num_hidden_layers=run)
+    config = dataclasses.replace(network.config, num_hidden_layers=run)
     with open_counts(cells.adata) as counts:
         genes = model.header.map_genes(counts.var, gene_key=cells.gene_key, name=cells.name)
         lengths = [
@@ -243,23 +240,23 @@ def gflop(model: Model, cells: Cells) -> float | None:
     return 1e-9 * sum(flops_per_cell(config, length) for length in lengths)
 
 
-def measure(order: Mapping[str, Any], clock: Callable[[], float] = time.perf_counter) -> Repeat:
-    """Load a model and embed a file, on the clock; in this process.
+def measure(job: Mapping[str, Any], clock: Callable[[], float] = time.perf_counter) -> Repeat:
+    """Load a model and embed a file in this process, timed.
 
     Parameters
     ----------
-    order
-        `path` of the cells, `warm_up` of the first ones; `model`, `device`, `precision` and
-        `threads` as for `inference.embedder.load`, `model` None for the baseline; `gene_key`.
+    job
+        `path` of the cells, `warm_up` of the first ones; `model`, `device`, `precision`, `threads`
+        and `options` as for `inference.embedder.load`, `model` None for the baseline; `gene_key`.
     clock
-        Tells seconds.
+        Returns seconds.
     """
     begun = clock()
-    embed, device = _ready(order)
+    embed, device = _ready(job)
     loaded = clock() - begun
-    embed(order["warm_up"])
+    embed(job["warm_up"])
     begun = clock()
-    n_cells = len(embed(order["path"]))
+    n_cells = len(embed(job["path"]))
     seconds = clock() - begun
     held = None
     if device.startswith("cuda"):
@@ -269,69 +266,68 @@ def measure(order: Mapping[str, Any], clock: Callable[[], float] = time.perf_cou
     return Repeat(
         cells=n_cells,
         seconds=seconds,
-        load_seconds=loaded if order["model"] is not None else None,
+        load_seconds=loaded if job["model"] is not None else None,
         memory_mb=peak_memory_mb(),
         gpu_memory_mb=held,
     )
 
 
 def peak_memory_mb() -> float | None:
-    """Highest resident memory of this process so far, MB of 10^6 bytes; None but on Linux."""
+    """Return the highest resident memory of this process, MB of 10^6 bytes; None without Linux."""
     if not STATUS.exists():
         return None
     fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
     return int(fields[HIGH_WATER].split()[0]) * 1.024e-3
 
 
-def _ready(order: Mapping[str, Any]) -> tuple[Callable[[str], Any], str]:
-    """What makes vectors of a file, and the device where it does."""
-    if order["model"] is None:
-        from cellscribe.config import EvaluateOptions
-
-        # all of the file: the draw was made before
+def _ready(job: Mapping[str, Any]) -> tuple[Callable[[str], Any], str]:
+    """Return a function that makes vectors of a file, and its device."""
+    if job["model"] is None:
+        # all of the file: its cells are drawn already
         options = EvaluateOptions(max_cells=sys.maxsize)
         return lambda path: pca(read_cells(Path(path), options).counts, COMPONENTS), "cpu"
     from cellscribe.inference.embedder import load as load_model
 
     found = load_model(
-        order["model"],
-        device=order["device"],
-        precision=order["precision"],
-        threads=order["threads"],
+        job["model"],
+        device=job["device"],
+        precision=job["precision"],
+        threads=job["threads"],
+        options=ModelOptions(**job.get("options", {})),
     )
-    return lambda path: found.embed(path, gene_key=order["gene_key"]), str(found.device)
+    return lambda path: found.embed(path, gene_key=job["gene_key"]), str(found.device)
 
 
-def _repeat(problem: Problem, order: Mapping[str, Any], repeats: int = REPEATS) -> list[Repeat]:
+def _repeat(case: Case, job: Mapping[str, Any], repeats: int = REPEATS) -> list[Repeat]:
     """Measure in fresh processes, one after the other."""
-    cells = problem.cells
+    cells = case.cells
     with tempfile.TemporaryDirectory(prefix="cellscribe-") as folder:
         path, warm_up = Path(folder, "cells.h5ad"), Path(folder, "warm_up.h5ad")
         _write(cells, cells.n_cells, path)
         _write(cells, min(WARM_UP, cells.n_cells), warm_up)
         whole = {
-            **order,
+            "threads": case.options.threads,
+            **job,
             "path": str(path),
             "warm_up": str(warm_up),
             "gene_key": cells.gene_key,
-            "threads": problem.options.threads,
         }
         return [_in_a_process(whole) for _ in range(repeats)]
 
 
-def _in_a_process(order: Mapping[str, Any]) -> Repeat:
-    """Let `measure` run in a fresh process.
+def _in_a_process(job: Mapping[str, Any]) -> Repeat:
+    """Run `measure` in a fresh process.
 
     Raises
     ------
     InputError
-        It failed; its last line is passed on.
+        The process failed; its last line is in the message.
     """
-    cores = str(order["threads"] or usable_cores())
-    code = f"from {__name__} import answer_order; answer_order()"
+    cores = str(job["threads"] or usable_cores())
+    code = f"from {__name__} import run_job; run_job()"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        input=json.dumps(order),
+        input=json.dumps(job),
         env={**os.environ, **dict.fromkeys(THREADS, cores)},
         capture_output=True,
         text=True,
@@ -343,8 +339,8 @@ def _in_a_process(order: Mapping[str, Any]) -> Repeat:
     return Repeat(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def answer_order() -> None:
-    """Measure what standard input asks for, and print it: what a fresh process runs."""
+def run_job() -> None:
+    """Read a job from standard input, measure it and print the result; for a fresh process."""
     print(json.dumps(vars(measure(json.load(sys.stdin)))))
 
 

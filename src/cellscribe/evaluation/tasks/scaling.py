@@ -1,8 +1,8 @@
 """Whether more training cells, or more parameters, make better vectors: one point a run.
 
-The question is put to the folders of training runs, which tell what was trained on how much. The
-score is that of `celltype`, under its folds, with its own baseline as the level that a point has to
-clear; the losses are those that the run itself measured, on its own validation cells.
+The folders of training runs hold the numbers of cells and parameters. The score is that of
+`celltype`, with its folds, and its baseline is drawn as a level. The losses are those that the run
+itself measured on its validation cells.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellscribe.evaluation.data import Data
-from cellscribe.evaluation.leakage import Origin
-from cellscribe.evaluation.models import Model
-from cellscribe.evaluation.task import Curve, Estimate, Method, Metric, Scores, UnfitError
+from cellscribe.evaluation.data import CellProvenance, Data
+from cellscribe.evaluation.models import Method, Model
+from cellscribe.evaluation.scores import Curve, Estimate, Metric, Scores, UnfitError
 from cellscribe.evaluation.tasks import celltype
 from cellscribe.training.runs import JUDGE, Run, best, read_run, summarise
 
@@ -62,14 +61,14 @@ EXTRA_BASELINES: dict[str, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Problem:
-    """A file of labelled cells, and the runs whose models are judged on it."""
+class Case:
+    """A file of labelled cells, and the runs whose models are evaluated on it."""
 
-    inner: celltype.Problem
+    inner: celltype.Case
     models: Sequence[Model]
     """Of runs, and their twins."""
     runs: Mapping[str, Run]
-    """By `Model.path`, which a model and its twin have in common."""
+    """By `Model.path`, which is the same for a model and its twin."""
 
     @property
     def name(self) -> str:
@@ -83,9 +82,9 @@ class Problem:
         return {**self.inner.about, "runs": len(self.runs), "corpora": ", ".join(corpora)}
 
     @cached_property
-    def origin(self) -> Origin:
+    def provenance(self) -> CellProvenance:
         """Where the cells come from."""
-        return self.inner.origin
+        return self.inner.provenance
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -99,20 +98,20 @@ class Problem:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Answer:
-    """What a classifier is given, and what is known of how it came about."""
+class Point:
+    """Input of the classifier, and numbers of the run that it comes from."""
 
     features: celltype.Features
     cells: list[float]
-    """Training cells: one number for a run, both ends of all runs' for what was not trained."""
+    """Training cells of the run; without training, the smallest and largest of all runs."""
     parameters: list[float]
     """Likewise."""
     run: Run | None = None
     step: int | None = None
-    """At which the model's weights were taken."""
+    """Step of the model's weights."""
 
 
-def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Problem]:
+def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
     """Read the runs, and the labels of a file of cells.
 
     Raises
@@ -135,81 +134,81 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
                 f"{folders[path]}: run.json does not tell how many cells it was trained on; "
                 f"leave the run out of {NAME}"
             )
-    asked = [model for model in models if model.path in runs]
+    of_runs = [model for model in models if model.path in runs]
     return [
-        Problem(inner=inner, models=asked, runs=runs)
-        for inner in celltype.load(data, asked, options)
+        Case(inner=inner, models=of_runs, runs=runs)
+        for inner in celltype.load(data, of_runs, options)
     ]
 
 
 def sizes(run: Run) -> dict[str, float]:
-    """What a run is in numbers, with what it has seen so far."""
-    told = summarise(run)
+    """Return the sizes of a run, and the steps, cells and tokens it has trained on so far."""
+    summary = summarise(run)
     return {
         "training cells": float(run.train_cells),
         "parameters": float(run.header["parameters"]),
-        "steps": float(told.steps),
-        "cells seen": float(told.cells),
-        "tokens seen": float(told.tokens),
+        "steps": float(summary.steps),
+        "cells seen": float(summary.cells),
+        "tokens seen": float(summary.tokens),
     }
 
 
-def answers(problem: Problem, model: Model) -> list[Method]:
-    """A run's model, or its twin: vectors, and where on the axes they stand."""
-    run = problem.runs[model.path]
+def methods(case: Case, model: Model) -> list[Method]:
+    """Return the row of a run's model or of its twin: vectors, and their place on the axes."""
+    run = case.runs[model.path]
     own = sizes(run)
     step = None
     if not model.random:
         lowest = best(run)
         step = model.header.provenance.get("step", None if lowest is None else lowest[0])
 
-    def made(method: Method) -> Answer:
-        return Answer(
-            features=method.answer(),
-            cells=_span(problem, "training cells") if model.random else [own["training cells"]],
+    def made(method: Method) -> Point:
+        return Point(
+            features=method.predict(),
+            cells=_span(case, "training cells") if model.random else [own["training cells"]],
             parameters=[own["parameters"]],
             run=None if model.random else run,
             step=step,
         )
 
     return [
-        Method(name=each.name, kind=each.kind, answer=lambda each=each: made(each), model=model)  # type: ignore[misc]
-        for each in celltype.answers(problem.inner, model)
+        Method(name=each.name, kind=each.kind, predict=lambda each=each: made(each), model=model)  # type: ignore[misc]
+        for each in celltype.methods(case.inner, model)
     ]
 
 
-def baselines(problem: Problem) -> list[Method]:
-    """The baseline of `celltype` that is drawn as a level."""
+def baselines(case: Case) -> list[Method]:
+    """Return the baseline of `celltype` that is drawn as a level."""
 
-    def made(method: Method) -> Answer:
-        return Answer(
-            features=method.answer(),
-            cells=_span(problem, "training cells"),
-            parameters=_span(problem, "parameters"),
+    def made(method: Method) -> Point:
+        return Point(
+            features=method.predict(),
+            cells=_span(case, "training cells"),
+            parameters=_span(case, "parameters"),
         )
 
     return [
-        Method(name=each.name, kind=each.kind, answer=lambda each=each: made(each))  # type: ignore[misc]
-        for each in celltype.baselines(problem.inner)
+        Method(name=each.name, kind=each.kind, predict=lambda each=each: made(each))  # type: ignore[misc]
+        for each in celltype.baselines(case.inner)
         if each.name in BASELINES
     ]
 
 
-def score(problem: Problem, answer: Answer, seed: int) -> Scores:
-    """Score the vectors as `celltype` does, and put the figure on the axes."""
-    found = celltype.score(problem.inner, answer.features, seed)
+def score(case: Case, prediction: Point, seed: int) -> Scores:
+    """Score the vectors as `celltype` does, and place the figure on the axes."""
+    found = celltype.score(case.inner, prediction.features, seed)
     estimates = {name: found.estimates[name] for name in ("macro_f1", "accuracy")}
     height = estimates[HEADLINE].value
     breakdowns = {}
-    if answer.run is not None:
+    if prediction.run is not None:
         for name, split in (("loss_val", JUDGE), ("loss_unseen", UNSEEN)):
-            loss = own_loss(answer.run, split, answer.step)
+            loss = own_loss(prediction.run, split, prediction.step)
             if loss is not None:
                 estimates[name] = loss
-        breakdowns[SIZES] = sizes(answer.run)
+        breakdowns[SIZES] = sizes(prediction.run)
     axes = {
-        OVER_CELLS: (answer.cells, "training cells"),
-        OVER_PARAMETERS: (answer.parameters, "parameters"),
+        OVER_CELLS: (prediction.cells, "training cells"),
+        OVER_PARAMETERS: (prediction.parameters, "parameters"),
     }
     curves = {
         title: Curve(x=x, y=[height] * len(x), x_label=label, y_label="macro-F1", log_x=True)
@@ -219,7 +218,7 @@ def score(problem: Problem, answer: Answer, seed: int) -> Scores:
 
 
 def own_loss(run: Run, split: str, step: int | None) -> Estimate | None:
-    """Loss of a split at a step, spanned by the validations on both sides of it.
+    """Return the loss of a split at a step, with an interval from the validations around it.
 
     None where the run did not validate the split there.
     """
@@ -235,7 +234,7 @@ def own_loss(run: Run, split: str, step: int | None) -> Estimate | None:
     )
 
 
-def _span(problem: Problem, size: str) -> list[float]:
-    """Smallest and largest of all runs; once, if they are one."""
-    values = [sizes(run)[size] for run in problem.runs.values()]
+def _span(case: Case, size: str) -> list[float]:
+    """Return the smallest and largest value of all runs; one value if they are equal."""
+    values = [sizes(run)[size] for run in case.runs.values()]
     return sorted({min(values), max(values)})

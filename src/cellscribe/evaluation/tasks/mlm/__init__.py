@@ -1,1 +1,1 @@
-"""Task mlm: name masked genes."""
+"""Task mlm: predict masked genes."""

@@ -1,8 +1,8 @@
-"""What masked genes can be told without a network: by their number, by counts, by ranks.
+"""Baselines of the task mlm: masked genes predicted without a network, from counts of genes.
 
-A gene's rank gives much of it away, and so does what the cell shows elsewhere, for no gene stands
-twice in it; each baseline knows one thing more than the one before it. Counts are smoothed as in
-`unigram`. All are asked the very questions that models are, at the same places of the same cells.
+The rank of a gene says much about it, and so do the visible genes of the cell, since no gene occurs
+twice. Each baseline uses one fact more than the one before it. Counts are smoothed as in `unigram`.
+All baselines predict the same masked genes of the same cells as the models do.
 
 Letters: ``B`` cells, ``M`` chosen places, ``V`` vocabulary, ``K`` distributions over it.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.evaluation.tasks.mlm.masked import Answer, Ints, Questions, Ranked, Told
+from cellscribe.evaluation.tasks.mlm.masked import Ints, MaskedCells, Predict, Prediction, Ranked
 from cellscribe.evaluation.tasks.mlm.unigram import count_packed, rank_bins, shares
 
 ALIKE = "all genes alike"
@@ -23,22 +23,22 @@ RANK = "unigram given the rank"
 NOT_VISIBLE = "unigram given the rank, without visible genes"
 
 Tables = list[tuple[npt.NDArray[np.bool_], Ints]]
-"""Cells of the problem, ``[B]``, and the counts ``[bins, V]`` that they are judged by."""
+"""Cells of the case, ``[B]``, and the counts ``[bins, V]`` that they are predicted from."""
 Count = Callable[[int], Tables]
 """Tables of a seed; each cell is in one of them."""
 
 
 def halves(everything: Ranked, rows: Ints, context: int, size: int) -> Count:
-    """Let each half of a file be judged by the counts of the other.
+    """Return tables in which each half of a file is predicted from the counts of the other half.
 
     Parameters
     ----------
     everything
-        All cells that may be counted.
+        All cells that can be counted.
     rows
-        Those of them that are asked.
+        Rows of `everything` that are predicted.
     context
-        Genes of a cell that are read.
+        Number of genes of a cell that are read.
     size
         ``V``.
     """
@@ -56,79 +56,83 @@ def halves(everything: Ranked, rows: Ints, context: int, size: int) -> Count:
     return count
 
 
-def alike(n_genes: int) -> Answer:
-    """Every gene is as likely as every other."""
+def alike(n_genes: int) -> Predict:
+    """Predict every gene with the same probability."""
 
-    def answer(questions: Questions) -> Told:
-        n = len(questions.chosen_M)
-        return Told(
+    def predict(masked_cells: MaskedCells) -> Prediction:
+        n = len(masked_cells.chosen_M)
+        return Prediction(
             losses_M=np.full(n, np.log(n_genes)),
             above_M=np.zeros(n, np.int64),
             ties_M=np.full(n, n_genes),
         )
 
-    return answer
+    return predict
 
 
-def counted(count: Count, name: str, context: int, n_special: int) -> Answer:
-    """One of `UNIGRAM`, `RANK` and `NOT_VISIBLE`."""
+def counted(count: Count, name: str, context: int, n_special: int) -> Predict:
+    """Predict from counts, as one of `UNIGRAM`, `RANK` and `NOT_VISIBLE`."""
     bins = rank_bins(context) if name != UNIGRAM else np.zeros(context, np.int64)
 
-    def answer(questions: Questions) -> Told:
-        m = len(questions.chosen_M)
-        told = Told(
+    def predict(masked_cells: MaskedCells) -> Prediction:
+        m = len(masked_cells.chosen_M)
+        prediction = Prediction(
             losses_M=np.empty(m), above_M=np.empty(m, np.int64), ties_M=np.empty(m, np.int64)
         )
-        bins_M = bins[questions.ranks_M]
-        for cells_B, counts in count(questions.seed):
+        bins_M = bins[masked_cells.ranks_M]
+        for cells_B, counts in count(masked_cells.seed):
             share, by_bin = shares(counts, n_special)
             table_KV = share[None] if name == UNIGRAM else by_bin
-            here = np.flatnonzero(cells_B[questions.cells_M])
-            look_up(told, table_KV, bins_M, questions.targets_M, here, n_special)
+            here = np.flatnonzero(cells_B[masked_cells.cells_M])
+            look_up(prediction, table_KV, bins_M, masked_cells.targets_M, here, n_special)
             if name == NOT_VISIBLE:
-                leave_out_visible(told, questions, table_KV, bins_M, np.flatnonzero(cells_B))
-        return told
+                leave_out_visible(
+                    prediction, masked_cells, table_KV, bins_M, np.flatnonzero(cells_B)
+                )
+        return prediction
 
-    return answer
+    return predict
 
 
 def look_up(
-    told: Told,
+    prediction: Prediction,
     table_KV: npt.NDArray[np.float64],
     bins_M: Ints,
     targets_M: Ints,
     here: Ints,
     n_special: int,
 ) -> None:
-    """Fill in `here`, some of ``M``, what a table of distributions says of the true genes."""
+    """Fill in the places `here`, some of ``M``, from a table of distributions."""
     true = table_KV[bins_M[here], targets_M[here]]
-    told.losses_M[here] = -np.log(true)
+    prediction.losses_M[here] = -np.log(true)
     genes_KG = np.sort(table_KV[:, n_special:], axis=1)
     for k in np.unique(bins_M[here]):
         some = bins_M[here] == k
         up_to = np.searchsorted(genes_KG[k], true[some], side="right")
-        told.above_M[here[some]] = genes_KG.shape[1] - up_to
-        told.ties_M[here[some]] = up_to - np.searchsorted(genes_KG[k], true[some], side="left")
+        prediction.above_M[here[some]] = genes_KG.shape[1] - up_to
+        prediction.ties_M[here[some]] = up_to - np.searchsorted(
+            genes_KG[k], true[some], side="left"
+        )
 
 
 def leave_out_visible(
-    told: Told,
-    questions: Questions,
+    prediction: Prediction,
+    masked_cells: MaskedCells,
     table_KV: npt.NDArray[np.float64],
     bins_M: Ints,
     cells: Ints,
 ) -> None:
-    """Share out the probability of the genes that a cell shows among those that it does not.
+    """Give the probability of a cell's visible genes to the other genes, in proportion.
 
-    Genes stand once in a cell, so the true one is never among the visible.
+    A gene occurs once in a cell, so the true gene is never a visible one.
     """
     table_VK = np.ascontiguousarray(table_KV.T)
     for cell in cells:
-        here = slice(questions.bounds[cell], questions.bounds[cell + 1])
-        seen_SK = table_VK[questions.visible(cell)]
+        here = slice(masked_cells.bounds[cell], masked_cells.bounds[cell + 1])
+        seen_SK = table_VK[masked_cells.visible(cell)]
         left_K = 1.0 - seen_SK.sum(0)
         seen_SM = seen_SK[:, bins_M[here]]
-        true_M = table_VK[questions.targets_M[here], bins_M[here]]
-        told.losses_M[here] += np.log(left_K[bins_M[here]])
-        told.above_M[here] -= (seen_SM > true_M).sum(0)
-        told.ties_M[here] -= (seen_SM == true_M).sum(0)
+        true_M = table_VK[masked_cells.targets_M[here], bins_M[here]]
+        prediction.losses_M[here] += np.log(left_K[bins_M[here]])
+        prediction.above_M[here] -= (seen_SM > true_M).sum(0)
+        prediction.ties_M[here] -= (seen_SM == true_M).sum(0)

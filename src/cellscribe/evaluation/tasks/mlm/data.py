@@ -1,7 +1,7 @@
-"""Problems of the task `mlm`: cells of a file or of a corpus's held-out splits, as a model reads.
+"""Cases of the task `mlm`: cells of a file or of a corpus's held-out splits, as a model reads them.
 
 Models that differ in gene table, context or special tokens read other genes of the same cell, so
-each such reading is a problem of its own. What baselines are counted in is decided here too.
+each such reading is a case of its own. The cells that baselines count are chosen here too.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.cells.vocabulary import Vocabulary
-from cellscribe.evaluation.data import Cells, Data, draw
-from cellscribe.evaluation.leakage import Origin, origin_of
-from cellscribe.evaluation.task import UnfitError
+from cellscribe.evaluation.data import CellProvenance, Cells, Data, draw, provenance_of
+from cellscribe.evaluation.scores import UnfitError
 from cellscribe.evaluation.tasks.mlm import baselines, masked
-from cellscribe.evaluation.tasks.mlm.masked import Questions, Ranked
+from cellscribe.evaluation.tasks.mlm.masked import MaskedCells, Ranked
 from cellscribe.families.registry import RankedHeader
 
 if TYPE_CHECKING:
@@ -29,40 +28,40 @@ if TYPE_CHECKING:
     from cellscribe.evaluation.models import Model
 
 CELLS = 500
-"""Most cells that are asked: some fifty thousand genes, known to a hundredth or two of a loss."""
+"""Most cells of a case: some 50,000 masked genes, which give the loss to 0.01 or 0.02."""
 FEWEST = 10
-"""Cells of a file with a known gene, without which nothing is measured."""
+"""Fewest cells with a known gene that a file must have."""
 SPLITS = ("val", "test", "test_unseen")
 Key = tuple[str, int, bool, bool]
-"""Hash of the gene table, context, [CLS], [SEP]: what models of one problem share."""
+"""Hash of the gene table, context, [CLS], [SEP]: equal for the models of one case."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Problem:
+class Case:
     """Cells of one file or split, as models of one gene table read them."""
 
     name: str
     models: list[Model]
     about: dict[str, Any]
-    origin: Origin
+    provenance: CellProvenance
     identity: dict[str, Any]
     vocabulary: Vocabulary
     context: int
     ranked: Ranked
-    """The cells that are asked, none of them empty."""
+    """Cells whose genes are masked, none of them empty."""
     count: baselines.Count
     options: EvaluateOptions
-    _asked: dict[int, Questions] = field(default_factory=dict)
+    _masked: dict[int, MaskedCells] = field(default_factory=dict)
 
-    def questions(self, seed: int) -> Questions:
-        """The cells under the masks of a seed, the same for every method."""
-        if seed not in self._asked:
-            self._asked[seed] = masked.ask(self.ranked, self.vocabulary, seed)
-        return self._asked[seed]
+    def masked_cells(self, seed: int) -> MaskedCells:
+        """Return the cells with the masks of a seed, the same for every method."""
+        if seed not in self._masked:
+            self._masked[seed] = masked.mask(self.ranked, self.vocabulary, seed)
+        return self._masked[seed]
 
 
-def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Problem]:
-    """Make a problem of a file, or of each held-out split of a corpus, for each way to read cells.
+def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
+    """Make a case of a file, or of each held-out split of a corpus, for each way to read cells.
 
     Raises
     ------
@@ -83,18 +82,18 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
             f"({', '.join(m.name for m in models if not m.random)}); name one, such as mini"
         )
     if data.corpus is not None:
-        problems = _of_corpus(data.name, data.corpus, groups, options)
+        cases = _of_corpus(data.name, data.corpus, groups, options)
     else:
         assert data.cells is not None
-        problems = [
+        cases = [
             _of_file(data.cells, f"{data.name}{_apart(key, groups)}", some, options)
             for key, some in groups.items()
         ]
-    # Models that cannot answer any of them are put to the first, so that `answers` says why.
-    placed = {id(model) for problem in problems for model in problem.models}
+    # Models that fit none of the cases go to the first one, so that `methods` gives the reason.
+    placed = {id(model) for case in cases for model in case.models}
     misfits = [model for model in models if id(model) not in placed and not model.random]
-    problems[0].models.extend(misfits)
-    return problems
+    cases[0].models.extend(misfits)
+    return cases
 
 
 def _key(model: Model) -> Key | None:
@@ -105,7 +104,7 @@ def _key(model: Model) -> Key | None:
 
 
 def _apart(key: Key, groups: dict[Key, list[Model]]) -> str:
-    """What sets a group's name apart from those of the others; "" if it is alone."""
+    """Return what differs between a group and the others, for its name; "" for a single group."""
     words = (
         key[0],
         f"context {key[1]:,}",
@@ -113,12 +112,12 @@ def _apart(key: Key, groups: dict[Key, list[Model]]) -> str:
         "[SEP]" if key[3] else "no [SEP]",
     )
     differs = [len({other[place] for other in groups}) > 1 for place in range(len(words))]
-    told = ", ".join(word for word, is_told in zip(words, differs, strict=True) if is_told)
-    return f" ({told})" if told else ""
+    parts = ", ".join(word for word, differ in zip(words, differs, strict=True) if differ)
+    return f" ({parts})" if parts else ""
 
 
-def _of_file(cells: Cells, name: str, models: list[Model], options: EvaluateOptions) -> Problem:
-    """Cells of a file; all of them may be counted, at most `CELLS` are asked."""
+def _of_file(cells: Cells, name: str, models: list[Model], options: EvaluateOptions) -> Case:
+    """Make a case of a file; all its cells can be counted, at most `CELLS` are masked."""
     from cellscribe.cells.rank import rank_cells
 
     header = models[0].header
@@ -139,7 +138,7 @@ def _of_file(cells: Cells, name: str, models: list[Model], options: EvaluateOpti
     ).take(filled)
     rows = draw(len(filled), CELLS, options.seed)
     ranked = everything.take(rows)
-    return Problem(
+    return Case(
         name=name,
         models=list(models),
         about=_about(ranked, vocabulary, config.context)
@@ -148,7 +147,7 @@ def _of_file(cells: Cells, name: str, models: list[Model], options: EvaluateOpti
             "cells counted": len(filled),
             "counted in": "each half of the file for the other",
         },
-        origin=origin_of(cells.take(filled[rows])),
+        provenance=provenance_of(cells.take(filled[rows])),
         identity=_identity(ranked, models[0], options)
         | {"data": cells.hash, "counted": _digest(everything)},
         vocabulary=vocabulary,
@@ -161,8 +160,8 @@ def _of_file(cells: Cells, name: str, models: list[Model], options: EvaluateOpti
 
 def _of_corpus(
     name: str, corpus: Corpus, groups: dict[Key, list[Model]], options: EvaluateOptions
-) -> list[Problem]:
-    """Held-out splits of a corpus, for the models that have its gene table."""
+) -> list[Case]:
+    """Make cases of the held-out splits of a corpus, for the models with its gene table."""
     from cellscribe.evaluation.tasks.mlm.unigram import count_genes
 
     ours = {key: some for key, some in groups.items() if key[0] == corpus.vocabulary.hash}
@@ -174,14 +173,14 @@ def _of_corpus(
     splits = [split for split in SPLITS if split in corpus.splits]
     if not splits:
         raise UnfitError(f"{name}: all cells are for training; build a corpus with a holdout")
-    problems = []
+    cases = []
     for key, models in ours.items():
         counted = functools.cache(functools.partial(count_genes, corpus, key[1]))
         for split in splits:
             ranked, left_out = _read_split(corpus, split, key[1], options)
             everyone = np.ones(len(ranked.numbers_B), bool)
-            problems.append(
-                Problem(
+            cases.append(
+                Case(
                     name=f"{name} {split}{_apart(key, ours)}",
                     models=list(models),
                     about=_about(ranked, corpus.vocabulary, key[1])
@@ -190,7 +189,7 @@ def _of_corpus(
                         "cells counted": corpus.splits["train"]["cells"],
                         "counted in": "the corpus's training cells",
                     },
-                    origin=_origin(corpus, split, ranked.numbers_B),
+                    provenance=_provenance(corpus, split, ranked.numbers_B),
                     identity=_identity(ranked, models[0], options)
                     | {"data": corpus.hash, "split": split},
                     vocabulary=corpus.vocabulary,
@@ -202,13 +201,13 @@ def _of_corpus(
                     options=options,
                 )
             )
-    return problems
+    return cases
 
 
 def _read_split(
     corpus: Corpus, split: str, context: int, options: EvaluateOptions
 ) -> tuple[Ranked, int]:
-    """Cells of a split in the order in which validation takes them, and how many were empty."""
+    """Read cells of a split in the order of training's validation; and count the empty ones."""
     from cellscribe.config import ReaderOptions, TrainOptions
     from cellscribe.corpus.reader import Reader
 
@@ -230,8 +229,8 @@ def _read_split(
     return read.take(filled), n - len(filled)
 
 
-def _origin(corpus: Corpus, split: str, numbers: npt.NDArray[np.int64]) -> Origin:
-    """Hashes of cells of a split, and names of their datasets, unless these have cells in train.
+def _provenance(corpus: Corpus, split: str, numbers: npt.NDArray[np.int64]) -> CellProvenance:
+    """Return hashes of cells of a split, and names of their datasets that have no cell in train.
 
     `corpus.splits` never divides a dataset between train and a held-out split; if a corpus did,
     a model that was trained on the dataset's other cells would not be marked by its name.
@@ -239,14 +238,14 @@ def _origin(corpus: Corpus, split: str, numbers: npt.NDArray[np.int64]) -> Origi
     import pandas as pd
 
     parts = [t.to_pandas() for t in corpus.cells(split, ["cell", "cell_hash", "dataset_id"])]
-    told = pd.concat(parts).set_index("cell").loc[numbers]
+    table = pd.concat(parts).set_index("cell").loc[numbers]
     datasets = corpus.manifest["datasets"]
     names = {
         name
-        for name in told["dataset_id"].astype(str).unique()
+        for name in table["dataset_id"].astype(str).unique()
         if datasets.get(name, {}).get("side") != "train"
     }
-    return Origin(names=frozenset(names), hashes=told["cell_hash"].to_numpy(np.uint64))
+    return CellProvenance(names=frozenset(names), hashes=table["cell_hash"].to_numpy(np.uint64))
 
 
 def _about(ranked: Ranked, vocabulary: Vocabulary, context: int) -> dict[str, Any]:
@@ -259,16 +258,16 @@ def _about(ranked: Ranked, vocabulary: Vocabulary, context: int) -> dict[str, An
 
 
 def _identity(ranked: Ranked, model: Model, options: EvaluateOptions) -> dict[str, Any]:
-    """Everything that decides the figures but the hash of the data."""
+    """Return all that decides the figures except the hash of the data."""
     from cellscribe.config import TrainOptions
     from cellscribe.evaluation.tasks.mlm.unigram import PER_DOUBLING as RANK_BINS
     from cellscribe.evaluation.tasks.mlm.unigram import PRIORS
 
-    asked = TrainOptions()
+    defaults = TrainOptions()
     return {
         "asked": _digest(ranked),
         "reading": _key(model),
-        "shares": [asked.chosen_share, asked.masked_share, asked.random_share],
+        "shares": [defaults.chosen_share, defaults.masked_share, defaults.random_share],
         "smoothing": [*PRIORS, RANK_BINS],
         "cells": options.max_cells,
         "draw": options.seed,
@@ -276,7 +275,7 @@ def _identity(ranked: Ranked, model: Model, options: EvaluateOptions) -> dict[st
 
 
 def _digest(ranked: Ranked) -> str:
-    """16 hexadecimal digits that name ranked genes and the numbers of their cells."""
+    """Hash ranked genes and the numbers of their cells, 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for part in (ranked.tokens_N, ranked.offsets, ranked.numbers_B):
         digest.update(np.ascontiguousarray(part).tobytes())

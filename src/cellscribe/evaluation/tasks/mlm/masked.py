@@ -1,9 +1,9 @@
-"""The masked-gene questions that every method of the task `mlm` is asked, and how networks answer.
+"""Masked cells of the task `mlm`, and the predictions of networks.
 
-Masks are those of training's validation (`training.masking`): they depend on seed and cell alone,
-so a model, its twin and every baseline are asked for the same genes of the same cells. What comes
-back is kept small: of each asked place the loss and where the true gene stands among all; the
-scores of the whole vocabulary live for a chunk of places.
+Masks are those of training's validation (`training.masking`). They depend on seed and cell alone,
+so a model, its twin and every baseline predict the same genes of the same cells. A prediction is
+small: for each masked gene the loss, and the rank of the true gene among all genes. The scores of
+the whole vocabulary are kept for one chunk of places only.
 
 Letters: ``B`` cells, ``N`` their genes, one cell after the other, ``M`` chosen places, ``C`` of a
 chunk, ``D`` width, ``V`` vocabulary.
@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from cellscribe.cells.vocabulary import MASK, Vocabulary
 from cellscribe.evaluation.models import Model
-from cellscribe.evaluation.task import UnfitError
+from cellscribe.evaluation.scores import UnfitError
 from cellscribe.families.registry import RankedHeader
 
 if TYPE_CHECKING:
@@ -47,15 +47,15 @@ class Ranked:
     offsets: Ints
     """``[B + 1]``: cell i is ``tokens_N[offsets[i] : offsets[i + 1]]``."""
     numbers_B: Ints
-    """What a cell's mask depends on, beside the seed: its number in the file or the corpus."""
+    """Number of each cell in the file or corpus; its mask depends on this and the seed."""
 
     @property
     def lengths_B(self) -> Ints:
-        """Genes of each cell."""
+        """Number of genes of each cell."""
         return np.diff(self.offsets)
 
     def take(self, rows: Ints) -> Ranked:
-        """Some of the cells."""
+        """Select some of the cells."""
         lengths = self.lengths_B[rows]
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         places = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
@@ -65,16 +65,16 @@ class Ranked:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Questions:
-    """Cells under the masks of one seed."""
+class MaskedCells:
+    """Cells with the masks of one seed."""
 
     seed: int
     ranked: Ranked
-    """What is true."""
+    """The cells as they are."""
     given_N: Ints
-    """What a method sees: genes, [MASK] and random genes."""
+    """Input of a method: genes, [MASK] and random genes."""
     chosen_M: Ints
-    """Places in ``N`` whose gene is asked for, cell by cell, ascending."""
+    """Places in ``N`` whose gene is predicted, cell by cell, ascending."""
 
     @cached_property
     def targets_M(self) -> Ints:
@@ -98,12 +98,12 @@ class Questions:
 
     @cached_property
     def corruptions_M(self) -> Ints:
-        """Place in `CORRUPTIONS`; a random gene that is by chance the true one was kept."""
+        """Index in `CORRUPTIONS`; a random gene that equals the true one counts as kept."""
         given = self.given_N[self.chosen_M]
         return np.where(given == MASK, 0, np.where(given == self.targets_M, 2, 1))
 
     def visible(self, cell: int) -> Ints:
-        """Genes of a cell at places that nothing is asked of."""
+        """Return genes of a cell at the places that are not chosen."""
         start, end = self.ranked.offsets[cell : cell + 2]
         stays = np.ones(end - start, bool)
         stays[self.chosen_M[self.bounds[cell] : self.bounds[cell + 1]] - start] = False
@@ -111,29 +111,29 @@ class Questions:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Told:
-    """What a method makes of the questions."""
+class Prediction:
+    """Prediction of a method for masked cells."""
 
     losses_M: npt.NDArray[np.float64]
     """Minus the natural logarithm of the true gene's probability."""
     above_M: Ints
-    """Genes that are held for likelier than the true one."""
+    """Number of genes with a higher probability than the true one."""
     ties_M: Ints
-    """Genes that are held for as likely, the true one included: at least 1."""
+    """Number of genes with the same probability, the true one included: at least 1."""
 
     def hits_M(self, k: int) -> npt.NDArray[np.float64]:
-        """Whether the true gene is among the `k` likeliest; where these tie, how probably."""
+        """Return whether the true gene is among the `k` likeliest; with ties, how probably."""
         return np.clip((k - self.above_M) / self.ties_M, 0.0, 1.0)
 
 
-Answer = Callable[[Questions], Told]
+Predict = Callable[[MaskedCells], Prediction]
 """What the task's `score` takes."""
 
 
-def ask(ranked: Ranked, vocabulary: Vocabulary, seed: int) -> Questions:
-    """Choose and corrupt genes of cells, none of them empty, as training's validation does.
+def mask(ranked: Ranked, vocabulary: Vocabulary, seed: int) -> MaskedCells:
+    """Mask genes of cells, none of them empty, as training's validation does.
 
-    Shares are the card's, the defaults of `TrainOptions`: 15 %, at least one; 80/10/10.
+    Shares are those of the model card, the defaults of `TrainOptions`: 15 %, one or more; 80/10/10.
     """
     from cellscribe.config import TrainOptions
     from cellscribe.training.masking import VALIDATION_EPOCH, mask_cells
@@ -147,7 +147,7 @@ def ask(ranked: Ranked, vocabulary: Vocabulary, seed: int) -> Questions:
         TrainOptions(seed=seed),
         front=0,
     )
-    return Questions(
+    return MaskedCells(
         seed=seed,
         ranked=ranked,
         given_N=batch.tokens_N.numpy(),
@@ -156,13 +156,13 @@ def ask(ranked: Ranked, vocabulary: Vocabulary, seed: int) -> Questions:
 
 
 def check_head(model: Model) -> None:
-    """Refuse a model that cannot name masked genes; the twin of one gets a head of its own.
+    """Refuse a model that cannot predict masked genes; a twin gets a random head.
 
     Raises
     ------
     UnfitError
-        It is no BERT of ranked genes, its head is all zeros, as that of an imported classifier, or
-        its [MASK] is not the token that masks are made of.
+        It is no BERT of ranked genes; its head is all zeros, as that of an imported classifier; or
+        its [MASK] is another token than the masks have.
     """
     from safetensors import safe_open
 
@@ -191,8 +191,8 @@ def check_head(model: Model) -> None:
         )
 
 
-def network_answer(model: Model) -> Answer:
-    """Load a model's network with its head, or make that of its twin."""
+def network_predictor(model: Model) -> Predict:
+    """Load a model's network with its head; for a twin, draw both at random."""
     from cellscribe.model.checkpoint import load_checkpoint
     from cellscribe.model.device import DTYPES
     from cellscribe.model.encoder import initialise, set_compute_dtype
@@ -208,35 +208,35 @@ def network_answer(model: Model) -> Answer:
     around = checkpoint.vocabulary.around(config.cls_token, config.sep_token)
     n_special, threads = checkpoint.vocabulary.n_special, embedder.threads
 
-    def answer(questions: Questions) -> Told:
-        return ask_network(network, questions, around, n_special, threads=threads)
+    def predict(masked_cells: MaskedCells) -> Prediction:
+        return predict_masked(network, masked_cells, around, n_special, threads=threads)
 
-    return answer
+    return predict
 
 
-def ask_network(
+def predict_masked(
     network: MaskedGeneModel,
-    questions: Questions,
+    masked_cells: MaskedCells,
     around: tuple[tuple[int, ...], tuple[int, ...]],
     n_special: int,
     *,
     threads: int = 1,
-) -> Told:
-    """Put questions to a network, some cells of like length at a time.
+) -> Prediction:
+    """Predict masked genes by a network, in batches of cells of similar length.
 
     Parameters
     ----------
     network
-        Encoder and head, on its device, its compute type chosen.
-    questions
+        Encoder and head, on its device, with its compute dtype.
+    masked_cells
         Cells without special tokens.
     around
-        Special tokens before and behind the genes of each cell, see `Vocabulary.around`.
+        Special tokens before and after the genes of each cell, see `Vocabulary.around`.
     n_special
-        First token that is a gene: what stands before it takes probability, as in training, but is
+        First token that is a gene. The tokens before it take probability, as in training, but are
         not ranked.
     threads
-        Workers on a CPU, each with one torch thread.
+        Number of workers on a CPU, each with one torch thread.
     """
     import torch
 
@@ -245,18 +245,22 @@ def ask_network(
 
     device = network.bias.device
     on_gpu = device.type == "cuda"
-    asked = len(questions.chosen_M)
-    losses, above, ties = np.empty(asked), np.empty(asked, np.int64), np.empty(asked, np.int64)
+    n_masked = len(masked_cells.chosen_M)
+    losses, above, ties = (
+        np.empty(n_masked),
+        np.empty(n_masked, np.int64),
+        np.empty(n_masked, np.int64),
+    )
     weight_VD = network.encoder.genes.weight.to(network.transform.compute_dtype)
     most = max(1, (GPU_LOGITS if on_gpu else CPU_LOGITS) // len(weight_VD))
-    lengths = questions.ranked.lengths_B + len(around[0]) + len(around[1])
+    lengths = masked_cells.ranked.lengths_B + len(around[0]) + len(around[1])
 
     @torch.inference_mode()
     def work(rows: Ints) -> None:
-        hidden, places = _hidden(network, questions, rows, around)
+        hidden, places = _hidden(network, masked_cells, rows, around)
         for start in range(0, len(places), most):
             here = places[start : start + most]
-            targets = torch.from_numpy(questions.targets_M[here]).to(device)
+            targets = torch.from_numpy(masked_cells.targets_M[here]).to(device)
             found = _place(network, weight_VD, hidden[start : start + most], targets, n_special)
             losses[here], above[here], ties[here] = (each.cpu().numpy() for each in found)
 
@@ -266,16 +270,16 @@ def ask_network(
         1 if on_gpu else threads, initializer=torch.set_num_threads, initargs=(1,)
     ) as workers:
         list(workers.map(work, buckets))
-    return Told(losses_M=losses, above_M=above, ties_M=ties)
+    return Prediction(losses_M=losses, above_M=above, ties_M=ties)
 
 
 def _hidden(
     network: MaskedGeneModel,
-    questions: Questions,
+    masked_cells: MaskedCells,
     rows: Ints,
     around: tuple[tuple[int, ...], tuple[int, ...]],
 ) -> tuple[torch.Tensor, Ints]:
-    """What is multiplied by the gene vectors at the chosen places of some cells, and these."""
+    """Compute the head's hidden vectors at the chosen places of some cells; return both."""
     import torch
 
     from cellscribe.model.pooling import Specials
@@ -284,10 +288,10 @@ def _hidden(
     cells, chosen, places = [], [], []
     at = 0
     for row in rows:
-        start, end = questions.ranked.offsets[row : row + 2]
-        here = np.arange(questions.bounds[row], questions.bounds[row + 1])
-        cells.append(questions.given_N[start:end])
-        chosen.append(questions.chosen_M[here] - start + at + len(specials.front))
+        start, end = masked_cells.ranked.offsets[row : row + 2]
+        here = np.arange(masked_cells.bounds[row], masked_cells.bounds[row + 1])
+        cells.append(masked_cells.given_N[start:end])
+        chosen.append(masked_cells.chosen_M[here] - start + at + len(specials.front))
         places.append(here)
         at += int(end - start) + specials.n
     device = network.bias.device
@@ -303,7 +307,7 @@ def _place(
     targets_C: torch.Tensor,
     n_special: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """``[C]`` each: loss of the true gene, genes above it, genes beside it."""
+    """Compute the loss of the true gene, and the genes above it and equal to it, ``[C]`` each."""
     import torch
 
     # float32 from here on: the bias is, and its sum with half-precision products is.
@@ -312,7 +316,7 @@ def _place(
     genes_CG = scores_CV[:, n_special:]
     above_C = (genes_CG > true_C1).sum(1, dtype=torch.int32)
     ties_C = (genes_CG >= true_C1).sum(1, dtype=torch.int32) - above_C
-    # As `torch.logsumexp`, which takes three times as long on a CPU.
+    # The same as `torch.logsumexp`, which takes three times as long on a CPU.
     top_C1 = scores_CV.amax(1, keepdim=True)
     total_C = scores_CV.sub_(top_C1).exp_().sum(1)
     return total_C.log() + (top_C1 - true_C1)[:, 0], above_C, ties_C

@@ -1,9 +1,8 @@
-"""The task `mlm`: name the genes that are hidden in a cell, as in pre-training.
+"""The task `mlm`: predict the masked genes of a cell, as in pre-training.
 
-The loss depends on what is hidden and how, on context, vocabulary and averaging, so all of these
-are fixed here and written down: the protocol of the sc-FM model card, under masks that depend on
-seed and cell alone. Models of another gene table or context answer another question, and have a
-table of their own.
+The loss depends on the masks, on context, vocabulary and averaging. All of these are fixed here:
+the protocol of the sc-FM model card, with masks that depend on seed and cell alone. Models with
+another gene table or context read other genes, and have a table of their own.
 """
 
 from __future__ import annotations
@@ -15,12 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from cellscribe.evaluation.models import Method
+from cellscribe.evaluation.scores import Curve, Metric, Scores, UnfitError
 from cellscribe.evaluation.stats.estimates import bootstrap, bootstrap_mean
-from cellscribe.evaluation.task import Curve, Method, Metric, Scores, UnfitError
 from cellscribe.evaluation.tasks.mlm import baselines as counted_baselines
 from cellscribe.evaluation.tasks.mlm import masked
-from cellscribe.evaluation.tasks.mlm.data import Problem, load
-from cellscribe.evaluation.tasks.mlm.masked import Answer, Questions, Told
+from cellscribe.evaluation.tasks.mlm.data import Case, load
+from cellscribe.evaluation.tasks.mlm.masked import MaskedCells, Predict, Prediction
 from cellscribe.evaluation.tasks.mlm.unigram import rank_bins
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ __all__ = [
     "METRICS",
     "NAME",
     "TITLE",
-    "Problem",
-    "answers",
+    "Case",
     "baselines",
     "load",
+    "methods",
     "score",
 ]
 
@@ -88,15 +88,15 @@ BASELINES = (
 EXTRA_BASELINES: dict[str, str] = {}
 
 RANKS = (1, 11, 31, 101, 301, 1_001)
-"""Where bins of ranks begin in the breakdown."""
+"""First ranks of the bins in the breakdown."""
 LENGTHS = (1, 101, 301, 601, 1_001, 2_001)
-"""Where bins of a cell's genes begin."""
+"""First lengths of the bins of a cell's genes."""
 PER_DOUBLING = 2
 """Points of the curve between a rank and its double."""
 
 
-def answers(problem: Problem, model: Model) -> list[Method]:
-    """Return the row of a model, or of its twin, whose head is drawn anew as well.
+def methods(case: Case, model: Model) -> list[Method]:
+    """Return the row of a model, or of its twin, whose head is random as well.
 
     Raises
     ------
@@ -104,85 +104,85 @@ def answers(problem: Problem, model: Model) -> list[Method]:
         It has no masked-gene head, or another gene table than the corpus.
     """
     masked.check_head(model)
-    if model.header.table.hash != problem.vocabulary.hash:
+    if model.header.table.hash != case.vocabulary.hash:
         raise UnfitError(
             f"{model.name} is left out: its gene table {model.header.table.hash} is not the "
-            f"corpus's {problem.vocabulary.hash}; build one with --vocabulary and its genes.tsv"
+            f"corpus's {case.vocabulary.hash}; build one with --vocabulary and its genes.tsv"
         )
-    return [model.row(functools.partial(masked.network_answer, model))]
+    return [model.row(functools.partial(masked.network_predictor, model))]
 
 
-def baselines(problem: Problem) -> list[Method]:
-    """Return what can be told by counting, see `mlm_baselines`."""
-    n_special = problem.vocabulary.n_special
+def baselines(case: Case) -> list[Method]:
+    """Return the baselines that count genes, see `mlm.baselines`."""
+    n_special = case.vocabulary.n_special
 
-    def made(name: str) -> Answer:
+    def made(name: str) -> Predict:
         if name == counted_baselines.ALIKE:
-            return counted_baselines.alike(problem.vocabulary.n_genes)
-        return counted_baselines.counted(problem.count, name, problem.context, n_special)
+            return counted_baselines.alike(case.vocabulary.n_genes)
+        return counted_baselines.counted(case.count, name, case.context, n_special)
 
     return [
-        Method(name=name, kind="baseline", answer=functools.partial(made, name))
+        Method(name=name, kind="baseline", predict=functools.partial(made, name))
         for name in BASELINES
     ]
 
 
-def score(problem: Problem, answer: Answer, seed: int) -> Scores:
-    """Ask an answer for the genes that a seed hides, and judge what it says.
+def score(case: Case, predict: Predict, seed: int) -> Scores:
+    """Predict the genes that a seed masks, and score the prediction.
 
-    Intervals are over cells: for the mean of cells' means an ordinary bootstrap, for shares of
-    all chosen genes one of the ratio.
+    Intervals are over cells: an ordinary bootstrap for the mean of cells' means, a bootstrap of the
+    ratio for shares of all chosen genes.
     """
-    questions = problem.questions(seed)
-    told = answer(questions)
-    draws = problem.options.bootstrap
-    n_cells = len(questions.ranked.numbers_B)
+    masked_cells = case.masked_cells(seed)
+    prediction = predict(masked_cells)
+    draws = case.options.bootstrap
+    n_cells = len(masked_cells.ranked.numbers_B)
 
     def sums(values_M: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.bincount(questions.cells_M, values_M, minlength=n_cells).astype(np.float64)
+        return np.bincount(masked_cells.cells_M, values_M, minlength=n_cells).astype(np.float64)
 
-    asked_B = np.diff(questions.bounds)
-    means_B = sums(told.losses_M) / asked_B
+    n_masked_B = np.diff(masked_cells.bounds)
+    means_B = sums(prediction.losses_M) / n_masked_B
     estimates = {"loss": bootstrap_mean(means_B, draws=draws, seed=seed)}
     for name, values_M in (
-        ("loss_per_token", told.losses_M),
-        ("top1", told.hits_M(1)),
-        ("top5", told.hits_M(5)),
+        ("loss_per_token", prediction.losses_M),
+        ("top1", prediction.hits_M(1)),
+        ("top5", prediction.hits_M(5)),
     ):
         sums_B = sums(values_M)
         estimates[name] = bootstrap(
-            lambda rows, sums_B=sums_B: sums_B[rows].sum() / asked_B[rows].sum(),  # type: ignore[misc]
+            lambda rows, sums_B=sums_B: sums_B[rows].sum() / n_masked_B[rows].sum(),  # type: ignore[misc]
             n_cells,
             draws=draws,
             seed=seed,
         )
     return Scores(
         estimates=estimates,
-        breakdowns=_breakdowns(questions, told, means_B),
-        curves={"loss by rank": _by_rank(questions, told)},
+        breakdowns=_breakdowns(masked_cells, prediction, means_B),
+        curves={"loss by rank": _by_rank(masked_cells, prediction)},
     )
 
 
 def _breakdowns(
-    questions: Questions, told: Told, means_B: npt.NDArray[np.float64]
+    masked_cells: MaskedCells, prediction: Prediction, means_B: npt.NDArray[np.float64]
 ) -> dict[str, dict[str, float]]:
-    """Mean loss over chosen genes by corruption and rank, mean of cells' means by length."""
-    lengths_B = questions.ranked.lengths_B
+    """Average the loss over chosen genes by corruption and rank, and over cells by length."""
+    lengths_B = masked_cells.ranked.lengths_B
     longest = int(lengths_B.max())
     kinds = masked.CORRUPTIONS
     ranks, rank_names = _bins(RANKS, longest)
     lengths, length_names = _bins(LENGTHS, longest)
-    rank_M = np.searchsorted(ranks, questions.ranks_M + 1, side="right") - 1
+    rank_M = np.searchsorted(ranks, masked_cells.ranks_M + 1, side="right") - 1
     length_B = np.searchsorted(lengths, lengths_B, side="right") - 1
     return {
-        "by corruption": _means(told.losses_M, questions.corruptions_M, kinds),
-        "by rank": _means(told.losses_M, rank_M, rank_names),
+        "by corruption": _means(prediction.losses_M, masked_cells.corruptions_M, kinds),
+        "by rank": _means(prediction.losses_M, rank_M, rank_names),
         "by length": _means(means_B, length_B, length_names),
     }
 
 
 def _bins(starts: Sequence[int], most: int) -> tuple[list[int], list[str]]:
-    """Bins that begin at or before `most`, and their names."""
+    """Return the bins that begin at or before `most`, and their names."""
     some = [start for start in starts if start <= most]
     ends = [*(start - 1 for start in some[1:]), None]
     if len(some) < len(starts):
@@ -197,19 +197,19 @@ def _bins(starts: Sequence[int], most: int) -> tuple[list[int], list[str]]:
 def _means(
     values: npt.NDArray[np.float64], bins: npt.NDArray[np.int64], names: Sequence[str]
 ) -> dict[str, float]:
-    """Mean of each bin, NaN where it has no value."""
+    """Compute the mean of each bin, NaN for an empty one."""
     counts = np.bincount(bins, minlength=len(names))
     sums = np.bincount(bins, values, minlength=len(names))
     means = np.divide(sums, counts, out=np.full(len(names), np.nan), where=counts > 0)
     return dict(zip(names, means.tolist(), strict=True))
 
 
-def _by_rank(questions: Questions, told: Told) -> Curve:
-    """Mean loss over the chosen genes at ranks of each bin, at the middle of its ranks."""
-    ranks = np.arange(1, int(questions.ranked.lengths_B.max()) + 1)
+def _by_rank(masked_cells: MaskedCells, prediction: Prediction) -> Curve:
+    """Average the loss over the chosen genes at ranks of each bin, at the middle of its ranks."""
+    ranks = np.arange(1, int(masked_cells.ranked.lengths_B.max()) + 1)
     bins = rank_bins(len(ranks), PER_DOUBLING)
     names = [str(bin_) for bin_ in range(int(bins[-1]) + 1)]
-    means = _means(told.losses_M, bins[questions.ranks_M], names)
+    means = _means(prediction.losses_M, bins[masked_cells.ranks_M], names)
     middles = np.bincount(bins, ranks) / np.bincount(bins)
     return Curve(
         x=middles.tolist(),

@@ -1,8 +1,7 @@
-"""What masked genes can be told by counting: the baselines that a trained loss must beat.
+"""Counts of genes, for the baselines of the task mlm.
 
-A gene's share among all genes of the training cells (unigram), and among the genes that stand at
-about the same rank (rank-conditioned). Both are asked at the very places, under the very masks, at
-which a model's loss is measured.
+A gene's share among all genes of the training cells (unigram), and among the genes at about the
+same rank (rank-conditioned).
 """
 
 from __future__ import annotations
@@ -10,27 +9,24 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.config import ModelConfig, TrainOptions
 from cellscribe.corpus.row_groups import whole
 from cellscribe.corpus.store import Corpus
-from cellscribe.training.distributed import Team
-from cellscribe.training.validation import read_validation
 
 PRIORS = (1e2, 1e3, 3e3, 1e4, 3e4, 1e5, 1e6)
-"""Genes drawn from the unigram that may be added to the counts of each bin of ranks."""
+"""Numbers of genes drawn from the unigram that are added to the counts of each bin of ranks."""
 PER_DOUBLING = 4
-"""Bins of ranks between a rank and its double."""
+"""Number of bins between a rank and its double."""
 
 
 def rank_bins(context: int, per_doubling: int = PER_DOUBLING) -> npt.NDArray[np.int64]:
-    """``[context]`` bin of each rank: a bin for each of the first ranks, then wider ones."""
+    """Return the bin of each rank, ``[context]``: one for each of the first ranks, then wider."""
     ranks = np.arange(1, context + 1)
     _, bins = np.unique(np.floor(per_doubling * np.log2(ranks)), return_inverse=True)
     return bins.astype(np.int64)
 
 
 def count_genes(corpus: Corpus, context: int) -> npt.NDArray[np.int64]:
-    """``[bins, V]`` how often each gene stands at ranks of each bin in the training cells."""
+    """Count genes at the ranks of each bin in the training cells, ``[bins, V]``."""
     size = len(corpus.vocabulary)
     counts = np.zeros((rank_bins(context)[-1] + 1, size), np.int64)
     for table in corpus.cells("train", ["input_ids"]):
@@ -43,7 +39,7 @@ def count_genes(corpus: Corpus, context: int) -> npt.NDArray[np.int64]:
 def count_packed(
     tokens: npt.NDArray[np.integer], offsets: npt.NDArray[np.integer], context: int, size: int
 ) -> npt.NDArray[np.int64]:
-    """``[bins, size]`` how often each gene stands at ranks of each bin in packed cells.
+    """Count genes at the ranks of each bin in packed cells, ``[bins, size]``.
 
     Parameters
     ----------
@@ -51,9 +47,9 @@ def count_packed(
         ``[N]`` and ``[B + 1]``: cell i is ``tokens[offsets[i] : offsets[i + 1]]``, ranked, without
         special tokens.
     context
-        Genes behind so many of a cell are not counted.
+        Number of genes of a cell that are counted.
     size
-        Tokens of the vocabulary.
+        Number of tokens of the vocabulary.
     """
     bins = rank_bins(context)
     ranks = np.arange(offsets[0], offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
@@ -66,25 +62,25 @@ def count_packed(
 def shares(
     counts: npt.NDArray[np.integer], n_special: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Turn counts into probabilities, none of a gene being 0.
+    """Turn counts into probabilities; every gene has more than 0.
 
-    Half a gene is added to each gene's count, and so many genes drawn from that unigram to each bin
-    of ranks (a Dirichlet prior, MacKay and Peto 1995) as tell each counted gene best from the
-    others: one of `PRIORS`, by leaving one out.
+    0.5 is added to each gene's count. To each bin of ranks, genes drawn from that unigram are added
+    (a Dirichlet prior, MacKay and Peto 1995); their number is the one of `PRIORS` with the least
+    loss when one counted gene is left out at a time.
 
     Parameters
     ----------
     counts
         ``[bins, V]`` from `count_genes` or `count_packed`.
     n_special
-        Tokens that are no genes, whose probability is 0.
+        Number of tokens that are no genes; their probability is 0.
 
     Returns
     -------
     share
-        ``[V]`` of a gene among all genes.
+        ``[V]`` share of a gene among all genes.
     by_bin
-        ``[bins, V]`` of a gene among those at ranks of each bin.
+        ``[bins, V]`` share of a gene among those at ranks of each bin.
     """
     times = counts.astype(np.float64)
     share = times.sum(0)
@@ -97,42 +93,8 @@ def shares(
 def _left_out(
     counts: npt.NDArray[np.float64], share: npt.NDArray[np.float64], prior: float
 ) -> float:
-    """Sum of the losses of all counted genes, each judged without itself."""
+    """Add up the losses of all counted genes, each predicted from the counts without itself."""
     bins, genes = counts.nonzero()
     times = counts[bins, genes]
     known = times - 1 + prior * share[genes]
     return -float((times * np.log(known / (counts.sum(1)[bins] - 1 + prior))).sum())
-
-
-def unigram_losses(
-    corpus: Corpus, config: ModelConfig, options: TrainOptions
-) -> dict[str, dict[str, float]]:
-    """Loss of both baselines on what validation asks of a model.
-
-    Parameters
-    ----------
-    corpus
-        The store; counted on its training cells.
-    config, options
-        Of the run to compare with: context, [CLS], seed and shares of its masks.
-
-    Returns
-    -------
-    dict
-        Split -> ``{"unigram": loss, "rank": loss}``, natural logarithm, mean over a cell's chosen
-        genes, then over cells.
-    """
-    counts = count_genes(corpus, config.context)
-    share, by_bin = shares(counts, corpus.vocabulary.n_special)
-    bins, front = rank_bins(config.context), int(config.cls_token)
-    found = {}
-    for split, batches in read_validation(corpus, config, options, Team()).batches.items():
-        sums, asked = np.zeros(2), 0
-        for batch in batches:
-            targets, weights = batch.targets_M.numpy(), batch.weights_M.numpy()
-            ranks = batch.positions_N[batch.chosen_M].numpy() - front
-            sums[0] -= (weights * np.log(share[targets])).sum()
-            sums[1] -= (weights * np.log(by_bin[bins[ranks], targets])).sum()
-            asked += batch.n_masked
-        found[split] = dict(zip(("unigram", "rank"), (sums / asked).tolist(), strict=True))
-    return found

@@ -1,9 +1,9 @@
-"""What a simple prediction of a perturbation's response is worth: the rows that models must beat.
+"""Simple predictions of the response to a perturbation: the baselines of the models.
 
 No change, the mean of the training responses, the sum of single responses, and the linear model of
 Ahlmann-Eltze, Huber and Anders 2025 (Nature Methods), which explains the training responses by a
-vector for every gene and a vector for every perturbation. That one takes a model's vectors of
-genes, too: a row of a model differs from the baseline's in nothing else.
+vector for every gene and a vector for every perturbation. The linear model also takes a model's
+vectors of genes: the row of a model differs from the baseline in nothing else.
 
 Letters: ``N`` training perturbations, ``T`` tested ones, ``G`` genes, ``K`` components.
 """
@@ -23,14 +23,14 @@ Vectors = Mapping[str, Floats]
 
 COMPONENTS = 10
 RIDGE = 0.1
-"""On genes and on perturbations alike, as in the paper."""
+"""Penalty on genes and on perturbations, as in the paper."""
 MIN_KNOWN = 2
-"""Training perturbations with a vector, without which there is nothing to fit."""
+"""Fewest training perturbations with a vector for a fit."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Training:
-    """What a prediction may know."""
+    """Input of a prediction."""
 
     targets: tuple[tuple[str, ...], ...]
     """``N`` genes of each perturbation."""
@@ -52,7 +52,7 @@ class Predicted:
     deltas: Floats
     """``[T, G]``, relative to control."""
     n_fallback: int = 0
-    """Of them, those that had to be the training mean, for want of a vector of their genes."""
+    """Number of responses that are the training mean, since their genes have no vector."""
 
 
 def no_change(training: Training, targets: Targets) -> Predicted:
@@ -114,7 +114,7 @@ def linear(training: Training, targets: Targets, genes: Floats, vectors: Vectors
     Parameters
     ----------
     training, targets
-        What is known, and what is asked for.
+        Training responses, and the perturbations to predict.
     genes
         ``G``: ``[G, K]`` of `gene_components`.
     vectors
@@ -123,7 +123,7 @@ def linear(training: Training, targets: Targets, genes: Floats, vectors: Vectors
     mean = training.mean
     known = np.array([_vector(each, vectors) is not None for each in training.targets])
     predicted = np.tile(mean, (len(targets), 1))
-    asked = [_vector(each, vectors) for each in targets]
+    vectors_of_targets = [_vector(each, vectors) for each in targets]
     if known.sum() < MIN_KNOWN:
         return Predicted(deltas=predicted, n_fallback=len(targets))
     rows = np.array([_vector(each, vectors) for each, ok in zip(
@@ -131,10 +131,12 @@ def linear(training: Training, targets: Targets, genes: Floats, vectors: Vectors
     responses = (training.deltas[known] - mean).T
     left = np.linalg.solve(_ridged(genes), genes.T @ responses)
     weights = np.linalg.solve(_ridged(rows), (left @ rows).T).T
-    for place, vector in enumerate(asked):
+    for place, vector in enumerate(vectors_of_targets):
         if vector is not None:
             predicted[place] += genes @ (weights @ vector)
-    return Predicted(deltas=predicted, n_fallback=sum(vector is None for vector in asked))
+    return Predicted(
+        deltas=predicted, n_fallback=sum(vector is None for vector in vectors_of_targets)
+    )
 
 
 def _vector(genes: tuple[str, ...], vectors: Vectors) -> Floats | None:

@@ -1,9 +1,9 @@
-"""Which gene of which cell was knocked down, switched on or left alone: labels of a screen, read.
+"""Perturbation of each cell, read from the labels of a screen.
 
-Screens write the same thing in several ways: GEARS "GENE+ctrl" and "A+B" beside "ctrl", scPerturb
-"GENE" and "A_B" beside "control", others "GENE" beside "non-targeting", "NT" or "NTg4". All are
-read into one way: "ctrl", "A", "A+B" (genes in alphabetical order). A column that is found by its
-name is taken only if its labels look like a screen's: "condition" may as well mean a disease.
+Screens write labels in several ways: GEARS "GENE+ctrl", "A+B" and "ctrl", scPerturb "GENE", "A_B"
+and "control", others "GENE" and "non-targeting", "NT" or "NTg4". All are read as "ctrl", "A" and
+"A+B" (genes in alphabetical order). A column that is found by its name is only taken if its labels
+look like a screen's, since "condition" may also mean a disease.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from cellscribe.cells.columns import NO_LABEL_WORDS
 from cellscribe.evaluation.data import Cells, column
-from cellscribe.evaluation.task import UnfitError
+from cellscribe.evaluation.scores import UnfitError
 
 if TYPE_CHECKING:
     from cellscribe.config import EvaluateOptions
 
 CONTROL = "ctrl"
 COLUMNS = ("condition", "perturbation", "guide_target", "target_gene", "gene")
-"""Looked at in this order if the user names none."""
+"""Columns of obs to look at, in this order, if the user names none."""
 MIN_CELLS = 20
-"""A perturbation of fewer cells has no profile worth the name."""
+"""Fewest cells of a perturbation; the profile of fewer is mostly noise."""
 MIN_PERTURBATIONS = 3
 
 _CONTROL = re.compile(
@@ -35,27 +36,28 @@ _CONTROL = re.compile(
     r"(?:[-_ .]?(?:g|sg|guide)?[-_ .]?\d+)?",
     re.IGNORECASE,
 )
-"""A control's label, with or without the number of a guide. NT5E and its like are none."""
-_NOTHING = frozenset({"", "nan", "none", "na", "n/a", "*", "unknown", "unassigned", "multiple"})
+"""Labels of controls, with or without the number of a guide; NT5E and other genes do not match."""
+_NOT_PERTURBED = frozenset({*NO_LABEL_WORDS, "*", "multiple"})
+"""Labels that name no perturbation, in lower case."""
 _JOINTS = ("_", ",", ";", "|", "&")
-"""Between the genes of a combination, if both sides are genes; "+" always is."""
+"""Separators of a combination's genes, if both sides are genes; "+" always is one."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Conditions:
-    """What was done to each cell."""
+    """Perturbation of each cell."""
 
     column: str
-    """Of obs, that says so."""
+    """Column of obs with the labels."""
     names: npt.NDArray[np.object_]
-    """``[B]`` "ctrl", "A", "A+B"; "" for a cell that says nothing, or too rare a thing."""
+    """``[B]`` "ctrl", "A", "A+B"; "" for a cell without a label, or with too rare a one."""
     targets: dict[str, tuple[str, ...]]
-    """Perturbation -> its genes as the file writes them; controls are none."""
+    """Perturbation -> its genes as the file writes them; without controls."""
     is_control: npt.NDArray[np.bool_]
     """``[B]``."""
 
     def rows(self, name: str) -> npt.NDArray[np.int64]:
-        """Cells of one condition."""
+        """Return the cells of one condition."""
         return np.flatnonzero(self.names == name)
 
 
@@ -103,12 +105,12 @@ def read_conditions(
 
 
 def targets_of(label: str) -> tuple[str, ...] | None:
-    """Genes that a label names, in alphabetical order; () for a control, None for no answer.
+    """Return the genes of a label, in alphabetical order; () for a control, None for no label.
 
     A guide's name after a gene ("SPI1_pDS255") is dropped: it is not a gene itself.
     """
     label = label.strip()
-    if label.lower() in _NOTHING:
+    if label.lower() in _NOT_PERTURBED:
         return None
     genes: list[str] = []
     for part in label.split("+"):
@@ -119,7 +121,7 @@ def targets_of(label: str) -> tuple[str, ...] | None:
 
 
 def _genes_in(part: str) -> Sequence[str]:
-    """One or several genes of a part of a label that has no "+"; unknown names stay whole."""
+    """Split a part of a label that has no "+" into genes; unknown names stay whole."""
     if _is_gene(part):
         return (part,)
     for joint in _JOINTS:
@@ -143,7 +145,7 @@ def _name(targets: tuple[str, ...] | None) -> str:
 
 
 def _key(cells: Cells, named: str | None) -> str:
-    """The column of perturbations."""
+    """Choose the column of perturbations."""
     if named is not None:
         if named in cells.obs:
             return named
@@ -159,14 +161,14 @@ def _key(cells: Cells, named: str | None) -> str:
 
 
 def _looks_like_a_screen(labels: Iterable[str]) -> bool:
-    """Whether most of the labels that are no controls name human genes, and not only one does."""
+    """Check that two labels or more, and most of those that are no controls, name human genes."""
     found = [targets for label in set(labels) if (targets := targets_of(label))]
     genes = [all(map(_is_gene, targets)) for targets in found]
     return sum(genes) > max(1, len(found) / 2)
 
 
 def target_columns(cells: Cells, labels: Iterable[str]) -> dict[str, int | None]:
-    """Column of the file that holds each target gene's counts; None where it is not measured.
+    """Find the column of each target gene's counts; None where it is not measured.
 
     A label is looked for as it is written in the names of the file's columns and in the text
     columns of var, then as the Ensembl id that it and they stand for. The first column wins.
@@ -176,7 +178,7 @@ def target_columns(cells: Cells, labels: Iterable[str]) -> dict[str, int | None]
 
     spelled: dict[str, int] = {}
     meant: dict[str, int] = {}
-    # an antibody or a guide may bear the name of its gene
+    # an antibody or a guide may have the name of its gene
     others = not_genes(cells.var)
     for names in candidate_columns(cells.var, cells.gene_key, cells.name).values():
         texts = [as_text(name) for name in names]

@@ -1,15 +1,15 @@
-"""How near a predicted response to a perturbation is to the measured one.
+"""Distances between the predicted and the measured response to a perturbation.
 
 A profile is a pseudobulk: the mean of log(1 + counts per 10,000) over the cells of a perturbation;
 a change is its difference from that of control cells. Genes are ranked by Welch's t statistic on
 the cells' log expression, which takes their sums and sums of squares alone.
 
 The control cells are halved. True changes are taken from one half, predictions start from the
-other: with the same cells in both, the chance error of their mean would be in truth and prediction
-alike, and where controls are few, changes that are nothing but noise would correlate. (GEARS and
-its successors use all controls for both.) Even so, errors and correlations that take control for
-reference reward whoever predicts the mean of all perturbations; weighted errors and ranks do not
-(Mejia et al. 2026). Both kinds are here.
+other. With the same cells in both, the sampling error of their mean would be in truth and
+prediction alike, and with few controls, changes that are only noise would correlate. (GEARS and its
+successors use all controls for both.) Errors and correlations with control as reference reward the
+mean of all perturbations as a prediction; weighted errors and ranks do not (Mejia et al. 2026).
+Both kinds are here.
 
 Letters: ``T`` perturbations, ``G`` genes, ``B`` cells.
 """
@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 FOLDS = 5
-"""Of `told_apart`."""
+"""Folds of `separation`."""
 TOP = 20
 """Most differentially expressed genes that figures are taken over, as in GEARS."""
 EXPRESSED = 1_000
@@ -119,7 +119,7 @@ def _welch(one: Sequence[Floats], other: Sequence[Floats]) -> Floats:
         mean = sums / n
         means.append(mean)
         spread = squares - n * mean**2
-        # rounding leaves a trace of it in a gene that is the same in every cell
+        # of a gene that is the same in every cell, rounding leaves a small spread
         errors.append(np.where(spread > 1e-10 * squares, spread, 0.0) / (n - 1) / n)
     error = np.sqrt(errors[0] + errors[1])
     varies = error > 0
@@ -143,12 +143,12 @@ def de_weights(scores: Floats) -> Floats:
 
 
 def top_genes(scores: Floats, n: int = TOP) -> Integers:
-    """``[T, n]`` genes of the highest scores, the first of equals; all if there are no more."""
+    """Return the genes of the highest scores, ``[T, n]``; of equal ones the first."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :n]
 
 
 def pearson(truth: Floats, predicted: Floats) -> Floats:
-    """``[T]`` correlations of rows; 0 where a prediction says the same of every gene."""
+    """Correlate rows, ``[T]``; 0 where a prediction is the same for every gene."""
     truth = truth - truth.mean(axis=1, keepdims=True)
     predicted = predicted - predicted.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(truth, axis=1) * np.linalg.norm(predicted, axis=1)
@@ -157,13 +157,13 @@ def pearson(truth: Floats, predicted: Floats) -> Floats:
 
 
 def mse(truth: Floats, predicted: Floats, weights: Floats | None = None) -> Floats:
-    """``[T]`` mean squared errors of rows, weighted by weights that sum to 1 if given."""
+    """Compute mean squared errors of rows, ``[T]``, with weights that sum to 1 if given."""
     errors = (truth - predicted) ** 2
     return errors.mean(axis=1) if weights is None else (errors * weights).sum(axis=1)
 
 
 def weighted_r2(truth: Floats, predicted: Floats, mean: Floats, weights: Floats) -> Floats:
-    """``[T]`` weighted R2 of changes from the mean of all perturbed cells.
+    """Compute the weighted R2 of changes from the mean of all perturbed cells, ``[T]``.
 
     Mejia et al. 2026. The mean itself, as a prediction, has 0 or a little less.
 
@@ -183,7 +183,7 @@ def weighted_r2(truth: Floats, predicted: Floats, mean: Floats, weights: Floats)
 
 
 def l2_expressed(truth: Floats, predicted: Floats, control: Floats, n: int = EXPRESSED) -> Floats:
-    """``[T]`` Euclidean distances over the genes that control cells express most.
+    """Compute Euclidean distances over the genes that control cells express most, ``[T]``.
 
     Ahlmann-Eltze, Huber and Anders 2025 (Nature Methods).
     """
@@ -192,19 +192,19 @@ def l2_expressed(truth: Floats, predicted: Floats, control: Floats, n: int = EXP
 
 
 def discrimination(truth: Floats, predicted: Floats, targets: Sequence[Sequence[int]]) -> Floats:
-    """``[T]`` perturbation discrimination scores: is a prediction nearest to its own truth?
+    """Compute discrimination scores of perturbations, ``[T]``: is its own truth the nearest one?
 
     Arc's Virtual Cell Challenge 2025: of the true profiles of all ``T`` perturbations, the share of
     the others that are farther from the prediction (sum of absolute differences) than its own; one
     as far counts half. 1 is perfect; one and the same prediction for all has 0.5, and so has
-    chance. The target genes of a perturbation are left out: their fall is no news.
+    chance. The target genes of a perturbation are left out, since their change is known.
 
     Parameters
     ----------
     truth, predicted
         ``[T, G]``.
     targets
-        Columns to be left out for each perturbation.
+        Columns that are left out for each perturbation.
 
     Returns
     -------
@@ -219,7 +219,7 @@ def discrimination(truth: Floats, predicted: Floats, targets: Sequence[Sequence[
         away = np.abs(truth - predicted[row])
         away[:, list(targets[row])] = 0.0
         distances = away.sum(axis=1)
-        # the same numbers in another order sum to the same but for their last digits
+        # the same numbers added in another order differ in their last digits
         close = 1e-9 * max(distances.max(), 1e-9)
         farther = (distances > distances[row] + close).sum()
         equal = (np.abs(distances - distances[row]) <= close).sum() - 1
@@ -227,10 +227,10 @@ def discrimination(truth: Floats, predicted: Floats, targets: Sequence[Sequence[
     return scores
 
 
-def told_apart(
+def separation(
     vectors: Floats, perturbed: npt.NDArray[np.bool_], *, folds: int = FOLDS, seed: int = 0
 ) -> float:
-    """AUROC of perturbed cells against control cells, mean over folds.
+    """Compute AUROC of perturbed cells against control cells, mean over folds.
 
     Features are standardised; the classifier is the logistic regression of `probe`.
 

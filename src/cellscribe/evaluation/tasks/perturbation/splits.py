@@ -1,9 +1,9 @@
-"""Which perturbations a predictor learns from and which it is asked for: GEARS's splits.
+"""Training and test perturbations: the splits of GEARS.
 
-Roohani, Huang and Leskovec 2023 (Nature Biotechnology). In "simulation", the one that papers
+Roohani, Huang and Leskovec 2023 (Nature Biotechnology). In "simulation", the split that papers
 report, a quarter of the perturbed genes is unseen: no perturbation of them, alone or with others,
-is learnt from. The draws are those of GEARS for the same seed, on numpy's older generator, as far
-as the same perturbations stand under the same names in the same order; a test holds them to it.
+is in training. For the same seed, and the same perturbations with the same names in the same order,
+the draws are those of GEARS, on numpy's older generator; a test compares them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Targets = Mapping[str, tuple[str, ...]]
 """Perturbation -> its genes."""
 
 SEEN_GENES, SEEN_COMBINATIONS = 0.75, 0.75
-"""Shares of "simulation" that are learnt from: of genes, and of combinations of seen ones."""
+"""Training shares of "simulation": of genes, and of combinations of seen genes."""
 TEST, VALIDATION = 0.1, 0.1
 """Shares of the other splits that are held out."""
 
@@ -34,7 +34,7 @@ class Split:
     validation: tuple[str, ...]
     test: tuple[str, ...]
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Of "simulation": the tested ones, by how many of their genes were seen."""
+    """Test perturbations of "simulation", by how many of their genes were seen."""
 
 
 def split_perturbations(
@@ -58,13 +58,12 @@ def split_perturbations(
     seed
         Of the draws.
     validation
-        Whether part of the training perturbations is set aside; where nothing is tuned, none
-        needs to be.
+        Whether part of the training perturbations is held out; not needed where nothing is tuned.
 
     Raises
     ------
     InputError
-        No such split; or nothing is left to learn from or, but for ``no_test``, to test on.
+        No such split; or no perturbation is left for training or, except ``no_test``, for the test.
     """
     if kind not in get_args(Kind):
         raise InputError(f"no split {kind!r}; there are {', '.join(get_args(Kind))}")

@@ -1,10 +1,10 @@
-"""Screens of perturbed genes: is the response foretold, and are perturbed cells told from others?
+"""Screens of perturbed genes: prediction of responses, and separation from control cells.
 
-Two questions in one table. Response: perturbations are split by GEARS's "simulation", a method
-predicts the mean expression of those it did not see; a model does so through its vectors of genes,
-put into the linear model that is a baseline as well, so that rows differ in these vectors only.
-Separation: vectors of cells, and how well a classifier tells knock-down from control by them. A row
-has the figures of the questions it can answer.
+One table has both. Response: perturbations are split by GEARS's "simulation", and a method predicts
+the mean expression of the unseen ones. A model does so by its vectors of genes in the linear model,
+which is a baseline too, so that rows differ in these vectors only. Separation: how well a
+classifier distinguishes knock-down and control cells by their vectors. A row has the figures that
+its method can give.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.errors import InputError
-from cellscribe.evaluation.data import Cells, Data
-from cellscribe.evaluation.leakage import Origin
-from cellscribe.evaluation.models import Model
+from cellscribe.evaluation.data import CellProvenance, Cells, Data
+from cellscribe.evaluation.models import Method, Model
+from cellscribe.evaluation.scores import Estimate, Metric, Scores, UnfitError
 from cellscribe.evaluation.stats.estimates import bootstrap_mean
 from cellscribe.evaluation.stats.features import log_norm, most_variable, pca
-from cellscribe.evaluation.task import Estimate, Method, Metric, Scores, UnfitError
 from cellscribe.evaluation.tasks.perturbation import baselines as predictors
 from cellscribe.evaluation.tasks.perturbation import metrics as metrics
 from cellscribe.evaluation.tasks.perturbation.conditions import (
@@ -110,19 +109,19 @@ BASELINES = ("no change", "training mean", "additive", "linear model", PCA_ROW)
 EXTRA_BASELINES: dict[str, str] = {}
 
 GENES = 5_000
-"""Most variable ones, that responses are judged on, as in GEARS; measured targets are added."""
+"""Most variable genes, on which responses are scored, as in GEARS; measured targets are added."""
 CONTROL_CELLS = 1_000
-"""Most control cells that a model's vectors of genes are means over."""
+"""Most control cells for a model's vectors of genes, which are means over them."""
 SEPARATED = 200
-"""Most cells of a perturbation, and as many controls at most, that are told apart."""
+"""Most cells of a perturbation, and most control cells, for the separation."""
 SPLIT: Literal["simulation"] = "simulation"
 
 Predict = Callable[[predictors.Training, predictors.Targets], predictors.Predicted]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Answer:
-    """What a method has to say to either question."""
+class Prediction:
+    """Prediction of a method for response and separation; None for what it cannot predict."""
 
     predict: Predict | None = None
     vectors: npt.NDArray[np.floating] | None = None
@@ -130,8 +129,8 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Problem:
-    """A screen."""
+class Case:
+    """A screen: cells with their perturbations."""
 
     cells: Cells
     conditions: Conditions
@@ -143,7 +142,7 @@ class Problem:
 
     @property
     def name(self) -> str:
-        """Of the file."""
+        """Name of the file."""
         return self.cells.name
 
     @cached_property
@@ -152,12 +151,12 @@ class Problem:
 
     @cached_property
     def genes(self) -> npt.NDArray[np.int64]:
-        """Columns of the file that responses are judged on, ascending."""
+        """Columns of the file that responses are scored on, ascending."""
         measured = [column for column in self.columns.values() if column is not None]
         return np.union1d(most_variable(self._logs, GENES), np.array(measured, np.int64))
 
     def profiles(self, seed: int) -> metrics.Profiles:
-        """Measured responses; the seed halves the control cells."""
+        """Return the measured responses; the seed halves the control cells."""
         if seed not in self._profiles:
             logs = self._logs[:, self.genes]
             names, targets = self.conditions.names, tuple(self.conditions.targets)
@@ -165,7 +164,7 @@ class Problem:
         return self._profiles[seed]
 
     def places(self, targets: tuple[str, ...]) -> list[int]:
-        """Places of target genes among `genes`; those that are not measured have none."""
+        """Return the places of target genes among `genes`, without those that are not measured."""
         columns = [self.columns[gene] for gene in targets]
         return [int(np.searchsorted(self.genes, each)) for each in columns if each is not None]
 
@@ -184,13 +183,13 @@ class Problem:
         }
 
     @property
-    def origin(self) -> Origin:
-        """Of the cells."""
-        return self.cells.origin
+    def provenance(self) -> CellProvenance:
+        """Where the cells come from."""
+        return self.cells.provenance
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Cells, their conditions, and all numbers above."""
+        """Hashes of cells and conditions, and the constants of this module."""
         names = "\n".join(self.conditions.names).encode()
         return {
             "cells": self.cells.hash,
@@ -208,14 +207,13 @@ class Problem:
         }
 
 
-def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Problem]:
+def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[Case]:
     """Read the perturbations of a file.
 
     Raises
     ------
     UnfitError
-        The data are no file of cells, tell no perturbations, too few of them to split, or no
-        controls.
+        The data are no file of cells, or have no perturbations, too few to split, or no controls.
     """
     if data.cells is None:
         raise UnfitError(
@@ -231,7 +229,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
             ) from error
     labels = sorted({gene for genes in conditions.targets.values() for gene in genes})
     return [
-        Problem(
+        Case(
             cells=data.cells,
             conditions=conditions,
             columns=target_columns(data.cells, labels),
@@ -241,40 +239,40 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
     ]
 
 
-def answers(problem: Problem, model: Model) -> list[Method]:
-    """One row: the linear model with its vectors of genes, and its vectors of cells."""
+def methods(case: Case, model: Model) -> list[Method]:
+    """Return a model's row: the linear model with its gene vectors, and its vectors of cells."""
 
-    def answer() -> Answer:
-        vectors = model.vectors(problem.cells)
-        return Answer(predict=_predict_with(problem, model), vectors=vectors)
+    def predict() -> Prediction:
+        vectors = model.vectors(case.cells)
+        return Prediction(predict=_predict_with(case, model), vectors=vectors)
 
-    return [model.row(answer)]
+    return [model.row(predict)]
 
 
-def baselines(problem: Problem) -> list[Method]:
-    """All of `BASELINES`."""
+def baselines(case: Case) -> list[Method]:
+    """Return all of `BASELINES`."""
     plain: dict[str, Predict] = {
         "no change": predictors.no_change,
         "training mean": predictors.training_mean,
         "additive": predictors.additive,
-        "linear model": partial(_linear, problem),
+        "linear model": partial(_linear, case),
     }
     rows = [
-        Method(name=name, kind="baseline", answer=partial(Answer, predict=predict))
+        Method(name=name, kind="baseline", predict=partial(Prediction, predict=predict))
         for name, predict in plain.items()
     ]
-    by_pca = lambda: Answer(vectors=pca(problem.cells.counts, 50))
-    return [*rows, Method(name=PCA_ROW, kind="baseline", answer=by_pca)]
+    by_pca = lambda: Prediction(vectors=pca(case.cells.counts, 50))
+    return [*rows, Method(name=PCA_ROW, kind="baseline", predict=by_pca)]
 
 
-def score(problem: Problem, answer: Answer, seed: int) -> Scores:
-    """Judge what an answer holds; the seed decides split, folds and drawn cells."""
+def score(case: Case, prediction: Prediction, seed: int) -> Scores:
+    """Score what a prediction has; the seed decides split, folds and drawn cells."""
     estimates: dict[str, Estimate] = {}
     breakdowns: dict[str, dict[str, float]] = {}
-    estimate = partial(bootstrap_mean, draws=problem.options.bootstrap, seed=seed)
-    if answer.predict is not None:
-        split = split_perturbations(problem.conditions.targets, SPLIT, seed=seed, validation=False)
-        found, n_fallback = response(problem, answer.predict, split, seed=seed)
+    estimate = partial(bootstrap_mean, draws=case.options.bootstrap, seed=seed)
+    if prediction.predict is not None:
+        split = split_perturbations(case.conditions.targets, SPLIT, seed=seed, validation=False)
+        found, n_fallback = response(case, prediction.predict, split, seed=seed)
         estimates |= {metric: estimate(values) for metric, values in found.items()}
         breakdowns["unseen perturbations, of them predicted as the training mean"] = {
             "unseen": float(len(split.test)),
@@ -287,29 +285,29 @@ def score(problem: Problem, answer: Answer, seed: int) -> Scores:
                 title: float(np.mean([of[name] for name in names]))
                 for title, names in groups.items()
             }
-    if answer.vectors is not None:
-        told = separation(answer.vectors, problem.conditions, seed=seed)
-        estimates["separation"] = estimate(list(told.values()))
-        breakdowns["separation by perturbation"] = told
+    if prediction.vectors is not None:
+        areas = separation(prediction.vectors, case.conditions, seed=seed)
+        estimates["separation"] = estimate(list(areas.values()))
+        breakdowns["separation by perturbation"] = areas
     return Scores(estimates=estimates, breakdowns=breakdowns)
 
 
 def response(
-    problem: Problem, predict: Predict, split: Split, *, seed: int
+    case: Case, predict: Predict, split: Split, *, seed: int
 ) -> tuple[dict[str, npt.NDArray[np.float64]], int]:
-    """Metrics of each tested perturbation's prediction, and how many had to be the training mean.
+    """Compute metrics of each test perturbation, and count predictions by the training mean.
 
-    `predict` is shown neither the tested profiles nor the control cells they are compared with.
+    `predict` gets neither the test profiles nor the control cells they are compared with.
     """
-    seen, targets = problem.profiles(seed), problem.conditions.targets
+    seen, targets = case.profiles(seed), case.conditions.targets
     train, test = seen.places(split.train), seen.places(split.test)
     training = predictors.Training(
         targets=tuple(targets[name] for name in split.train),
         deltas=seen.means[train] - seen.start,
         control=seen.start,
     )
-    asked = [targets[name] for name in split.test]
-    predicted = predict(training, asked)
+    test_targets = [targets[name] for name in split.test]
+    predicted = predict(training, test_targets)
     truth, guess, weights = seen.means[test], seen.start + predicted.deltas, seen.weights[test]
     change = truth - seen.control
     top = metrics.top_genes(seen.against_control[test])
@@ -321,7 +319,7 @@ def response(
         "weighted_mse": metrics.mse(truth, guess, weights),
         "weighted_r2": metrics.weighted_r2(truth, guess, seen.mean, weights),
         "l2_expressed": metrics.l2_expressed(truth, guess, seen.control),
-        "pds": metrics.discrimination(truth, guess, [problem.places(genes) for genes in asked]),
+        "pds": metrics.discrimination(truth, guess, [case.places(genes) for genes in test_targets]),
     }
     return found, predicted.n_fallback
 
@@ -329,7 +327,7 @@ def response(
 def separation(
     vectors: npt.NDArray[np.floating], conditions: Conditions, *, seed: int
 ) -> dict[str, float]:
-    """AUROC of each perturbation's cells against control cells, see `metrics.told_apart`.
+    """Compute AUROC of each perturbation's cells against control cells, see `metrics.separation`.
 
     Up to `SEPARATED` cells of either side are drawn, with the seed and the perturbation's place.
     """
@@ -340,37 +338,37 @@ def separation(
         sides = [random.permutation(rows)[:SEPARATED] for rows in (controls, conditions.rows(name))]
         rows = np.concatenate(sides)
         chosen = np.asarray(vectors[rows], np.float64)
-        found[name] = metrics.told_apart(chosen, ~conditions.is_control[rows], seed=seed)
+        found[name] = metrics.separation(chosen, ~conditions.is_control[rows], seed=seed)
     return found
 
 
 def _linear(
-    problem: Problem, training: predictors.Training, targets: predictors.Targets
+    case: Case, training: predictors.Training, targets: predictors.Targets
 ) -> predictors.Predicted:
-    """The linear model; a perturbation's vector is the row of its gene among the components."""
+    """Predict by the linear model; a perturbation's vector is its gene's row of the components."""
     genes = predictors.gene_components(training)
     vectors = {
-        label: genes[problem.places((label,))[0]]
-        for label, column in problem.columns.items()
+        label: genes[case.places((label,))[0]]
+        for label, column in case.columns.items()
         if column is not None
     }
     return predictors.linear(training, targets, genes, vectors)
 
 
-def _predict_with(problem: Problem, model: Model) -> Predict | None:
-    """The linear model with a model's vectors of genes; None for a family that has none."""
+def _predict_with(case: Case, model: Model) -> Predict | None:
+    """Return the linear model with a model's vectors of genes; None for a family without them."""
     if not model.has_gene_vectors:
         return None
-    controls = np.flatnonzero(problem.conditions.is_control)
-    controls = np.random.default_rng(problem.options.seed).permutation(controls)[:CONTROL_CELLS]
-    found = model.gene_vectors(problem.cells.take(np.sort(controls)))
+    controls = np.flatnonzero(case.conditions.is_control)
+    controls = np.random.default_rng(case.options.seed).permutation(controls)[:CONTROL_CELLS]
+    found = model.gene_vectors(case.cells.take(np.sort(controls)))
     rows = predictors.principal(found.vectors.astype(np.float64))
-    cells = problem.cells
+    cells = case.cells
     tokens = model.header.map_genes(cells.var, gene_key=cells.gene_key, name=cells.name).token
     row_of = {int(token): row for row, token in enumerate(found.tokens)}
     vectors = {
         label: rows[row_of[int(tokens[column])]]
-        for label, column in problem.columns.items()
+        for label, column in case.columns.items()
         if column is not None and int(tokens[column]) in row_of
     }
     return partial(_scaled, vectors, float(np.sqrt(np.mean(rows**2) or 1.0)))
@@ -382,7 +380,7 @@ def _scaled(
     training: predictors.Training,
     targets: predictors.Targets,
 ) -> predictors.Predicted:
-    """The linear model with vectors brought to the size of the baseline's: the ridge is one."""
+    """Predict with vectors scaled to the size of the baseline's, since both share one ridge."""
     genes = predictors.gene_components(training)
     factor = float(np.sqrt(np.mean(genes**2))) / size
     return predictors.linear(

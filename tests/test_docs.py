@@ -132,7 +132,7 @@ def test_a_command_in_the_text_names_what_exists(words: list[str]) -> None:
 
 @pytest.mark.parametrize("path", [ROOT / "docs/training.md"], ids=lambda path: path.name)
 def test_flags_in_the_text_exist(path: Path) -> None:
-    every = flags_of(app["train"]) | {"--config", "--max-restarts", "--vocabulary"}
+    every = flags_of(app["train"]) | {"--config", "--max-restarts", "--vocabulary", "--task"}
     named = {w.partition("=")[0] for s in spans(path) for w in s.split() if w.startswith("--")}
     assert len(named) > 20
     assert named <= every

@@ -9,15 +9,6 @@ from pathlib import Path
 import cellscribe
 
 ROOT = Path(cellscribe.__file__).parent.parent
-KNOWN: set[frozenset[str]] = {
-    frozenset({"cellscribe.corpus.card", "cellscribe.corpus.card_tables"}),
-    frozenset({"cellscribe.families.scbert.checkpoint", "cellscribe.families.scbert.network"}),
-    frozenset(
-        {"cellscribe.families.scfoundation.checkpoint", "cellscribe.families.scfoundation.network"}
-    ),
-    frozenset({"cellscribe.inference.embedder", "cellscribe.inference.gpu"}),
-}
-"""Circles that still exist, by their modules; each is to go."""
 
 Graph = dict[str, set[str]]
 
@@ -76,12 +67,7 @@ def circles(graph: Graph) -> set[frozenset[str]]:
 
 def test_no_circle_of_imports() -> None:
     found = circles(graph_of(ROOT))
-    assert found <= KNOWN, [sorted(each) for each in found - KNOWN]
-
-
-def test_known_circles_exist() -> None:
-    """A circle that is opened leaves the list."""
-    assert circles(graph_of(ROOT)) >= KNOWN
+    assert not found, [sorted(each) for each in found]
 
 
 def test_circles_are_found_wherever_an_import_stands(tmp_path: Path) -> None:

@@ -232,17 +232,17 @@ def test_sides_take_turns_after_a_warm_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         ({"tokens": 17}, "differ in tokens"),
         ({"flop": 2e9}, "differ in flop"),
         ({"losses": [1.0, float("nan")]}, "not finite"),
     ],
 )
-def test_turns_that_differ_are_no_result(changes: dict[str, Any], record: str) -> None:
+def test_turns_that_differ_are_no_result(changes: dict[str, Any], expected: str) -> None:
     order: list[str] = []
     sides = {OURS: some_turn(order, "a"), PEER: some_turn(order, "b", **changes)}
-    with pytest.raises(RuntimeError, match=record):
+    with pytest.raises(RuntimeError, match=expected):
         train.in_turns(sides, 2, 1)
 
 
@@ -304,7 +304,7 @@ def test_pre_norm_has_no_peer(corpus: Path, preset: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["--preset", "geneformer-11m"], "no preset 'geneformer-11m'"),
         (["--corpus", "nowhere"], "nowhere holds no corpus"),
@@ -321,7 +321,7 @@ def test_refusals(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     words: list[str],
-    record: str,
+    expected: str,
 ) -> None:
     if "cuda" in words and torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
@@ -329,7 +329,7 @@ def test_refusals(
     given = {"--preset": str(preset), "--corpus": str(corpus), "--out": "results"}
     given |= dict(zip(words[::2], words[1::2], strict=True))
     line = refused(bench("train", *[word for pair in given.items() for word in pair]))
-    assert record in line
+    assert expected in line
     nothing_new(tmp_path, "tiny.toml")
 
 

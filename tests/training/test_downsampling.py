@@ -95,7 +95,7 @@ def replace_epoch(batch: Batch, epoch: int) -> Batch:
 
 def test_a_run_takes_it_and_goes_on_with_it(corpus: Corpus, tmp_path: Path) -> None:
     shape = replace(SHAPE, context=40)
-    options = replace(SHORT, thin=0.5)
+    options = replace(SHORT, downsample=0.5)
     run_training(corpus.path, tmp_path / "whole", shape=shape, options=options)
     run_training(corpus.path, tmp_path / "run", shape=shape, options=options, steps=6)
     run_training(corpus.path, tmp_path / "run", shape=shape, options=options, resume=True)

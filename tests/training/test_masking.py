@@ -71,7 +71,7 @@ def test_exactly_the_share_is_chosen_and_the_rest_untouched(
     rng = np.random.default_rng(sum(lengths))
     cells = [rng.permutation(np.arange(*GENES))[:n] for n in lengths]
     numbers = [number + i for i in range(len(cells))]
-    batch = mask(cells, numbers=numbers, front=front, genes_per_cell=limit, chosen_share=chosen)
+    batch = mask(cells, numbers=numbers, front=front, genes_per_cell=limit, mlm_probability=chosen)
     assert batch.n_masked == len(cells)
     for cell, got in zip(cells, split(batch), strict=True):
         n = min(len(cell), limit or len(cell))
@@ -123,7 +123,7 @@ def test_shares_of_what_becomes_of_the_chosen(masked: float, random: float) -> N
 
 def test_every_gene_is_as_likely_to_be_kept_and_pairs_are_independent() -> None:
     n_cells, n, k = 4_000, 40, 10
-    batch = mask([np.arange(5, 5 + n)] * n_cells, genes_per_cell=k, chosen_share=0.0)
+    batch = mask([np.arange(5, 5 + n)] * n_cells, genes_per_cell=k, mlm_probability=0.0)
     kept = np.zeros((n_cells, n))
     for cell, got in enumerate(split(batch)):
         kept[cell, got["positions"][1:] - 1] = 1
@@ -135,7 +135,7 @@ def test_every_gene_is_as_likely_to_be_kept_and_pairs_are_independent() -> None:
 
 
 def test_random_genes_are_drawn_evenly_from_first_to_last() -> None:
-    batch = mask([np.full(500, 250)] * 200, chosen_share=1.0, masked_share=0.0, random_share=1.0)
+    batch = mask([np.full(500, 250)] * 200, mlm_probability=1.0, masked_share=0.0, random_share=1.0)
     drawn = batch.tokens_N[batch.chosen_M].numpy()
     counts = np.bincount(drawn, minlength=GENES[1])
     assert len(counts) == GENES[1]

@@ -16,6 +16,7 @@ RENAMED: dict[str, dict[str, str]] = {
     "AnnotateOptions": {"fewest_cells": "min_cells", "neighbours": "n_neighbors"},
     "EvaluateOptions": {"cells": "max_cells"},
     "PerturbOptions": {"cells": "max_cells"},
+    "TrainOptions": {"chosen_share": "mlm_probability", "thin": "downsample"},
 }
 """Class of options -> former name of a field -> its name."""
 

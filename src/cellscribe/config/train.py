@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cellscribe.config.common import Precision, check_seed
+from cellscribe.config.renamed import accept_former_names
 from cellscribe.errors import InputError
 
 
+@accept_former_names
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """One pre-training run."""
@@ -28,7 +30,7 @@ class TrainOptions:
     """Genes of a cell that a step looks at, drawn at random, with their true ranks; else all."""
     full_length_steps: int = 0
     """Last steps of the schedule, which look at whole cells whatever genes_per_cell."""
-    chosen_share: float = 0.15
+    mlm_probability: float = 0.15
     """Share of a cell's genes whose identity is asked for, at least one."""
     masked_share: float = 0.80
     """Share of the chosen that become [MASK]."""
@@ -60,8 +62,8 @@ class TrainOptions:
     """Seed of weights, order of cells, masks and dropout."""
     start_from_cells: bool = False
     """Start gene vectors and head from what can be counted in the training cells."""
-    thin: float = 0.0
-    """Share of the training cells whose counts are thinned at random each time they are seen."""
+    downsample: float = 0.0
+    """Share of the training cells whose counts are downsampled at random each time."""
     validate_every: int = 1_000
     """Steps between validations; the last step always has one."""
     validation_cells: int = 2_048
@@ -96,7 +98,7 @@ class TrainOptions:
         for name in ("warmup_steps", "full_length_steps", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} must not be negative, as {getattr(self, name)} is")
-        shares = ("chosen_share", "masked_share", "random_share", "last_rate", "thin")
+        shares = ("mlm_probability", "masked_share", "random_share", "last_rate", "downsample")
         for name in (*shares, "beta1", "beta2"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} {getattr(self, name)} is not a share; give 0 to 1")

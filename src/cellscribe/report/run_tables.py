@@ -16,7 +16,7 @@ RunsByName = Mapping[str, Run]
 COMPARABLE = {
     "corpus": ("corpus", "hash"),
     "context": ("model", "context"),
-    "chosen share": ("training", "chosen_share"),
+    "chosen share": ("training", "mlm_probability"),
     "masked share": ("training", "masked_share"),
     "random share": ("training", "random_share"),
     "validation cells": ("training", "validation_cells"),

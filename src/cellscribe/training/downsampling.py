@@ -86,9 +86,11 @@ class Downsampling:
     @classmethod
     def of(cls, corpus: Corpus, config: ModelConfig, options: TrainOptions) -> Downsampling | None:
         """Make the downsampling of a run's options; None if they have none."""
-        if not options.thin:
+        if not options.downsample:
             return None
-        return cls(corpus, options.thin, options.seed, config.context, cls_token=config.cls_token)
+        return cls(
+            corpus, options.downsample, options.seed, config.context, cls_token=config.cls_token
+        )
 
     def __call__(self, batch: Batch) -> Batch:
         """Downsample some cells of a packed batch."""

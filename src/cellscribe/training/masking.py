@@ -95,7 +95,7 @@ def mask_cells(
     n_genes = np.clip(lengths_B - front, 0, limit)
     lengths = np.maximum(n_genes + front, 1)
     n_chosen = np.where(
-        n_genes > 0, np.maximum(1, np.rint(options.chosen_share * n_genes)), 0
+        n_genes > 0, np.maximum(1, np.rint(options.mlm_probability * n_genes)), 0
     ).astype(np.int64)
     tokens = np.full(int(lengths.sum()), PAD, np.int64)
     positions = np.zeros(len(tokens), np.int64)

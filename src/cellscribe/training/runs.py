@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.cells.vocabulary import SPECIAL_TOKENS
+from cellscribe.config.renamed import RENAMED
 from cellscribe.errors import InputError
 
 FORMAT, VERSION = "cellscribe run", 1
@@ -205,6 +206,9 @@ def read_header(folder: Path) -> dict[str, Any]:
     for key in HEADER_KEYS:
         if key not in header:
             raise InputError(f"{path} lacks {key!r}; restore it")
+    if isinstance(header["training"], dict):  # a run of an earlier version has former names
+        former = RENAMED["TrainOptions"]
+        header["training"] = {former.get(k, k): v for k, v in header["training"].items()}
     return header
 
 

@@ -267,7 +267,7 @@ def _identity(ranked: Ranked, model: Model, options: EvaluateOptions) -> dict[st
     return {
         "asked": _digest(ranked),
         "reading": _key(model),
-        "shares": [defaults.chosen_share, defaults.masked_share, defaults.random_share],
+        "shares": [defaults.mlm_probability, defaults.masked_share, defaults.random_share],
         "smoothing": [*PRIORS, RANK_BINS],
         "cells": options.max_cells,
         "draw": options.seed,

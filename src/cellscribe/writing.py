@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and disk errors told in a line."""
+"""Files that appear whole or not at all, and disk errors as one line."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def check_target(out: Path, source: Path | None, *, overwrite: bool) -> None:
 
 @contextmanager
 def disk_errors(
-    what: Path | str, mend: str = "free some space or write elsewhere"
+    what: Path | str, fix: str = "free some space or write elsewhere"
 ) -> Iterator[None]:
     """Turn the errors of a disk into one line."""
     try:
@@ -65,12 +65,12 @@ def disk_errors(
         # HDF5 packs the system's number into its own text.
         full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "errno = 28" in str(error)
         reason = "the disk is full" if full else (error.strerror or str(error))
-        raise OutputError(f"{what} cannot be written: {reason}; {mend}") from error
+        raise OutputError(f"{what} cannot be written: {reason}; {fix}") from error
 
 
 @contextmanager
 def writing(out: Path) -> Iterator[Path]:
-    """Give a path beside `out` to write to; at the end it takes `out`'s place, or is removed."""
+    """Give a path next to `out` to write to; at the end it takes `out`'s place, or is removed."""
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
         with disk_errors(out):
@@ -91,7 +91,7 @@ def alone(folder: Path, refusal: str, log: Log = lambda line: None) -> Iterator[
     refusal
         Of the second process, one line.
     log
-        Told where the file system has no locks.
+        Called with a line where the file system has no locks.
 
     Raises
     ------
@@ -148,6 +148,6 @@ def size_of(path: Path) -> int:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that it stands under its name only when complete."""
+    """Write JSON so that it has its name only when complete."""
     with writing(path) as partial:
         partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

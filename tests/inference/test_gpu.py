@@ -25,7 +25,7 @@ from cellscribe.families.bert.model import Bert
 from cellscribe.families.registry import Opened, RankedHeader
 from cellscribe.inference import gpu
 from cellscribe.inference.embedder import Block, Embedder
-from cellscribe.inference.pinned import Lanes, stage
+from cellscribe.inference.pinned import Streams, stage
 from cellscribe.model.checkpoint import Checkpoint
 from cellscribe.model.encoder import MaskedGeneModel, initialise
 
@@ -181,7 +181,7 @@ def test_counting_agrees_with_ranking(
     block = csr_matrix((data, columns, indptr), shape=(len(cells), 10))
     token_of_column = np.array(tokens, dtype=np.int32)
     wanted = rank_cells(block, token_of_column, np.ones(8), context)
-    staged = stage(block, token_of_column, 8, Lanes(CPU))
+    staged = stage(block, token_of_column, 8, Streams(CPU))
     for name in PER_CELL:
         np.testing.assert_array_equal(staged.per_cell[name], getattr(wanted, name), err_msg=name)
     np.testing.assert_array_equal(
@@ -193,7 +193,7 @@ def test_counting_agrees_with_ranking(
 @pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.uint16, np.float32])
 def test_counts_of_any_type_are_staged(dtype: type) -> None:
     block = csr_matrix(np.array([[0, 1, 1], [1, 0, 0]], dtype=dtype))
-    staged = stage(block, np.array([5, 6, -1], np.int32), 7, Lanes(CPU))
+    staged = stage(block, np.array([5, 6, -1], np.int32), 7, Streams(CPU))
     assert [tensor.tolist() for tensor in staged.csr] == [[0, 2, 3], [1, 2, 0], [1, 1, 1]]
     assert staged.per_cell["umis_known"].tolist() == [1, 1]
 
@@ -279,14 +279,14 @@ def test_no_value_is_asked_of_the_device(
     embedder: Embedder, cells: anndata.AnnData, packed: bool
 ) -> None:
     """Tensors of device "meta" have no values: whatever needs one to go on fails there."""
-    known, lanes = bert_of(embedder), Lanes(torch.device("meta"))
+    known, streams = bert_of(embedder), Streams(torch.device("meta"))
     bert = Bert(make_checkpoint(known.config, known.vocabulary, known.rule))
     bert.network.to("meta")
     with open_counts(cells) as counts:
         genes = map_genes(counts.var, bert.vocabulary, gene_key="gene")
-        queue = gpu._Queue(bert, genes, lanes, packed)
+        queue = gpu._Queue(bert, genes, streams, packed)
         for block in counts.blocks(BLOCK):
-            queue.rank(stage(block, genes.token, len(bert.vocabulary), lanes))
+            queue.rank(stage(block, genes.token, len(bert.vocabulary), streams))
             if queue.n_blocks == GROUP:
                 group = queue.embed()
                 assert group.vectors_CD.shape == (GROUP * BLOCK, embedder.width)

@@ -309,8 +309,8 @@ def write_annotation(out: Path, annotation: Annotation, counts: Counts, key_adde
             # The texts, not categories: every reader of Parquet takes them for what they are.
             plain = table.astype({"label": str, "best": str}).reset_index()
             plain.to_parquet(partial, index=False)
-        with writing(sidecar(out)) as beside:
-            beside.write_text(json.dumps(annotation.about, indent=2) + "\n", encoding="utf-8")
+        with writing(sidecar(out)) as note:
+            note.write_text(json.dumps(annotation.about, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_h5ad(

@@ -3,7 +3,7 @@
 Everything here is fitted on cells that the classifier never saw, in groups (donors, batches) that
 it never saw. One temperature for all classes (Guo et al. 2017, arXiv:1706.04599): it changes no
 prediction, only how sure it is. The threshold is the lowest at which the called cells are as often
-right as asked for, and never below an even chance: a label that is more likely wrong is not given.
+right as wanted, and never below an even chance: a label that is more likely wrong is not given.
 
 Letters: ``B`` held-out cells, ``C`` classes.
 """
@@ -22,7 +22,7 @@ from cellscribe.model.heads import best_of, probabilities
 EVEN = 0.5
 """Lowest threshold."""
 BINS = 15
-"""Of the expected calibration error."""
+"""Bins of the expected calibration error."""
 NOTHING = 1.0
 """Threshold where no lower one is good enough."""
 
@@ -54,7 +54,7 @@ class Calibration:
     temperature: float
     threshold: float
     wanted: float
-    """The accuracy asked for among called cells."""
+    """Accuracy wanted among called cells."""
     reached: bool
     """Whether a threshold gives it on the held-out cells."""
     error_before: float
@@ -133,7 +133,7 @@ def calibration_error(probability: Floats, right: npt.NDArray[np.bool_], bins: i
 def choose_threshold(
     probability: Floats, right: npt.NDArray[np.bool_], accuracy: float
 ) -> tuple[float, bool]:
-    """Lowest probability from which on the called cells are right as often as asked for.
+    """Lowest probability from which on the called cells are right as often as wanted.
 
     Parameters
     ----------

@@ -3,7 +3,7 @@
 With ``mode = "head"`` a logistic regression on the frozen encoder's vectors is the head; otherwise
 layers are trained from there on. Temperature and threshold come from groups that were held out of
 a training of their own; the model that is saved has learnt from all cells. It is a checkpoint like
-any other, with its head beside the weights.
+any other, with its head next to the weights.
 
 Letters: ``B`` labelled cells, ``C`` labels, ``D`` width.
 """

@@ -1,4 +1,4 @@
-"""The trainings behind one fine-tuned model: with groups held out, then on all cells.
+"""Trainings for one fine-tuned model: with groups held out, then on all cells.
 
 While a fold of groups is held out to calibrate, another says when to stop: a fold that chose the
 weights cannot also say how sure they may be. The model that is kept then learns from all cells, for

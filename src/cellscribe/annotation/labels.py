@@ -78,7 +78,7 @@ def read_labels(
     min_cells
         A label with fewer cells is left out.
     log
-        Told, a line each, what was left out.
+        Called with a line on each kind of cells that is left out.
 
     Raises
     ------

@@ -41,7 +41,7 @@ WARMUP = 0.1
 """Share of the steps in which the rate rises."""
 CLIP = 1.0
 TOKENS = 16_384
-"""Of a batch without gradient."""
+"""Cells of a batch without gradient."""
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating]
@@ -92,7 +92,7 @@ def unfreeze(model: CellClassifier, options: FinetuneOptions) -> None:
     Raises
     ------
     InputError
-        More layers are asked for than there are, or `peft` is not installed.
+        More layers are wanted than there are, or `peft` is not installed.
     """
     encoder = model.encoder
     if options.mode == "last" and options.layers > len(encoder.blocks):
@@ -112,7 +112,7 @@ def unfreeze(model: CellClassifier, options: FinetuneOptions) -> None:
 
 
 def add_adapters(encoder: Encoder, rank: int) -> None:
-    """Put low-rank adapters (Hu et al. 2021, arXiv:2106.09685) beside the layers of each block."""
+    """Put low-rank adapters (Hu et al. 2021, arXiv:2106.09685) next to the layers of each block."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
@@ -124,7 +124,7 @@ def add_adapters(encoder: Encoder, rank: int) -> None:
 
 
 def merge_adapters(encoder: Encoder) -> None:
-    """Add the adapters to the weights that they stand beside, and take them out."""
+    """Add the adapters to their weights, and remove them."""
     for block in encoder.blocks:
         for name in ADAPTED:
             layer = getattr(block, name)
@@ -223,7 +223,7 @@ def tune(
     device, dtype
         Where, and in which type products are taken.
     progress
-        Told (cells done, cells in all).
+        Called with (cells done, cells in all).
 
     Raises
     ------
@@ -276,7 +276,7 @@ def _optimizer(model: CellClassifier, options: FinetuneOptions) -> torch.optim.A
 
 
 def _rate(step: int, steps: int) -> float:
-    """Share of the peak: a linear rise, then a linear fall that would end behind the last step."""
+    """Share of the peak: a linear rise, then a linear fall that would end after the last step."""
     rise = max(1, round(WARMUP * steps))
     return step / rise if step <= rise else (steps + 1 - step) / (steps + 1 - rise)
 

@@ -79,7 +79,7 @@ def run(program: App, arguments: list[str] | None = None) -> None:
         try:
             program(arguments, exit_on_error=False, print_error=False)
         finally:
-            # here, where a reader that went away can still be told from an error
+            # here, where a reader that went away can still be distinguished from an error
             sys.stdout.flush()
     except (InputError, CycloptsError) as error:
         fail(" ".join(str(error).split()), 2)

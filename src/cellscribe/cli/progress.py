@@ -5,31 +5,26 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from cellscribe.callbacks import Log
+from cellscribe.callbacks import Log, Progress
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
-
-class Follow(Protocol):
-    """Told (done, in all) and, when the work changes, what is being done."""
-
-    def __call__(self, done: int, total: int, what: str | None = None) -> None:
-        """Take the news."""
+    from rich.progress import Progress as RichProgress
 
 
 @contextmanager
-def progress_bar(what: str, unit: str = "cells") -> Iterator[Follow]:
+def progress_bar(what: str, unit: str = "cells") -> Iterator[Progress]:
     """Show what is done of all, the rate and the time left on a terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
-        Progress,
         TextColumn,
         TimeRemainingColumn,
+    )
+    from rich.progress import (
+        Progress as RichProgress,
     )
 
     columns = (
@@ -44,7 +39,7 @@ def progress_bar(what: str, unit: str = "cells") -> Iterator[Follow]:
     if not console.is_terminal:
         yield lambda done, total, what=None: None
         return
-    bar = Progress(*columns, console=console, transient=True)
+    bar = RichProgress(*columns, console=console, transient=True)
     try:
         yield _Bar(bar, what)
     finally:
@@ -53,9 +48,9 @@ def progress_bar(what: str, unit: str = "cells") -> Iterator[Follow]:
 
 
 class _Bar:
-    """Carries what it is told to a bar, which appears with the first call."""
+    """Shows reports on a bar, which appears with the first one."""
 
-    def __init__(self, bar: Progress, what: str) -> None:
+    def __init__(self, bar: RichProgress, what: str) -> None:
         self.bar, self.what = bar, what
         self.task: Any = None
 
@@ -84,7 +79,7 @@ def training_bar(
     """Follow a training run: step, loss, cells/s, tokens/s, share of the peak, time left.
 
     The peak is the fastest matrix product measured here and now, in a second or less. Processes
-    that share a CPU cannot each measure it: of them, and off a terminal, GFLOP/s are told.
+    that share a CPU cannot each measure it: for them, and off a terminal, GFLOP/s are shown.
     On a terminal validation losses stay above the bar; elsewhere `log` gets them, and a line a
     minute.
     """
@@ -92,20 +87,22 @@ def training_bar(
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
-        Progress,
         TextColumn,
         TimeRemainingColumn,
+    )
+    from rich.progress import (
+        Progress as RichProgress,
     )
 
     if not shown:
         yield lambda line: None
         return
     console = Console(stderr=True)
-    bar = Progress(
+    bar = RichProgress(
         TextColumn("Training"),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[told]}"),
+        TextColumn("{task.fields[status]}"),
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
         console=console,
@@ -125,29 +122,29 @@ def training_bar(
 class _Training:
     """Turns the lines of ``metrics.jsonl`` into a bar, or into lines."""
 
-    def __init__(self, bar: Progress, steps: int, peak: float | None, log: Log) -> None:
+    def __init__(self, bar: RichProgress, steps: int, peak: float | None, log: Log) -> None:
         self.bar, self.steps, self.peak, self.say = bar, steps, peak, log
-        self.task = bar.add_task("", total=steps, told="")
+        self.task = bar.add_task("", total=steps, status="")
         self.last: deque[dict[str, Any]] = deque(maxlen=21)
         self.said = 0.0
 
     def __call__(self, line: dict[str, Any]) -> None:
         self.last.append(line)
-        told = self._told(line)
-        self.bar.update(self.task, completed=line["step"], told=told)
+        status = self._status(line)
+        self.bar.update(self.task, completed=line["step"], status=status)
         losses = [
             f"{k.removeprefix('loss_')} {v:.4f}" for k, v in line.items() if k.startswith("loss_")
         ]
         lately = line["seconds"] - self.said < LINE_EVERY
         if losses or not (lately or self.bar.console.is_terminal):
             self.said = line["seconds"]
-            text = ", ".join([f"step {line['step']:,} of {self.steps:,}: {told}", *losses])
+            text = ", ".join([f"step {line['step']:,} of {self.steps:,}: {status}", *losses])
             if self.bar.console.is_terminal:
                 self.bar.console.print(text, highlight=False)
             else:
                 self.say(text)
 
-    def _told(self, line: dict[str, Any]) -> str:
+    def _status(self, line: dict[str, Any]) -> str:
         loss = "not finite" if line["loss"] is None else f"{line['loss']:.4f}"
         first = self.last[0]
         seconds = line["seconds"] - first["seconds"]

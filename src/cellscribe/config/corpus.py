@@ -8,7 +8,7 @@ from cellscribe.config.common import InputOptions, check_seed
 from cellscribe.errors import InputError
 
 LABELS = ("assay", "sex", "development_stage", "tissue_general", "self_reported_ethnicity")
-"""Columns of obs that sc-FM tracks beside `dataset_id` (NVIDIA sc-FM model card, bias tables)."""
+"""Columns of obs that sc-FM tracks with `dataset_id` (NVIDIA sc-FM model card, bias tables)."""
 DATASET = "dataset_id"
 """Column of obs that says which dataset a cell belongs to, as in the CELLxGENE Census."""
 SOMA_ID = "soma_joinid"
@@ -97,7 +97,7 @@ class BuildOptions(InputOptions):
     obs: tuple[str, ...] = ()
     """NAME=COLUMN: read dataset_id or a tracked label from another column of obs."""
     labels: tuple[str, ...] = LABELS
-    """Columns of obs to track, beside dataset_id."""
+    """Columns of obs to track, with dataset_id."""
     skip_bad: bool = False
     """Leave out sources that cannot be used, and list them in the manifest."""
     shard_cells: int = 32_768
@@ -169,11 +169,11 @@ class ReaderOptions:
     batch_cells: int = 256
     """Cells of a batch, of all ranks together."""
     seed: int = 0
-    """Of the order of cells."""
+    """Seed of the order of cells."""
     lanes: int = 64
     """Row groups that are mixed at a time, over all ranks; a multiple of their number."""
     layout: Literal["padded", "packed"] = "padded"
-    """A row a cell, [PAD] behind its tokens, or all cells' tokens one after the other."""
+    """A row a cell, [PAD] after its tokens, or all cells' tokens one after the other."""
     cls_token: bool = True
     """Put [CLS] in front of each cell."""
     context: int | None = None

@@ -48,7 +48,7 @@ class ModelConfig:
     cls_token: bool = True
     """Put [CLS] in front of the genes."""
     sep_token: bool = False
-    """Put [SEP] behind the genes (Geneformer V2's <eos>)."""
+    """Put [SEP] after the genes (Geneformer V2's <eos>)."""
     head_act: Literal["relu", "gelu", "gelu_new"] | None = None
     """Activation of the masked-gene head, if not `hidden_act` (Megatron's head is always gelu)."""
 

@@ -31,7 +31,7 @@ class TrainOptions:
     full_length_steps: int = 0
     """Last steps of the schedule, which look at whole cells whatever genes_per_cell."""
     mlm_probability: float = 0.15
-    """Share of a cell's genes whose identity is asked for, at least one."""
+    """Share of a cell's genes that are chosen for prediction, at least one."""
     masked_share: float = 0.80
     """Share of the chosen that become [MASK]."""
     random_share: float = 0.10
@@ -41,7 +41,7 @@ class TrainOptions:
     warmup_steps: int = 1_154
     """Steps of linear warm-up to the peak."""
     decay: Literal["cosine", "linear"] = "cosine"
-    """How the rate falls behind the warm-up."""
+    """How the rate falls after the warm-up."""
     last_rate: float = 0.01
     """Rate at the end of the schedule, as a share of the peak."""
     weight_decay: float = 0.01

@@ -36,9 +36,9 @@ class Embedded:
     n_cells: int
     width: int
     seconds: float
-    """Of this run, loading of model and file not counted."""
+    """Time of this run, without loading model and file."""
     cells_per_second: float
-    """Of the cells embedded in this run."""
+    """Speed on the cells embedded in this run."""
     provenance: dict[str, Any]
     genes: GeneMap
     warnings: list[str]

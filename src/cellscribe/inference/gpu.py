@@ -1,7 +1,7 @@
 """Embedding on a GPU that waits for nothing on the host.
 
 Three threads run ahead of the caller: one reads, one counts and copies into pinned memory, one
-queues copies, ranks, encoder and copies back. The device is never asked for a number (what batching
+queues copies, ranks, encoder and copies back. No number is read back from the device (what batching
 needs was counted on the host), so queueing never waits for it; the caller waits for events alone.
 
 Cells are batched by groups of `GROUP` blocks. A group's tokens stay on the device in one padded
@@ -35,7 +35,7 @@ from cellscribe.cells.tokens import PER_CELL, CellTokens
 from cellscribe.errors import InputError
 from cellscribe.families.bert.model import Bert
 from cellscribe.inference.cpu import Block
-from cellscribe.inference.pinned import Lanes, Staged, Wait, stage
+from cellscribe.inference.pinned import HostBlock, Streams, Wait, stage
 from cellscribe.model.attention import Lengths, has_varlen_kernel
 from cellscribe.model.encoder import Encoder, Linear
 from cellscribe.model.pooling import pool_packed, pool_padded
@@ -74,7 +74,7 @@ def gpu_blocks(
     start
         First row.
     progress
-        Told (cells done, cells in all) after each batch.
+        Called with (cells done, cells in all) after each batch.
     packed
         Cells of a batch one after the other, or padded. By default packed where torch has
         variable-length attention: in half precision from compute capability 8.0 on, and on a CPU.
@@ -86,18 +86,18 @@ def gpu_blocks(
     """
     # Not "cuda": the threads have a current device of their own.
     device = next(model.network.parameters()).device
-    lanes = Lanes(device)
+    streams = Streams(device)
     packed = _choose_layout(model.network, device) if packed is None else packed
     skip = start % (GROUP * BLOCK)
     done = start - skip
 
-    def staged_blocks(blocks: Iterator[csr_matrix]) -> Iterator[Staged]:
+    def host_blocks(blocks: Iterator[csr_matrix]) -> Iterator[HostBlock]:
         for block in blocks:
-            yield stage(block, genes.token, len(model.vocabulary), lanes)
+            yield stage(block, genes.token, len(model.vocabulary), streams)
 
-    def queued_groups(blocks: Iterator[Staged]) -> Iterator[_Group]:
+    def queued_groups(blocks: Iterator[HostBlock]) -> Iterator[_Group]:
         with _memory_told(device):
-            queue = _Queue(model, genes, lanes, packed)
+            queue = _Queue(model, genes, streams, packed)
         for block in blocks:
             with _memory_told(device):
                 queue.rank(block)
@@ -112,7 +112,7 @@ def gpu_blocks(
     # A whole group lies staged when the one before it has been queued. Closed last to first.
     with (
         closing(read_ahead(counts.blocks(BLOCK, done), depth=1)) as read,
-        closing(read_ahead(staged_blocks(read), depth=GROUP)) as staged,
+        closing(read_ahead(host_blocks(read), depth=GROUP)) as staged,
         closing(read_ahead(queued_groups(staged), depth=1)) as groups,
     ):
         for group in groups:
@@ -164,7 +164,7 @@ class _Group:
     wait: Wait
 
     def finish(self, skip: int) -> Block:
-        """Wait and copy the cells behind the first `skip` out of pinned memory, which is scarce."""
+        """Wait and copy the cells after the first `skip` out of pinned memory, which is scarce."""
         self.wait()
         cells = CellTokens(
             tokens=self.tokens_N.numpy().astype(np.uint16),
@@ -180,12 +180,12 @@ class _Group:
 class _Queue:
     """Queues work on the device, and holds the tokens of the group that is being ranked."""
 
-    def __init__(self, model: Bert, genes: GeneMap, lanes: Lanes, packed: bool) -> None:
+    def __init__(self, model: Bert, genes: GeneMap, streams: Streams, packed: bool) -> None:
         self._model, self._specials = model, model.specials
-        self._lanes, self._packed = lanes, packed
-        self._token_of_column, self._medians = lanes.to_device(
-            lanes.pin(genes.token, torch.int64),
-            lanes.pin(model.vocabulary.medians, torch.float64),
+        self._streams, self._packed = streams, packed
+        self._token_of_column, self._medians = streams.to_device(
+            streams.pin(genes.token, torch.int64),
+            streams.pin(model.vocabulary.medians, torch.float64),
         )
         self._tokens_CW = torch.empty(0)
         self._per_cell: list[dict[str, npt.NDArray[Any]]] = []
@@ -196,16 +196,16 @@ class _Queue:
         return len(self._per_cell)
 
     @torch.inference_mode()
-    def rank(self, block: Staged) -> None:
+    def rank(self, block: HostBlock) -> None:
         """Queue the ranking of a block."""
-        device, context = self._lanes.device, self._model.context
+        device, context = self._streams.device, self._model.context
         front = len(self._specials.front)
         if not self._per_cell:
             shape = (GROUP * BLOCK, context + self._specials.n)
             self._tokens_CW = torch.full(shape, -1, dtype=torch.int32, device=device)
             for place, token in enumerate(self._specials.front):
                 self._tokens_CW[:, place] = token
-        indptr, columns, values = self._lanes.to_device(*block.csr)
+        indptr, columns, values = self._streams.to_device(*block.csr)
         tokens, lengths = rank_cells_torch(
             indptr, columns, values, self._token_of_column, self._medians, context, block.longest
         )
@@ -220,7 +220,7 @@ class _Queue:
     @torch.inference_mode()
     def embed(self) -> _Group:
         """Queue the embedding of all blocks ranked so far; the next one begins a new group."""
-        lanes, device, tokens_CW = self._lanes, self._lanes.device, self._tokens_CW
+        streams, device, tokens_CW = self._streams, self._streams.device, self._tokens_CW
         per_cell = {
             name: np.concatenate([part[name] for part in self._per_cell]) for name in PER_CELL
         }
@@ -230,8 +230,8 @@ class _Queue:
         read = lengths + self._specials.n
         batches = [filled[places] for places in length_buckets(read[filled], GPU_TOKENS)]
         order = np.concatenate([filled[:0], *batches])
-        rows_F, lengths_F = lanes.to_device(
-            lanes.pin(order, torch.int64), lanes.pin(read[order], torch.int64)
+        rows_F, lengths_F = streams.to_device(
+            streams.pin(order, torch.int64), streams.pin(read[order], torch.int64)
         )
         n_cells, width = len(lengths), self._model.width
         vectors_CD = torch.zeros((n_cells, width), dtype=torch.float32, device=device)
@@ -245,14 +245,14 @@ class _Queue:
             offsets = F.pad(lengths_B.cumsum(0), (1, 0)).int()
             vars(cells).update(lengths_B=lengths_B, offsets=offsets)
             vectors_CD.index_copy_(0, rows_B, self._vectors(tokens_CW, rows_B, cells))
-            marks.append((len(rows), lanes.mark()))
+            marks.append((len(rows), streams.mark()))
         lengths_C = torch.zeros(n_cells, dtype=torch.int64, device=device)
         lengths_C.index_copy_(0, rows_F, lengths_F - self._specials.n)
         rows_C = torch.arange(n_cells, device=device)
         tokens_N = pack(
             tokens_CW[:, len(self._specials.front) :], rows_C, lengths_C, int(lengths.sum())
         )
-        (tokens_N, vectors_CD), wait = lanes.to_host(tokens_N, vectors_CD)
+        (tokens_N, vectors_CD), wait = streams.to_host(tokens_N, vectors_CD)
         return _Group(lengths, per_cell, marks, tokens_N, vectors_CD, wait)
 
     def _vectors(

@@ -1,7 +1,7 @@
-"""Finished vectors -> the file that was asked for, written by blocks and put in place whole.
+"""Writes finished vectors to the output, by blocks; the file appears when it is whole.
 
 - ``.npy``: the matrix. ``.parquet``: ``cell_id`` and ``embedding`` (fixed-size list). What the
-  vectors are stands beside them in ``OUT.json``.
+  vectors are is next to them in ``OUT.json``.
 - ``.h5ad``, ``.zarr``: AnnData with the vectors in ``obsm`` and what they are in
   ``uns["cellscribe"]``. A container of the same form is copied with all it holds; any other input
   gives ``X``, ``obs`` and ``var``.
@@ -61,15 +61,15 @@ def finish(
                 made = partial.folder / "vectors.npy"
             else:
                 _write_parquet(made, partial, counts)
-            with writing(sidecar(out)) as beside:
-                beside.write_text(json.dumps(dict(provenance), indent=2) + "\n", encoding="utf-8")
+            with writing(sidecar(out)) as note:
+                note.write_text(json.dumps(dict(provenance), indent=2) + "\n", encoding="utf-8")
         _settle(made)
         replace(made, out)
         remove(partial.folder)
 
 
 def sidecar(out: Path) -> Path:
-    """Path of the JSON beside a ``.npy`` or ``.parquet``."""
+    """Path of the JSON next to a ``.npy`` or ``.parquet``."""
     return out.with_name(f"{out.name}.json")
 
 

@@ -1,8 +1,8 @@
-"""What the host does ahead of a GPU: counts into pinned memory, and copies that nobody waits for.
+"""Counts in pinned memory, and copies to a GPU that the host does not wait for.
 
 Batching needs each cell's number of tokens before the GPU has ranked anything. `stage` counts them
-in one pass without sorting, so the GPU is never asked. `Lanes` is the one place that knows of
-streams, events and pinned memory; on any other device all of it is plain.
+in one pass without sorting, so no number is read back from the GPU. Only `Streams` handles
+streams, events and pinned memory; on any other device its copies are plain.
 
 Letters: ``G`` columns of the file, ``V`` tokens.
 """
@@ -27,7 +27,7 @@ Wait = Callable[[], object]
 """Returns when the device has come as far as where it was made."""
 
 
-class Lanes:
+class Streams:
     """Copies to and from a device on streams of their own."""
 
     def __init__(self, device: torch.device) -> None:
@@ -77,7 +77,7 @@ class Lanes:
 
 
 @dataclass(frozen=True)
-class Staged:
+class HostBlock:
     """A block of counts in pinned memory, and what the host knows of it."""
 
     csr: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -89,8 +89,8 @@ class Staged:
 
 
 def stage(
-    block: csr_matrix, token_of_column: npt.NDArray[np.int32], n_tokens: int, lanes: Lanes
-) -> Staged:
+    block: csr_matrix, token_of_column: npt.NDArray[np.int32], n_tokens: int, streams: Streams
+) -> HostBlock:
     """Copy counts to pinned memory and count what each cell holds, as `rank_cells` does.
 
     Parameters
@@ -102,15 +102,15 @@ def stage(
         columns share it.
     n_tokens
         ``V``.
-    lanes
+    streams
         Whose pinned memory.
     """
     stored = slice(int(block.indptr[-1]))
-    indptr = lanes.pin(block.indptr, torch.int64)
-    columns = lanes.pin(block.indices[stored], torch.int32)
-    values = lanes.pin(block.data[stored], torch.int32)
+    indptr = streams.pin(block.indptr, torch.int64)
+    columns = streams.pin(block.indices[stored], torch.int32)
+    values = streams.pin(block.data[stored], torch.int32)
     counted = _count(indptr.numpy(), columns.numpy(), values.numpy(), token_of_column, n_tokens)
-    return Staged(
+    return HostBlock(
         csr=(indptr, columns, values),
         longest=int(np.diff(block.indptr).max(initial=0)),
         per_cell=dict(zip(PER_CELL, counted, strict=True)),

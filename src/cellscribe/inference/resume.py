@@ -1,4 +1,4 @@
-"""What an embedding run has done so far, on disk beside its output.
+"""The state of an embedding run, on disk next to its output.
 
 ``OUT.partial/`` holds ``vectors.npy`` (the finished rows, appended), ``cells.bin`` (what each cell
 held, see `CELL`) and ``state.json`` (what is being made of what, and how many rows are safe). A run
@@ -94,7 +94,7 @@ class Partial:
         return self.shape[1] * self.dtype.itemsize
 
     def _open(self, name: str, size: int) -> BinaryIO:
-        """Open a file for appending behind its first `size` bytes, which are known to be safe."""
+        """Open a file for appending after its first `size` bytes, which are known to be safe."""
         path = self.folder / name
         if not self.done:
             return self._files.enter_context(path.open("wb"))

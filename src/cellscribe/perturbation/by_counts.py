@@ -1,7 +1,7 @@
 """Genes deleted from cells by their counts, for models of any family; moves towards a goal.
 
 The gene's counts are set to zero before the cell is tokenised, so a family needs no way of its own
-to go without a gene. For ranked genes that is the edit at the tokens, see ``perturb_edits.py``: the
+to go without a gene. For ranked genes that is the edit at the tokens, see ``by_tokens.py``: the
 order of the others does not depend on it.
 
 Letters: ``B`` cells, ``G`` columns of the file, ``D`` width.

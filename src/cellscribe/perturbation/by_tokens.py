@@ -1,6 +1,6 @@
 """Edits of ranked cells at the tokens, and how far they move what a model makes of the cell.
 
-A gene is taken out of the ranking and all behind it move up, so that the next gene comes in where a
+A gene is taken out of the ranking and all after it move up, so that the next gene comes in where a
 cell had been cut to the context; or it is put in front, and the last one may fall out.
 
 A batch of cells is embedded once, then with each edit, and what remains of a pair of edit and cell
@@ -44,7 +44,7 @@ Tokens = npt.NDArray[np.int64]
 NULL_DRAWS = 5
 """Random genes a cell, where one edit has no other to be held against."""
 NEAR = 0.1
-"""Share of a cell's genes before and behind a gene that are of like rank."""
+"""Share of a cell's genes before and after a gene that are of like rank."""
 FEWEST_NEAR = 5
 
 
@@ -137,7 +137,7 @@ def by_tokens(
     direction
         From `direction_to`, if there is a goal.
     progress
-        Told (cells done, cells in all).
+        Called with (cells done, cells in all).
 
     Yields
     ------

@@ -1,8 +1,8 @@
-"""What a model thinks a gene does: take it out of cells, or put it in front, and see what moves.
+"""Genes deleted from cells or promoted in them, and how far the vectors move.
 
 In-silico perturbation as Geneformer has it (Theodoris et al., Nature 2023): which cells and genes,
-and a table of them. How a cell is edited is in ``perturb_edits.py`` and
-``perturb_counts.py``, how the table is made in ``perturb_statistics.py``.
+and a table of them. How a cell is edited is in ``by_tokens.py`` and
+``by_counts.py``, how the table is made in ``statistics.py``.
 
 Letters: ``B`` cells.
 """
@@ -121,7 +121,7 @@ class _Cohort:
     group: npt.NDArray[np.int64]
     """``[B]`` number of each cell's group."""
     names: list[str]
-    """Of the groups."""
+    """Names of the groups."""
     goal: npt.NDArray[np.int64] | None
     """Rows of cells whose centre is the goal."""
 

@@ -241,7 +241,8 @@ def predict_masked(
     import torch
 
     from cellscribe.cells.batches import length_buckets
-    from cellscribe.inference.embedder import CPU_TOKENS, GPU_TOKENS
+    from cellscribe.inference.cpu import CPU_TOKENS
+    from cellscribe.inference.gpu import GPU_TOKENS
 
     device = network.bias.device
     on_gpu = device.type == "cuda"

@@ -22,6 +22,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 hypothesis.settings.register_profile("cellscribe", deadline=None)
 hypothesis.settings.load_profile("cellscribe")
 
+DEAREST = "training/test_distributed.py"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the dearest tests first: at the end one worker would run them and the others wait."""
+    items.sort(key=lambda item: not item.path.match(DEAREST))
+
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

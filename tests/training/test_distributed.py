@@ -127,7 +127,7 @@ def test_a_checkpoint_of_n_ranks_goes_on_with_m(
 
 def test_two_ranks_resume_bit_for_bit_and_stop_together(corpus: Path, tmp_path: Path) -> None:
     """With dropout; first SIGKILL to both, then a rank alone, then SIGTERM to torchrun."""
-    recipe = preset(tmp_path, DROPPING, checkpoint_every=1, schedule_steps=60, validate_every=60)
+    recipe = preset(tmp_path, DROPPING, checkpoint_every=1, schedule_steps=40, validate_every=40)
     whole, run = tmp_path / "whole", tmp_path / "run"
     finish(start(corpus, whole, "--preset", str(recipe)))
     for kind in ("all", "one", "term"):
@@ -144,7 +144,7 @@ def test_two_ranks_resume_bit_for_bit_and_stop_together(corpus: Path, tmp_path: 
         process.communicate(timeout=60)
         assert process.returncode != 0  # torchrun's own
         assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
-        assert len(steps_of(run)) < 60
+        assert len(steps_of(run)) < 40
     finish(start(corpus, run, "--preset", str(recipe), "--resume"))
     assert lines_of(run) == lines_of(whole)
     ours, theirs = (load_file(path / "model/model.safetensors") for path in (run, whole))

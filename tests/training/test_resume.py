@@ -213,17 +213,23 @@ def test_killed_at_any_moment(corpus: Path, whole: Path, tmp_path: Path) -> None
     """SIGKILL again and again, most often in a save, as every step makes one."""
     run = tmp_path / "run"
     rng = np.random.default_rng(0)
-    command = [sys.executable, "-c", KILLED, str(corpus), str(run), str(TESTS)]
-    for _ in range(6):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", FORKING, str(corpus), str(run), str(TESTS)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
-        line = process.stdout.readline()
-        time.sleep(rng.uniform(0, 0.12))
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        if line.strip() == "done":
-            break
+        for _ in range(6):
+            process.stdin.write("train\n")
+            process.stdin.flush()
+            word, _, pid = process.stdout.readline().partition(" ")
+            assert word in ("begun", "done\n")
+            if word != "begun":
+                break
+            time.sleep(rng.uniform(0, 0.12))
+            os.kill(int(pid), signal.SIGKILL)
+        process.stdin.close()
+        assert process.wait(timeout=60) == 0
     run_training(corpus, run, shape=DROPPING, resume=True, checkpoint_every=1)
     assert lines_of(run) == lines_of(whole)
     ours, theirs = (load_file(path / "model/model.safetensors") for path in (run, whole))
@@ -231,19 +237,38 @@ def test_killed_at_any_moment(corpus: Path, whole: Path, tmp_path: Path) -> None
     assert not list((run / "checkpoints").glob(".*"))
 
 
-KILLED = """
-import sys
+# It imports once; each line of stdin has a child go on with the run. A child is waited for when the
+# next line comes, so that its number is not given to another process before it is killed.
+FORKING = """
+import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 import torch
 torch.set_num_threads(1)
+import torch._dynamo  # which the first step imports, for seconds
+import cellscribe.training.pretrain
 from support.training import DROPPING, run_training
-first = []
-def on_step(line):
-    if not first:
-        first.append(line)
-        print("begun", flush=True)
-if run_training(Path(sys.argv[1]), Path(sys.argv[2]), shape=DROPPING, resume=True,
-                checkpoint_every=1, on_step=on_step):
-    print("done", flush=True)
+def train():
+    first = []
+    def on_step(line):
+        if not first:
+            first.append(line)
+            print("begun", os.getpid(), flush=True)
+    if run_training(Path(sys.argv[1]), Path(sys.argv[2]), shape=DROPPING, resume=True,
+                    checkpoint_every=1, on_step=on_step):
+        print("done", flush=True)
+child = 0
+for line in sys.stdin:
+    if child:
+        os.waitpid(child, 0)
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            train()
+            status = 0
+        finally:
+            os._exit(status)
+if child:
+    os.waitpid(child, 0)
 """

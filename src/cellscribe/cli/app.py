@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Group, Parameter
-from cyclopts.config import Toml
+from cyclopts.config import Dict
 
 from cellscribe.errors import InputError
 
@@ -51,19 +51,20 @@ def launch(
     config
         TOML file that lies under the flags: a table for each verb, [embed] with model = "mini".
     """
+    from cellscribe.cli.renamed import with_new_flags, with_new_keys
+
     app.config = tuple(_below)
     if config is not None:
         from cellscribe.config import read_toml
 
         verbs = [name for name in app if not name.startswith("-")]
-        for table in read_toml(config):
+        tables = read_toml(config)
+        for table in tables:
             if table not in verbs:
                 raise InputError(f"{config}: no verb {table!r}; tables are {', '.join(verbs)}")
-        app.config = (
-            Toml(config, must_exist=True, allow_unknown=False, search_parents=False),
-            *_below,
-        )
-    app(tokens, exit_on_error=False, print_error=False)
+        settings = with_new_keys(tables, str(config))
+        app.config = (Dict(settings, source=str(config), allow_unknown=False), *_below)
+    app(with_new_flags(tokens), exit_on_error=False, print_error=False)
 
 
 def main(arguments: list[str] | None = None) -> None:

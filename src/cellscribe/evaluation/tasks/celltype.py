@@ -315,18 +315,18 @@ def _drop(known: npt.NDArray[np.bool_], out: npt.NDArray[np.bool_]) -> int:
 
 def _check(name: str, label: str, names: list[str], numbers: npt.NDArray[np.int64]) -> None:
     """Refuse labels with fewer than two classes."""
-    mend = "name another column with --label"
+    fix = "name another column with --label"
     if not names:
-        raise UnfitError(f"{name}: no cell has a label in {label!r}; {mend}")
+        raise UnfitError(f"{name}: no cell has a label in {label!r}; {fix}")
     if len(names) == 1:
         raise UnfitError(
             f"{name}: all labelled cells are {names[0]!r} ({label}), and one class cannot be told "
-            f"from others; {mend}"
+            f"from others; {fix}"
         )
     if (numbers >= FEWEST_CELLS).sum() < 2:
         raise UnfitError(
             f"{name}: {label} has {len(names)} classes, but fewer than two of them have "
-            f"{FEWEST_CELLS} cells (the largest has {numbers.max()}); {mend}, or look at more "
+            f"{FEWEST_CELLS} cells (the largest has {numbers.max()}); {fix}, or look at more "
             "cells with --max-cells"
         )
 

@@ -117,7 +117,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
     Raises
     ------
     UnfitError
-        Fewer than two models are of runs, or a run does not tell its cells; as `celltype.load`.
+        Fewer than two models are of runs, or a run does not list its cells; as `celltype.load`.
     InputError
         As `training.runs.read_run` and `celltype.load`.
     """

@@ -152,8 +152,8 @@ def pearson(truth: Floats, predicted: Floats) -> Floats:
     truth = truth - truth.mean(axis=1, keepdims=True)
     predicted = predicted - predicted.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(truth, axis=1) * np.linalg.norm(predicted, axis=1)
-    tells = norms > 1e-12
-    return np.where(tells, (truth * predicted).sum(axis=1) / np.where(tells, norms, 1.0), 0.0)
+    varies = norms > 1e-12
+    return np.where(varies, (truth * predicted).sum(axis=1) / np.where(varies, norms, 1.0), 0.0)
 
 
 def mse(truth: Floats, predicted: Floats, weights: Floats | None = None) -> Floats:

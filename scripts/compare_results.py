@@ -19,7 +19,10 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 SAMPLE = Path("src/cellscribe/bundled/pbmc3k_sample.h5ad")
 FLAT = ("--device", "cpu", "--precision", "float32", "--threads", "1")
@@ -64,7 +67,7 @@ def results(checkout: Path) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         cells = folder / "sample.h5ad"
-        cells.write_bytes((checkout / SAMPLE).read_bytes())
+        some_cells(checkout / SAMPLE).write_h5ad(cells)
         (folder / "tiny.toml").write_text(PRESET)
 
         def run(*words: str) -> None:
@@ -110,6 +113,13 @@ def results(checkout: Path) -> dict[str, str]:
             "evaluation": lambda: scores(folder / "evaluation/results"),
         }  # fmt: skip
         return {name: digest(get()) for name, get in read.items()}
+
+
+def some_cells(path: Path) -> AnnData:
+    """Every fourth cell of the sample."""
+    import anndata
+
+    return anndata.read_h5ad(path)[::4].copy()
 
 
 def column(path: Path, name: str) -> bytes:

@@ -288,3 +288,16 @@ def test_former_names_work_with_a_warning(tiny_model: Path, tmp_path: Path, run:
     assert "cells is now called max_cells" in again.err
     config.write_text("[perturb]\ncells = 9\nmax_cells = 9\n")
     assert run("--config", config, *words).status == 2
+
+
+def test_an_anndata_and_a_loaded_model_are_evaluated(
+    loaded: cellscribe.Embedder, tmp_path: Path
+) -> None:
+    words: dict[str, Any] = {"task": "celltype", "seeds": 1, "bootstrap": 20, "log": silent}
+    results = cellscribe.evaluate(loaded, typed_cells(120), tmp_path / "one", **words)
+    cells = tmp_path / "one/data/adata1.h5ad"
+    again = cellscribe.evaluate(loaded, cells, tmp_path / "two", **words)
+    assert [each.scores for each in results] == [each.scores for each in again]
+    assert {each.data for each in results} == {"adata1"}
+    assert loaded.header.name in {each.method for each in results}
+    assert (tmp_path / "one/report.md").exists()

@@ -89,9 +89,11 @@ def test_loss_and_gradients_are_hugging_faces(tmp_path: Path, act: str) -> None:
     wanted = {name: p.grad for name, p in bert.named_parameters() if p.grad is not None}
     assert wanted.keys() <= ours.keys()
     assert len(wanted) == len(list(bert.parameters()))
-    # a key's bias moves all scores of a query alike: its gradient is 0 but for rounding
-    rounding = 1e-7 * max(float(gradient.abs().max()) for gradient in wanted.values())
+    # a key's bias moves all scores of a query alike: its gradient is 0 but for rounding, which
+    # differs between CPUs
+    largest = max(float(gradient.abs().max()) for gradient in wanted.values())
     for name, gradient in wanted.items():
+        rounding = (1e-6 if name.endswith("key.bias") else 1e-7) * largest
         atol = 1e-5 * float(gradient.abs().max()) + rounding
         torch.testing.assert_close(ours[name], gradient, rtol=1e-5, atol=atol, msg=name)
 

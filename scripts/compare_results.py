@@ -51,8 +51,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("before", type=Path, help="a checkout")
     parser.add_argument("after", type=Path, help="another checkout")
+    parser.add_argument("--quick", action="store_true", help="vectors, tokens and training alone")
     options = parser.parse_args()
-    found = [results(folder.resolve()) for folder in (options.before, options.after)]
+    folders = [folder.resolve() for folder in (options.before, options.after)]
+    found = [results(folder, quick=options.quick) for folder in folders]
     differ = 0
     for name in found[0]:
         first, second = (each[name] for each in found)
@@ -62,7 +64,7 @@ def main() -> int:
     return 1 if differ else 0
 
 
-def results(checkout: Path) -> dict[str, str]:
+def results(checkout: Path, *, quick: bool) -> dict[str, str]:
     """Hashes of everything that a checkout computes, by name."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -84,34 +86,37 @@ def results(checkout: Path) -> dict[str, str]:
         run("embed", source, "-o", "vectors.npy", *FLAT)
         run("embed", source, "-o", "half.npy", *FLAT, "--dtype", "float16", "--pool", "cls")
         run("tokenize", source, "-o", "tokens.parquet")
-        run("genes", source, "-o", "genes.parquet", *FLAT)
-        run("finetune", "mini", source, "--label", "cell_type", "-o", "tuned", *FLAT)
-        run("annotate", source, "--model", "tuned", "-o", "labels.csv", *FLAT)
-        nearest = ("--reference", source, "--label", "cell_type")
-        run("annotate", source, *nearest, "-o", "nearest.csv", *FLAT)
-        run("perturb", source, "--top", "3", "-o", "moves.csv", *FLAT)
         run("corpus", "build", source, "-o", "corpus", "--context", "128", "--genes", "5000",
             "--holdout", "0")  # fmt: skip
         run("train", "--corpus", "corpus", "--preset", "tiny.toml", "-o", "run")
-        run("evaluate", "mini", "--data", source, "-o", "evaluation", "--seeds", "1",
-            "--bootstrap", "20", "--task", "celltype", "mlm", "confounding", *FLAT)  # fmt: skip
         read: dict[str, Callable[[], Any]] = {
             "vectors": (folder / "vectors.npy").read_bytes,
             "vectors, half, [CLS]": (folder / "half.npy").read_bytes,
             "tokens": lambda: column(folder / "tokens.parquet", "input_ids"),
-            "vectors of genes": lambda: column(folder / "genes.parquet", "embedding"),
-            "head": (folder / "tuned/head.safetensors").read_bytes,
-            "labels by head": (folder / "labels.csv").read_bytes,
-            "labels by neighbours": (folder / "nearest.csv").read_bytes,
-            "perturbations": (folder / "moves.csv").read_bytes,
             "tokens of the corpus": lambda: b"".join(
                 column(path, "input_ids") for path in sorted(folder.glob("corpus/**/*.parquet"))
                 if "tokens" in str(path)
             ),
             "20 steps of training": lambda: trace(folder / "run/metrics.jsonl"),
             "weights after them": (folder / "run/model/model.safetensors").read_bytes,
-            "evaluation": lambda: scores(folder / "evaluation/results"),
         }  # fmt: skip
+        if not quick:
+            run("genes", source, "-o", "genes.parquet", *FLAT)
+            run("finetune", "mini", source, "--label", "cell_type", "-o", "tuned", *FLAT)
+            run("annotate", source, "--model", "tuned", "-o", "labels.csv", *FLAT)
+            nearest = ("--reference", source, "--label", "cell_type")
+            run("annotate", source, *nearest, "-o", "nearest.csv", *FLAT)
+            run("perturb", source, "--top", "3", "-o", "moves.csv", *FLAT)
+            run("evaluate", "mini", "--data", source, "-o", "evaluation", "--seeds", "1",
+                "--bootstrap", "20", "--task", "celltype", "mlm", "confounding", *FLAT)  # fmt: skip
+            read |= {
+                "vectors of genes": lambda: column(folder / "genes.parquet", "embedding"),
+                "head": (folder / "tuned/head.safetensors").read_bytes,
+                "labels by head": (folder / "labels.csv").read_bytes,
+                "labels by neighbours": (folder / "nearest.csv").read_bytes,
+                "perturbations": (folder / "moves.csv").read_bytes,
+                "evaluation": lambda: scores(folder / "evaluation/results"),
+            }
         return {name: digest(get()) for name, get in read.items()}
 
 

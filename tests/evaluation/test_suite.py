@@ -173,7 +173,7 @@ def test_nothing_is_measured_twice(
     assert len(task.scored) == 6
 
 
-@pytest.mark.parametrize("change", ["setting", "labels", "counts", "bootstrap", "cells"])
+@pytest.mark.parametrize("change", ["setting", "labels", "counts", "bootstrap", "max_cells"])
 def test_other_settings_or_data_are_measured_anew(
     change: str, task: MadeUp, tiny_model: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -406,7 +406,7 @@ def test_imported_families(family: str, tmp_path: Path) -> None:
         ({"genes": IDS[:1], "combine": True}, "two or more --genes"),
         ({"top": 2, "combine": True}, "takes no --top"),
         ({"top": 0}, "top must be 1 or more"),
-        ({"top": 2, "cells": 0}, "cells must be 1 or more"),
+        ({"top": 2, "max_cells": 0}, "max_cells must be 1 or more"),
         ({"top": 2, "start": "x"}, "name it: --group-by"),
         ({"top": 2, "group_by": "kind", "goal": "x"}, "--goal needs --start"),
         ({"top": 2, "group_by": "kind", "start": "x", "goal": "x"}, "both 'x'"),

@@ -54,7 +54,8 @@ def embed_rows(embedder: Embedder, block: csr_matrix, genes: GeneMap) -> npt.NDA
     if not block.shape[0]:
         return np.empty((0, embedder.width), np.float32)
     with open_counts(AnnData(block)) as counts:
-        return np.concatenate([each.vectors for each in embedder.blocks(counts, genes)])
+        vectors, _ = embedder.embed_counts(counts, genes)
+        return vectors.astype(np.float32, copy=False)
 
 
 def deleted_vectors(

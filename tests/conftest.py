@@ -69,6 +69,17 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes few cells many blocks."""
+    from cellscribe.cells import pipeline
+    from cellscribe.inference import outputs
+    from support.runs import BLOCK
+
+    for module in (pipeline, outputs):
+        monkeypatch.setattr(module, "BLOCK", BLOCK)
+
+
+@pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Cli:
     """Calls the command line in this process."""
     from support.command import call

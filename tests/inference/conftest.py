@@ -6,17 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.runs import BLOCK, N_CELLS, Run
-
-
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes few cells many blocks."""
-    from cellscribe.cells import pipeline
-    from cellscribe.inference import outputs
-
-    for module in (pipeline, outputs):
-        monkeypatch.setattr(module, "BLOCK", BLOCK)
+from support.runs import N_CELLS, Run
 
 
 @pytest.fixture(scope="session")

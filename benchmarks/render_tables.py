@@ -209,7 +209,8 @@ def how_good(parts: list[TaskTables]) -> str:
     for part in parts:
         if part.task.NAME not in ("scaling", "performance"):
             for data in part.tables:
-                rows += _three(part, data)
+                for headline in part.task.HEADLINES:
+                    rows += _three(part, data, headline)
     if not rows:
         raise InputError(f"benchmarks/evaluation has no file that {MODEL} never saw; measure one")
     header = ("measured", "data", MODEL, RANDOM, "best baseline", "which is")
@@ -217,9 +218,8 @@ def how_good(parts: list[TaskTables]) -> str:
     return "\n\n".join(blocks)
 
 
-def _three(part: TaskTables, data: DataTable) -> Iterator[tuple[Cell, ...]]:
-    """Yield one line of `how_good`; none if the model has no result, or saw the file."""
-    headline = part.task.HEADLINE
+def _three(part: TaskTables, data: DataTable, headline: str) -> Iterator[tuple[Cell, ...]]:
+    """Yield one line of `how_good`; none if the model has no figure, or saw the file."""
     metric = part.task.METRICS[headline]
     rows = {row.method: row for row in data.rows if headline in row.estimates}
     model, twin = rows.get(MODEL), rows.get(f"{MODEL}, {RANDOM}")
@@ -242,18 +242,19 @@ def _three(part: TaskTables, data: DataTable) -> Iterator[tuple[Cell, ...]]:
 
 
 def card_accuracy(parts: list[TaskTables]) -> str:
-    """Every method on every file, the headline of each task that uses the model for something."""
+    """Every method on every file, the headlines of each task that uses the model for something."""
     blocks = [BRACKETS]
     for part in parts:
         if part.task.NAME in NOT_DOWNSTREAM:
             continue
-        metric = part.task.METRICS[part.task.HEADLINE]
-        blocks.append(f"**{part.task.TITLE}: {grids.title(metric)}**")
-        blocks.append(grids.markdown(grids.of_summary(part)))
+        for summary in part.summaries:
+            metric = part.task.METRICS[summary.metric]
+            blocks.append(f"**{part.task.TITLE}: {grids.title(metric)}**")
+            blocks.append(grids.markdown(grids.of_summary(part, summary)))
+            blocks += [averaged(part, summary)] if len(part.tables) > 1 else []
         seen = [f"{row.method}, {each.data}: {row.seen}." for each in part.tables
                 for row in each.rows if row.seen]  # fmt: skip
         blocks += [f"{grids.MARK} {text}" for text in seen]
-        blocks += [averaged(part)] if len(part.tables) > 1 else []
     return "\n\n".join([*blocks, *PUBLISHED])
 
 

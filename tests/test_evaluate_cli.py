@@ -124,7 +124,7 @@ def test_labels_are_told_apart_and_depth_is_given_away(
         assert methods[task.NAME] >= wanted
     assert all(each["seen"] == "" for each in told)
     headline = {
-        each["method"]: each["scores"]["estimates"][celltype.HEADLINE]
+        each["method"]: each["scores"]["estimates"][celltype.HEADLINES[0]]
         for each in told
         if each["task"] == "celltype"
     }

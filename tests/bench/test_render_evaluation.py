@@ -29,7 +29,7 @@ def task(name: str, better: str) -> SimpleNamespace:
             "figure": Metric(title="figure", about="", better=better),  # type: ignore[arg-type]
             "other": Metric(title="other", about="", digits=0),
         },
-        HEADLINE="figure",
+        HEADLINES=("figure",),
         BASELINES=BASELINES,
         EXTRA_BASELINES={},
     )

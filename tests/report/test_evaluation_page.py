@@ -133,7 +133,7 @@ def test_figures_are_those_of_the_files(tmp_path: Path, rich: list[Result]) -> N
     found: dict[tuple[str, str, str], list[list[float]]] = {}
     for file in (tmp_path / "results").iterdir():
         told = json.loads(file.read_text())
-        of = told["scores"]["estimates"][TASKS[told["task"]].HEADLINE]
+        of = told["scores"]["estimates"][TASKS[told["task"]].HEADLINES[0]]
         found.setdefault((told["task"], told["data"], told["method"]), []).append(
             [of["value"], of["low"], of["high"]]
         )

@@ -25,7 +25,7 @@ TASKS = {
             "top": Metric(title="top-1", about="Share right.", better="higher", digits=2),
             "tokens": Metric(title="tokens", about="How many.", digits=0),
         },
-        HEADLINE="loss",
+        HEADLINES=("loss",),
         BASELINES=LOSSES,
         EXTRA_BASELINES={},
     ),
@@ -37,7 +37,7 @@ TASKS = {
             "f1": Metric(title="macro-F1", about="Mean of F1.", better="higher"),
             "accuracy": Metric(title="accuracy", about="Share right.", better="higher"),
         },
-        HEADLINE="f1",
+        HEADLINES=("f1",),
         BASELINES=PROBES,
         EXTRA_BASELINES={"scVI + regression": "scvi"},
     ),
@@ -87,7 +87,7 @@ def whole(
     made = []
     for place, (method, kind) in enumerate(kinds.items()):
         for seed, value in enumerate((values or {}).get(method, (0.5 + 0.1 * place, 0.5))):
-            estimates = {TASKS[task].HEADLINE: around(value)}
+            estimates = dict.fromkeys(TASKS[task].HEADLINES, around(value))
             made.append(result(task, data, method, kind, seed, estimates=estimates, **rest))
     return made
 

@@ -56,8 +56,8 @@ class Task(Protocol):
     """What is measured and how, a paragraph, with sources."""
     METRICS: dict[str, Metric]
     """In the order of the table's columns."""
-    HEADLINE: str
-    """The metric that methods are ranked and averaged by."""
+    HEADLINES: tuple[str, ...]
+    """The metrics that summaries compare and average methods by; the first matters most."""
     BASELINES: tuple[str, ...]
     """Methods that every table must have."""
     EXTRA_BASELINES: dict[str, str]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 
 from cellscribe.evaluation.scores import Estimate, Metric
-from cellscribe.report.evaluation_tables import DataTable, TaskTables, best
+from cellscribe.report.evaluation_tables import DataTable, Summary, TaskTables, best
 from cellscribe.report.numbers import decimals
 from cellscribe.report.tables import plain
 
@@ -77,9 +77,9 @@ def of_table(part: TaskTables, table: DataTable) -> Grid:
     return Grid(("Method", *(title(metric) for metric in metrics.values())), rows)
 
 
-def of_summary(part: TaskTables) -> Grid:
-    """Tabulate the headline metric of methods by data, and its average over unseen data."""
-    summary, metric = part.summary, part.task.METRICS[part.task.HEADLINE]
+def of_summary(part: TaskTables, summary: Summary) -> Grid:
+    """Tabulate a headline metric of methods by data, and its average over unseen data."""
+    metric = part.task.METRICS[summary.metric]
     data = tuple(table.data for table in part.tables)
     tops = {
         name: best(
@@ -102,18 +102,19 @@ def of_summary(part: TaskTables) -> Grid:
             )
             for name in data
         ]
-        if has_average(part):
+        if has_average(summary):
             cells.append(figure(summary.averages.get(method), metric.digits, best=method in top))
         rows.append((Cell(method), *cells))
     header = ("Method", *data)
-    if has_average(part):
+    if has_average(summary):
         header += (f"average of {len(summary.averaged)}",)
     return Grid(header, tuple(rows))
 
 
-def has_average(part: TaskTables) -> bool:
+def has_average(summary: Summary) -> bool:
     """Tell whether a summary has a column of averages; with one data set it has none."""
-    return len(part.tables) > 1 and bool(part.summary.averaged)
+    data = {name for of in summary.figures.values() for name in of}
+    return len(data) > 1 and bool(summary.averaged)
 
 
 def of_breakdowns(part: TaskTables, table: DataTable) -> dict[str, Grid]:

@@ -18,7 +18,7 @@ from cellscribe.report import evaluation_grids as grids
 from cellscribe.report import html, losses
 from cellscribe.report.evaluation_figures import Look, dots_svg, legend, lines_svg, looks
 from cellscribe.report.evaluation_grids import MARK, Cell, Grid
-from cellscribe.report.evaluation_tables import DataTable, TaskTables, tables
+from cellscribe.report.evaluation_tables import DataTable, Summary, TaskTables, tables
 from cellscribe.report.figures import write_whole
 from cellscribe.report.numbers import value_text
 from cellscribe.report.tables import plain
@@ -100,10 +100,10 @@ def published() -> Grid:
     return Grid(("Model", "Loss of masked genes", "What it is", "Source"), rows, words=True)
 
 
-def averaged(part: TaskTables) -> str:
+def averaged(part: TaskTables, summary: Summary) -> str:
     """Name the data over which a summary averages."""
-    data = part.summary.averaged
-    if not grids.has_average(part):
+    data = summary.averaged
+    if not grids.has_average(summary):
         return "No average: no data set has a figure of every method and is new to every model."
     left = [table.data for table in part.tables if table.data not in data]
     text = f"Average over {', '.join(data)}"
@@ -143,10 +143,10 @@ def _markdown_task(part: TaskTables) -> Iterator[str]:
     yield f"## {plain(part.task.TITLE)}"
     yield " ".join(part.task.ABOUT.split())
     yield "\n".join(f"- **{plain(title)}**{about}" for title, about in _columns(part))
-    if len(part.tables) > 1:
-        yield f"### {_summary_title(part)}"
-        yield grids.markdown(grids.of_summary(part))
-        yield plain(averaged(part))
+    for summary in _summaries(part):
+        yield f"### {plain(_summary_title(part, summary))}"
+        yield grids.markdown(grids.of_summary(part, summary))
+        yield plain(averaged(part, summary))
     for table in part.tables:
         yield f"### {plain(table.data)}"
         yield grids.markdown(grids.of_table(part, table))
@@ -159,8 +159,13 @@ def _markdown_task(part: TaskTables) -> Iterator[str]:
         yield grids.markdown(published())
 
 
-def _summary_title(part: TaskTables) -> str:
-    return f"All data: {plain(part.task.METRICS[part.task.HEADLINE].title)}"
+def _summaries(part: TaskTables) -> tuple[Summary, ...]:
+    """Return the summaries; none where a single table says it all."""
+    return part.summaries if len(part.tables) > 1 else ()
+
+
+def _summary_title(part: TaskTables, summary: Summary) -> str:
+    return f"All data: {part.task.METRICS[summary.metric].title}"
 
 
 def _further(part: TaskTables, table: DataTable) -> dict[str, Grid]:
@@ -168,7 +173,7 @@ def _further(part: TaskTables, table: DataTable) -> dict[str, Grid]:
 
 
 def _page_task(part: TaskTables) -> str:
-    task, known = part.task, looks(part.summary.kinds)
+    task, known = part.task, looks(part.kinds)
     columns = "".join(
         f"<li><b>{escape(title)}</b>{_prose(about)}</li>" for title, about in _columns(part)
     )
@@ -177,11 +182,11 @@ def _page_task(part: TaskTables) -> str:
         "<details><summary>What the columns are</summary>"
         f'<ul class="columns">{columns}</ul></details>',
     ]
-    if len(part.tables) > 1:
-        title = f"All data: {task.METRICS[task.HEADLINE].title}"
+    for summary in _summaries(part):
+        title = _summary_title(part, summary)
         body.append(f'<h3 class="data">{escape(title)}</h3>')
-        body.append(grids.html(grids.of_summary(part), f"{task.TITLE}, all data"))
-        body.append(f'<p class="note">{escape(averaged(part))}</p>')
+        body.append(grids.html(grids.of_summary(part, summary), f"{task.TITLE}, {title}"))
+        body.append(f'<p class="note">{escape(averaged(part, summary))}</p>')
     for table in part.tables:
         body += _page_table(part, table, known)
     if task.NAME == "mlm":
@@ -194,16 +199,16 @@ def _page_table(part: TaskTables, table: DataTable, known: dict[str, Look]) -> I
     yield f'<h3 class="data">{escape(table.data)}</h3>'
     yield grids.html(grids.of_table(part, table), f"{part.task.TITLE}, {table.data}")
     yield "".join(f'<p class="note">{escape(text)}</p>' for text in notes(table))
-    cards = [*_dots(part, table, known), *_lines(table, known)]
+    cards = [card for name in part.task.HEADLINES for card in _dots(part, table, name, known)]
+    cards += _lines(table, known)
     if cards:
         yield html.pair(cards)
     for title, grid in _further(part, table).items():
         yield grids.folded(grid, title)
 
 
-def _dots(part: TaskTables, table: DataTable, known: dict[str, Look]) -> Iterator[str]:
-    """Draw the headline metric as a dot per method, if there is one."""
-    name = part.task.HEADLINE
+def _dots(part: TaskTables, table: DataTable, name: str, known: dict[str, Look]) -> Iterator[str]:
+    """Draw a headline metric as a dot per method, if any method has it."""
     metric = part.task.METRICS[name]
     rows = [row for row in table.rows if name in row.estimates]
     if not rows:

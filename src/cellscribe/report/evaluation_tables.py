@@ -60,12 +60,12 @@ class DataTable:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The headline metric of all methods on all data sets."""
+    """A headline metric of all methods on all data sets."""
 
-    kinds: dict[str, Kind]
-    """Kinds of the methods, in the order of the rows."""
+    metric: str
+    """Its name in the task's metrics."""
     figures: dict[str, dict[str, Estimate]]
-    """Estimates by method and data."""
+    """Estimates by method and data; without methods that have none."""
     marked: frozenset[tuple[str, str]]
     """Pairs of a method and data that it may know."""
     averaged: tuple[str, ...]
@@ -80,7 +80,10 @@ class TaskTables:
 
     task: Task
     tables: tuple[DataTable, ...]
-    summary: Summary
+    kinds: dict[str, Kind]
+    """Kinds of all methods, in the order of the rows."""
+    summaries: tuple[Summary, ...]
+    """One for each headline of which there is a figure."""
 
 
 def tables(results: Iterable[Result]) -> list[TaskTables]:
@@ -103,7 +106,7 @@ def tables(results: Iterable[Result]) -> list[TaskTables]:
         if of_task:
             task = suite.task_module(name)
             made = tuple(_data_table(task, data, each) for data, each in of_task.items())
-            parts.append(TaskTables(task=task, tables=made, summary=_summary(task, made)))
+            parts.append(_task_tables(task, made))
     return parts
 
 
@@ -298,15 +301,22 @@ def _mean_curve(curves: Sequence[Curve]) -> Curve:
     )
 
 
-def _summary(task: Task, made: Sequence[DataTable]) -> Summary:
-    rows = [(table.data, row) for table in made for row in table.rows]
+def _task_tables(task: Task, made: tuple[DataTable, ...]) -> TaskTables:
     kinds: dict[str, Kind] = {}
     for kind in KINDS:
-        kinds |= {row.method: kind for _, row in rows if row.kind == kind}
-    figures: dict[str, dict[str, Estimate]] = {name: {} for name in kinds}
+        kinds |= {row.method: kind for table in made for row in table.rows if row.kind == kind}
+    measured = {name for table in made for row in table.rows for name in row.estimates}
+    summaries = (_summary(name, kinds, made) for name in task.HEADLINES if name in measured)
+    return TaskTables(task=task, tables=made, kinds=kinds, summaries=tuple(summaries))
+
+
+def _summary(metric: str, methods: Iterable[str], made: Sequence[DataTable]) -> Summary:
+    rows = [(table.data, row) for table in made for row in table.rows]
+    figures: dict[str, dict[str, Estimate]] = {name: {} for name in methods}
     for data, row in rows:
-        if task.HEADLINE in row.estimates:
-            figures[row.method][data] = row.estimates[task.HEADLINE]
+        if metric in row.estimates:
+            figures[row.method][data] = row.estimates[metric]
+    figures = {name: of for name, of in figures.items() if of}
     marked = frozenset((row.method, data) for data, row in rows if row.seen)
     seen = {data for _, data in marked}
     averaged = tuple(
@@ -320,7 +330,7 @@ def _summary(task: Task, made: Sequence[DataTable]) -> Summary:
         else {}
     )
     return Summary(
-        kinds=kinds, figures=figures, marked=marked, averaged=averaged, averages=averages
+        metric=metric, figures=figures, marked=marked, averaged=averaged, averages=averages
     )
 
 

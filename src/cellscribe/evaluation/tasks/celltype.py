@@ -84,7 +84,7 @@ METRICS = {
         better="higher",
     ),
 }
-HEADLINE = "macro_f1"
+HEADLINES = ("macro_f1",)
 HVG_LR = "log-norm HVG 2,000 + logistic regression"
 PCA_LR = "log-norm PCA-50 + logistic regression"
 PCA_FOREST = "log-norm PCA-10 + random forest"

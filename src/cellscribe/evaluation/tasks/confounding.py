@@ -83,7 +83,7 @@ METRICS = {
     "length_r2": _given_away("length", "the number of tokens (none if it is the same for all)"),
     **{f"stays_{share}": _stays(share) for share in SHARES},
 }
-HEADLINE = "depth_r2"
+HEADLINES = ("depth_r2",)
 EXTRA_BASELINES: dict[str, str] = {}
 
 

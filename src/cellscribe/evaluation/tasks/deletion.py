@@ -71,7 +71,7 @@ METRICS = {
         better="higher",
     ),
 }
-HEADLINE = "auroc_others"
+HEADLINES = ("auroc_others",)
 BY_PCA = "expression set to zero, log-norm PCA-50"
 BASELINES = (BY_PCA,)
 EXTRA_BASELINES: dict[str, str] = {}

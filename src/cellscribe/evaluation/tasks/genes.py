@@ -79,7 +79,7 @@ METRICS = {
         better="higher",
     ),
 }
-HEADLINE = "auc"
+HEADLINES = ("auc",)
 EXPRESSION, COEXPRESSION = "mean expression and detection rate", f"co-expression PCA-{COMPONENTS}"
 BASELINES = (EXPRESSION, COEXPRESSION)
 EXTRA_BASELINES: dict[str, str] = {}

@@ -64,7 +64,7 @@ ABOUT = (
     "follow Kedzierska et al. 2025, metrics Luecken et al. 2022, but for the batch silhouette, "
     "which BRAS replaces (Rautenstrauch and Ohler 2025)."
 )
-HEADLINE = "avg_bio"
+HEADLINES = ("avg_bio",)
 METRICS = {
     "avg_bio": Metric(
         title="AvgBIO",

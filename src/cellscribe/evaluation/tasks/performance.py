@@ -83,7 +83,7 @@ METRICS = {
         digits=0,
     ),
 }
-HEADLINE = "cells_per_second"
+HEADLINES = ("cells_per_second",)
 BASELINES = (f"log-norm PCA-{COMPONENTS}",)
 EXTRA_BASELINES: dict[str, str] = {}
 

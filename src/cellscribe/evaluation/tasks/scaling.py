@@ -55,7 +55,7 @@ METRICS = {
         better="lower",
     ),
 }
-HEADLINE = "macro_f1"
+HEADLINES = ("macro_f1",)
 BASELINES = (LEVEL,)
 EXTRA_BASELINES: dict[str, str] = {}
 
@@ -198,7 +198,7 @@ def score(case: Case, prediction: Point, seed: int) -> Scores:
     """Score the vectors as `celltype` does, and place the figure on the axes."""
     found = celltype.score(case.inner, prediction.features, seed)
     estimates = {name: found.estimates[name] for name in ("macro_f1", "accuracy")}
-    height = estimates[HEADLINE].value
+    height = estimates["macro_f1"].value
     breakdowns = {}
     if prediction.run is not None:
         for name, split in (("loss_val", JUDGE), ("loss_unseen", UNSEEN)):

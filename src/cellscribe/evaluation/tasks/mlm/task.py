@@ -30,7 +30,7 @@ __all__ = [
     "ABOUT",
     "BASELINES",
     "EXTRA_BASELINES",
-    "HEADLINE",
+    "HEADLINES",
     "METRICS",
     "NAME",
     "TITLE",
@@ -78,7 +78,7 @@ METRICS = {
         better="higher",
     ),
 }
-HEADLINE = "loss"
+HEADLINES = ("loss",)
 BASELINES = (
     counted_baselines.ALIKE,
     counted_baselines.UNIGRAM,

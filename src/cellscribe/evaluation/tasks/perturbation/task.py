@@ -103,7 +103,7 @@ METRICS = {
         better="higher",
     ),
 }
-HEADLINE = "pearson_delta"
+HEADLINES = ("pearson_delta",)
 PCA_ROW = "log-norm PCA-50"
 BASELINES = ("no change", "training mean", "additive", "linear model", PCA_ROW)
 EXTRA_BASELINES: dict[str, str] = {}

@@ -140,6 +140,26 @@ def test_the_card_shows_every_baseline_and_marks_what_was_seen(evaluation: Path)
     assert rows[0] == ["mini", "250.000 [249.990, 250.020]", "1,234 [1,000, 2,000]"]
 
 
+def test_losses_are_shown_by_what_was_done_to_a_gene(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    kinds = {"mask": 7.25, "random": 8.5, "kept": 0.5}
+    for each in results_of("mlm", "blood", (6.5, 9.9, 8.0, 6.9)):
+        split = replace(each.scores, breakdowns={"by corruption": kinds, "by length": {"1-9": 3.0}})
+        write(tmp_path / "results", replace(each, scores=split))
+    text = filled("by-corruption", tmp_path)
+    head, *rows = markdown.tables(text)[""]
+    assert head == ["Method", *kinds]
+    assert rows[0] == ["mini", "7.250", "8.500", "0.500"]
+    assert len(rows) == 4
+    assert "**blood**" in text
+    assert "1-9" not in text
+    for path in (tmp_path / "results").iterdir():
+        path.unlink()
+    write(tmp_path / "results", results_of("performance", "blood", (1.0, 1.0, 1.0, 1.0))[0])
+    with pytest.raises(InputError):
+        filled("by-corruption", tmp_path)
+
+
 def test_check_covers_evaluations(evaluation: Path, capsys: pytest.CaptureFixture[str]) -> None:
     card = evaluation / "README.md"
     stale = "<!-- evaluate:card-accuracy -->\n<!-- /evaluate:card-accuracy -->\n"
@@ -157,7 +177,7 @@ def test_check_covers_evaluations(evaluation: Path, capsys: pytest.CaptureFixtur
     assert "no table without strong" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["how-good", "card-accuracy", "card-performance", "knitting"])
+@pytest.mark.parametrize("name", ["how-good", "card-accuracy", "by-corruption", "knitting"])
 def test_markers_without_results_are_refused(tmp_path: Path, name: str) -> None:
     page = f"<!-- evaluate:{name} -->\n<!-- /evaluate:{name} -->"
     with pytest.raises(InputError, match=f"evaluate:{name}, which has no result"):

@@ -29,7 +29,7 @@ from support.corpus import write_corpus
 from support.tiny import CONTEXT, N_GENES, real_genes, save_model, some_counts
 from support.training import SHAPE, SHORT, planted_corpus, run_training
 
-from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.cells.vocabulary import MASK, Vocabulary
 from cellscribe.config import ModelConfig, TrainOptions
 from cellscribe.corpus.store import Corpus, open_corpus
 from cellscribe.evaluation.data import Data, read_cells
@@ -201,7 +201,8 @@ def told_by(rule: Callable[[MaskedCells], np.ndarray]) -> Callable[[MaskedCells]
 def test_who_knows_everything_loses_nothing() -> None:
     case = case_of(shuffled(30, 40), 40, shuffled(5, 40))
     scores = task.score(case, told_by(lambda q: np.zeros(len(q.chosen_M))), 0)
-    assert values(scores) == {"loss": 0, "loss_per_token": 0, "top1": 1, "top5": 1}
+    losses = dict.fromkeys(("masked_loss", "loss", "loss_per_token"), 0)
+    assert values(scores) == losses | {"top1": 1, "top5": 1}
     for estimate in scores.estimates.values():
         assert estimate.low == estimate.value == estimate.high
 
@@ -223,6 +224,10 @@ def test_breakdowns_recombine_to_the_totals() -> None:
     means = np.array([losses[q.cells_M == cell].mean() for cell in range(200)])
     assert values(scores)["loss"] == pytest.approx(means.mean(), rel=1e-12)
     assert values(scores)["loss_per_token"] == pytest.approx(losses.mean(), rel=1e-12)
+    masked = [(q.cells_M == cell) & (q.given_N[q.chosen_M] == MASK) for cell in range(200)]
+    of_masked = [losses[here].mean() for here in masked if here.any()]
+    assert len(of_masked) < 200, "of some short cells nothing is masked"
+    assert values(scores)["masked_loss"] == pytest.approx(np.mean(of_masked), rel=1e-12)
     rows = scores.breakdowns
     assert list(rows["by corruption"]) == ["mask", "random", "kept"]
     assert list(rows["by rank"]) == ["1–10", "11–30", "31–100", "101–300"]

@@ -1,10 +1,13 @@
 """Baselines of the task mlm: masked genes predicted without a network, from counts of genes.
 
 The rank of a gene says much about it, and so do the visible genes of the cell, since no gene occurs
-twice. Each baseline uses one fact more than the one before it. Counts are smoothed as in `unigram`.
-All baselines predict the same masked genes of the same cells as the models do.
+twice, and the token that a chosen place shows: a tenth of the chosen genes is kept. Each baseline
+uses one fact more than the one before it. Counts are smoothed as in `unigram`, and nothing is
+fitted to the cells that are predicted. All baselines predict the same genes of the same cells as
+the models do.
 
-Letters: ``B`` cells, ``M`` chosen places, ``V`` vocabulary, ``K`` distributions over it.
+Letters: ``B`` cells, ``M`` chosen places, ``C`` those of a cell that show a gene, ``V`` vocabulary,
+``G`` genes in it, ``K`` distributions over it.
 """
 
 from __future__ import annotations
@@ -14,13 +17,22 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.evaluation.tasks.mlm.masked import Ints, MaskedCells, Predict, Prediction, Ranked
+from cellscribe.config import TrainOptions
+from cellscribe.evaluation.tasks.mlm.masked import (
+    MASKED,
+    Ints,
+    MaskedCells,
+    Predict,
+    Prediction,
+    Ranked,
+)
 from cellscribe.evaluation.tasks.mlm.unigram import count_packed, rank_bins, shares
 
 ALIKE = "all genes alike"
 UNIGRAM = "gene unigram"
 RANK = "unigram given the rank"
 NOT_VISIBLE = "unigram given the rank, without visible genes"
+COPY_AWARE = "copy-aware unigram given the rank"
 
 Tables = list[tuple[npt.NDArray[np.bool_], Ints]]
 """Cells of the case, ``[B]``, and the counts ``[bins, V]`` that they are predicted from."""
@@ -71,7 +83,7 @@ def alike(n_genes: int) -> Predict:
 
 
 def counted(count: Count, name: str, context: int, n_special: int) -> Predict:
-    """Predict from counts, as one of `UNIGRAM`, `RANK` and `NOT_VISIBLE`."""
+    """Predict from counts, as one of `UNIGRAM`, `RANK`, `NOT_VISIBLE` and `COPY_AWARE`."""
     bins = rank_bins(context) if name != UNIGRAM else np.zeros(context, np.int64)
 
     def predict(masked_cells: MaskedCells) -> Prediction:
@@ -84,11 +96,13 @@ def counted(count: Count, name: str, context: int, n_special: int) -> Predict:
             share, by_bin = shares(counts, n_special)
             table_KV = share[None] if name == UNIGRAM else by_bin
             here = np.flatnonzero(cells_B[masked_cells.cells_M])
+            cells = np.flatnonzero(cells_B)
             look_up(prediction, table_KV, bins_M, masked_cells.targets_M, here, n_special)
-            if name == NOT_VISIBLE:
-                leave_out_visible(
-                    prediction, masked_cells, table_KV, bins_M, np.flatnonzero(cells_B)
-                )
+            if name in (NOT_VISIBLE, COPY_AWARE):
+                leave_out_visible(prediction, masked_cells, table_KV, bins_M, cells)
+            if name == COPY_AWARE:
+                factor = shown_factor(table_KV.shape[1] - n_special)
+                weigh_shown(prediction, masked_cells, table_KV, bins_M, cells, factor)
         return prediction
 
     return predict
@@ -136,3 +150,42 @@ def leave_out_visible(
         prediction.losses_M[here] += np.log(left_K[bins_M[here]])
         prediction.above_M[here] -= (seen_SM > true_M).sum(0)
         prediction.ties_M[here] -= (seen_SM == true_M).sum(0)
+
+
+def shown_factor(n_genes: int) -> float:
+    """Return how many times as probable a gene is where it is shown, next to genes that are not.
+
+    A chosen gene ``g`` that is not masked is kept, or replaced by any of the ``G`` genes (Devlin et
+    al. 2019): the token ``s`` is shown with probability ``kept [s = g] + random / G``. Of two genes
+    of equal counts the shown one is therefore ``1 + G kept / random`` times as probable.
+    """
+    options = TrainOptions()
+    kept = 1.0 - options.masked_share - options.random_share
+    return 1.0 + n_genes * kept / options.random_share
+
+
+def weigh_shown(
+    prediction: Prediction,
+    masked_cells: MaskedCells,
+    table_KV: npt.NDArray[np.float64],
+    bins_M: Ints,
+    cells: Ints,
+    factor: float,
+) -> None:
+    """Predict the places that show a gene by Bayes' rule; [MASK]ed places stay as they are.
+
+    The result is a mixture of the distribution from counts with a point mass on the shown gene. Its
+    weight is large where the shown gene is frequent at that rank in the counted cells, and 0 where
+    it is also visible elsewhere in the cell: then it was drawn at random.
+    """
+    for cell in cells:
+        here = np.arange(masked_cells.bounds[cell], masked_cells.bounds[cell + 1])
+        here = here[masked_cells.corruptions_M[here] != MASKED]
+        rows_C = np.arange(len(here))
+        weight_CV = table_KV[bins_M[here]]
+        weight_CV[:, masked_cells.visible(cell)] = 0.0
+        weight_CV[rows_C, masked_cells.shown_M[here]] *= factor
+        true_C = weight_CV[rows_C, masked_cells.targets_M[here]]
+        prediction.losses_M[here] = np.log(weight_CV.sum(1) / true_C)
+        prediction.above_M[here] = (weight_CV > true_C[:, None]).sum(1)
+        prediction.ties_M[here] = (weight_CV == true_C[:, None]).sum(1)

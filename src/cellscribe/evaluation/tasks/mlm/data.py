@@ -31,6 +31,8 @@ CELLS = 500
 """Most cells of a case: some 50,000 masked genes, which give the loss to 0.01 or 0.02."""
 FEWEST = 10
 """Fewest cells with a known gene that a file must have."""
+PROTOCOL = 1
+"""Raised when figures change for the same data and settings."""
 SPLITS = ("val", "test", "test_unseen")
 Key = tuple[str, int, bool, bool]
 """Hash of the gene table, context, [CLS], [SEP]: equal for the models of one case."""
@@ -271,6 +273,7 @@ def _identity(ranked: Ranked, model: Model, options: EvaluateOptions) -> dict[st
         "smoothing": [*PRIORS, RANK_BINS],
         "cells": options.max_cells,
         "draw": options.seed,
+        "protocol": PROTOCOL,
     }
 
 

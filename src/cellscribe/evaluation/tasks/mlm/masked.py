@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from cellscribe.model.encoder import MaskedGeneModel
 
 CORRUPTIONS = ("mask", "random", "kept")
+MASKED = CORRUPTIONS.index("mask")
 CPU_LOGITS = 1 << 21
 """Scores that a worker holds at a time, 8 MB of float32: enough rows to fill a product."""
 GPU_LOGITS = 1 << 26
@@ -97,10 +98,15 @@ class MaskedCells:
         return np.searchsorted(self.cells_M, np.arange(len(self.ranked.offsets)))
 
     @cached_property
+    def shown_M(self) -> Ints:
+        """What a method is shown at each place: [MASK] or a gene."""
+        return self.given_N[self.chosen_M]
+
+    @cached_property
     def corruptions_M(self) -> Ints:
         """Index in `CORRUPTIONS`; a random gene that equals the true one counts as kept."""
-        given = self.given_N[self.chosen_M]
-        return np.where(given == MASK, 0, np.where(given == self.targets_M, 2, 1))
+        kept = self.shown_M == self.targets_M
+        return np.where(self.shown_M == MASK, MASKED, np.where(kept, 2, 1))
 
     def visible(self, cell: int) -> Ints:
         """Return genes of a cell at the places that are not chosen."""

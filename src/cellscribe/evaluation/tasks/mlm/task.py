@@ -48,22 +48,32 @@ ABOUT = (
     "10 % replaced by a random gene, 10 % kept, and the model gives each gene of its table a "
     "probability at each of these places (sc-FM model card; Devlin et al. 2019). The loss is minus "
     "the natural logarithm of the true gene's probability, mean over a cell's chosen genes, then "
-    "over cells. A gene's rank alone, and the genes that are visible in the cell, tell much; the "
-    "counted baselines know no more than that. On a file of cells they are counted in one half "
-    "of it and judged on the other, both ways: they know the very dataset, which a model that "
-    "never saw it does not, and are the stronger for it. On a corpus they are counted in its "
-    "training cells."
+    "over cells. That is the card's figure, and a kept gene is copied from the input for next to "
+    "nothing; so the first figure is the loss on masked genes alone, where there is nothing to "
+    "copy. A gene's rank tells much, and so do the genes that are visible in the cell and the gene "
+    "that a chosen place shows: each counted baseline knows one of these more than the one before. "
+    "The copy-aware one weighs by Bayes' rule that the shown gene was kept against that it was "
+    "drawn at random, from its share at that rank in the counted cells and the shares above. "
+    "On a file of cells they are counted in one half of it and judged on the other, both ways: "
+    "they know the very dataset, which a model that never saw it does not, and are the stronger "
+    "for it. On a corpus they are counted in its training cells."
 )
 METRICS = {
+    "masked_loss": Metric(
+        title="Loss, masked only",
+        about="Cross-entropy, natural logarithm; mean over a cell's genes that are [MASK], then "
+        "over cells.",
+        better="lower",
+    ),
     "loss": Metric(
-        title="Loss",
-        about="Cross-entropy, natural logarithm; mean over a cell's chosen genes, then over cells "
-        "(sc-FM model card).",
+        title="Loss, all chosen",
+        about="The same over all chosen genes, the replaced and the kept ones too (sc-FM model "
+        "card).",
         better="lower",
     ),
     "loss_per_token": Metric(
         title="Loss per token",
-        about="The same, mean over the chosen genes of all cells: long cells count for more.",
+        about="Mean over the chosen genes of all cells: long cells count for more.",
         better="lower",
     ),
     "top1": Metric(
@@ -78,12 +88,13 @@ METRICS = {
         better="higher",
     ),
 }
-HEADLINES = ("loss",)
+HEADLINES = ("masked_loss", "loss")
 BASELINES = (
     counted_baselines.ALIKE,
     counted_baselines.UNIGRAM,
     counted_baselines.RANK,
     counted_baselines.NOT_VISIBLE,
+    counted_baselines.COPY_AWARE,
 )
 EXTRA_BASELINES: dict[str, str] = {}
 
@@ -138,12 +149,20 @@ def score(case: Case, predict: Predict, seed: int) -> Scores:
     draws = case.options.bootstrap
     n_cells = len(masked_cells.ranked.numbers_B)
 
-    def sums(values_M: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def sums(values_M: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
         return np.bincount(masked_cells.cells_M, values_M, minlength=n_cells).astype(np.float64)
 
-    n_masked_B = np.diff(masked_cells.bounds)
-    means_B = sums(prediction.losses_M) / n_masked_B
-    estimates = {"loss": bootstrap_mean(means_B, draws=draws, seed=seed)}
+    n_chosen_B = np.diff(masked_cells.bounds)
+    means_B = sums(prediction.losses_M) / n_chosen_B
+    masked_M = masked_cells.corruptions_M == masked.MASKED
+    n_masked_B = sums(masked_M)
+    # NaN, which the mean passes over, for cells of which nothing is masked
+    n_masked_B[n_masked_B == 0] = np.nan
+    masked_means_B = sums(prediction.losses_M * masked_M) / n_masked_B
+    estimates = {
+        "masked_loss": bootstrap_mean(masked_means_B, draws=draws, seed=seed),
+        "loss": bootstrap_mean(means_B, draws=draws, seed=seed),
+    }
     for name, values_M in (
         ("loss_per_token", prediction.losses_M),
         ("top1", prediction.hits_M(1)),
@@ -151,7 +170,7 @@ def score(case: Case, predict: Predict, seed: int) -> Scores:
     ):
         sums_B = sums(values_M)
         estimates[name] = bootstrap(
-            lambda rows, sums_B=sums_B: sums_B[rows].sum() / n_masked_B[rows].sum(),  # type: ignore[misc]
+            lambda rows, sums_B=sums_B: sums_B[rows].sum() / n_chosen_B[rows].sum(),  # type: ignore[misc]
             n_cells,
             draws=draws,
             seed=seed,

@@ -29,21 +29,21 @@ PUBLISHED = ("Masked genes, as others have published them:", grids.markdown(publ
 
 
 def how_good(parts: list[TaskTables]) -> str:
-    """The model, its random weights and the best baseline, on every file that it never saw."""
+    """The model, its random weights, PCA-50 and the best baseline, on files that it never saw."""
     rows: list[tuple[Cell, ...]] = []
     for part in parts:
         if part.task.NAME not in ("scaling", "performance"):
             for data in part.tables:
                 for headline in part.task.HEADLINES:
-                    rows += _three(part, data, headline)
+                    rows += _line(part, data, headline)
     if not rows:
         raise InputError(f"benchmarks/evaluation has no file that {MODEL} never saw; measure one")
-    header = ("measured", "data", MODEL, RANDOM, "best baseline", "which is")
+    header = ("measured", "data", MODEL, RANDOM, "PCA-50", "best baseline", "which is")
     blocks = [grids.markdown(Grid(header, tuple(rows))), BRACKETS, *PUBLISHED]
     return "\n\n".join(blocks)
 
 
-def _three(part: TaskTables, data: DataTable, headline: str) -> Iterator[tuple[Cell, ...]]:
+def _line(part: TaskTables, data: DataTable, headline: str) -> Iterator[tuple[Cell, ...]]:
     """Yield one line of `how_good`; none if the model has no figure, or saw the file."""
     metric = part.task.METRICS[headline]
     rows = {row.method: row for row in data.rows if headline in row.estimates}
@@ -55,14 +55,19 @@ def _three(part: TaskTables, data: DataTable, headline: str) -> Iterator[tuple[C
         value = row.estimates[headline].value
         return value if metric.better == "higher" else -value
 
-    shown = [model, twin, max((row for row in rows.values() if row.kind == "baseline"), key=rank)]
-    figures = {row.method: row.estimates[headline] for row in shown}
-    top = best(figures, metric)
+    strongest = max((row for row in rows.values() if row.kind == "baseline"), key=rank)
+    shown = [model, twin, rows.get(part.task.PCA_BASELINE or ""), strongest]
+    top = best({row.method: row.estimates[headline] for row in shown if row is not None}, metric)
     yield (
         Cell(f"{part.task.TITLE}: {grids.title(metric)}"),
         Cell(data.data),
-        *(grids.figure(each, metric.digits, best=name in top) for name, each in figures.items()),
-        Cell(shown[-1].method),
+        *(
+            Cell(grids.NOTHING)
+            if row is None
+            else grids.figure(row.estimates[headline], metric.digits, best=row.method in top)
+            for row in shown
+        ),
+        Cell(strongest.method),
     )
 
 

@@ -31,6 +31,7 @@ def task(name: str, better: str) -> SimpleNamespace:
         },
         HEADLINES=("figure",),
         BASELINES=BASELINES,
+        PCA_BASELINE="weak" if name == "celltype" else None,
         EXTRA_BASELINES={},
     )
 
@@ -113,14 +114,22 @@ def test_how_good_has_the_best_baseline_on_files_never_seen(evaluation: Path) ->
         "Loss of masked genes", "3.35", "2.79", "2.50",
     ]  # fmt: skip
     head, *rows = markdown.tables(text)[""]
-    assert head == ["measured", "data", "mini", "random weights", "best baseline", "which is"]
+    assert head == [
+        "measured",
+        "data",
+        "mini",
+        "random weights",
+        "PCA-50",
+        "best baseline",
+        "which is",
+    ]
     assert rows == [
         ["Task mlm: figure ↓", "blood", "6.500 [6.490, 6.520]", "9.900 [9.890, 9.920]",
-         "6.900 [6.890, 6.920]", "strong"],
+         "–", "6.900 [6.890, 6.920]", "strong"],
         ["Task celltype: figure ↑", "blood", "0.850 [0.840, 0.870]", "0.600 [0.590, 0.620]",
-         "0.900 [0.890, 0.920]", "strong"],
+         "0.700 [0.690, 0.720]", "0.900 [0.890, 0.920]", "strong"],
         ["Task celltype: figure ↑", "lung", "0.750 [0.740, 0.770]", "0.600 [0.590, 0.620]",
-         "0.700 [0.690, 0.720]", "weak"],
+         "0.700 [0.690, 0.720]", "0.700 [0.690, 0.720]", "weak"],
     ]  # fmt: skip
     assert [part.split("**")[0] for part in text.split("| **")[1:]] == ["6.500", "0.900", "0.750"]
 

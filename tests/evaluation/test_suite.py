@@ -58,6 +58,7 @@ class MadeUp(ModuleType):
     NAME, TITLE, ABOUT, HEADLINES = "made", "Made up", "Nothing.", ("size",)
     METRICS = {"size": Metric(title="Size", about="Mean length of a vector.", better="higher")}  # noqa: RUF012
     BASELINES = ("ones",)
+    PCA_BASELINE = None
     EXTRA_BASELINES = {"clouds": "no_such_package_anywhere"}  # noqa: RUF012
 
     def __init__(self) -> None:
@@ -316,6 +317,7 @@ def test_every_task_has_what_the_loop_asks_for(name: str) -> None:
     assert all(isinstance(metric, Metric) for metric in module.METRICS.values())
     for headline in module.HEADLINES:
         assert module.METRICS[headline].better in ("higher", "lower")
+    assert module.PCA_BASELINE is None or module.PCA_BASELINE in module.BASELINES
     assert set(module.BASELINES).isdisjoint(module.EXTRA_BASELINES)
     for function in ("load", "methods", "baselines", "score"):
         assert callable(getattr(module, function))

@@ -27,6 +27,7 @@ TASKS = {
         },
         HEADLINES=("loss",),
         BASELINES=LOSSES,
+        PCA_BASELINE=None,
         EXTRA_BASELINES={},
     ),
     "celltype": SimpleNamespace(
@@ -39,6 +40,7 @@ TASKS = {
         },
         HEADLINES=("f1",),
         BASELINES=PROBES,
+        PCA_BASELINE=PROBES[0],
         EXTRA_BASELINES={"scVI + regression": "scvi"},
     ),
 }

@@ -60,6 +60,9 @@ class Task(Protocol):
     """The metrics that summaries compare and average methods by; the first matters most."""
     BASELINES: tuple[str, ...]
     """Methods that every table must have."""
+    PCA_BASELINE: str | None
+    """The one of `BASELINES` that has PCA-50 of the same cells in place of a model's vectors; None
+    where that answers nothing."""
     EXTRA_BASELINES: dict[str, str]
     """Further baselines, with the optional package that each needs."""
 

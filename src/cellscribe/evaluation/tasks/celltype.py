@@ -96,6 +96,7 @@ PCA_LR = "log-norm PCA-50 + logistic regression"
 PCA_FOREST = "log-norm PCA-10 + random forest"
 SCVI_LR = "scVI + logistic regression"
 BASELINES = (HVG_LR, PCA_LR, PCA_FOREST)
+PCA_BASELINE = PCA_LR
 EXTRA_BASELINES = {SCVI_LR: "scvi"}
 
 GROUPS = ("donor", "donor_id", "individual", "batch", "library", "sample", "replicate", "plate")

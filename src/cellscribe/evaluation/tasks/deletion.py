@@ -74,6 +74,7 @@ METRICS = {
 HEADLINES = ("auroc_others",)
 BY_PCA = "expression set to zero, log-norm PCA-50"
 BASELINES = (BY_PCA,)
+PCA_BASELINE = BY_PCA
 EXTRA_BASELINES: dict[str, str] = {}
 
 MOST_CELLS = 200

@@ -82,6 +82,7 @@ METRICS = {
 HEADLINES = ("auc",)
 EXPRESSION, COEXPRESSION = "mean expression and detection rate", f"co-expression PCA-{COMPONENTS}"
 BASELINES = (EXPRESSION, COEXPRESSION)
+PCA_BASELINE = None
 EXTRA_BASELINES: dict[str, str] = {}
 
 

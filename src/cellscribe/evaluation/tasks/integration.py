@@ -122,6 +122,7 @@ METRICS = {
     ),
 }
 BASELINES = (HVG, PCA)
+PCA_BASELINE = PCA
 EXTRA_BASELINES = {HARMONY: "harmonypy", SCVI: "scvi"}
 
 

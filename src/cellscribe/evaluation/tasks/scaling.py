@@ -57,6 +57,7 @@ METRICS = {
 }
 HEADLINES = ("macro_f1",)
 BASELINES = (LEVEL,)
+PCA_BASELINE = LEVEL
 EXTRA_BASELINES: dict[str, str] = {}
 
 

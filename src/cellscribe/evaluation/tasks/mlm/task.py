@@ -33,6 +33,7 @@ __all__ = [
     "HEADLINES",
     "METRICS",
     "NAME",
+    "PCA_BASELINE",
     "TITLE",
     "Case",
     "baselines",
@@ -96,6 +97,7 @@ BASELINES = (
     counted_baselines.NOT_VISIBLE,
     counted_baselines.COPY_AWARE,
 )
+PCA_BASELINE = None
 EXTRA_BASELINES: dict[str, str] = {}
 
 RANKS = (1, 11, 31, 101, 301, 1_001)

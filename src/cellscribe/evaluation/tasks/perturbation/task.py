@@ -106,6 +106,7 @@ METRICS = {
 HEADLINES = ("pearson_delta",)
 PCA_ROW = "log-norm PCA-50"
 BASELINES = ("no change", "training mean", "additive", "linear model", PCA_ROW)
+PCA_BASELINE = PCA_ROW
 EXTRA_BASELINES: dict[str, str] = {}
 
 GENES = 5_000

@@ -114,6 +114,9 @@ def test_labels_are_told_apart_and_depth_is_given_away(
     ran = run(*words, *tasks)
     assert ran.status == 0, ran.err
     assert ran.out.splitlines() == [str(out / "report.md"), str(out / "report.html")]
+    assert any(
+        line.startswith("Is tiny better than PCA-50 here? ") for line in ran.err.splitlines()
+    )
     told = [json.loads(path.read_text()) for path in sorted((out / "results").glob("*.json"))]
     methods: dict[str, set[str]] = {}
     for each in told:
@@ -132,6 +135,10 @@ def test_labels_are_told_apart_and_depth_is_given_away(
         assert estimate["low"] <= estimate["value"] <= estimate["high"]
     # three types in equal shares: the counts tell them
     assert max(headline[name]["value"] for name in celltype.BASELINES) > 0.6
+    for each in told:
+        headlines = (celltype if each["task"] == "celltype" else confounding).HEADLINES
+        for name, estimate in each["scores"]["estimates"].items():
+            assert ("draws" in estimate) == (name in headlines)
     text = (out / "report.md").read_text()
     for name in ("tiny, random weights", *celltype.BASELINES, *confounding.BASELINES):
         assert name in text

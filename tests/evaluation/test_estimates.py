@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from cellscribe.evaluation.scores import Estimate
-from cellscribe.evaluation.stats.estimates import between, bootstrap, bootstrap_mean, over_seeds
+from cellscribe.evaluation.stats.estimates import (
+    between,
+    bootstrap,
+    bootstrap_mean,
+    difference,
+    over_seeds,
+)
 
 VALUES = np.random.default_rng(0).normal(3.0, 2.0, 400)
 
@@ -54,3 +60,27 @@ def test_seeds_together_are_as_wide_as_any() -> None:
     assert over_seeds([one, two, bare]) == Estimate(value=2.0, low=0.5, high=3.0)
     none = Estimate(value=float("nan"), low=float("nan"), high=float("nan"))
     assert np.isnan(over_seeds([none, none]).value)
+
+
+def test_a_difference_is_that_of_the_same_resamples() -> None:
+    """As if the differences of single cells had been resampled, and so far narrower."""
+    other = VALUES + np.random.default_rng(1).normal(0.1, 0.05, 400)
+    one, two = (
+        over_seeds([bootstrap_mean(values, draws=80, seed=seed) for seed in (0, 1)])
+        for values in (other, VALUES)
+    )
+    gap = difference(one, two, 2)
+    wanted = [bootstrap_mean(other - VALUES, draws=80, seed=seed) for seed in (0, 1)]
+    assert gap.value == pytest.approx((other - VALUES).mean())
+    assert gap.low == pytest.approx(min(each.low for each in wanted))
+    assert gap.high == pytest.approx(max(each.high for each in wanted))
+    assert gap.high - gap.low < (one.high - one.low) / 10
+
+
+def test_a_difference_of_other_resamples_has_no_interval() -> None:
+    one = bootstrap_mean(VALUES, draws=30, seed=0)
+    for other in (bootstrap_mean(VALUES, draws=40, seed=0), Estimate(value=1.0, low=0.0, high=2.0)):
+        gap = difference(one, other, 1)
+        assert gap.value == pytest.approx(one.value - other.value)
+        assert np.isnan([gap.low, gap.high]).all()
+    assert not over_seeds([one, Estimate(value=1.0, low=0.0, high=2.0)]).draws

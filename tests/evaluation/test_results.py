@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -14,8 +15,9 @@ from cellscribe.evaluation import results
 from cellscribe.evaluation.results import Result
 from cellscribe.evaluation.scores import Curve, Estimate, Scores
 
+AUC = Estimate(value=0.5, low=0.25, high=0.75)
 SCORES = Scores(
-    estimates={"auc": Estimate(value=0.5, low=0.25, high=0.75)},
+    estimates={"auc": AUC},
     breakdowns={"by kind": {"mask": 6.5, "kept": 0.125}},
     curves={"few": Curve(x=[1.0, 2.0], y=[0.5, 0.75], x_label="cells", y_label="F1", log_x=True)},
 )
@@ -55,6 +57,20 @@ def test_what_is_no_number_is_null_and_comes_back(tmp_path: Path) -> None:
     found = results.read(path).scores
     assert math.isnan(found.estimates["auc"].value)
     assert math.isnan(found.curves["c"].y[0])
+
+
+def test_resampled_values_are_one_line_and_come_back(tmp_path: Path) -> None:
+    draws = (0.123456, math.nan, -3.0, 1e-7)
+    scores = Scores(
+        estimates={"auc": Estimate(value=0.5, low=0.25, high=0.75, draws=draws), "bare": AUC}
+    )
+    path = results.write(tmp_path, dataclasses.replace(RESULT, scores=scores))
+    assert json.loads(path.read_text())["scores"]["estimates"]["bare"].keys() == {
+        "value", "low", "high"
+    }  # fmt: skip
+    found = results.read(path).scores.estimates
+    assert found["auc"].draws == pytest.approx(draws, rel=1e-4, nan_ok=True)
+    assert found["bare"].draws == ()
 
 
 def test_numbers_of_numpy_are_plain_ones(tmp_path: Path) -> None:

@@ -128,7 +128,8 @@ def evaluate(
     files = [_as_file(source, number, out) for number, source in enumerate(sources)]
     tasks = [str(name) for name in _listed(task)]
     results = run_suite(chosen, files, out, options, tasks, progress=progress, log=log)
-    write_report(out)
+    for sentence in write_report(out):
+        log(sentence)
     return results
 
 

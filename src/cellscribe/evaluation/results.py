@@ -80,7 +80,12 @@ def made_here() -> dict[str, Any]:
 def write(folder: Path, result: Result) -> Path:
     """Write one result into a folder that exists, in place of an older one with its name."""
     path = folder / result.file
-    write_json(path, {"format": FORMAT, "version": VERSION, **plain(dataclasses.asdict(result))})
+    told = dataclasses.asdict(result)
+    for each in told["scores"]["estimates"].values():
+        # one line, not one of its own for each of hundreds of values
+        if draws := " ".join(f"{draw:.5g}" for draw in each.pop("draws")):
+            each["draws"] = draws
+    write_json(path, {"format": FORMAT, "version": VERSION, **plain(told)})
     return path
 
 
@@ -99,10 +104,7 @@ def read(path: Path) -> Result:
         scores = stored.pop("scores")
         return Result(
             scores=Scores(
-                estimates={
-                    name: Estimate(**{k: _number(v) for k, v in each.items()})
-                    for name, each in scores["estimates"].items()
-                },
+                estimates={name: _estimate(**each) for name, each in scores["estimates"].items()},
                 breakdowns={
                     title: {name: _number(value) for name, value in row.items()}
                     for title, row in scores["breakdowns"].items()
@@ -146,6 +148,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def _estimate(*, draws: str = "", **figures: float | None) -> Estimate:
+    numbers = {name: _number(value) for name, value in figures.items()}
+    return Estimate(**numbers, draws=tuple(map(float, draws.split())))
 
 
 def _number(value: float | None) -> float:

@@ -33,6 +33,9 @@ class Estimate:
     value: float
     low: float
     high: float
+    draws: tuple[float, ...] = field(default=(), compare=False, repr=False)
+    """Its values under resampling, kept for headlines. Those of two methods on one case under one
+    seed are of the same resampled cells, so that their differences have an interval."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -195,12 +195,21 @@ def _evaluate(
             began = time.perf_counter()
             if not predicted:
                 prediction, predicted = method.predict(), True
-            scores = task.score(case, prediction, seed)
+            scores = _keep_draws(task.score(case, prediction, seed), task.HEADLINES)
             seconds = round(time.perf_counter() - began, 3)
             result = dataclasses.replace(empty, scores=scores, seconds=seconds)
             write(folder, result)
             results.append(result)
     return results
+
+
+def _keep_draws(scores: Scores, names: Collection[str]) -> Scores:
+    """Drop the resampled values of figures that no report compares pair by pair."""
+    estimates = {
+        name: each if name in names else dataclasses.replace(each, draws=())
+        for name, each in scores.estimates.items()
+    }
+    return dataclasses.replace(scores, estimates=estimates)
 
 
 def _clear(

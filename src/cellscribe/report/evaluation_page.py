@@ -19,6 +19,7 @@ from cellscribe.report import html, losses
 from cellscribe.report.evaluation_figures import Look, dots_svg, legend, lines_svg, looks
 from cellscribe.report.evaluation_grids import MARK, Cell, Grid
 from cellscribe.report.evaluation_tables import DataTable, Summary, TaskTables, tables
+from cellscribe.report.evaluation_verdict import NOTE, TITLE, Verdict, verdicts
 from cellscribe.report.figures import write_whole
 from cellscribe.report.numbers import value_text
 from cellscribe.report.tables import plain
@@ -38,13 +39,18 @@ PUBLISHED = "as published, other data and vocabulary, not comparable"
 SOURCE = "NVIDIA's sc-FM model card"
 
 
-def write_report(folder: Path) -> None:
+def write_report(folder: Path) -> list[str]:
     """Write ``report.md`` and ``report.html`` of an evaluation; earlier ones are replaced.
 
     Parameters
     ----------
     folder
         Folder of the evaluation, with its ``results``.
+
+    Returns
+    -------
+    list of str
+        The sentence on each model that both begin with, see `evaluation_verdict`.
 
     Raises
     ------
@@ -60,11 +66,12 @@ def write_report(folder: Path) -> None:
     text, page = render_markdown(parts, results), render_page(parts, results)
     write_whole(folder / "report.md", text.encode())
     write_whole(folder / "report.html", page.encode())
+    return [verdict.sentence for verdict in verdicts(parts)]
 
 
 def render_markdown(parts: Sequence[TaskTables], results: Sequence[Result]) -> str:
     """Render the report as Markdown; text from results is escaped."""
-    blocks = [f"# {plain(_title(results))}", HOW]
+    blocks = [f"# {plain(_title(results))}", *_markdown_verdicts(verdicts(parts)), HOW]
     for part in parts:
         blocks += _markdown_task(part)
     for heading, grid in _origin(results).items():
@@ -74,7 +81,7 @@ def render_markdown(parts: Sequence[TaskTables], results: Sequence[Result]) -> s
 
 def render_page(parts: Sequence[TaskTables], results: Sequence[Result]) -> str:
     """Render the report as one HTML page that loads nothing."""
-    body = [f'<p class="note">{escape(HOW)}</p>']
+    body = [*_page_verdicts(verdicts(parts)), f'<p class="note">{escape(HOW)}</p>']
     body += [_page_task(part) for part in parts]
     body += [
         html.section(_key(heading), heading, "", grids.html(grid, heading))
@@ -137,6 +144,29 @@ def _columns(part: TaskTables) -> Iterator[tuple[str, str]]:
     for metric in part.task.METRICS.values():
         which = f" ({metric.better} is better)" if metric.better else ""
         yield metric.title, f"{which}: {metric.about}"
+
+
+def _markdown_verdicts(found: Sequence[Verdict]) -> Iterator[str]:
+    if found:
+        yield f"## {TITLE}"
+    for verdict in found:
+        yield f"**{plain(verdict.sentence)}**"
+        if verdict.comparisons:
+            yield grids.markdown(verdict.grid)
+    if any(verdict.comparisons for verdict in found):
+        yield NOTE
+
+
+def _page_verdicts(found: Sequence[Verdict]) -> Iterator[str]:
+    body = []
+    for verdict in found:
+        body.append(f'<p class="verdict">{escape(verdict.sentence)}</p>')
+        if verdict.comparisons:
+            body.append(grids.html(verdict.grid, f"{verdict.model} and PCA-50"))
+    if any(verdict.comparisons for verdict in found):
+        body.append(f'<p class="note">{escape(NOTE)}</p>')
+    if body:
+        yield html.section("verdict", TITLE, "", "\n".join(body))
 
 
 def _markdown_task(part: TaskTables) -> Iterator[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -243,6 +243,8 @@ def _row(task: Task, results: Sequence[Result]) -> tuple[Row, list[str]]:
         if finite:
             estimates[name] = _together(finite)
             if len(finite) < len(results):
+                # those of another method would be of other seeds
+                estimates[name] = replace(estimates[name], draws=())
                 notes.append(
                     f"{metric.title} of {first.method}: over {len(finite)} of {len(results)} "
                     "seeds; it has no value for the others."

@@ -48,6 +48,8 @@ BATCHES = (
 """Columns of obs that are taken for batches, in this order."""
 ENOUGH = 0.9
 """Share of the labelled cells that must be in such a column's batches of `FEWEST` cells."""
+PROTOCOL = 1
+"""Raised when figures change for the same data and settings."""
 COMPONENTS = 50
 HVG, PCA, HARMONY, SCVI = "HVG 2,000", f"PCA-{COMPONENTS}", "Harmony", "scVI"
 BY_LABEL, BY_REFERENCE = "Label silhouette, by label", "By scib-metrics"
@@ -195,6 +197,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
         "labels and batches": _digest(rows, labels[rows], batches),
         "most cells": MOST,
         "fewest cells": FEWEST,
+        "protocol": PROTOCOL,
         "scib-metrics": metadata.version("scib-metrics") if _reference_is_here() else None,
     }
     return [

@@ -19,7 +19,9 @@ from safetensors.torch import load_file
 from support.command import Cli, refused
 from support.training import DROPPING, SHAPE, SHORT, lines_of, planted_corpus, run_training
 
-from cellscribe.config import ModelConfig
+from cellscribe import training
+from cellscribe.config import BuildOptions, ModelConfig, SplitOptions
+from cellscribe.corpus.build.build import build_corpus
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -98,6 +100,27 @@ def test_two_ranks_are_one(corpus: Path, alone: Path, tmp_path: Path, parallel: 
     near(run, alone)
     session = json.loads((run / "run.json").read_text())["sessions"][0]
     assert (session["ranks"], session["accumulation"]) == (2, 2)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_ranks_are_one_for_two_views(tmp_path: Path, parallel: str) -> None:
+    """Each rank's cells are negatives for the other's, and micro batches change nothing."""
+    sample = Path(training.__file__).parents[1] / "bundled/pbmc3k_sample.h5ad"
+    build = BuildOptions(genes=1_500)
+    quiet: Any = lambda line: None
+    corpus = build_corpus([sample], tmp_path / "c", build, SplitOptions(holdout=0), log=quiet).path
+    shape = dataclasses.replace(SHAPE, cell_vector_size=8)
+    on = {"regression_weight": 1.0, "contrast_weight": 0.5, "schedule_steps": 6, "warmup_steps": 1}
+    alone, run = tmp_path / "alone", tmp_path / "run"
+    options = dataclasses.replace(SHORT, **on)
+    run_training(corpus, alone, shape=shape, options=options, micro_batch=16)
+    recipe = preset(tmp_path, shape, parallel=parallel, micro_batch=4, **on)
+    finish(start(corpus, run, "--preset", str(recipe)))
+    ours, theirs = lines_of(run), lines_of(alone)
+    for name in ("loss", "loss_regression", "loss_contrast", "gradient_norm"):
+        np.testing.assert_allclose(
+            [line[name] for line in ours], [line[name] for line in theirs], rtol=1e-5
+        )
 
 
 # A checkpoint of DDP is that of one process with another count of ranks; the tests of DDP in this

@@ -18,6 +18,7 @@ from cellscribe.corpus.store import Corpus, open_corpus
 from cellscribe.errors import InputError
 from cellscribe.training import downsampling
 from cellscribe.training.downsampling import Downsampling
+from cellscribe.training.training_counts import TrainingCounts
 
 SAMPLE = Path(downsampling.__file__).parents[1] / "bundled/pbmc3k_sample.h5ad"
 
@@ -60,12 +61,12 @@ def test_genes_are_lost_as_downsampling_loses_them(
     monkeypatch.setattr(downsampling, "LEAST", 0.1)
     downsample = Downsampling(corpus, 1.0, 1, corpus.context, cls_token=True)
     shares, expected = [], []
-    counts: csr_matrix = downsample._counts
+    counts = TrainingCounts(corpus, "downsample")
     p = np.linspace(0.1, 1, 2_001)
     for cell, number in zip(cells_of(downsample(first(corpus))), first(corpus).cells, strict=True):
-        row = downsample._order[np.searchsorted(downsample._numbers, number)]
-        c = counts.data[counts.indptr[row] : counts.indptr[row + 1]]
-        assert set(cell[1:]) <= set(counts.indices[counts.indptr[row] : counts.indptr[row + 1]])
+        row: csr_matrix = counts.rows(np.array([number]))
+        c = row.data
+        assert set(cell[1:]) <= set(row.indices)
         shares.append((len(cell) - 1) / len(c))
         expected.append(np.mean([(1 - (1 - q) ** c).mean() for q in p[::100]]))
     assert np.mean(shares) == pytest.approx(np.mean(expected), abs=0.04)
@@ -111,5 +112,5 @@ def test_a_corpus_without_counts_is_refused(corpus: Corpus, tmp_path: Path) -> N
     bare = tmp_path / "bare"
     shutil.copytree(corpus.path, bare)
     shutil.rmtree(bare / "counts")
-    with pytest.raises(InputError, match="holds no counts, which thin needs"):
+    with pytest.raises(InputError, match="holds no counts, which downsample needs"):
         Downsampling(open_corpus(bare), 0.5, 0, 40, cls_token=True)

@@ -6,7 +6,7 @@ Fields keep Hugging Face's names, so that `transformers` reads them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 from cellscribe.errors import InputError
 
@@ -52,7 +52,12 @@ class ModelConfig:
     head_act: Literal["relu", "gelu", "gelu_new"] | None = None
     """Activation of the masked-gene head, if not `hidden_act` (Megatron's head is always gelu)."""
 
+    cell_vector_size: int = 0
+    """Values of the vector that the cell head makes (`model.cell_head`); 0: no cell head."""
+
     def __post_init__(self) -> None:
+        if self.cell_vector_size < 0:
+            raise InputError(f"cell_vector_size {self.cell_vector_size} is negative; 0 is none")
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
@@ -71,14 +76,20 @@ class Pooling:
 
     hidden_layer: int = -1
     """Counted from the end: -1 is the last block's output, -2 the one before."""
-    pool: Literal["genes", "cls", "genes_but_last"] = "genes"
-    """Mean over the genes, the vector at [CLS], or the mean without the last gene (BioNeMo's)."""
+    pool: Literal["genes", "cls", "genes_but_last", "head"] = "genes"
+    """Mean over the genes, the vector at [CLS], the mean without the last gene (BioNeMo's), or the
+    vector that the model's cell head makes."""
 
     def __post_init__(self) -> None:
         if self.hidden_layer >= 0:
             raise InputError(
                 f"hidden layers count from the end: -1 is the last one, not {self.hidden_layer}"
             )
+
+    @classmethod
+    def default(cls, config: ModelConfig) -> Self:
+        """Return how a model that we trained makes vectors: by its cell head, if it has one."""
+        return cls(pool="head" if config.cell_vector_size else "genes")
 
     def sentence(self) -> str:
         """Say it in words, for the provenance of vectors."""
@@ -89,5 +100,6 @@ class Pooling:
             "genes": f"mean of {layer} over a cell's genes",
             "cls": f"{layer} at [CLS]",
             "genes_but_last": f"mean of {layer} over a cell's genes but the last one",
+            "head": f"the cell head, over {layer} and the gene vectors",
         }
         return f"{how[self.pool]}; zeros for a cell without a known gene"

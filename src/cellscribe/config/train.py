@@ -28,6 +28,8 @@ class TrainOptions:
     """Cells that a rank takes through the network at a time; lower it if memory runs out."""
     genes_per_cell: int | None = None
     """Genes of a cell that a step looks at, drawn at random, with their true ranks; else all."""
+    min_genes_per_cell: int | None = None
+    """Draw the number of genes too, from here to genes_per_cell (only for two views)."""
     full_length_steps: int = 0
     """Last steps of the schedule, which look at whole cells whatever genes_per_cell."""
     mlm_probability: float = 0.15
@@ -36,6 +38,20 @@ class TrainOptions:
     """Share of the chosen that become [MASK]."""
     random_share: float = 0.10
     """Share of the chosen that become a random gene; the rest stay as they are."""
+    mlm_weight: float = 1.0
+    """Weight of the masked-gene loss."""
+    regression_weight: float = 0.0
+    """Weight of the second objective's regression: scores of the whole cell from each view."""
+    contrast_weight: float = 0.0
+    """Weight of the second objective's contrast (InfoNCE): which two views are of one cell."""
+    temperature: float = 0.1
+    """The contrast's cosines are divided by it."""
+    least_share: float = 0.1
+    """Smallest share of its counts that a view keeps; drawn log-uniformly from here to 1."""
+    least_counts: int = 150
+    """Counts that a view keeps at least, on average."""
+    shared_genes: float = 1.0
+    """Share of genes that both views of a cell may show; each other gene only one may."""
     learning_rate: float = 1e-3
     """Peak of the schedule."""
     warmup_steps: int = 1_154
@@ -88,18 +104,21 @@ class TrainOptions:
     def __post_init__(self) -> None:
         positive = ("schedule_steps", "global_batch", "micro_batch", "validate_every", "keep")
         more = ("checkpoint_every", "bad_steps", "validation_cells", "lanes")
-        for name in (*positive, *more, "steps", "genes_per_cell", "patience"):
+        sizes = ("genes_per_cell", "min_genes_per_cell", "least_counts")
+        for name in (*positive, *more, *sizes, "steps", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be positive, not {value}")
-        for name in ("learning_rate", "clip", "checkpoint_minutes", "epsilon"):
+        above = ("learning_rate", "clip", "checkpoint_minutes", "epsilon", "temperature")
+        for name in (*above, "least_share"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("warmup_steps", "full_length_steps", "weight_decay"):
+        weights = ("mlm_weight", "regression_weight", "contrast_weight")
+        for name in ("warmup_steps", "full_length_steps", "weight_decay", *weights):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} must not be negative, as {getattr(self, name)} is")
         shares = ("mlm_probability", "masked_share", "random_share", "last_rate", "downsample")
-        for name in (*shares, "beta1", "beta2"):
+        for name in (*shares, "beta1", "beta2", "least_share", "shared_genes"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} {getattr(self, name)} is not a share; give 0 to 1")
         if self.masked_share + self.random_share > 1:
@@ -113,6 +132,34 @@ class TrainOptions:
                 "schedule_steps too"
             )
         check_seed(self.seed)
+        self._check_views()
+
+    def _check_views(self) -> None:
+        """Refuse settings that exclude each other where the second objective is on, or off."""
+        if not self.two_views:
+            if self.min_genes_per_cell is not None:
+                raise InputError(
+                    "min_genes_per_cell is for two views of a cell; give regression_weight or "
+                    "contrast_weight too, or leave it out"
+                )
+            if not self.mlm_weight:
+                raise InputError("all weights of the loss are 0; give one of them")
+            return
+        if self.downsample:
+            raise InputError(
+                "downsample is for masked genes alone, and two views of a cell are downsampled "
+                "anyway (least_share); set downsample 0"
+            )
+        if self.patience is not None:
+            raise InputError(
+                "patience follows the masked-gene loss on val, which is not all that is trained "
+                "here; leave it out"
+            )
+
+    @property
+    def two_views(self) -> bool:
+        """Whether the second objective is on, which reads two views of each cell."""
+        return self.regression_weight > 0 or self.contrast_weight > 0
 
     @property
     def last_step(self) -> int:

@@ -131,7 +131,7 @@ class RankedHeader(Header, ModelHeader):
     @property
     def pools(self) -> tuple[str, ...]:
         """Ways to make a cell's vector."""
-        return POOLS
+        return tuple(pool for pool in POOLS if pool != "head" or self.config.cell_vector_size)
 
     def map_genes(
         self, var: pd.DataFrame, *, gene_key: str | None = None, name: str = "input"

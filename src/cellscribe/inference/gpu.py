@@ -38,7 +38,6 @@ from cellscribe.inference.cpu import Block
 from cellscribe.inference.pinned import HostBlock, Streams, Wait, stage
 from cellscribe.model.attention import Lengths, has_varlen_kernel
 from cellscribe.model.encoder import Encoder, Linear
-from cellscribe.model.pooling import pool_packed, pool_padded
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -263,11 +262,11 @@ class _Queue:
         if self._packed:
             tokens_N = pack(tokens_CW, rows_B, cells.lengths_B, sum(cells.lengths))
             hidden_ND = network(tokens_N, cells, hidden_layer=rule.hidden_layer)
-            return pool_packed(hidden_ND, cells, self._specials, rule.pool)
+            return self._model.vectors(tokens_N, hidden_ND, cells)
         tokens_BL = tokens_CW.index_select(0, rows_B)[:, : cells.longest]
         tokens_BL = tokens_BL.masked_fill(tokens_BL < 0, self._model.config.pad_token_id)
         hidden_BLD = network(tokens_BL, cells, hidden_layer=rule.hidden_layer)
-        return pool_padded(hidden_BLD, cells, self._specials, rule.pool)
+        return self._model.vectors(tokens_BL, hidden_BLD, cells)
 
 
 def pack(

@@ -74,6 +74,8 @@ def to_hugging_face(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
                     out[f"{prefix}.attention.self.{kind}.{leaf}"] = third.clone()
             else:
                 out[f"{prefix}.{BLOCK_NAMES[part]}.{leaf}"] = tensor
+        elif stem.startswith("encoder.cell_head"):
+            out[name.removeprefix("encoder.")] = tensor
         else:
             out[f"{OUTER_NAMES[stem]}.{leaf}"] = tensor
     return out

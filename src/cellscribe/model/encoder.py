@@ -24,6 +24,8 @@ from torch import nn
 
 from cellscribe.config import ModelConfig
 from cellscribe.model.attention import Attend, Lengths, packed, padded
+from cellscribe.model.cell_head import CellHead
+from cellscribe.model.pooling import Specials, pool
 
 
 def activation(name: str, x: torch.Tensor) -> torch.Tensor:
@@ -103,6 +105,7 @@ class Encoder(nn.Module):
         # Post-norm has it on the embeddings, pre-norm after the last block.
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.cell_head = CellHead(config) if config.cell_vector_size else None
 
     def embed(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Sum of gene, position and token-type vectors, ``[...]`` to ``[..., D]``."""
@@ -150,6 +153,42 @@ class Encoder(nn.Module):
     ) -> list[torch.Tensor]:
         """Embedding output and every block's output, as Hugging Face's ``hidden_states``."""
         return list(self._states(tokens, cells, positions))
+
+    def cell_vectors(
+        self,
+        tokens: torch.Tensor,
+        hidden: torch.Tensor,
+        cells: Lengths,
+        specials: Specials,
+        how: str = "genes",
+        positions: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Vectors of cells from their hidden states.
+
+        Parameters
+        ----------
+        tokens, cells, positions
+            As for `forward`.
+        hidden
+            What `forward` returned.
+        specials
+            Special tokens around the genes of each cell.
+        how
+            One of `config.Pooling.pool`; "head" only where the model has a cell head.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[B, D]``, or ``[B, cell_vector_size]`` from the cell head, float32.
+        """
+        if how != "head":
+            return pool(hidden, cells, specials, how)
+        assert self.cell_head is not None
+        where = cells.positions(tokens) if positions is None else positions
+        vectors: torch.Tensor = self.cell_head(
+            hidden, self.genes(tokens), tokens, where, cells, specials
+        )
+        return vectors
 
     def _states(
         self, tokens: torch.Tensor, cells: Lengths, positions: torch.Tensor | None
@@ -204,6 +243,8 @@ def initialise(model: MaskedGeneModel, seed: int) -> None:
             else:
                 parameter.normal_(0.0, std, generator=generator)
         model.encoder.genes.weight[model.config.pad_token_id].zero_()
+    if model.encoder.cell_head is not None:
+        model.encoder.cell_head.start()
 
 
 def set_compute_dtype(model: nn.Module, dtype: torch.dtype, *, cast_weights: bool = False) -> None:

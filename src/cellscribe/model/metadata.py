@@ -18,7 +18,7 @@ from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig, Pooling, from_mapping
 from cellscribe.errors import InputError
 
-OWN_FIELDS = ("context", "norm", "cls_token", "sep_token", "head_act")
+OWN_FIELDS = ("context", "norm", "cls_token", "sep_token", "head_act", "cell_vector_size")
 """Fields of `ModelConfig` that BERT's configuration does not have."""
 BERTS = ("sc-fm", "geneformer", "bionemo")
 """Families that share one network, a BERT of ranked genes; the first is our own."""
@@ -99,7 +99,7 @@ def config_to_json(
             "format": 1,
             "family": family,
             **own,
-            "pooling": dataclasses.asdict(pooling or Pooling()),
+            "pooling": dataclasses.asdict(pooling or Pooling.default(config)),
             "provenance": dict(provenance),
         },
     }

@@ -40,11 +40,22 @@ class Specials:
         where = Lengths(tuple(len(cell) + self.n for cell in cells), device)
         return torch.from_numpy(tokens.astype(np.int64, copy=False)).to(device), where
 
-    def genes_among(self, tokens_N: torch.Tensor, cells: Lengths) -> torch.Tensor:
-        """``[N]`` true where a packed token is a gene of its cell."""
-        place_N = cells.positions(tokens_N)
-        end_N = cells.lengths_B.repeat_interleave(cells.lengths_B)
-        return (place_N >= len(self.front)) & (place_N < end_N - len(self.back))
+    def genes_among(self, tokens: torch.Tensor, cells: Lengths) -> torch.Tensor:
+        """True where a token is a gene of its cell, for packed ``[N]`` or padded ``[B, L]``."""
+        place, end = cells.positions(tokens), cells.lengths_B[:, None]
+        if tokens.ndim == 1:
+            end = cells.lengths_B.repeat_interleave(cells.lengths_B, output_size=len(tokens))
+        return (place >= len(self.front)) & (place < end - len(self.back))
+
+
+def pool(
+    values: torch.Tensor, cells: Lengths, specials: Specials = Specials(), how: str = "genes"
+) -> torch.Tensor:
+    """Vectors of cells ``[B, D]``, from packed ``[N, D]`` or padded ``[B, L, D]`` values.
+
+    `how` is one of `config.Pooling.pool`, but not the cell head's.
+    """
+    return (pool_packed if values.ndim == 2 else pool_padded)(values, cells, specials, how)
 
 
 def pool_packed(

@@ -266,10 +266,8 @@ def _embed(model: Bert, cells: list[Tokens]) -> tuple[torch.Tensor, torch.Tensor
     """
     from torch.nn.functional import normalize
 
-    from cellscribe.model.pooling import pool_packed
-
     tokens_N, hidden_ND, where = model.hidden(cells)
-    vectors_PD = pool_packed(hidden_ND, where, model.specials, model.rule.pool)
+    vectors_PD = model.vectors(tokens_N, hidden_ND, where)
     genes_MD = hidden_ND[model.specials.genes_among(tokens_N, where)]
     return normalize(vectors_PD.double(), dim=1), normalize(genes_MD.float(), dim=1)
 

@@ -14,6 +14,7 @@ from cellscribe.config import ModelConfig, ReaderOptions, TrainOptions
 from cellscribe.corpus.reader import Batch, Reader
 from cellscribe.corpus.store import Corpus
 from cellscribe.training.masking import MaskedBatch, mask_cells
+from cellscribe.training.views import Views
 
 AHEAD = 2
 """Number of steps that are masked before they are needed."""
@@ -64,6 +65,7 @@ def step_batches(
     options: TrainOptions,
     first_step: int,
     change: Change | None = None,
+    views: Views | None = None,
 ) -> Generator[StepBatches]:
     """Yield the batches of steps `first_step` and later, without end.
 
@@ -75,6 +77,8 @@ def step_batches(
         Where the use of [CLS], and seed, shares and sizes are set.
     change
         Function that is applied to each batch before it is masked.
+    views
+        Makes two views of each cell, which are then the batch.
     """
     accumulation = options.accumulation(reader.world_size)
     genes = (reader.corpus.vocabulary.n_special, len(reader.corpus.vocabulary))
@@ -86,6 +90,9 @@ def step_batches(
         micro = []
         for rows in np.split(np.arange(len(batch.cells)), accumulation):
             some = slice(rows[0], rows[-1] + 1)
+            if views is not None:
+                micro.append(views.masked(batch.cells[some], batch.epoch, whole=whole))
+                continue
             micro.append(
                 mask_cells(
                     batch.tokens[batch.offsets[some.start] : batch.offsets[some.stop]],

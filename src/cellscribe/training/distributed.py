@@ -50,6 +50,10 @@ class Team:
         """Sum numbers over all ranks; every rank gets the sums."""
         return list(numbers)
 
+    def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """Return every rank's tensor, all of one shape, by rank; without gradient."""
+        return [tensor]
+
     def full_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
         """Gather a tensor that may be in shards; all ranks must call it."""
         return tensor
@@ -112,6 +116,12 @@ class Ranks(Team):
         sums = torch.tensor(numbers, dtype=torch.float64, device=self._device)
         self._dist.all_reduce(sums)
         return sums.tolist()
+
+    def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """Exchange tensors of one shape."""
+        everyone = [torch.empty_like(tensor) for _ in range(self.size)]
+        self._dist.all_gather(everyone, tensor.contiguous())
+        return everyone
 
     def full_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
         """Gather the shards of a DTensor; return other tensors as they are."""

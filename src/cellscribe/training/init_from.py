@@ -23,6 +23,8 @@ from cellscribe.model.metadata import find_checkpoint
 
 BY_GENE = ("encoder.genes.weight", "bias")
 """Parameters with one row per token."""
+CELL_HEAD = "encoder.cell_head."
+"""Prefix of the names of the cell head's parameters."""
 HEAD = ("transform", "bias")
 """Prefixes of the names of the masked-gene head's own parameters."""
 FEWEST = 0.5
@@ -104,6 +106,8 @@ class InitFrom:
         """
         ours, theirs = shapes(config), shapes(self.checkpoint.config)
         for name, shape in ours.items():
+            if name.startswith(CELL_HEAD) and name not in theirs:
+                continue
             if name not in BY_GENE and theirs.get(name) != shape:
                 raise InputError(
                     f"{name} of {self.checkpoint.name} has shape {theirs.get(name)}, not {shape}; "
@@ -133,7 +137,7 @@ def continue_from(model: MaskedGeneModel, init_from: InitFrom) -> None:
     theirs = dict(init_from.checkpoint.model.named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.startswith(HEAD) and not init_from.has_head:
+            if name not in theirs or (name.startswith(HEAD) and not init_from.has_head):
                 continue
             if name in BY_GENE:
                 parameter[known] = theirs[name][rows[known]]

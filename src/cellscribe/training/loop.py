@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from cellscribe.errors import InputError
 from cellscribe.model.encoder import MaskedGeneModel, training_flop
 from cellscribe.training.batches import StepBatches
 from cellscribe.training.distributed import Team
+from cellscribe.training.gradients import StepLosses, gene_gradients, view_gradients
 from cellscribe.training.optimizer import LossScale, clip_gradients, learning_rate
 from cellscribe.training.validation import Validation
 
@@ -69,8 +69,11 @@ class StepSums(NamedTuple):
     """Sums of a step over all ranks."""
 
     loss: float
+    """Masked-gene loss."""
+    regression: float
+    contrast: float
     cells: float
-    """Cells with a masked gene."""
+    """Cells, or views of cells, with a masked gene."""
     tokens: float
     flop: float
     stop: float
@@ -131,22 +134,17 @@ def train(
         began = time.perf_counter()
         step = state.step + 1
         work = next(batches)
-        torch.manual_seed((options.seed << 31) + step * team.size + team.rank)
+        seed = (options.seed << 31) + step * team.size + team.rank
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, options)
         optimizer.zero_grad(set_to_none=True)
-        loss = torch.zeros((), dtype=torch.float64, device=device)
-        for micro in work.micro:
-            is_last = micro is work.micro[-1]
-            with nullcontext() if is_last else team.no_sync(module):
-                total, _ = module(micro.to(device))
-                (total * (scale.scale * share)).backward()
-            loss += total.detach()
+        backward = view_gradients if options.two_views else gene_gradients
+        losses = backward(module, work.micro, scale.scale * share, seed, options, device, team)
         norm = clip_gradients(model, scale.scale, options.clip)
         late = time.monotonic() - saved > 60 * options.checkpoint_minutes
-        own = _sums(float(loss), work, model, callbacks.should_stop(), late and team.is_rank_zero)
+        own = _sums(losses, work, model, callbacks.should_stop(), late and team.is_rank_zero)
         sums = StepSums(*team.all_reduce(own))
-        is_finite = math.isfinite(sums.loss + float(norm))
+        is_finite = math.isfinite(sums.loss + sums.regression + sums.contrast + float(norm))
         if is_finite:
             optimizer.step()
         state.step, state.reader = step, work.reader
@@ -156,9 +154,9 @@ def train(
         is_end = step == options.last_step
         is_best = False
         if step % options.validate_every == 0 or is_end:
-            losses = validation.losses(module, device, team)
-            metrics |= {f"loss_{split}": value for split, value in losses.items()}
-            is_best = _compare(state, losses)
+            held_out = validation.losses(module, device, team)
+            metrics |= {f"loss_{split}": value for split, value in held_out.items()}
+            is_best = _compare(state, held_out, follow=options.two_views)
             is_end |= _is_over(state, options)
         # Metrics before the checkpoint: a resumed run drops a line too many, but cannot make up
         # for a missing one.
@@ -173,11 +171,11 @@ def train(
 
 
 def _sums(
-    loss: float, work: StepBatches, model: MaskedGeneModel, stop: bool, save: bool
+    losses: StepLosses, work: StepBatches, model: MaskedGeneModel, stop: bool, save: bool
 ) -> StepSums:
     """Add up the micro batches of this rank."""
     return StepSums(
-        loss=loss,
+        **losses._asdict(),
         cells=sum(micro.n_masked for micro in work.micro),
         tokens=sum(len(micro.tokens_N) for micro in work.micro),
         flop=sum(training_flop(model.config, m.cells.lengths, len(m.chosen_M)) for m in work.micro),
@@ -199,6 +197,9 @@ def _metrics(
         "flop": sums.flop,
         "seconds": state.seconds,
     }
+    if options.two_views and is_finite:
+        metrics["loss_regression"] = sums.regression / (2 * options.global_batch)
+        metrics["loss_contrast"] = sums.contrast / options.global_batch
     if not is_finite:
         metrics["skipped"] = True
     return metrics
@@ -228,9 +229,15 @@ def _count(
         )
 
 
-def _compare(state: TrainState, losses: dict[str, float]) -> bool:
-    """Store the losses of a validation; return whether that on val is the lowest so far."""
+def _compare(state: TrainState, losses: dict[str, float], *, follow: bool) -> bool:
+    """Store the losses of a validation; return whether that on val is the lowest so far.
+
+    With `follow` the newest counts as the best: masked genes are not all that is trained.
+    """
     if "val" not in losses:
+        return False
+    if follow:
+        state.best_step, state.best_loss = state.step, losses["val"]
         return False
     if state.best_loss is None or losses["val"] < state.best_loss:
         state.best_step, state.best_loss, state.since_best = state.step, losses["val"], 0

@@ -42,6 +42,8 @@ class MaskedBatch:
     """One over the number of chosen genes of the cell, float32."""
     n_masked: int
     """Number of cells with a chosen gene: those with at least one gene."""
+    scores_BC: torch.Tensor | None = None
+    """Scores of the whole cells, float32, where the batch holds two views of each (`views`)."""
 
     def to(self, device: torch.device) -> MaskedBatch:
         """Copy to a device, asynchronously."""
@@ -51,6 +53,8 @@ class MaskedBatch:
         moved = {
             name: getattr(self, name).pin_memory().to(device, non_blocking=True) for name in names
         }
+        if self.scores_BC is not None:
+            moved["scores_BC"] = self.scores_BC.pin_memory().to(device, non_blocking=True)
         lengths = Lengths(self.cells.lengths, device)
         return MaskedBatch(cells=lengths, n_masked=self.n_masked, **moved)
 
@@ -65,6 +69,7 @@ def mask_cells(
     *,
     front: int,
     genes_per_cell: int | None = None,
+    positions_N: npt.NDArray[np.int64] | None = None,
 ) -> MaskedBatch:
     """Choose and corrupt genes of packed cells.
 
@@ -84,6 +89,8 @@ def mask_cells(
         Number of special tokens before the genes of a cell: 1 with [CLS], else 0.
     genes_per_cell
         Size of the random subset of genes that a cell keeps; all genes if not given.
+    positions_N
+        Place of each token in its whole cell, where the tokens are not all of it.
 
     Returns
     -------
@@ -101,9 +108,14 @@ def mask_cells(
     positions = np.zeros(len(tokens), np.int64)
     chosen = np.empty(int(n_chosen.sum()), np.int64)
     targets = np.empty_like(chosen)
+    froms, tos = (np.concatenate([[0], np.cumsum(x, dtype=np.int64)]) for x in (lengths_B, lengths))
+    if positions_N is None:
+        positions_N = np.arange(len(tokens_N)) - np.repeat(froms[:-1], lengths_B)
     _mask(
         tokens_N,
-        *(np.concatenate([[0], np.cumsum(x, dtype=np.int64)]) for x in (lengths_B, lengths)),
+        positions_N,
+        froms,
+        tos,
         np.concatenate([[0], np.cumsum(n_chosen)]),
         _starts(options.seed, epoch, cells_B),
         front,
@@ -136,7 +148,19 @@ def _starts(seed: int, epoch: int, cells_B: npt.NDArray[np.int64]) -> npt.NDArra
 
 @compiled
 def _mask(  # type: ignore[no-untyped-def]
-    source, froms, tos, places, starts, front, genes, shares, tokens, positions, chosen, targets
+    source,
+    ranks,
+    froms,
+    tos,
+    places,
+    starts,
+    front,
+    genes,
+    shares,
+    tokens,
+    positions,
+    chosen,
+    targets,
 ):
     """Fill `tokens`, `positions`, `chosen` and `targets`, cell by cell.
 
@@ -150,7 +174,7 @@ def _mask(  # type: ignore[no-untyped-def]
         to = tos[cell]
         for place in range(min(front, froms[cell + 1] - begin)):
             tokens[to] = source[begin + place]
-            positions[to] = place
+            positions[to] = ranks[begin + place]
             to += 1
         first, wanted = to, tos[cell + 1] - to
         subset = wanted < left
@@ -161,7 +185,7 @@ def _mask(  # type: ignore[no-untyped-def]
                 take = below(bits, left - rank) < wanted
             if take:
                 tokens[to] = source[begin + front + rank]
-                positions[to] = front + rank
+                positions[to] = ranks[begin + front + rank]
                 to, wanted = to + 1, wanted - 1
         at, n = places[cell], to - first
         open_places = places[cell + 1] - at

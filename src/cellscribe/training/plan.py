@@ -119,11 +119,20 @@ def plan(
         pad_token_id=opened.vocabulary.special("[PAD]"),
         sep_token=False,
     )
+    notes = []
+    if options.two_views and not config.cell_vector_size:
+        raise InputError(
+            "regression_weight and contrast_weight train the cell head, and the model has none; "
+            "set cell_vector_size (64, say), or both weights to 0"
+        )
+    if config.cell_vector_size and not options.two_views:
+        config = dataclasses.replace(config, cell_vector_size=0)
+        notes.append("The model gets no cell head: masked genes alone do not train it.")
     base = InitFrom.read(init_from, opened.vocabulary) if init_from else None
     if base:
         base.check(config)
     reader = open_reader(opened, config, options, rank=rank_here(), world_size=ranks)
-    notes = list(base.notes) if base else []
+    notes += base.notes if base else ()
     if device.type == "cpu" and not has_bf16_kernel():
         notes.append(SLOW_CPU[precision])
     if config.context < shape.context:

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from cellscribe.callbacks import Log
+from cellscribe.config import ModelConfig, TrainOptions
 from cellscribe.errors import InputError
 from cellscribe.model.device import cpu_facts
 from cellscribe.model.encoder import MaskedGeneModel, initialise, set_compute_dtype
@@ -39,6 +40,7 @@ from cellscribe.training.trained_cells import (
     write_trained_cells,
 )
 from cellscribe.training.validation import Validation, read_validation
+from cellscribe.training.views import Views
 from cellscribe.training.warm_start import ranked_sample, start_from_cells
 from cellscribe.writing import alone, disk_errors, write_json, writing
 
@@ -47,6 +49,11 @@ FREE = {
     "bad_steps", "device", "parallel", "tensorboard",
 }  # fmt: skip
 """Options that may change when a run is continued; all others make another run."""
+DEFAULTS = {
+    "model": dataclasses.asdict(ModelConfig()),
+    "training": dataclasses.asdict(TrainOptions()),
+    "corpus": {},
+}
 WriteCard = Callable[[Path, Path, Path], object]
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Names of glibc's settings of memory."""
@@ -137,7 +144,9 @@ def _pretrain(
             checkpoints.save(folder, whole, averages, saved, session.model, plan.corpus.vocabulary)
             checkpoints.prune(folder, options.keep, state.best_step)
 
-    work = step_batches(plan.reader, plan.config, options, state.step + 1, session.change)
+    work = step_batches(
+        plan.reader, plan.config, options, state.step + 1, session.change, session.views
+    )
     try:
         with closing(work) as batches:
             done = train(
@@ -153,7 +162,7 @@ def _pretrain(
         log(f"Stopped and saved at step {state.step:,}; --resume goes on from there.")
         return None
     if members.is_rank_zero:
-        _finish(plan, state, log)
+        _finish(plan, state, session.views, log)
     members.all_reduce([0.0])  # the others wait for the files
     return run / "model"
 
@@ -168,6 +177,7 @@ class _Session:
     scale: LossScale
     validation: Validation
     change: Downsampling | None
+    views: Views | None
     state: TrainState
 
 
@@ -178,6 +188,7 @@ def _begin(plan: TrainPlan, members: Team, log: Log) -> _Session:
     set_compute_dtype(model, plan.dtype)
     state, weights, averages = _newest(plan, model, log)
     change = Downsampling.of(plan.corpus, config, options)
+    views = Views(plan.corpus, config, options) if options.two_views else None
     if weights is None:
         initialise(model, options.seed)
         if plan.init_from:
@@ -187,7 +198,8 @@ def _begin(plan: TrainPlan, members: Team, log: Log) -> _Session:
     for note in plan.notes:
         log(note)
     model.to(plan.device)
-    module = members.wrap(Objective(model), options)
+    objective = Objective(model, options.mlm_weight, options.regression_weight)
+    module = members.wrap(objective, options)
     optimizer = make_optimizer(model, options)
     scale = LossScale.of(plan.dtype)
     if weights is not None:
@@ -201,6 +213,7 @@ def _begin(plan: TrainPlan, members: Team, log: Log) -> _Session:
         scale=scale,
         validation=read_validation(plan.corpus, config, options, members),
         change=change,
+        views=views,
         state=state,
     )
 
@@ -214,7 +227,8 @@ def _newest(
         return TrainState(), None, {}
     header = runs.read_header(plan.run)
     for name, value in _identity(plan).items():
-        was = header[name]
+        # a run that began before there was an option began with its default
+        was = {**DEFAULTS[name], **header[name]}
         for key in (key for key in value if was.get(key) != value[key]):
             raise InputError(
                 f"{plan.run} began with {name} {key} {was.get(key)!r}, and not {value[key]!r}; "
@@ -281,7 +295,7 @@ def _device_name(device: torch.device) -> str:
     return f"{threads} {'thread' if threads == 1 else 'threads'} of {cpu_facts()['model']}"
 
 
-def _finish(plan: TrainPlan, state: TrainState, log: Log) -> None:
+def _finish(plan: TrainPlan, state: TrainState, views: Views | None, log: Log) -> None:
     """Save the network of the best checkpoint as the run's model."""
     from cellscribe.model.checkpoint import load_checkpoint, save_checkpoint
 
@@ -313,6 +327,8 @@ def _finish(plan: TrainPlan, state: TrainState, log: Log) -> None:
     with writing(plan.run / "model") as partial:
         network = load_checkpoint(best / "model").model
         save_checkpoint(partial, network, plan.corpus.vocabulary, provenance)
+        if views is not None:
+            views.components.save(partial)
         if hashes is not None:
             write_trained_cells(partial, hashes)
 

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_matrix, diags
+from scipy.sparse import csr_matrix
+
+from cellscribe.cells.log_norm import log_norm
 
 if TYPE_CHECKING:
     from cellscribe.evaluation.data import Cells
@@ -26,28 +28,6 @@ SCVI_EPOCHS = 100
 """Most passes of scVI over the cells; its own rule is 400 for 20,000 cells or fewer."""
 SCVI_PATIENCE = 15
 """Passes without a better loss on held-out cells, after which scVI stops before that."""
-
-
-def log_norm(counts: csr_matrix, target: float = 1e4) -> csr_matrix:
-    """Scale each cell's counts to a sum of `target`, and take log(1 + x).
-
-    Parameters
-    ----------
-    counts
-        ``[B, G]`` raw counts; a cell without any stays zero.
-    target
-        Sum of a cell's scaled counts.
-
-    Returns
-    -------
-    scipy.sparse.csr_matrix
-        ``[B, G]`` float64.
-    """
-    counts = csr_matrix(counts, dtype=np.float64)
-    totals = np.asarray(counts.sum(axis=1)).ravel()
-    scaled = (diags(target / np.where(totals > 0, totals, 1.0)) @ counts).tocsr()
-    scaled.data = np.log1p(scaled.data)
-    return scaled
 
 
 def most_variable(

@@ -25,7 +25,7 @@ from cellscribe.model.attention import Lengths
 from cellscribe.model.checkpoint import Checkpoint
 from cellscribe.model.encoder import Encoder
 from cellscribe.model.metadata import POOLS
-from cellscribe.model.pooling import Specials, pool_packed
+from cellscribe.model.pooling import Specials
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -39,7 +39,8 @@ def choose_pooling(config: ModelConfig, published: Pooling, options: ModelOption
     InputError
         The model has no such layer, or no [CLS].
     """
-    order = {name: name for name in (published.pool, *POOLS)}
+    there = [name for name in POOLS if name != "head" or config.cell_vector_size]
+    order = {name: name for name in (published.pool, *there)}
     pool = check_options(options, order, "a BERT of ranked genes", also=("hidden_layer",))
     chosen = replace(published, pool=pool)  # type: ignore[arg-type]
     if options.hidden_layer is not None:
@@ -48,6 +49,11 @@ def choose_pooling(config: ModelConfig, published: Pooling, options: ModelOption
         raise InputError(
             f"--hidden-layer {chosen.hidden_layer}: the model has {config.num_hidden_layers} "
             f"layers, -{config.num_hidden_layers + 1} being what goes into the first"
+        )
+    if chosen.pool == "head" and chosen.hidden_layer != -1:
+        raise InputError(
+            f"--hidden-layer {chosen.hidden_layer}: the cell head reads the last one; leave it "
+            "out, or add --pool genes"
         )
     if chosen.pool == "cls" and not config.cls_token:
         raise InputError("--pool cls: the model reads no [CLS]; use --pool genes")
@@ -61,7 +67,8 @@ class Bert:
         config, vocabulary = checkpoint.config, checkpoint.vocabulary
         self.config, self.vocabulary = config, vocabulary
         self.rule = choose_pooling(config, checkpoint.pooling, options or ModelOptions())
-        self.width = self.gene_width = config.hidden_size
+        self.gene_width = config.hidden_size
+        self.width = config.cell_vector_size if self.rule.pool == "head" else self.gene_width
         self.context = config.context
         self.pooling = self.rule.sentence()
         self.specials = Specials(*vocabulary.around(config.cls_token, config.sep_token))
@@ -77,8 +84,7 @@ class Bert:
 
     def embed(self, cells: CellTokens, rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """Vectors of some cells, none of them empty, ``[len(rows), D]`` float32."""
-        _, hidden_ND, where = self._hidden(cells, rows)
-        return pool_packed(hidden_ND, where, self.specials, self.rule.pool)
+        return self.vectors(*self._hidden(cells, rows))
 
     def gene_vectors(
         self, cells: CellTokens, rows: npt.NDArray[np.int64]
@@ -100,3 +106,7 @@ class Bert:
         """Compute packed tokens of ranked cells, and the hidden layer that is read, ``[N, D]``."""
         tokens_N, where = self.specials.pack(ranked, self.network.positions.weight.device)
         return tokens_N, self.network(tokens_N, where, hidden_layer=self.rule.hidden_layer), where
+
+    def vectors(self, tokens: torch.Tensor, hidden: torch.Tensor, cells: Lengths) -> torch.Tensor:
+        """Vectors of cells, ``[B, D]`` float32, from what `hidden` returned; or padded."""
+        return self.network.cell_vectors(tokens, hidden, cells, self.specials, self.rule.pool)

@@ -28,11 +28,11 @@ from cellscribe.callbacks import Progress
 from cellscribe.cells.batches import length_buckets
 from cellscribe.cells.tokens import CellTokens
 from cellscribe.cells.vocabulary import CLS
-from cellscribe.config import FinetuneOptions
+from cellscribe.config import FinetuneOptions, Pooling
 from cellscribe.errors import InputError
 from cellscribe.model.attention import Lengths
 from cellscribe.model.encoder import Encoder, set_compute_dtype
-from cellscribe.model.pooling import Specials, pool_packed
+from cellscribe.model.pooling import Specials
 from cellscribe.training.optimizer import decay_groups
 
 ADAPTED = ("qkv", "attention_out", "up", "down")
@@ -48,7 +48,7 @@ Floats = npt.NDArray[np.floating]
 
 
 class CellClassifier(nn.Module):
-    """Encoder, mean over genes, linear head on standardised vectors."""
+    """Encoder, vector of the cell, linear head on standardised vectors."""
 
     mean: torch.Tensor
     scale: torch.Tensor
@@ -56,6 +56,8 @@ class CellClassifier(nn.Module):
     def __init__(self, encoder: Encoder, head: LinearHead) -> None:
         super().__init__()
         self.encoder = encoder
+        # of a model that we trained: others are refused before
+        self.pool = Pooling.default(encoder.config).pool
         self.specials = Specials((CLS,) if encoder.config.cls_token else ())
         self.head = nn.Linear(*head.weight.shape[::-1])
         with torch.no_grad():
@@ -69,7 +71,10 @@ class CellClassifier(nn.Module):
         self, tokens_N: torch.Tensor, cells: Lengths, ranks_N: torch.Tensor
     ) -> torch.Tensor:
         """``[B, D]`` as `embed` gives them."""
-        return pool_packed(self.encoder(tokens_N, cells, ranks_N), cells, self.specials)
+        hidden_ND = self.encoder(tokens_N, cells, ranks_N)
+        return self.encoder.cell_vectors(
+            tokens_N, hidden_ND, cells, self.specials, self.pool, ranks_N
+        )
 
     def forward(
         self, tokens_N: torch.Tensor, cells: Lengths, ranks_N: torch.Tensor

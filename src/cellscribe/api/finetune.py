@@ -131,7 +131,7 @@ def _check_mode(session: Session, options: FinetuneOptions) -> None:
     header = need_ranked(session.header)
     if options.mode == "head":
         return
-    own = header.pooling != Pooling() or header.config.sep_token
+    own = header.pooling != Pooling.default(header.config) or header.config.sep_token
     if own or (options.pool, options.hidden_layer) != (None, None):
         how = header.pooling.sentence() if own else "--pool or --hidden-layer"
         raise InputError(

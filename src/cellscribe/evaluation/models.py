@@ -47,6 +47,8 @@ class Method:
     """Makes what the task's `score` takes; called once for all seeds."""
     model: Model | None = None
     """The model, where the method is one."""
+    fitted: str | None = None
+    """Fingerprint of what a baseline brings with it, where it is not fitted on the cells."""
 
 
 @dataclass(eq=False)

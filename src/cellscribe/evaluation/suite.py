@@ -249,7 +249,7 @@ def _fields(task_case: _TaskCase, method: Method, options: EvaluateOptions) -> d
         "about": plain(case.about),
         "identity": {
             "problem": task_case.identity,
-            "model": None if model is None else model.fingerprint,
+            "model": method.fitted if model is None else model.fingerprint,
             "bootstrap": options.bootstrap,
         },
         "model": None if model is None else model.facts,

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from cellscribe.cells.columns import has_label
 from cellscribe.errors import InputError
+from cellscribe.evaluation.corpus_pca import corpus_rows
 from cellscribe.evaluation.data import CellProvenance, Cells, Data, column
 from cellscribe.evaluation.models import Method
 from cellscribe.evaluation.scores import Curve, Estimate, Metric, Scores, UnfitError
@@ -214,7 +215,7 @@ def methods(case: Case, model: Model) -> list[Method]:
 
 
 def baselines(case: Case) -> list[Method]:
-    """Return the rows of the standard workflow, and of scVI where it is installed."""
+    """Return the rows of the standard workflow, of scVI, and of the training corpora's PCA."""
     from cellscribe.evaluation.stats.features import HVG, hvg, pca, scvi_latent
 
     counts, rows, seed = case.cells.counts, case.rows, case.seed
@@ -225,7 +226,12 @@ def baselines(case: Case) -> list[Method]:
     }
     if find_spec("scvi") is not None:
         made[SCVI_LR] = lambda: Features(vectors=scvi_latent(case.cells, seed=seed)[rows])
-    return [Method(name=name, kind="baseline", predict=predict) for name, predict in made.items()]
+    methods = [Method(name=name, kind="baseline", predict=make) for name, make in made.items()]
+    return methods + corpus_rows(
+        case.models,
+        lambda corpus: Features(vectors=corpus.scores(case.cells)[rows]),
+        " + logistic regression",
+    )
 
 
 def score(case: Case, prediction: Features, seed: int) -> Scores:

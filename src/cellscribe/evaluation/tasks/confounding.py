@@ -10,7 +10,7 @@ Letters: ``B`` cells, ``G`` genes, ``D`` width of a vector.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.cells.downsample import downsample as downsample_counts
+from cellscribe.evaluation.corpus_pca import corpus_rows
 from cellscribe.evaluation.data import CellProvenance, Cells, Data, draw
 from cellscribe.evaluation.models import Method, Model
 from cellscribe.evaluation.scores import Curve, Estimate, Metric, Scores, UnfitError
@@ -234,25 +235,28 @@ def token_lengths(model: Model, cells: Cells) -> Floats:
 
 
 def baselines(case: Case) -> list[Method]:
-    """Return the rows of the standard workflow, fitted on the whole cells."""
+    """Return the rows of the standard workflow, fitted on whole cells, and of training corpora."""
     lengths = np.minimum(_detected(case.cells.counts), CONTEXT)[case.filled]
 
-    def predict(components: int | None) -> CellVectors:
+    def fitted(components: int | None) -> CellVectors:
         counts, seed = case.cells.counts, case.options.seed
         project = fit_features(counts, components=components, seed=seed)
+        return projected(lambda cells: project(cells.counts))
+
+    def projected(project: Callable[[Cells], Floats]) -> CellVectors:
         return CellVectors(
-            vectors=project(counts)[case.filled],
+            vectors=project(case.cells)[case.filled],
             lengths=lengths,
             downsampled={
-                share: project(downsampled.cells.counts)
-                for share, downsampled in case.downsampled.items()
+                share: project(downsampled.cells) for share, downsampled in case.downsampled.items()
             },
         )
 
-    return [
-        Method(name=PCA_BASELINE, kind="baseline", predict=lambda: predict(COMPONENTS)),
-        Method(name=BASELINES[1], kind="baseline", predict=lambda: predict(None)),
+    methods = [
+        Method(name=PCA_BASELINE, kind="baseline", predict=lambda: fitted(COMPONENTS)),
+        Method(name=BASELINES[1], kind="baseline", predict=lambda: fitted(None)),
     ]
+    return methods + corpus_rows(case.models, lambda corpus: projected(corpus.scores))
 
 
 def score(case: Case, prediction: CellVectors, seed: int) -> Scores:

@@ -28,6 +28,7 @@ import numpy.typing as npt
 from cellscribe.cells.columns import has_label
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
+from cellscribe.evaluation.corpus_pca import corpus_rows
 from cellscribe.evaluation.data import CellProvenance, Cells, Data, column, draw
 from cellscribe.evaluation.models import Method, Model
 from cellscribe.evaluation.scores import Estimate, Metric, Scores, UnfitError
@@ -275,7 +276,8 @@ def baselines(case: Case) -> list[Method]:
         made[HARMONY] = lambda: features.harmony(pca(), batches)
     if find_spec(EXTRA_BASELINES[SCVI]) is not None:
         made[SCVI] = lambda: features.scvi_latent(case.cells, batches)
-    return [Method(name=name, kind="baseline", predict=make) for name, make in made.items()]
+    methods = [Method(name=name, kind="baseline", predict=make) for name, make in made.items()]
+    return methods + corpus_rows(case.models, lambda corpus: corpus.scores(case.whole)[case.rows])
 
 
 def score(case: Case, prediction: npt.NDArray[np.floating], seed: int) -> Scores:

@@ -16,6 +16,7 @@ import pytest
 from support.browser import complaints, open_page
 
 from cellscribe.errors import InputError
+from cellscribe.report.depth import DepthExplained
 from cellscribe.report.embedding_page import EmbeddingReport, render_page, write_report
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>\"'&"
@@ -220,6 +221,16 @@ def test_headings_and_texts_for_those_who_do_not_see() -> None:
 def test_warnings_box_only_when_there_are_some() -> None:
     assert "Warning" not in Page(page_of()).text
     assert "Warning careful" in Page(page_of(warnings=["careful"])).text
+
+
+def test_the_page_tells_how_far_vectors_follow_depth_and_warns() -> None:
+    above = DepthExplained(n_cells=1_500, vectors=0.79, pca=0.15)
+    alike = DepthExplained(n_cells=1_500, vectors=0.2, pca=0.15)
+    for found in (above, alike):
+        text = Page(page_of(depth=found)).text
+        assert found.sentence in text
+        assert ("The vectors follow sequencing depth" in text) == (found is above)
+    assert "follow depth was not measured" in Page(page_of()).text
 
 
 def test_empty_cells_are_listed_up_to_twenty() -> None:

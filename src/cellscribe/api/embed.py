@@ -201,7 +201,7 @@ def embed_file(
         cells = session.map_genes(counts, options.gene_key)
         result = embed_cells(session, cells, out, options, progress=progress)
         if drawn:
-            draw(
+            found = draw(
                 result,
                 counts,
                 context=session.embedder.context,
@@ -209,4 +209,5 @@ def embed_file(
                 report=report,
                 map_png=map_png,
             )
+            result.warnings.extend(found)
     return result

@@ -8,15 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix, vstack
 
 from cellscribe.cells.counts import Counts
 from cellscribe.errors import InputError
-from cellscribe.inference.embed import Embedded
-from cellscribe.report.embedding_page import RATE, EmbeddingReport, write_report
+from cellscribe.inference.embed import Embedded, sample_rows
+from cellscribe.report.depth import LEAST_CELLS, MOST_CELLS, DepthExplained, depth_explained
+from cellscribe.report.embedding_page import (
+    RATE,
+    EmbeddingReport,
+    depth_warnings,
+    write_report,
+)
 from cellscribe.report.figures import write_map
 from cellscribe.report.umap import EXTRA, umap_coordinates
 from cellscribe.writing import check_target
 
+CLOSE = 8
+"""Largest distance of rows that are read in one block: `MOST_CELLS` make no block that is large."""
 FACTS: Mapping[str, str] = {
     "model": "Model",
     "model_hash": "Model hash",
@@ -65,7 +75,7 @@ def draw(
     color_by: str | None = None,
     report: Path | None = None,
     map_png: Path | None = None,
-) -> None:
+) -> list[str]:
     """Write the page, the map's PNG, or both.
 
     Parameters
@@ -78,6 +88,11 @@ def draw(
         Column of obs to colour the map by; sequencing depth if not given.
     report, map_png
         The files.
+
+    Returns
+    -------
+    list of str
+        Warnings that came up while the page was made, which it shows.
 
     Raises
     ------
@@ -94,7 +109,8 @@ def draw(
     if map_png is not None:
         write_map(map_png, xy, labels, color_by, title)
     if report is None:
-        return
+        return []
+    depth = _depth(vectors, result, counts)
     cells = result.cells
     provenance = result.provenance
     facts = {name: str(provenance[key]) for key, name in FACTS.items()}
@@ -117,8 +133,42 @@ def draw(
         gene_summary=result.genes.summary(),
         warnings=result.warnings,
         facts=facts,
+        depth=depth,
     )
     write_report(report, page, xy)
+    return depth_warnings(depth)
+
+
+def _depth(
+    vectors: npt.NDArray[np.float32], result: Embedded, counts: Counts
+) -> DepthExplained | None:
+    """Measure how far the vectors follow depth, on some of the cells of the map."""
+    usable = np.flatnonzero(np.isfinite(vectors).all(axis=1))
+    some = usable[sample_rows(len(usable), MOST_CELLS)]
+    if len(some) < LEAST_CELLS:
+        return None
+    return depth_explained(vectors[some], read_rows(counts, result.shown[some]))
+
+
+def read_rows(counts: Counts, rows: npt.NDArray[np.int64]) -> csr_matrix:
+    """Read some cells of opened counts; those that lie close together in one go.
+
+    Parameters
+    ----------
+    counts
+        Cells of any format.
+    rows
+        Ascending row numbers.
+
+    Returns
+    -------
+    scipy.sparse.csr_matrix
+        ``[len(rows), n_genes]``.
+    """
+    spans = np.split(rows, np.flatnonzero(np.diff(rows) > CLOSE) + 1)
+    blocks = [next(counts.blocks(int(span[-1] - span[0]) + 1, int(span[0]))) for span in spans]
+    parts = [block[span - span[0]] for block, span in zip(blocks, spans, strict=True)]
+    return csr_matrix(vstack(parts))
 
 
 def _labels(column: Any) -> list[str]:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from cellscribe.report import html
 from cellscribe.report.colours import Colouring, colour_by_depth, colour_by_label
+from cellscribe.report.depth import LEAST_CELLS, DepthExplained
 from cellscribe.report.figures import (
     ASPECT,
     drawing_order,
@@ -69,6 +70,8 @@ class EmbeddingReport:
         Texts in a box; without warnings there is no box.
     facts
         Provenance, shown as a table in the given order; ``cells/s`` also becomes a tile.
+    depth
+        How much of depth the vectors' clusters explain; None if it could not be measured.
     """
 
     title: str
@@ -88,6 +91,7 @@ class EmbeddingReport:
     gene_summary: str
     warnings: Sequence[str]
     facts: Mapping[str, str]
+    depth: DepthExplained | None = None
 
     def __post_init__(self) -> None:
         for name in ("umis", "umis_known", "genes", "genes_known", "tokens"):
@@ -140,10 +144,15 @@ def render_page(report: EmbeddingReport, umap_xy: npt.NDArray) -> str:
         title=report.title,
         source=report.source,
         tiles=key_figures(report),
-        warnings=report.warnings,
+        warnings=[*report.warnings, *depth_warnings(report.depth)],
         body=body,
         script=html.part("embedding_page.js"),
     )
+
+
+def depth_warnings(depth: DepthExplained | None) -> list[str]:
+    """List the warning that vectors follow depth, if there is cause."""
+    return [depth.warning] if depth is not None and depth.warning else []
 
 
 def known_share(known: npt.NDArray, total: npt.NDArray) -> npt.NDArray[np.float64]:
@@ -330,16 +339,27 @@ def _depth_histogram(report: EmbeddingReport) -> dict[str, str]:
     none = report.n_cells - len(some)
     if none:
         text += f" {none:,} without any UMI cannot be drawn on a logarithmic axis."
+    alt = f"Histogram of UMIs per cell on a logarithmic axis. {text}"
+    text += f" {_depth_explained(report.depth)}"
     figure = histogram_svg(
         some,
         np.geomspace(some.min() * 0.95, some.max() * 1.05, 48),
         name="depth",
         xlabel="UMIs per cell (log scale)",
-        alt=f"Histogram of UMIs per cell on a logarithmic axis. {text}",
+        alt=alt,
         log=True,
         median=_median(some),
     )
     return {"depth_figure": figure, "depth_text": text}
+
+
+def _depth_explained(depth: DepthExplained | None) -> str:
+    if depth is not None:
+        return depth.sentence
+    return (
+        "Whether the vectors follow depth was not measured: that takes "
+        f"{LEAST_CELLS} cells of different depth."
+    )
 
 
 def _empty(rows: npt.NDArray[np.int64]) -> str:

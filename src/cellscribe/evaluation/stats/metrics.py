@@ -23,7 +23,7 @@ Integers = npt.NDArray[np.int64]
 LISI_NEIGHBOURS, CONNECTED_NEIGHBOURS = 90, 15
 """As in the benchmark of scib-metrics."""
 STARTS = 10
-"""Of k-means; the best one counts."""
+"""Of k-means."""
 SEARCH_STEPS, SEARCH_TOLERANCE = 50, 1e-5
 
 
@@ -60,15 +60,17 @@ def nearest(apart: Floats, k: int) -> tuple[Integers, Floats]:
     return rows, np.take_along_axis(apart, rows, axis=1)
 
 
-def cluster(vectors: npt.NDArray[np.floating], clusters: int, seed: int) -> Integers:
-    """Cluster of each cell, ``[B]``, by k-means."""
+def cluster(
+    vectors: npt.NDArray[np.floating], clusters: int, seed: int, *, starts: int = STARTS
+) -> Integers:
+    """Cluster of each cell, ``[B]``, by k-means; the best of some starts counts."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
         # Vectors that do not tell cells apart have fewer clusters: the scores will say so.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        found = KMeans(clusters, n_init=STARTS, random_state=seed).fit_predict(vectors)
+        found = KMeans(clusters, n_init=starts, random_state=seed).fit_predict(vectors)
     return found.astype(np.int64)
 
 

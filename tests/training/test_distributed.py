@@ -109,7 +109,7 @@ def test_two_ranks_are_one_for_two_views(tmp_path: Path, parallel: str) -> None:
     build = BuildOptions(genes=1_500)
     quiet: Any = lambda line: None
     corpus = build_corpus([sample], tmp_path / "c", build, SplitOptions(holdout=0), log=quiet).path
-    shape = dataclasses.replace(SHAPE, cell_vector_size=8)
+    shape = dataclasses.replace(SHAPE, cell_vector_size=8, cell_scores=8)
     on = {"regression_weight": 1.0, "contrast_weight": 0.5, "schedule_steps": 6, "warmup_steps": 1}
     alone, run = tmp_path / "alone", tmp_path / "run"
     options = dataclasses.replace(SHORT, **on)

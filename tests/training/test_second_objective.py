@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from support.training import SHAPE, SHORT
 
 from cellscribe.cells.vocabulary import CLS, MASK
-from cellscribe.config import TrainOptions
+from cellscribe.config import ModelConfig, TrainOptions
 from cellscribe.errors import InputError
 from cellscribe.model.attention import Lengths
 from cellscribe.model.cell_head import GENE_SCALE
@@ -25,17 +25,22 @@ from cellscribe.training.objective import Objective
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-C, N_GENES = 6, 60
-HEADED = replace(SHAPE, vocab_size=N_GENES + 5, cell_vector_size=C, initializer_range=0.3)
+C, K, N_GENES = 6, 4, 60
+HEADED = replace(
+    SHAPE, vocab_size=N_GENES + 5, cell_vector_size=C, cell_scores=K, initializer_range=0.3
+)
 OPTIONS = replace(
     SHORT, genes_per_cell=None, regression_weight=0.7, contrast_weight=0.4, mlm_weight=0.3
 )
 CPU = torch.device("cpu")
 
 
-def some_model() -> MaskedGeneModel:
-    model = MaskedGeneModel(HEADED)
+def some_model(config: ModelConfig = HEADED) -> MaskedGeneModel:
+    model = MaskedGeneModel(config)
     initialise(model, 3)
+    assert model.encoder.cell_head is not None
+    with torch.no_grad():  # as after some training: the hidden states have a say
+        model.encoder.cell_head.out.weight.normal_(generator=torch.Generator().manual_seed(5))
     return model.train()
 
 
@@ -47,7 +52,7 @@ def some_views(cells: range, seed: int = 0) -> MaskedBatch:
             rng = np.random.default_rng([seed, cell, view])
             tokens.append(np.r_[CLS, 5 + rng.permutation(N_GENES)[: 5 + 3 * (cell % 7)]])
     for cell in cells:
-        scores.append(np.random.default_rng([seed, cell]).normal(size=C))
+        scores.append(np.random.default_rng([seed, cell]).normal(size=K))
     numbers = np.array(cells)
     batch = mask_cells(
         np.concatenate(tokens).astype(np.int32),
@@ -58,13 +63,13 @@ def some_views(cells: range, seed: int = 0) -> MaskedBatch:
         OPTIONS,
         front=1,
     )
-    return replace(batch, scores_BC=torch.tensor(np.array(scores), dtype=torch.float32))
+    return replace(batch, scores_BK=torch.tensor(np.array(scores), dtype=torch.float32))
 
 
 def restated_loss(model: MaskedGeneModel, batch: MaskedBatch) -> torch.Tensor:
     """The whole loss of a step, cell by cell and pair by pair, as its formulas are written."""
     head = model.encoder.cell_head
-    assert head is not None and batch.scores_BC is not None
+    assert head is not None and batch.scores_BK is not None
     hidden_ND = model.encoder(batch.tokens_N, batch.cells, batch.positions_N)
     logits = model.logits(hidden_ND)
     vectors, masked, start = [], torch.zeros(()), 0
@@ -82,7 +87,8 @@ def restated_loss(model: MaskedGeneModel, batch: MaskedBatch) -> torch.Tensor:
         start += n
     cells = len(vectors) // 2
     regression = sum(
-        ((vector - batch.scores_BC[i % cells]) ** 2).mean() for i, vector in enumerate(vectors)
+        ((head.scores(vector) - batch.scores_BK[i % cells]) ** 2).mean()
+        for i, vector in enumerate(vectors)
     )
     contrast = torch.zeros(())
     for one, two in ((vectors[:cells], vectors[cells:]), (vectors[cells:], vectors[:cells])):
@@ -125,8 +131,7 @@ def test_gradients_are_those_of_the_whole_loss(parts: list[range]) -> None:
 def test_dropout_of_both_passes_is_the_same() -> None:
     """Otherwise the contrast's gradient would be that of other vectors than those it is put at."""
     config = replace(HEADED, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
-    model = MaskedGeneModel(config)
-    initialise(model, 3)
+    model = some_model(config)
     seen: list[torch.Tensor] = []
 
     class Watched(Objective):
@@ -136,7 +141,7 @@ def test_dropout_of_both_passes_is_the_same() -> None:
             return found
 
     micro = [some_views(range(4)), some_views(range(4, 8))]
-    view_gradients(Watched(model.train()), micro, 1.0, 7, OPTIONS, CPU, Team())
+    view_gradients(Watched(model), micro, 1.0, 7, OPTIONS, CPU, Team())
     assert len(seen) == 4
     torch.testing.assert_close(seen[0], seen[2], rtol=0, atol=0)
     torch.testing.assert_close(seen[1], seen[3], rtol=0, atol=0)

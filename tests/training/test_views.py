@@ -26,7 +26,9 @@ from cellscribe.training.training_counts import TrainingCounts
 from cellscribe.training.views import Views
 
 SAMPLE = Path(training_counts.__file__).parents[1] / "bundled/pbmc3k_sample.h5ad"
-HEADED = replace(SHAPE, context=1_024, max_position_embeddings=1_025, cell_vector_size=8)
+HEADED = replace(
+    SHAPE, context=1_024, max_position_embeddings=1_025, cell_vector_size=8, cell_scores=8
+)
 ON = TrainOptions(regression_weight=1.0, contrast_weight=0.3, mlm_probability=0.0)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -157,11 +159,11 @@ def test_scores_are_those_of_the_whole_cell(corpus: Corpus, counts: TrainingCoun
     own = np.log1p(1e4 * rows / rows.sum(1, keepdims=True)) @ axes
     own -= made.components.mean @ made.components.loadings
     batch = made.masked(cells, 0, whole=False)
-    assert batch.scores_BC is not None
+    assert batch.scores_BK is not None
     np.testing.assert_allclose(
-        batch.scores_BC, own * made.components.target_scale, rtol=1e-3, atol=1e-3
+        batch.scores_BK, own * made.components.target_scale, rtol=1e-3, atol=1e-3
     )
-    assert batch.scores_BC.square().mean() == pytest.approx(1, abs=0.5)
+    assert batch.scores_BK.square().mean() == pytest.approx(1, abs=0.5)
 
 
 def test_a_large_dataset_does_not_own_the_axes() -> None:
@@ -200,7 +202,7 @@ def test_too_many_components_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_run_goes_on_with_the_same_bits_and_ends_in_a_model(
     corpus: Corpus, tmp_path: Path
 ) -> None:
-    shape = replace(SHAPE, context=40, cell_vector_size=8)
+    shape = replace(SHAPE, context=40, cell_vector_size=8, cell_scores=8)
     options = replace(SHORT, regression_weight=1.0, contrast_weight=0.3, min_genes_per_cell=6)
     whole, run = tmp_path / "whole", tmp_path / "run"
     run_training(corpus.path, whole, shape=shape, options=options)
@@ -224,7 +226,7 @@ def test_a_run_goes_on_with_the_same_bits_and_ends_in_a_model(
 def test_a_head_without_the_objective_and_the_objective_without_a_head(
     corpus: Corpus, tmp_path: Path
 ) -> None:
-    shape = replace(SHAPE, context=40, cell_vector_size=8)
+    shape = replace(SHAPE, context=40, cell_vector_size=8, cell_scores=8)
     run_training(corpus.path, tmp_path / "plain", shape=shape)
     with pytest.raises(InputError, match="it has genes, cls"):
         cellscribe.load(tmp_path / "plain/model", pool="head")

@@ -54,10 +54,14 @@ class ModelConfig:
 
     cell_vector_size: int = 0
     """Values of the vector that the cell head makes (`model.cell_head`); 0: no cell head."""
+    cell_scores: int = 64
+    """Principal components whose scores the cell head's vector must tell."""
 
     def __post_init__(self) -> None:
         if self.cell_vector_size < 0:
             raise InputError(f"cell_vector_size {self.cell_vector_size} is negative; 0 is none")
+        if self.cell_scores < 1:
+            raise InputError(f"cell_scores must be positive, not {self.cell_scores}")
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "

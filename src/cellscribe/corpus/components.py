@@ -155,7 +155,7 @@ def fit_components(
         counts, datasets = counts[rows], datasets[rows]
     if n >= min(counts.shape):
         raise InputError(
-            f"{n} components cannot be fitted on {counts.shape[0]:,} cells; lower cell_vector_size"
+            f"{n} components cannot be fitted on {counts.shape[0]:,} cells; lower cell_scores"
         )
     logs = log_norm(counts)
     names, codes, sizes = np.unique(datasets, return_inverse=True, return_counts=True)

@@ -5,11 +5,12 @@ of the gene vectors themselves, where the weight is a learned function of the ra
 keeps what a projection of normalised counts keeps, and hardly moves when a cell loses counts; the
 hidden layer adds what genes mean together.
 
-The second objective trains it (`training.second_objective`): each value of the vector estimates one
-of the cell's scores on the principal components of the training corpus (`corpus.components`).
+The second objective trains it (`training.objective`): from the vector, a second linear map, used
+in training only, estimates the cell's scores on the principal components of the training corpus
+(`corpus.components`).
 
 Letters: ``B`` cells, ``L`` tokens of the longest, ``N`` packed tokens, ``D`` width, ``C`` values of
-the vector; ``...`` stands for ``N`` or ``B, L``.
+the vector, ``K`` components; ``...`` stands for ``N`` or ``B, L``.
 """
 
 from __future__ import annotations
@@ -36,10 +37,17 @@ class CellHead(nn.Module):
         self.ranks = nn.Parameter(torch.zeros(config.max_position_embeddings))
         """Logarithm of the weight of each place in a cell."""
         self.out = nn.Linear(2 * config.hidden_size, config.cell_vector_size)
+        self.scores = nn.Linear(config.cell_vector_size, config.cell_scores)
+        """``[B, C]`` vectors to ``[B, K]`` estimated scores."""
 
     def start(self) -> None:
-        """Set initial weights of the ranks: falling slowly, as expression does."""
+        """Set initial weights.
+
+        Those of the ranks fall slowly, as expression does. The hidden states begin without a say:
+        the mean of gene vectors leads, and what they add is learned.
+        """
         with torch.no_grad():
+            self.out.weight[:, : self.out.in_features // 2] = 0.0
             place = torch.arange(len(self.ranks), dtype=torch.float32)
             self.ranks.copy_(-torch.log1p(place / HALF_RANK))
 

@@ -18,7 +18,9 @@ from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig, Pooling, from_mapping
 from cellscribe.errors import InputError
 
-OWN_FIELDS = ("context", "norm", "cls_token", "sep_token", "head_act", "cell_vector_size")
+OWN_FIELDS = (
+    "context", "norm", "cls_token", "sep_token", "head_act", "cell_vector_size", "cell_scores",
+)  # fmt: skip
 """Fields of `ModelConfig` that BERT's configuration does not have."""
 BERTS = ("sc-fm", "geneformer", "bionemo")
 """Families that share one network, a BERT of ranked genes; the first is our own."""

@@ -42,7 +42,7 @@ class MaskedBatch:
     """One over the number of chosen genes of the cell, float32."""
     n_masked: int
     """Number of cells with a chosen gene: those with at least one gene."""
-    scores_BC: torch.Tensor | None = None
+    scores_BK: torch.Tensor | None = None
     """Scores of the whole cells, float32, where the batch holds two views of each (`views`)."""
 
     def to(self, device: torch.device) -> MaskedBatch:
@@ -53,8 +53,8 @@ class MaskedBatch:
         moved = {
             name: getattr(self, name).pin_memory().to(device, non_blocking=True) for name in names
         }
-        if self.scores_BC is not None:
-            moved["scores_BC"] = self.scores_BC.pin_memory().to(device, non_blocking=True)
+        if self.scores_BK is not None:
+            moved["scores_BK"] = self.scores_BK.pin_memory().to(device, non_blocking=True)
         lengths = Lengths(self.cells.lengths, device)
         return MaskedBatch(cells=lengths, n_masked=self.n_masked, **moved)
 

@@ -5,7 +5,8 @@ are computed at the chosen places only. The second objective has two parts: a re
 vector of each view to the scores of the whole cell, and the contrast (`contrast`), which needs all
 cells of a step and is added by the loop.
 
-Letters: ``B`` cells, ``2B`` their views, ``C`` values of a vector, ``M`` chosen places.
+Letters: ``B`` cells, ``2B`` their views, ``C`` values of a vector, ``K`` scores,
+``M`` chosen places.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class ViewLosses(NamedTuple):
     masked: torch.Tensor
     """Masked-gene loss, detached."""
     regression: torch.Tensor
-    """Mean squared difference over a vector's values, detached."""
+    """Mean squared difference from the whole cell's scores, detached."""
     vectors: torch.Tensor
     """``[2B, C]``, first views first; differentiable."""
 
@@ -77,12 +78,15 @@ class Objective(nn.Module):
             batch.weights_M,
             model.transform.compute_dtype,
         )
-        if batch.scores_BC is None:
+        if batch.scores_BK is None:
             return total, losses_M
         vectors = model.encoder.cell_vectors(
             batch.tokens_N, hidden_ND, batch.cells, self.specials, "head", batch.positions_N
         )
-        regression = (vectors - batch.scores_BC.repeat(2, 1)).square().mean(dim=1).sum()
+        head = model.encoder.cell_head
+        assert head is not None
+        wrong_BK = head.scores(vectors) - batch.scores_BK.repeat(2, 1)
+        regression = wrong_BK.square().mean(dim=1).sum()
         return ViewLosses(
             total=self.mlm_weight * total + self.regression_weight * regression,
             masked=total.detach(),

@@ -5,7 +5,7 @@ and of these ranks a random set of genes, or one of two disjoint halves. The two
 drawn independently. Draws depend on seed, epoch, cell and view alone, so neither batches nor ranks
 nor a stop change them.
 
-Letters: ``B`` cells of a micro batch, ``2B`` their views, first views first, ``C`` components.
+Letters: ``B`` cells of a micro batch, ``2B`` their views, first views first, ``K`` scores.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Views:
         self.components = components or fit_components(
             self._counts.counts,
             _datasets(corpus),
-            config.cell_vector_size,
+            config.cell_scores,
             seed=options.seed,
         )
 
@@ -106,8 +106,8 @@ class Views:
             front=len(front),
             positions_N=np.concatenate(ranks),
         )
-        scores_BC = self.components.scores(counts) * self.components.target_scale
-        return replace(batch, scores_BC=torch.from_numpy(scores_BC.astype(np.float32)))
+        scores_BK = self.components.scores(counts) * self.components.target_scale
+        return replace(batch, scores_BK=torch.from_numpy(scores_BK.astype(np.float32)))
 
     def _generator(self, epoch: int, cell: np.int64, stream: int) -> np.random.Generator:
         """Make the generator of a view; the stream after the views' is that of both."""

@@ -91,6 +91,74 @@ def bench_embed(
     print(commands.bench_embed(data, model, 400 if cells is None else cells, repeats, device, out))
 
 
+@bench.command(name="vectors")
+def bench_vectors(
+    *,
+    data: Path,
+    corpus: Path = Path("runs/corpus"),
+    runs: Path = Path("runs/ablation"),
+    steps: int = 200,
+    preset: str = "mini",
+    names: tuple[str, ...] | None = None,
+    out: Path = Path("benchmarks/results"),
+) -> None:
+    """Compare short training runs that differ in one thing each, by their vectors of cells.
+
+    Parameters
+    ----------
+    data
+        Folder of real h5ad files.
+    corpus
+        Corpus to train on.
+    runs
+        Folder of the runs; finished ones are not trained again.
+    steps
+        Steps of each run.
+    preset
+        What the runs differ from.
+    names
+        Runs, of `benchmarks.ablation.VARIANTS`; all if not given.
+    out
+        Folder of results.
+    """
+    from benchmarks import ablation
+
+    chosen = tuple(ablation.VARIANTS) if names is None else names
+    print(ablation.bench_ablation(data, corpus, runs, steps, preset, chosen, out))
+
+
+@bench.command(name="transfer")
+def bench_transfer(
+    *,
+    data: Path,
+    corpus: Path = Path("runs/corpus"),
+    runs: Path = Path("runs/ablation"),
+    steps: int = 200,
+    preset: str = "mini",
+    out: Path = Path("benchmarks/results"),
+) -> None:
+    """Train without one tissue after the other, and score vectors on the one left out.
+
+    Parameters
+    ----------
+    data
+        Folder of real h5ad files.
+    corpus
+        Corpus whose genes the runs have.
+    runs
+        Folder of the runs; finished ones are not trained again.
+    steps
+        Steps of each run.
+    preset
+        How they are trained.
+    out
+        Folder of results.
+    """
+    from benchmarks import ablation
+
+    print(ablation.bench_transfer(data, corpus, runs, steps, preset, out))
+
+
 @bench.command(name="memory")
 def bench_memory(
     *,

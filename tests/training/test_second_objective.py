@@ -97,8 +97,8 @@ def restated_loss(model: MaskedGeneModel, batch: MaskedBatch) -> torch.Tensor:
             chances = torch.softmax(cosines / OPTIONS.temperature, 0)
             contrast = contrast - torch.log(chances[i]) / 2
     return (
-        OPTIONS.mlm_weight * masked
-        + OPTIONS.regression_weight * regression
+        OPTIONS.mlm_weight * masked / 2
+        + OPTIONS.regression_weight * regression / 2
         + OPTIONS.contrast_weight * contrast
     )
 
@@ -116,7 +116,7 @@ def test_gradients_are_those_of_the_whole_loss(parts: list[range]) -> None:
     theirs = some_model()
     restated = restated_loss(theirs, some_views(range(8)))
     restated.backward()
-    weights = (OPTIONS.mlm_weight, OPTIONS.regression_weight, OPTIONS.contrast_weight)
+    weights = (OPTIONS.mlm_weight / 2, OPTIONS.regression_weight / 2, OPTIONS.contrast_weight)
     assert sum(np.multiply(weights, losses)) == pytest.approx(float(restated.detach()), rel=1e-5)
     wanted = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
     assert any("cell_head" in name for name in wanted)

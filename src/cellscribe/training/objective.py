@@ -22,16 +22,19 @@ from cellscribe.model.pooling import Specials
 from cellscribe.training.cross_entropy import cross_entropy
 from cellscribe.training.masking import MaskedBatch
 
+VIEWS = 2
+
 
 class ViewLosses(NamedTuple):
-    """Losses of two views of each cell, summed over the views, and the views' vectors."""
+    """Losses of two views of each cell, and the views' vectors."""
 
     total: torch.Tensor
-    """Weighted sum of masked-gene loss and regression; differentiable."""
+    """Weighted sum of masked-gene loss and regression, mean over views and sum over cells;
+    differentiable."""
     masked: torch.Tensor
-    """Masked-gene loss, detached."""
+    """Masked-gene loss, sum over views; detached."""
     regression: torch.Tensor
-    """Mean squared difference from the whole cell's scores, detached."""
+    """Mean squared difference from the whole cell's scores, sum over views; detached."""
     vectors: torch.Tensor
     """``[2B, C]``, first views first; differentiable."""
 
@@ -85,10 +88,10 @@ class Objective(nn.Module):
         )
         head = model.encoder.cell_head
         assert head is not None
-        wrong_BK = head.scores(vectors) - batch.scores_BK.repeat(2, 1)
+        wrong_BK = head.scores(vectors) - batch.scores_BK.repeat(VIEWS, 1)
         regression = wrong_BK.square().mean(dim=1).sum()
         return ViewLosses(
-            total=self.mlm_weight * total + self.regression_weight * regression,
+            total=(self.mlm_weight * total + self.regression_weight * regression) / VIEWS,
             masked=total.detach(),
             regression=regression.detach(),
             vectors=vectors,

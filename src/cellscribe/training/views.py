@@ -25,9 +25,9 @@ from cellscribe.config import ModelConfig, TrainOptions
 from cellscribe.corpus.components import Components, fit_components
 from cellscribe.corpus.store import Corpus
 from cellscribe.training.masking import MaskedBatch, mask_cells
+from cellscribe.training.objective import VIEWS
 from cellscribe.training.training_counts import SPLIT, TrainingCounts
 
-VIEWS = 2
 OF_VIEW = 1 << 60
 """Added to a cell's number for its second view, so that its masks are its own."""
 OPTION = "two views of cells (regression_weight and contrast_weight)"

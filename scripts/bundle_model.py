@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 
 from cellscribe.config import ModelConfig, from_mapping
+from cellscribe.corpus.components import COMPONENTS
 from cellscribe.corpus.store import open_corpus
 from cellscribe.families.registry import read_model
 from cellscribe.model.checkpoint import load_checkpoint, save_checkpoint
@@ -115,6 +116,9 @@ def main() -> None:
         {**trained.provenance, "stored as": "float16"},
         dtype=torch.float16,
     )
+    components = options.run / "model" / COMPONENTS
+    if components.exists():
+        shutil.copy(components, target / COMPONENTS)
     cells = options.run / "model" / TRAINED_CELLS
     if cells.exists():
         shutil.copy(cells, target / TRAINED_CELLS)

@@ -71,9 +71,10 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes few cells many blocks."""
+    from support.runs import BLOCK
+
     from cellscribe.cells import pipeline
     from cellscribe.inference import outputs
-    from support.runs import BLOCK
 
     for module in (pipeline, outputs):
         monkeypatch.setattr(module, "BLOCK", BLOCK)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
+from support.tiny import WIDTH, save_model
 from support.typed_cells import saved, typed_cells
 
 import cellscribe
@@ -74,14 +75,15 @@ def test_a_tuned_model_is_a_model_like_any_other(tuned: Path, tiny_model: Path) 
     assert "| type 0 | 120 |" in card
 
 
-@pytest.mark.parametrize("mode", ["last", "all"])
+@pytest.mark.parametrize(("mode", "cell_vector_size"), [("last", 0), ("all", 0), ("last", 24)])
 def test_trained_layers_are_saved_as_they_were_measured(
-    mode: Any, tiny_model: Path, tmp_path: Path
+    mode: Any, cell_vector_size: int, tmp_path: Path
 ) -> None:
+    model = save_model(tmp_path / "model", cell_vector_size=cell_vector_size)
     words: dict[str, Any] = {"mode": mode, "layers": 1, "epochs": 3, "learning_rate": 1e-3}
     said: list[str] = []
     done = cellscribe.finetune(
-        tiny_model, typed_cells(135), tmp_path / "ft", label="cell_type", group="donor",
+        model, typed_cells(135), tmp_path / "ft", label="cell_type", group="donor",
         min_cells=5, log=said.append, **words, **FLAT,
     )  # fmt: skip
     about = load_head(tmp_path / "ft").about
@@ -93,6 +95,8 @@ def test_trained_layers_are_saved_as_they_were_measured(
     best = query.obs["cellscribe_best"].to_numpy()
     assert (best == query.obs["cell_type"].to_numpy()).mean() > 0.6
     assert done.epochs == about["epochs"]
+    # the head of labels reads the vectors that `embed` gives
+    assert load_head(tmp_path / "ft").weight.shape[1] == (cell_vector_size or WIDTH)
 
 
 def test_runs_are_the_same_again(tiny_model: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from families.published_geneformer import small_dictionaries, write_published
+from support.tiny import save_model
 
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import ImportOptions, ModelConfig
@@ -144,3 +145,17 @@ def test_medians_keep_every_bit(shared_genes: Path, tmp_path: Path) -> None:
     again = Vocabulary.read(tmp_path / "genes.tsv").medians
     given = pickle.loads((shared_genes / "gene_median_dictionary_gc30M.pkl").read_bytes())
     np.testing.assert_array_equal(again[2:], [given[gene] for gene in found.ids[2:]])
+
+
+def test_a_cell_head_stays_behind(tmp_path: Path) -> None:
+    """Other tools have none; the folder holds what BERT has, and says so."""
+    transformers = pytest.importorskip("transformers")
+    ours = load_checkpoint(save_model(tmp_path / "ours", cell_vector_size=12))
+    export_hugging_face(ours, tmp_path / "hf")
+    bert, told = transformers.BertForMaskedLM.from_pretrained(
+        tmp_path / "hf", output_loading_info=True
+    )
+    assert not told["unexpected_keys"] and not told["missing_keys"]
+    theirs = bert.bert.embeddings.word_embeddings.weight
+    torch.testing.assert_close(theirs, ours.model.encoder.genes.weight, rtol=0, atol=0)
+    assert "cell head is not here" in (tmp_path / "hf/README.md").read_text()

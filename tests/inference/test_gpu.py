@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -87,11 +88,12 @@ def vocabulary(cells: anndata.AnnData) -> Vocabulary:
     return Vocabulary.build(ids, [""] * len(ids), medians)
 
 
-WAYS: dict[str, tuple[dict[str, bool], Pooling]] = {
+WAYS: dict[str, tuple[dict[str, Any], Pooling]] = {
     "cls": ({}, Pooling()),
     "no cls": ({"cls_token": False}, Pooling()),
     "both ends": ({"sep_token": True}, Pooling(hidden_layer=-2, pool="genes_but_last")),
     "at cls": ({"sep_token": True}, Pooling(pool="cls")),
+    "cell head": ({"cell_vector_size": 12, "sep_token": True}, Pooling(pool="head")),
 }
 
 

@@ -42,8 +42,15 @@ def every_gene() -> tuple[list[str], list[str]]:
 
 
 def save_model(
-    folder: Path, *, seed: int = 0, changed_medians: bool = False, all_genes: bool = False
+    folder: Path,
+    *,
+    seed: int = 0,
+    changed_medians: bool = False,
+    all_genes: bool = False,
+    cell_vector_size: int = 0,
 ) -> Path:
+    import torch
+
     from cellscribe.cells.vocabulary import Vocabulary
     from cellscribe.config import ModelConfig
     from cellscribe.model.checkpoint import save_checkpoint
@@ -62,9 +69,14 @@ def save_model(
         context=CONTEXT,
         # the usual 0.02 leaves attention nearly flat, and a wrong mask or order unnoticed
         initializer_range=0.4,
+        cell_vector_size=cell_vector_size,
     )
     network = MaskedGeneModel(config)
     initialise(network, seed=seed)
+    if network.encoder.cell_head is not None:  # as after some training: hidden states have a say
+        torch.nn.init.normal_(
+            network.encoder.cell_head.out.weight, generator=torch.Generator().manual_seed(seed)
+        )
     save_checkpoint(folder, network, vocabulary, {"trained on": "nothing"})
     return folder
 

@@ -26,6 +26,8 @@ from cellscribe.model.encoder import MaskedGeneModel
 from cellscribe.model.metadata import BERTS, Header, config_to_json, read_header
 
 WEIGHTS = "model.safetensors"
+CELL_HEAD = "encoder.cell_head."
+"""Prefix of our names of the cell head's parameters; `transformers` has none."""
 BLOCK_NAMES = {
     "attention_out": "attention.output.dense",
     "attention_norm": "attention.output.LayerNorm",
@@ -74,7 +76,7 @@ def to_hugging_face(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
                     out[f"{prefix}.attention.self.{kind}.{leaf}"] = third.clone()
             else:
                 out[f"{prefix}.{BLOCK_NAMES[part]}.{leaf}"] = tensor
-        elif stem.startswith("encoder.cell_head"):
+        elif name.startswith(CELL_HEAD):
             out[name.removeprefix("encoder.")] = tensor
         else:
             out[f"{OUTER_NAMES[stem]}.{leaf}"] = tensor

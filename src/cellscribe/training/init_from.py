@@ -17,14 +17,12 @@ import torch
 from cellscribe.cells.vocabulary import ALSO_CALLED, Vocabulary
 from cellscribe.config import ModelConfig
 from cellscribe.errors import InputError
-from cellscribe.model.checkpoint import Checkpoint, load_checkpoint
+from cellscribe.model.checkpoint import CELL_HEAD, Checkpoint, load_checkpoint
 from cellscribe.model.encoder import MaskedGeneModel
 from cellscribe.model.metadata import find_checkpoint
 
 BY_GENE = ("encoder.genes.weight", "bias")
 """Parameters with one row per token."""
-CELL_HEAD = "encoder.cell_head."
-"""Prefix of the names of the cell head's parameters."""
 HEAD = ("transform", "bias")
 """Prefixes of the names of the masked-gene head's own parameters."""
 FEWEST = 0.5

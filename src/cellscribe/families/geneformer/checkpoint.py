@@ -22,6 +22,7 @@ from cellscribe.families.geneformer.dictionaries import Dictionaries, read_dicti
 from cellscribe.families.source import Source
 from cellscribe.families.unpickle import read_tensors, read_torch
 from cellscribe.families.weights import check_names
+from cellscribe.model.metadata import OWN_FIELDS
 
 if TYPE_CHECKING:
     import torch
@@ -133,7 +134,7 @@ def model_config(data: Mapping[str, Any], found: Dictionaries, where: str) -> Mo
         raise InputError(
             f"{where}: not an encoder with learned absolute positions, as Geneformer is"
         )
-    own = {"context", "norm", "cls_token", "sep_token", "head_act", "pad_token_id"}
+    own = {*OWN_FIELDS, "pad_token_id"}
     names = {f.name for f in dataclasses.fields(ModelConfig)} - own
     missing = sorted(name for name in names if name not in data)
     if missing:

@@ -16,7 +16,7 @@ from cellscribe.config import ModelConfig, Pooling
 from cellscribe.errors import InputError
 from cellscribe.families.geneformer.dictionaries import MAPPING, MEDIANS, NAMES, TOKENS
 from cellscribe.families.geneformer.gene_ids import mapping_of
-from cellscribe.model.checkpoint import WEIGHTS, Checkpoint, to_hugging_face
+from cellscribe.model.checkpoint import CELL_HEAD, WEIGHTS, Checkpoint, to_hugging_face
 from cellscribe.model.metadata import config_to_json
 from cellscribe.writing import check_target, writing
 
@@ -45,7 +45,9 @@ def export_hugging_face(checkpoint: Checkpoint, out: Path, *, overwrite: bool = 
 
     check_bert(checkpoint.config, checkpoint.name)
     check_target(Path(out), None, overwrite=overwrite)
-    weights = to_hugging_face(checkpoint.model.state_dict())
+    state = checkpoint.model.state_dict()
+    # no other tool knows the cell head: there a cell's vector is the mean over its genes
+    weights = to_hugging_face({k: v for k, v in state.items() if not k.startswith(CELL_HEAD)})
     dictionaries = published_dictionaries(checkpoint.vocabulary, checkpoint.config)
     with writing(Path(out)) as partial:
         partial.mkdir()
@@ -142,6 +144,16 @@ the dictionaries of this folder (pickles of plain text and numbers):
 {tokenizer}
 
     EmbExtractor({_extractor(pooling)}, token_dictionary_file="{TOKENS}.pkl")
+{_without_head(config)}"""
+
+
+def _without_head(config: ModelConfig) -> str:
+    """Say what is not exported, if the model has a cell head."""
+    if not config.cell_vector_size:
+        return ""
+    return """
+The model's cell head is not here, as other tools have none: their vectors are the mean over a
+cell's genes, and cellscribe's own are better. Keep the model's own directory for those.
 """
 
 

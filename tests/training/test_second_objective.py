@@ -14,7 +14,7 @@ from cellscribe.cells.vocabulary import CLS, MASK
 from cellscribe.config import ModelConfig, TrainOptions
 from cellscribe.errors import InputError
 from cellscribe.model.attention import Lengths
-from cellscribe.model.cell_head import GENE_SCALE
+from cellscribe.model.cell_head import GENE_SCALE, HIDDEN_SCALE
 from cellscribe.model.encoder import MaskedGeneModel, initialise
 from cellscribe.model.pooling import Specials
 from cellscribe.training.contrast import contrast_gradients, info_nce
@@ -81,7 +81,7 @@ def restated_loss(model: MaskedGeneModel, batch: MaskedBatch) -> torch.Tensor:
             if token != MASK:
                 weight = torch.exp(head.ranks[rank])
                 bag, total = bag + weight * model.encoder.genes.weight[token], total + weight
-        vectors.append(head.out(torch.cat([mean, GENE_SCALE * bag / total])))
+        vectors.append(head.out(torch.cat([HIDDEN_SCALE * mean, GENE_SCALE * bag / total])))
         own = (batch.chosen_M >= start) & (batch.chosen_M < start + n)
         masked = masked + F.cross_entropy(logits[batch.chosen_M[own]], batch.targets_M[own])
         start += n

@@ -25,6 +25,8 @@ from cellscribe.model.pooling import Specials, pool
 
 GENE_SCALE = 25.0
 """Brings gene vectors, of root mean square 0.02 to 0.04, to the size of hidden states."""
+HIDDEN_SCALE = 0.3
+"""Of the mean hidden state: what it adds is learned more slowly than the mean of gene vectors."""
 HALF_RANK = 100.0
 """Rank at which an untrained head's weight has fallen to one half."""
 
@@ -82,6 +84,6 @@ class CellHead(nn.Module):
         weights = self.ranks[positions].exp() * shown
         sums_BE = pool(torch.cat([genes * weights[..., None], weights[..., None]], -1), cells)
         bag_BD = GENE_SCALE * sums_BE[:, :-1] / sums_BE[:, -1:].clamp(min=1e-9)
-        mean_BD = pool(hidden, cells, specials)
+        mean_BD = HIDDEN_SCALE * pool(hidden, cells, specials)
         vectors_BC: torch.Tensor = self.out(torch.cat([mean_BD, bag_BD], dim=1))
         return vectors_BC

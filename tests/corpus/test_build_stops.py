@@ -77,7 +77,13 @@ def stopping(after: int, error: type[BaseException]) -> Callable[[str, int, int]
 
 @pytest.mark.parametrize(
     ("after", "error"),
-    [(7, Stop), (16, Stop), (24, KeyboardInterrupt), (27, Stop), (30, KeyboardInterrupt)],
+    [
+        (7, Stop),
+        pytest.param(16, Stop, marks=pytest.mark.slow),
+        (24, KeyboardInterrupt),
+        pytest.param(27, Stop, marks=pytest.mark.slow),
+        (30, KeyboardInterrupt),
+    ],
 )
 def test_a_stopped_build_goes_on_to_the_same_bytes(
     after: int,
@@ -143,8 +149,8 @@ def start(sources: list[Path], out: Path) -> Any:
     ("sign", "stage"),
     [
         (signal.SIGKILL, "runs/*.arrow"),
-        (signal.SIGKILL, "shards/*.json"),
-        (signal.SIGINT, "runs/*.arrow"),
+        pytest.param(signal.SIGKILL, "shards/*.json", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, "runs/*.arrow", marks=pytest.mark.slow),
         (signal.SIGTERM, "shards/*.json"),
     ],
 )

@@ -214,7 +214,7 @@ def test_killed_at_any_moment(corpus: Path, whole: Path, tmp_path: Path) -> None
     run = tmp_path / "run"
     rng = np.random.default_rng(0)
     command = [sys.executable, "-c", KILLED, str(corpus), str(run), str(TESTS)]
-    for _ in range(6):
+    for _ in range(3):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ from support.training import SHAPE, SHORT, lines_of, run_training
 
 import cellscribe
 from cellscribe.config import BuildOptions, SplitOptions, TrainOptions
-from cellscribe.corpus import components as components_room
 from cellscribe.corpus.build.build import build_corpus
 from cellscribe.corpus.components import fit_components, read_components
-from cellscribe.corpus.store import Corpus
+from cellscribe.corpus.store import Corpus, open_corpus
 from cellscribe.errors import InputError
 from cellscribe.training import training_counts
+from cellscribe.training import views as views_room
 from cellscribe.training.masking import MaskedBatch
 from cellscribe.training.training_counts import TrainingCounts
 from cellscribe.training.views import Views
@@ -62,7 +63,7 @@ def draw(
 
 
 def numbers(counts: TrainingCounts, n: int) -> np.ndarray:
-    return counts._numbers[:n].copy()
+    return counts.numbers[:n].copy()
 
 
 def test_a_view_of_all_counts_is_the_cell(corpus: Corpus, counts: TrainingCounts) -> None:
@@ -147,7 +148,7 @@ def test_scores_are_those_of_the_whole_cell(corpus: Corpus, counts: TrainingCoun
     """And the axes are those of scikit-learn's PCA, the corpus being one dataset."""
     cells = numbers(counts, 40)
     made = Views(corpus, HEADED, ON)
-    dense = counts.counts.toarray()
+    dense = counts.at(np.arange(len(counts))).toarray()
     logs = np.log1p(1e4 * dense / dense.sum(1, keepdims=True))
     wanted = PCA(8, svd_solver="full").fit(logs)
     axes = np.zeros((dense.shape[1], 8))
@@ -190,13 +191,47 @@ def test_components_are_read_as_they_were_written(corpus: Corpus, tmp_path: Path
         read_components(tmp_path)
 
 
-def test_too_many_components_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(components_room, "MOST_CELLS", 30)
-    rng = np.random.default_rng(0)
-    cells = csr_matrix(rng.poisson(1.0, (50, 40)))
-    assert fit_components(cells, np.zeros(50, int), 5, seed=0).loadings.shape == (40, 5)
+def test_too_many_components_are_refused() -> None:
+    cells = csr_matrix(np.random.default_rng(0).poisson(1.0, (30, 40)))
+    assert fit_components(cells, np.zeros(30, int), 5, seed=0).loadings.shape == (40, 5)
     with pytest.raises(InputError, match="30 components cannot be fitted on 30 cells"):
-        fit_components(cells, np.zeros(50, int), 30, seed=0)
+        fit_components(cells, np.zeros(30, int), 30, seed=0)
+
+
+def test_counts_too_many_for_memory_are_packed_and_mapped(
+    corpus: Corpus, counts: TrainingCounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same counts, hence the same views, from files that are made once."""
+    own = open_corpus(shutil.copytree(corpus.path, tmp_path / "own"))
+    monkeypatch.setattr(training_counts, "MOST_VALUES", 1_000)
+    packed = TrainingCounts(own, "views")
+    assert isinstance(packed._values, np.memmap)
+    cells = numbers(counts, 300)[::-3]
+    assert (packed.rows(cells) != counts.rows(cells)).nnz == 0
+    assert (packed.rows(cells).indices == counts.rows(cells).indices).all()
+    files = sorted((own.path / training_counts.FOLDER).iterdir())
+    before = [file.stat().st_mtime_ns for file in files]
+    TrainingCounts(own, "views")
+    assert [file.stat().st_mtime_ns for file in files] == before
+    np.save(own.path / training_counts.FOLDER / "numbers.npy", np.arange(5))
+    with pytest.raises(InputError, match="is not of this corpus"):
+        TrainingCounts(own, "views")
+
+
+def test_components_of_a_large_corpus_are_fitted_on_some_cells(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def watched(counts: csr_matrix, datasets: np.ndarray, n: int, *, seed: int) -> Any:
+        seen.append(counts.shape[0])
+        assert len(datasets) == counts.shape[0]
+        return fit_components(counts, datasets, n, seed=seed)
+
+    monkeypatch.setattr(views_room, "MOST_CELLS", 100)
+    monkeypatch.setattr(views_room, "fit_components", watched)
+    Views(corpus, HEADED, ON)
+    assert seen == [100]
 
 
 def test_a_run_goes_on_with_the_same_bits_and_ends_in_a_model(

@@ -30,7 +30,7 @@ COMPONENTS = "components.safetensors"
 GENES = 3_000
 """Genes that are read."""
 MOST_CELLS = 50_000
-"""Cells that a fit looks at, drawn at random; 600 MB."""
+"""Cells that a fit should look at: 600 MB."""
 TARGET_POWER = 0.25
 """Power to which an axis's spread counts in a target: 0 makes all axes alike, 1 leaves them."""
 
@@ -135,13 +135,13 @@ def fit_components(
     Parameters
     ----------
     counts
-        ``[B, V]`` raw counts by token.
+        ``[B, V]`` raw counts by token, of at most about `MOST_CELLS` cells.
     datasets
         ``[B]`` number of the dataset of each cell.
     n
         ``C``; fewer than cells and genes.
     seed
-        Of the choice of cells, and of the randomised solver (Halko et al. 2011, arXiv:0909.4061).
+        Of the randomised solver (Halko et al. 2011, arXiv:0909.4061).
 
     Raises
     ------
@@ -150,9 +150,6 @@ def fit_components(
     """
     from sklearn.utils.extmath import randomized_svd
 
-    if counts.shape[0] > MOST_CELLS:
-        rows = np.sort(np.random.default_rng(seed).choice(counts.shape[0], MOST_CELLS, False))
-        counts, datasets = counts[rows], datasets[rows]
     if n >= min(counts.shape):
         raise InputError(
             f"{n} components cannot be fitted on {counts.shape[0]:,} cells; lower cell_scores"

@@ -22,7 +22,7 @@ from cellscribe.cells.rank import rank_cells
 from cellscribe.cells.tokens import CellTokens
 from cellscribe.cells.vocabulary import CLS
 from cellscribe.config import ModelConfig, TrainOptions
-from cellscribe.corpus.components import Components, fit_components
+from cellscribe.corpus.components import MOST_CELLS, Components, fit_components
 from cellscribe.corpus.store import Corpus
 from cellscribe.training.masking import MaskedBatch, mask_cells
 from cellscribe.training.objective import VIEWS
@@ -63,12 +63,18 @@ class Views:
     ) -> None:
         self._counts = TrainingCounts(corpus, OPTION)
         self._vocabulary, self._config, self._options = corpus.vocabulary, config, options
-        self.components = components or fit_components(
-            self._counts.counts,
-            _datasets(corpus),
-            config.cell_scores,
-            seed=options.seed,
-        )
+        if components is None:
+            some = np.arange(len(self._counts))
+            if len(some) > MOST_CELLS:
+                random = np.random.default_rng(options.seed)
+                some = np.sort(random.choice(some, MOST_CELLS, replace=False))
+            components = fit_components(
+                self._counts.at(some),
+                _datasets(corpus)[some],
+                config.cell_scores,
+                seed=options.seed,
+            )
+        self.components = components
 
     def masked(self, cells_B: Ints, epoch: int, *, whole: bool) -> MaskedBatch:
         """Draw and mask two views of each cell.

@@ -87,10 +87,10 @@ VARIANTS = {
     "all-genes": Variant(
         title="no gene subsets", flags={"genes-per-cell": 1_024, "min-genes-per-cell": None}
     ),
-    "width-192": Variant(title="width 192", flags={"hidden-size": 192}),
-    "width-384": Variant(title="width 384", flags={"hidden-size": 384}),
-    "depth-2": Variant(title="depth 2", flags={"num-hidden-layers": 2}),
-    "depth-6": Variant(title="depth 6", flags={"num-hidden-layers": 6}),
+    "width-192": Variant(title="width 192", flags={"model.hidden-size": 192}),
+    "width-384": Variant(title="width 384", flags={"model.hidden-size": 384}),
+    "depth-2": Variant(title="depth 2", flags={"model.num-hidden-layers": 2}),
+    "depth-6": Variant(title="depth 6", flags={"model.num-hidden-layers": 6}),
     "mean": Variant(title="mean of hidden states in place of the head", pool="genes"),
     "cells-2000": Variant(title="2,000 cells", cells=2_000),
     "cells-6000": Variant(title="6,000 cells", cells=6_000),

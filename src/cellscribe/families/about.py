@@ -77,7 +77,7 @@ def _shape(config: ModelConfig) -> dict[str, str]:
     return {
         "shape": f"{config.num_hidden_layers} layers, {config.hidden_size} wide, "
         f"{config.num_attention_heads} heads, FFN {config.intermediate_size}",
-        "vector": f"{config.hidden_size} values a cell",
+        "vector": f"{config.cell_vector_size or config.hidden_size} values a cell",
         "vocabulary": f"{config.vocab_size:,} tokens",
         "context": f"{config.context:,} genes",
         "work": f"{work:.2f} GFLOP for a cell of {config.context:,} genes, "

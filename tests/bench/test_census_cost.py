@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from benchmarks import census_cost
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -117,7 +117,7 @@ def test_two_ranks_are_one_for_two_views(tmp_path: Path, parallel: str) -> None:
     recipe = preset(tmp_path, shape, parallel=parallel, micro_batch=4, **on)
     finish(start(corpus, run, "--preset", str(recipe)))
     ours, theirs = lines_of(run), lines_of(alone)
-    for name in ("loss", "loss_regression", "loss_contrast", "gradient_norm"):
+    for name in ("loss", "regression", "contrast", "gradient_norm"):
         np.testing.assert_allclose(
             [line[name] for line in ours], [line[name] for line in theirs], rtol=1e-5
         )

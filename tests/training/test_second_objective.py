@@ -208,7 +208,6 @@ def test_packed_and_padded_cells_have_the_same_vectors() -> None:
         ({"contrast_weight": 1.0, "patience": 3}, "leave it out"),
         ({"contrast_weight": 1.0, "shared_genes": 1.5}, "is not a share"),
         ({"contrast_weight": 1.0, "least_share": 0.0}, "least_share must be positive"),
-        ({"min_genes_per_cell": 5}, "is for two views of a cell"),
         ({"mlm_weight": 0.0}, "all weights of the loss are 0"),
     ],
 )

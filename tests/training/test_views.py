@@ -243,7 +243,7 @@ def test_a_run_goes_on_with_the_same_bits_and_ends_in_a_model(
     run_training(corpus.path, whole, shape=shape, options=options)
     run_training(corpus.path, run, shape=shape, options=options, steps=6)
     run_training(corpus.path, run, shape=shape, options=options, resume=True)
-    for name in ("loss", "loss_regression", "loss_contrast", "gradient_norm"):
+    for name in ("loss", "regression", "contrast", "gradient_norm"):
         assert [line[name] for line in lines_of(run)] == [line[name] for line in lines_of(whole)]
     weights = "model/model.safetensors"
     assert (run / weights).read_bytes() == (whole / weights).read_bytes()

@@ -132,11 +132,13 @@ class _Training:
         self.last.append(line)
         status = self._status(line)
         self.bar.update(self.task, completed=line["step"], status=status)
-        losses = [
+        parts = [f"{name} {line[name]:.4f}" for name in ("regression", "contrast") if name in line]
+        held_out = [
             f"{k.removeprefix('loss_')} {v:.4f}" for k, v in line.items() if k.startswith("loss_")
         ]
+        losses = [*parts, *held_out]
         lately = line["seconds"] - self.said < LINE_EVERY
-        if losses or not (lately or self.bar.console.is_terminal):
+        if held_out or not (lately or self.bar.console.is_terminal):
             self.said = line["seconds"]
             text = ", ".join([f"step {line['step']:,} of {self.steps:,}: {status}", *losses])
             if self.bar.console.is_terminal:

@@ -137,11 +137,6 @@ class TrainOptions:
     def _check_views(self) -> None:
         """Refuse settings that exclude each other where the second objective is on, or off."""
         if not self.two_views:
-            if self.min_genes_per_cell is not None:
-                raise InputError(
-                    "min_genes_per_cell is for two views of a cell; give regression_weight or "
-                    "contrast_weight too, or leave it out"
-                )
             if not self.mlm_weight:
                 raise InputError("all weights of the loss are 0; give one of them")
             return

@@ -162,12 +162,14 @@ def render(
         Pairs of a measurement and its result.
     """
     is_bert = run.header["model"].get("norm") == "post"
+    has_head = bool(run.header["model"].get("cell_vector_size"))
+    views = ", and a vector that two views of a cell have in common" if has_head else ""
     parts = [
         _head(is_bert),
         f"# {plain(run.name)}",
         f"A BERT encoder of single cells ({plain(run.header['preset'])}): it reads a human cell "
-        "as its genes ranked by expression and was trained to name masked genes. Made with "
-        "cellscribe.",
+        "as its genes ranked by expression and was trained to name masked genes"
+        f"{views}. Made with cellscribe.",
         *_use(is_bert),
         *_shape(run),
         *_data(corpus_card),

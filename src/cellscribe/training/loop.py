@@ -198,8 +198,8 @@ def _metrics(
         "seconds": state.seconds,
     }
     if options.two_views and is_finite:
-        metrics["loss_regression"] = sums.regression / (2 * options.global_batch)
-        metrics["loss_contrast"] = sums.contrast / options.global_batch
+        metrics["regression"] = sums.regression / (2 * options.global_batch)
+        metrics["contrast"] = sums.contrast / options.global_batch
     if not is_finite:
         metrics["skipped"] = True
     return metrics

@@ -128,7 +128,9 @@ def bench_embed(
             ranked[: config.context] for ranked in peers.rank_cells_one_by_one(source, vocabulary)
         ]
         peaks = peak.measure_peak(device)
-        embedder = cellscribe.load(checkpoint, device=device)
+        embedder = cellscribe.load(
+            checkpoint, device=device, pool="genes"
+        )  # as the peer makes its vectors
         bert = peers.load_bert(checkpoint, device)
         embedder.embed(small)
         seconds, vectors = _embed_in_turns(embedder, bert, source, tokens, config, repeats)

@@ -373,3 +373,21 @@ def test_page_looks_like_something(
     assert not drawn[:, -margin:].any()
     for colour in ((0x4F, 0xB3, 0xB8) if options else (0x2A, 0x7F, 0x86), (0xD5, 0x5E, 0x00)):
         assert (np.abs(pixels - colour).max(axis=2) <= 2).sum() > 250
+
+
+def test_parts_of_the_second_objective_are_drawn_where_a_run_has_them(
+    tmp_path: Path, text: str
+) -> None:
+    lines = metrics(60, every=20)
+    for line in lines[:-1]:  # the last step was skipped
+        line |= {"regression": 1 / line["step"], "contrast": 2.0}
+    runs = read_runs([write_run(tmp_path / "run", lines)])
+    [run] = runs.values()
+    np.testing.assert_allclose(run.objective["regression"][:-1], 1 / np.arange(1, 60))
+    assert np.isnan(run.objective["contrast"][-1])
+    page = render_page(runs)
+    for title in ("Regression", "Contrast"):
+        assert f"Curves: {title}. " in page
+        assert f"Curves: {title}. " not in text
+    assert "loss of regression" not in page
+    assert set(run.validation) == {"val", "test_unseen"}

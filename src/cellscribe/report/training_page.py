@@ -27,6 +27,12 @@ from cellscribe.training.runs import Run, best, read_run, smooth, summarise, tok
 from cellscribe.training.runs import warnings as run_warnings
 from cellscribe.writing import check_target
 
+PARTS = {
+    "regression": "Mean squared difference from the whole cell's scores; 1 if nothing is told.",
+    "contrast": "InfoNCE of the two views of a cell, natural logarithm; 0 is a perfect match.",
+}
+"""Parts of the second objective, and what they are."""
+
 
 def write_report(folders: Sequence[Path], out: Path | None = None) -> list[str]:
     """Report on runs: ``report.html`` and ``report.png``.
@@ -230,8 +236,9 @@ def _loss_text(runs: RunsByName) -> str:
 
 
 def _course(runs: RunsByName) -> str:
-    """Draw four smaller figures: later losses, rate, gradient, throughput."""
-    cards = [_closer(runs), _rate(runs), _gradient(runs), _throughput(runs)]
+    """Draw smaller figures: later losses, second objective, rate, gradient, throughput."""
+    parts = [_part(runs, name, text) for name, text in PARTS.items()]
+    cards = [_closer(runs), *parts, _rate(runs), _gradient(runs), _throughput(runs)]
     lead = "Colours and dashes as above."
     return html.section("course", "How it went", lead, html.pair([c for c in cards if c]))
 
@@ -255,6 +262,16 @@ def _closer(runs: RunsByName) -> str:
         return ""
     text = f"The same curves from step {start + 1:,} on."
     return _small("Loss closer", text, lines, "loss")
+
+
+def _part(runs: RunsByName, name: str, text: str) -> str:
+    """Draw a part of the second objective; nothing if no run has it."""
+    lines = [
+        _smoothed(runs, place, run.objective[name])
+        for place, run in enumerate(runs.values())
+        if name in run.objective
+    ]
+    return _small(name.capitalize(), text, lines, name, from_zero=True) if lines else ""
 
 
 def _rate(runs: RunsByName) -> str:

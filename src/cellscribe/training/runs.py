@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ HEADER, METRICS, MODEL = "run.json", "metrics.jsonl", "model"
 HEADER_KEYS = ("preset", "model", "training", "corpus", "parameters", "sessions")
 STEP_KEYS = ("loss", "gradient_norm", "learning_rate", "cells", "tokens", "seconds")
 VALIDATED = "loss_"
+OBJECTIVE = ("regression", "contrast")
+"""Parts of the second objective, in the lines of runs that have it."""
 """Prefix of the name of a validation loss; the split's name follows."""
 JUDGE = "val"
 """The split whose loss decides which step is best."""
@@ -60,6 +62,8 @@ class Run:
         ``[n]`` training time since the run began; validating and saving are not counted.
     validation
         Split -> the steps that validated, and the losses there (NaN where not finite).
+    objective
+        ``[n]`` training loss of each part of the second objective, where the run has it.
     skipped
         Number of steps that changed nothing, because loss or gradient was not finite.
     finished
@@ -78,6 +82,7 @@ class Run:
     validation: Mapping[str, tuple[Steps, Values]]
     skipped: int
     finished: bool
+    objective: Mapping[str, Values] = field(default_factory=dict)
 
     @property
     def planned(self) -> int:
@@ -163,6 +168,11 @@ def read_run(folder: str | Path) -> Run:
         validation=validation,
         skipped=sum(bool(line.get("skipped")) or line["loss"] is None for line in lines),
         finished=(folder / MODEL).is_dir(),
+        objective={
+            name: np.array([_number({name: None, **line}, name) for line in lines])
+            for name in OBJECTIVE
+            if any(name in line for line in lines)
+        },
     )
     _check_header(run, folder / HEADER)
     # a run that was given more steps has an earlier model: only with patience does it mean the end

@@ -159,6 +159,7 @@ def bench_transfer(
     """
     runs.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
+    path = out
     for name, variant in TISSUES.items():
         run = runs / name
         if not (run / MODEL).is_dir():
@@ -167,11 +168,18 @@ def bench_transfer(
         for title, start in (("the preset", ""), (PCA_ROW, PCA_ROW), ("corpus PCA", CORPUS)):
             rows.append({"name": title, **facts, **_scores(run, variant, data, start)})
             print(rows[-1], flush=True)
+        path = _write_transfer(rows, steps, preset, out)  # as far as it is
+    return path
+
+
+def _write_transfer(rows: list[dict[str, Any]], steps: int, preset: str, out: Path) -> Path:
     settings = {"steps": steps, "preset": preset, "flags": SHORT, "cells scored": CELLS}
-    lines = []
-    for row in rows:
-        files = next(each.files for each in TISSUES.values() if each.title == row["tissue"])
-        lines += [[row["tissue"], file, row["name"], *_figures(row, file)] for file in files]
+    files_of = {variant.title: variant.files for variant in TISSUES.values()}
+    lines = [
+        [row["tissue"], file, row["name"], *_figures(row, file)]
+        for row in rows
+        for file in files_of[row["tissue"]]
+    ]
     columns = ["left out", "scored on", "vectors", *SHOWN]
     figures = {"rows": rows, "table": {"columns": columns, "rows": lines}}
     return write_result(out, "transfer", "transfer", settings, figures)

@@ -242,7 +242,7 @@ def _corpus_of(variant: Variant, data: Path, corpus: Path, runs: Path) -> Path:
         is_held_out = path.stem in FILES
         if path.stem.startswith("perturb_"):
             continue
-        if path.stem.startswith(variant.without) and variant.without and not is_held_out:
+        if variant.without and path.stem.startswith(variant.without):
             continue
         cells = anndata.read_h5ad(path)
         if share < 1 and not is_held_out:
@@ -250,7 +250,13 @@ def _corpus_of(variant: Variant, data: Path, corpus: Path, runs: Path) -> Path:
             cells = cells[rows].copy()
         cells.write_h5ad(parts / path.name)
     words = [*map(str, sorted(parts.glob("*.h5ad"))), "-o", str(folder)]
-    more = ["--config", "recipes/small.toml", "--vocabulary", str(corpus / "genes.tsv")]
+    more = ["--vocabulary", str(corpus / "genes.tsv")]
+    if any(file.startswith(variant.without or ("-",)) for file in FILES):
+        # without the files that are held out there is nothing to validate on
+        more += ["--obs", "tissue_general=tissue", "--obs", "dataset_id=source_dataset"]
+        more += ["--holdout", "0", "--exclude", "in_came_baron=True"]
+    else:
+        more += ["--config", "recipes/small.toml"]
     command = [sys.executable, "-m", "cellscribe", "corpus", "build"]
     subprocess.run([*command, *words, *more], check=True)
     shutil.rmtree(parts)

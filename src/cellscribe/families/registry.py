@@ -27,10 +27,10 @@ from cellscribe.families.scgpt import checkpoint as scgpt
 from cellscribe.families.symbols import map_symbols
 from cellscribe.model.metadata import (
     BERTS,
-    POOLS,
     Header,
     config_text,
     find_checkpoint,
+    pools_of,
     read_config,
 )
 
@@ -131,7 +131,7 @@ class RankedHeader(Header, ModelHeader):
     @property
     def pools(self) -> tuple[str, ...]:
         """Ways to make a cell's vector."""
-        return tuple(pool for pool in POOLS if pool != "head" or self.config.cell_vector_size)
+        return pools_of(self.config)
 
     def map_genes(
         self, var: pd.DataFrame, *, gene_key: str | None = None, name: str = "input"

@@ -28,6 +28,11 @@ POOLS: tuple[str, ...] = get_args(get_type_hints(Pooling)["pool"])
 """Ways in which a BERT's vector of a cell can be made."""
 
 
+def pools_of(config: ModelConfig) -> tuple[str, ...]:
+    """Return those of `POOLS` that a model of this shape has."""
+    return tuple(pool for pool in POOLS if pool != "head" or config.cell_vector_size)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Header:
     """The directory of a BERT of ranked genes, without its weights."""

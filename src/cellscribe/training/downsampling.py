@@ -2,8 +2,8 @@
 
 A downsampled cell keeps each of its counts with one probability, itself drawn between `LEAST` and
 1, and is ranked again. Less sequencing of the same library has the same effect (binomial
-downsampling). So a small corpus shows more variety, and the model learns less from depth. All
-counts of the training split are held in memory, so this is for small corpora.
+downsampling). So a small corpus shows more variety, and the model learns less from depth. Where the
+counts of the training split are kept: `training_counts`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Downsampling:
     Raises
     ------
     InputError
-        The counts are missing, or too many to hold in memory.
+        The counts are missing.
     """
 
     def __init__(

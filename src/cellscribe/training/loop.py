@@ -23,6 +23,7 @@ from cellscribe.model.encoder import MaskedGeneModel, training_flop
 from cellscribe.training.batches import StepBatches
 from cellscribe.training.distributed import Team
 from cellscribe.training.gradients import StepLosses, gene_gradients, view_gradients
+from cellscribe.training.objective import VIEWS
 from cellscribe.training.optimizer import LossScale, clip_gradients, learning_rate
 from cellscribe.training.validation import Validation
 
@@ -198,7 +199,7 @@ def _metrics(
         "seconds": state.seconds,
     }
     if options.two_views and is_finite:
-        metrics["regression"] = sums.regression / (2 * options.global_batch)
+        metrics["regression"] = sums.regression / (VIEWS * options.global_batch)
         metrics["contrast"] = sums.contrast / options.global_batch
     if not is_finite:
         metrics["skipped"] = True

@@ -8,7 +8,7 @@ kilobytes a cell from there, at random.
 
     CORPUS/training_counts/tokens.npy     uint16, gene of each count, cell after cell
     CORPUS/training_counts/values.npy     uint32, the count
-    CORPUS/training_counts/offsets.npy    int64, where each cell begins
+    CORPUS/training_counts/lengths.npy    int64, counts of each cell
     CORPUS/training_counts/numbers.npy    int64, the cells' numbers in the corpus
 """
 
@@ -37,7 +37,7 @@ POLL = 2.0
 
 Ints = npt.NDArray[np.int64]
 Arrays = dict[str, npt.NDArray[Any]]
-DTYPES = {"tokens": np.uint16, "values": np.uint32, "offsets": np.int64, "numbers": np.int64}
+DTYPES = {"tokens": np.uint16, "values": np.uint32, "lengths": np.int64, "numbers": np.int64}
 
 
 class TrainingCounts:
@@ -67,7 +67,7 @@ class TrainingCounts:
         else:
             arrays = _packed(corpus, paths)
         self._tokens, self._values = arrays["tokens"], arrays["values"]
-        self._offsets = np.concatenate([[0], np.cumsum(arrays["offsets"])])
+        self._offsets = np.concatenate([[0], np.cumsum(arrays["lengths"])])
         self._order = np.argsort(arrays["numbers"])
         self.numbers: Ints = arrays["numbers"][self._order]
         """``[cells]`` numbers of all training cells, ascending."""
@@ -122,7 +122,7 @@ def _read(corpus: Corpus, paths: list[Path]) -> Iterator[Arrays]:
         yield {
             "tokens": token[counts.indices[known]].astype(np.uint16),
             "values": counts.data[known].astype(np.uint32),
-            "offsets": np.diff(ends),
+            "lengths": np.diff(ends),
             "numbers": cells.obs_names.to_numpy().astype(np.int64),
         }
 
@@ -137,7 +137,7 @@ def _packed(corpus: Corpus, paths: list[Path]) -> Arrays:
         time.sleep(POLL)
     mapped = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in DTYPES}
     cells = corpus.splits[SPLIT]["cells"]
-    if not len(mapped["numbers"]) == len(mapped["offsets"]) == cells:
+    if not len(mapped["numbers"]) == len(mapped["lengths"]) == cells:
         raise InputError(f"{folder} is not of this corpus; remove it, and it is made again")
     return mapped
 
@@ -148,7 +148,7 @@ def _pack(corpus: Corpus, paths: list[Path], folder: Path) -> None:
     with writing(folder) as partial:
         partial.mkdir()
         sizes = dict.fromkeys(("tokens", "values"), n_values)
-        sizes |= dict.fromkeys(("offsets", "numbers"), n_cells)
+        sizes |= dict.fromkeys(("lengths", "numbers"), n_cells)
         files = {
             name: np.lib.format.open_memmap(
                 partial / f"{name}.npy", "w+", DTYPES[name], (sizes[name],)

@@ -51,7 +51,7 @@ class Views:
     Raises
     ------
     InputError
-        The counts are missing, or too many to hold in memory.
+        The counts are missing.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ from cellscribe.families.base import check_options
 from cellscribe.model.attention import Lengths
 from cellscribe.model.checkpoint import Checkpoint
 from cellscribe.model.encoder import Encoder
-from cellscribe.model.metadata import POOLS
+from cellscribe.model.metadata import pools_of
 from cellscribe.model.pooling import Specials
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ def choose_pooling(config: ModelConfig, published: Pooling, options: ModelOption
     InputError
         The model has no such layer, or no [CLS].
     """
-    there = [name for name in POOLS if name != "head" or config.cell_vector_size]
-    order = {name: name for name in (published.pool, *there)}
+    order = {name: name for name in (published.pool, *pools_of(config))}
     pool = check_options(options, order, "a BERT of ranked genes", also=("hidden_layer",))
     chosen = replace(published, pool=pool)  # type: ignore[arg-type]
     if options.hidden_layer is not None:

@@ -12,6 +12,7 @@ from cellscribe.cells.genes import GeneMap, map_genes
 from cellscribe.cells.rank import ranker
 from cellscribe.cells.tokenize import Tokenized, write_tokens
 from cellscribe.cells.vocabulary import CLS, Vocabulary
+from cellscribe.config import InputOptions
 
 
 def tokenize_file(
@@ -63,7 +64,7 @@ def tokenize_file(
             "context": context,
             "cls_token": cls_token,
         },
-        layer=layer,
+        options=InputOptions(layer=layer),
         overwrite=overwrite,
         progress=progress,
     )

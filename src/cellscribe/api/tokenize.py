@@ -59,7 +59,7 @@ def tokenize(
             front=tokenizer.front,
             back=tokenizer.back,
             about=tokenizer.about,
-            layer=options.layer,
+            options=options,
             overwrite=options.overwrite,
             progress=progress,
         )

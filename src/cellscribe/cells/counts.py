@@ -31,6 +31,7 @@ from cellscribe.cells.matrices import (
     Rows,
     make_rows,
 )
+from cellscribe.config import InputOptions
 from cellscribe.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ LOG_CEILING = 25
 def open_counts(
     source: str | Path | AnnData | Counts,
     *,
+    options: InputOptions | None = None,
     layer: str | None = None,
     scratch: Path | None = None,
     log: Log = log_stderr,
@@ -56,8 +58,11 @@ def open_counts(
     source
         Path of an .h5ad, .zarr, 10x .h5, 10x matrix folder (or .tar.gz of one) or .loom; an
         AnnData, backed or not; a `Counts`, which is returned as it is.
+    options
+        How the input is read; a verb's options are such.
     layer
-        "X" (default), the name of a layer such as "counts", or "raw" for ``raw.X``.
+        In place of that of `options`: "X" (default), the name of a layer such as "counts", or "raw"
+        for ``raw.X``.
     scratch
         Folder for the files of a conversion or an unpacked archive, removed at close.
     log
@@ -68,6 +73,8 @@ def open_counts(
     InputError
         There is no such file, it is damaged or of no known format, or has no such layer.
     """
+    options = options or InputOptions()
+    layer = layer or options.layer
     if isinstance(source, Counts):
         wanted = layer and _resolve_layer(layer, list(source._matrices), source.name)
         if wanted not in (None, source.layer):

@@ -1,8 +1,8 @@
 """Which format a path is in, told by its content and not by its suffix.
 
 HDF5 files are known by their first bytes and then by their groups, folders by the metadata in them.
-What is recognised is handed to its opener in `formats` or `tenx`; what is not is refused with a
-guess at what it may be.
+What is recognised is handed to its opener (`containers`, `matrix_market`); what is not is refused
+with a guess at what it may be.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from cellscribe.callbacks import Log
-from cellscribe.cells import formats, tenx
+from cellscribe.cells import formats, matrix_market
+from cellscribe.cells.containers import open_hdf5, open_zarr
 from cellscribe.cells.formats import Source
 from cellscribe.cells.matrices import DAMAGED, STORAGE_ERRORS
 from cellscribe.errors import InputError
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-HDF5_CACHE_BYTES = 64 << 20
-"""Holds the chunks that two neighbouring blocks share."""
 FORMATS = "h5ad, zarr, 10x .h5, 10x matrix folder or .tar.gz, loom"
 
 
@@ -54,12 +53,12 @@ def open_source(source: Any, stack: ExitStack, scratch: Path | None, log: Log) -
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     if head == HDF5_MAGIC:
-        return _open_hdf5(path, stack, log)
+        return open_hdf5(path, stack, log)
     if path.name.endswith((".mtx", ".mtx.gz")):
-        return tenx.mtx_folder(path.parent, name=str(path), path=path, log=log)
+        return matrix_market.mtx_folder(path.parent, name=str(path), path=path, log=log)
     if _is_tar(path):
-        folder = tenx.unpack(path, stack, scratch)
-        return tenx.mtx_folder(folder, name=str(path), path=path, log=log)
+        folder = matrix_market.unpack(path, stack, scratch)
+        return matrix_market.mtx_folder(folder, name=str(path), path=path, log=log)
     raise InputError(f"{path}: {_guess(path, head)}; known are {FORMATS}")
 
 
@@ -86,59 +85,9 @@ def _guess(path: Path, head: bytes) -> str:
 
 def _open_folder(path: Path, log: Log) -> Source:
     if any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")):
-        return _open_zarr(path)
-    if tenx.mtx_in(path):
-        return tenx.mtx_folder(path, name=str(path), path=path, log=log)
-    inside = [p for p in sorted(path.iterdir()) if p.is_dir() and tenx.mtx_in(p)]
+        return open_zarr(path)
+    if matrix_market.mtx_in(path):
+        return matrix_market.mtx_folder(path, name=str(path), path=path, log=log)
+    inside = [p for p in sorted(path.iterdir()) if p.is_dir() and matrix_market.mtx_in(p)]
     hint = f"; did you mean {inside[0]}?" if inside else f"; known are {FORMATS}"
     raise InputError(f"{path}: a folder with neither a zarr store nor a matrix.mtx in it{hint}")
-
-
-def _open_zarr(path: Path) -> Source:
-    import zarr
-
-    try:
-        root = zarr.open_group(str(path), mode="r")
-        keys = set(root)
-    # metadata that is missing or mangled surfaces as whatever its parser meets
-    except Exception as error:
-        raise InputError(
-            f"{path}: not a readable zarr group ({str(error) or type(error).__name__}); {DAMAGED}"
-        ) from error
-    if not {"obs", "var"} <= keys:
-        raise InputError(
-            f"{path}: a zarr store, but not an AnnData (it holds {_names_of(keys)}); "
-            "give the folder that holds obs, var and X"
-        )
-    return formats.anndata_store(root, path=path, form="zarr")
-
-
-def _open_hdf5(path: Path, stack: ExitStack, log: Log) -> Source:
-    import h5py
-
-    try:
-        file = stack.enter_context(h5py.File(path, "r", rdcc_nbytes=HDF5_CACHE_BYTES))
-        keys = set(file)
-    except BlockingIOError:
-        raise InputError(f"{path} is open for writing in another program; close it there") from None
-    except STORAGE_ERRORS as error:
-        raise InputError(f"{path}: cannot be opened as HDF5 ({error}); {DAMAGED}") from error
-    try:
-        if "matrix" in keys and not formats.is_group(file["matrix"]):
-            return formats.loom_file(file, path=path)
-        if "matrix" in keys or any(tenx.is_genome(file[key]) for key in keys):
-            return tenx.h5_file(file, path=path, log=log)
-        if {"obs", "var"} <= keys:
-            return formats.anndata_store(file, path=path, form="h5ad")
-    except InputError:
-        raise
-    except STORAGE_ERRORS as error:
-        raise InputError(f"{path} cannot be read ({error}); {DAMAGED}") from error
-    raise InputError(
-        f"{path}: HDF5, but neither h5ad, 10x nor loom (it holds {_names_of(keys)}); "
-        "write it as .h5ad with anndata"
-    )
-
-
-def _names_of(found: set[str]) -> str:
-    return ", ".join(sorted(found)[:8]) or "nothing"

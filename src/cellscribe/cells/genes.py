@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from cellscribe.cells.features import not_genes
 from cellscribe.cells.symbols import (
     REPEAT,
     Kind,
@@ -272,16 +273,6 @@ def _read_columns(candidates: dict[str, pd.Series], look_up: _Lookup) -> list[_C
             -column.n_tokens,
         ),
     )
-
-
-def not_genes(var: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    """Mark antibodies, guides and peaks of 10x: an antibody may bear a gene's name."""
-    for key in ("feature_types", "feature_type"):
-        if key in var.columns:
-            types = np.array([as_text(value) for value in var[key]], dtype=object)
-            if (types == "Gene Expression").any():
-                return np.asarray(types != "Gene Expression", dtype=np.bool_)
-    return np.zeros(len(var), dtype=np.bool_)
 
 
 def first_names(names: Iterable[str], n: int) -> tuple[str, ...]:

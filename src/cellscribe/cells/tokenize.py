@@ -24,6 +24,7 @@ from cellscribe.cells.counts import Counts, open_counts
 from cellscribe.cells.genes import GeneMap
 from cellscribe.cells.pipeline import token_blocks
 from cellscribe.cells.tokens import CellTokens, Tokenize
+from cellscribe.config import InputOptions
 from cellscribe.errors import InputError
 from cellscribe.writing import check_target, writing
 
@@ -51,7 +52,7 @@ def write_tokens(
     front: Sequence[int] = (),
     back: Sequence[int] = (),
     about: Mapping[str, Any],
-    layer: str | None = None,
+    options: InputOptions | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Tokenized:
@@ -59,7 +60,7 @@ def write_tokens(
 
     Parameters
     ----------
-    source, layer
+    source, options
         As for `open_counts`.
     out
         The ``.parquet`` file; it appears whole or not at all.
@@ -88,7 +89,7 @@ def write_tokens(
     out = Path(out)
     if out.suffix != ".parquet":
         raise InputError(f"{out}: tokens are written as Parquet; name it {out.stem}.parquet")
-    with open_counts(source, layer=layer) as counts:
+    with open_counts(source, options=options) as counts:
         check_target(out, counts.path, overwrite=overwrite)
         genes = look_up(counts)
         description = {**about, "layer": counts.layer, "source": Path(counts.name).name}

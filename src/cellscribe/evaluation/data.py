@@ -147,7 +147,7 @@ def read_cells(path: Path | AnnData, options: EvaluateOptions, *, name: str = ""
 
     from cellscribe.cells.counts import open_counts
 
-    with open_counts(path, layer=options.layer) as counts:
+    with open_counts(path, options=options) as counts:
         rows = draw(counts.n_cells, options.max_cells, options.seed)
         blocks, start = [], 0
         for block in counts.blocks():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cellscribe.cells.features import not_genes
 from cellscribe.cells.genes import (
     MIN_KNOWN,
     GeneMap,
@@ -19,7 +20,6 @@ from cellscribe.cells.genes import (
     first_names,
     human_genes,
     map_genes,
-    not_genes,
 )
 from cellscribe.cells.symbols import as_text
 from cellscribe.cells.vocabulary import GeneTable

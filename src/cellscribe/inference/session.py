@@ -94,9 +94,9 @@ class Session:
         self, source: str | Path | AnnData | Counts, *, layer: str | None = None
     ) -> Counts:
         """Open cells for the length of the session; no gene is looked up yet."""
-        if layer is None and isinstance(self.options, InputOptions):
-            layer = self.options.layer
-        return self._stack.enter_context(open_counts(source, layer=layer, log=self.log))
+        options = part_of(InputOptions, self.options)
+        opened = open_counts(source, options=options, layer=layer, log=self.log)
+        return self._stack.enter_context(opened)
 
     def map_genes(self, counts: Counts, gene_key: str | None = None) -> Cells:
         """Look up the genes of opened counts."""

@@ -141,7 +141,7 @@ def _source_blocks(
     hashes = plan.gene_hashes
     genes = plan.genes_of[place]
     try:
-        with open_counts(source.path, layer=options.layer, log=lambda _: None) as counts:
+        with open_counts(source.path, options=options, log=lambda _: None) as counts:
             labels, reason, _ = read_labels(counts, source.name, options)
             codes = _codes(plan, labels)
             blocks = read_ahead(counts.blocks(BLOCK, first - start), depth=1)

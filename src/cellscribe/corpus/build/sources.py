@@ -152,7 +152,7 @@ def inspect_source(
     InputError
         The source cannot be used.
     """
-    with open_counts(path, layer=options.layer, log=log) as counts:
+    with open_counts(path, options=options, log=log) as counts:
         mapped = map_genes(counts.var, genes, gene_key=options.gene_key, name=counts.name)
         labels, reason, notes = read_labels(counts, name, options)
         with closing(counts.blocks(FIRST_LOOK)) as blocks:  # type: ignore[type-var]

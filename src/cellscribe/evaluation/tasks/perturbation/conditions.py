@@ -173,7 +173,8 @@ def target_columns(cells: Cells, labels: Iterable[str]) -> dict[str, int | None]
     A label is looked for as it is written in the names of the file's columns and in the text
     columns of var, then as the Ensembl id that it and they stand for. The first column wins.
     """
-    from cellscribe.cells.genes import candidate_columns, not_genes, resolve
+    from cellscribe.cells.features import not_genes
+    from cellscribe.cells.genes import candidate_columns, resolve
     from cellscribe.cells.symbols import as_text
 
     spelled: dict[str, int] = {}

@@ -212,7 +212,7 @@ def test_the_pooling_is_in_the_fingerprint_only_if_it_is_asked_for(
 
     plain = fingerprints(OPTIONS)
     facts = read_models([tiny_model], OPTIONS)[0].facts
-    parts = [facts[name] for name in ("hash", "pooling", "genes", "random", "precision")]
+    parts = [facts[name] for name in ("hash", "config", "pooling", "genes", "random", "precision")]
     # written down here, for stored results and vectors are found by it
     assert plain[0] == hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
     assert fingerprints(POOLED) == plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -96,3 +97,35 @@ def test_a_header_is_of_its_kind(model: Path) -> None:
         assert len(header.table) == header.config.vocab_size
     else:
         assert header.pools == tuple(family_module(header.family).POOLS)
+
+
+def test_the_identity_of_a_model_holds_every_field_of_its_configuration(model: Path) -> None:
+    opened = open_model(model)
+    header = opened.header
+    assert opened.identity == {
+        "model": opened.hash,
+        "gene_table": header.table.hash,
+        "model_config": header.config_hash,
+    }
+    changed = {header.config_hash}
+    if isinstance(header, RankedHeader):
+        shape, pooling = dataclasses.asdict(header.config), dataclasses.asdict(header.pooling)
+        for name, value in shape.items():
+            other = dataclasses.replace(header.config)
+            # no value of this kind need make sense: the hash must tell them apart all the same
+            object.__setattr__(other, name, "another" if isinstance(value, str) else -17)
+            changed.add(dataclasses.replace(header, config=other).config_hash)
+        for name in pooling:
+            other_pooling = dataclasses.replace(header.pooling)
+            object.__setattr__(other_pooling, name, -17)
+            changed.add(dataclasses.replace(header, pooling=other_pooling).config_hash)
+        n_fields = len(shape) + len(pooling)
+    else:
+        for name in header.settings:
+            settings = header.settings | {name: -17}
+            changed.add(dataclasses.replace(header, settings=settings).config_hash)
+        n_fields = len(header.settings)
+    changed.add(dataclasses.replace(header, family="bionemo").config_hash)
+    assert len(changed) == n_fields + 2
+    moved = dataclasses.replace(header, name="other", provenance={"seen": "elsewhere"})
+    assert moved.config_hash == header.config_hash

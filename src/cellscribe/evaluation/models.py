@@ -124,6 +124,7 @@ class Model:
             "name": self.header.name,
             "family": self.header.family,
             "hash": embedder.hash,
+            "config": self.header.config_hash,
             "parameters": sum(p.numel() for p in embedder.cells.network.parameters()),
             "pooling": embedder.pooling,
             "genes": self.header.table.hash,
@@ -137,8 +138,9 @@ class Model:
     def fingerprint(self) -> str:
         """16 hexadecimal digits of all that decides the vectors except the cells."""
         facts = self.facts
-        # the same weights give other vectors with another pooling or gene table
-        parts = [facts[name] for name in ("hash", "pooling", "genes", "random", "precision")]
+        # the same weights give other vectors with another configuration, pooling or gene table
+        decisive = ("hash", "config", "pooling", "genes", "random", "precision")
+        parts = [facts[name] for name in decisive]
         chosen = model_options(self.options)
         if chosen != ModelOptions():  # results without these options keep their fingerprint
             parts.append(dataclasses.asdict(chosen))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from cellscribe.model.metadata import (
     Header,
     config_text,
     find_checkpoint,
+    hash_settings,
     pools_of,
     read_config,
 )
@@ -56,6 +58,19 @@ class Opened:
     hash: str
     """SHA-256 of the weights file, the first 16 hexadecimal digits."""
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """All of a model's files that can change a vector: weights, gene table and configuration.
+
+        The options of a call (pool, layer, depth) are not in it.
+        """
+        header = self.header
+        return {
+            "model": self.hash,
+            "gene_table": header.table.hash,
+            "model_config": header.config_hash,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
@@ -79,6 +94,11 @@ class ModelHeader:
     provenance: dict[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)
     """Configuration of a family with a network of its own."""
+
+    @cached_property
+    def config_hash(self) -> str:
+        """`hash_settings` of all that ``config.json`` says of how vectors are made."""
+        return hash_settings({"family": self.family, "settings": self.settings})
 
     @property
     def pools(self) -> tuple[str, ...]:

@@ -92,6 +92,8 @@ class Embedder:
         The model itself, see `families.base.CellModel`.
     hash
         SHA-256 of its weights file, the first 16 hexadecimal digits.
+    identity
+        Hashes of weights, gene table and configuration, see `registry.Opened.identity`.
     device, precision, threads
         Where and how it computes.
     note
@@ -108,6 +110,7 @@ class Embedder:
         self, opened: Opened, device: torch.device, precision: Precision, threads: int
     ) -> None:
         self.header, self.hash = opened.header, opened.hash
+        self.identity = opened.identity
         self.device = device
         self.precision = precision
         self.threads = threads

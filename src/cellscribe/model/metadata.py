@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Self, get_args, get_type_hints
@@ -33,6 +35,12 @@ def pools_of(config: ModelConfig) -> tuple[str, ...]:
     return tuple(pool for pool in POOLS if pool != "head" or config.cell_vector_size)
 
 
+def hash_settings(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of settings as sorted JSON, the first 16 hexadecimal digits."""
+    text = json.dumps(settings, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Header:
     """The directory of a BERT of ranked genes, without its weights."""
@@ -51,6 +59,12 @@ class Header:
     def vocabulary(self) -> Vocabulary:
         """The gene table."""
         return self.table
+
+    @cached_property
+    def config_hash(self) -> str:
+        """`hash_settings` of family, shape and pooling."""
+        shape, pooling = dataclasses.asdict(self.config), dataclasses.asdict(self.pooling)
+        return hash_settings({"family": self.family, "model": shape, "pooling": pooling})
 
     @classmethod
     def from_config(cls, directory: Path, data: Mapping[str, Any]) -> Self:

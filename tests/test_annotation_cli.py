@@ -116,7 +116,7 @@ def test_outputs_that_would_lose_something(
     ):
         assert told in refused(run("finetune", tiny_model, labelled, "-o", out, *words))
     again = run("finetune", tiny_model, labelled, "-o", folder, *words, "--overwrite")
-    assert "is no model" in refused(again)
+    assert "holds notes.txt, which cellscribe did not write" in refused(again)
     assert (folder / "notes.txt").read_text() == "dear"
 
 

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
-from cellscribe.errors import InputError
+from cellscribe.errors import LONGEST, InputError
+from cellscribe.lease import lease
 from cellscribe.writing import (
+    LONGEST_SUFFIX,
     OutputError,
     check_target,
     disk_errors,
+    foreign_in,
     hash_of,
+    make_writable,
     remove,
     replace,
     writing,
@@ -55,8 +62,7 @@ def test_an_error_keeps_the_old_and_removes_the_new(
 
 def test_a_folder_takes_a_folders_place(tmp_path: Path) -> None:
     out = tmp_path / "out.zarr"
-    (out / "deep").mkdir(parents=True)
-    (out / "deep" / "old").write_text("old")
+    store(out)
     with writing(out) as partial:
         partial.mkdir()
         (partial / "new").write_text("new")
@@ -77,12 +83,154 @@ def test_file_and_folder_take_each_others_place(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_replaced_is_still_there(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "old").write_text("old")
+    store(out)
+    before = sorted(out.rglob("*"))
     with pytest.raises(FileNotFoundError):
         replace(tmp_path / "was never written", out)
-    assert (out / "old").read_text() == "old"
+    assert sorted(out.rglob("*")) == before
     assert os.listdir(tmp_path) == ["out"]
+
+
+def test_what_a_folder_got_while_the_work_went_on_is_not_lost(tmp_path: Path) -> None:
+    out = tmp_path / "out.zarr"
+    store(out)
+    lost = pytest.raises(InputError, match=r"holds obs/notes\.txt, which cellscribe did not write")
+    with lost, writing(out) as partial:
+        partial.mkdir()
+        (out / "obs" / "notes.txt").write_text("mine")
+    assert (out / "obs" / "notes.txt").read_text() == "mine"
+    assert os.listdir(tmp_path) == ["out.zarr"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("target", ["file", "folder", "nothing"])
+def test_a_link_is_replaced_and_what_it_points_to_stays(
+    tmp_path: Path, kind: str, target: str
+) -> None:
+    out, there = tmp_path / "out", tmp_path / "there"
+    if target == "folder":
+        there.mkdir()
+        (there / "old").write_text("old")
+    elif target == "file":
+        there.write_text("old")
+    out.symlink_to(there)
+    with pytest.raises(InputError, match="exists already; give --overwrite"):
+        check_target(out, None, overwrite=False)
+    check_target(out, None, overwrite=True)
+    with writing(out) as partial:
+        if kind == "file":
+            partial.write_text("new")
+        else:
+            partial.mkdir()
+    assert not out.is_symlink()
+    assert out.is_dir() == (kind == "folder")
+    assert there.is_dir() == (target == "folder")
+    assert there.is_file() == (target == "file")
+    assert len(os.listdir(tmp_path)) == 2 - (target == "nothing")
+
+
+def store(path: Path, version: int = 3) -> None:
+    """A zarr store as anndata writes one."""
+    import anndata
+    import numpy as np
+    import scipy.sparse as sp
+    import zarr
+
+    adata = anndata.AnnData(sp.random(30, 20, 0.3, format="csr", dtype=np.float32))
+    adata.layers["dense"] = np.ones((30, 20))
+    adata.obs["kind"] = ["a", "b", "c"] * 10
+    adata.uns["deep"] = {"one": 1, "text": "x", "names": np.array(["a", "b"])}
+    before = anndata.settings.zarr_write_format
+    anndata.settings.zarr_write_format = version
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            adata.write_zarr(path, chunks=(7, 5))
+            zarr.consolidate_metadata(str(path))
+    finally:
+        anndata.settings.zarr_write_format = before
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_store_is_replaced_only_if_it_holds_nothing_else(tmp_path: Path, version: int) -> None:
+    out = tmp_path / "out.zarr"
+    store(out, version)
+    assert foreign_in(out) == []
+    check_target(out, None, overwrite=True)
+    for place in ("", "obs", "layers/dense", "X/data", "uns/deep"):
+        for spare in ("notes.txt", "folder", "link"):
+            path = out / place / spare
+            if spare == "link":
+                path.symlink_to(tmp_path)
+            elif spare == "folder":
+                path.mkdir()
+            else:
+                path.touch()
+            assert foreign_in(out) == [str(path.relative_to(out))]
+            with pytest.raises(InputError, match=f"{spare}, which cellscribe did not write"):
+                check_target(out, None, overwrite=True)
+            remove(path)
+    assert foreign_in(out) == []
+
+
+def test_a_model_is_replaced_only_if_it_holds_nothing_else(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    import cellscribe
+
+    model, exported = tmp_path / "model", tmp_path / "exported"
+    shutil.copytree(tiny_model, model)
+    cellscribe.export_model(tiny_model, exported)
+    bundled = Path(cellscribe.__file__).parent / "bundled" / "mini"
+    for folder in (model, exported, bundled):
+        assert foreign_in(folder) == []
+    (model / "thesis.tex").touch()
+    (exported / "tokenizer.json").touch()
+    assert foreign_in(model) == ["thesis.tex"]
+    assert foreign_in(exported) == ["tokenizer.json"]
+    (model / "thesis.tex").unlink()
+    for text in ("{}", "[" * 100_000, "", '["a"]', "7"):  # a model of someone else
+        (model / "config.json").write_text(text)
+        assert "model.safetensors" in foreign_in(model)
+
+
+def test_any_other_folder_stays(tmp_path: Path) -> None:
+    for name in ("x.npy", "x.zarr", "x", "x.h5ad"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "data").write_text("mine")
+        with pytest.raises(InputError, match="give another name"):
+            check_target(folder, None, overwrite=True)
+    for number in range(20):
+        (tmp_path / "x" / f"{number:02}").touch()
+    with pytest.raises(InputError, match=r"holds 00, 01, 02, 03, 04, \.\.\., which"):
+        check_target(tmp_path / "x", None, overwrite=True)
+    (tmp_path / "y.zarr").touch()
+    for is_folder in (False, True):
+        with pytest.raises(InputError, match=r"y\.zarr is a file, which no folder replaces"):
+            check_target(tmp_path / "y.zarr", None, overwrite=True, is_folder=is_folder)
+    os.mkfifo(tmp_path / "z.npy")
+    with pytest.raises(InputError, match="is no ordinary file"):
+        check_target(tmp_path / "z.npy", None, overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["x" * 250 + ".npy", "x" * 5000, "\0", "loop/x", "ä" * 125])
+def test_names_that_cannot_be(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError) as told:
+        check_target(tmp_path / name, tmp_path / "in", overwrite=True)
+    assert len(str(told.value)) <= LONGEST
+
+
+def test_the_longest_name_that_may_be_can_be_written(tmp_path: Path) -> None:
+    room = 255 - LONGEST_SUFFIX
+    out = tmp_path / ("x" * room)
+    check_target(out, None, overwrite=False)
+    with pytest.raises(InputError, match=f"at most {room} bytes"):
+        check_target(tmp_path / ("x" * (room + 1)), None, overwrite=False)
+    with lease(out), writing(out) as partial, writing(partial) as inner:
+        inner.touch()
+    assert out.exists()
 
 
 def test_remove(tmp_path: Path) -> None:
@@ -135,6 +283,43 @@ def test_other_errors_of_the_disk_keep_their_reason() -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
     with pytest.raises(ZeroDivisionError), disk_errors("out"):
         raise ZeroDivisionError
+
+
+def test_advice_is_about_what_happened(tmp_path: Path) -> None:
+    with pytest.raises(OutputError) as told, disk_errors(tmp_path / "out"):
+        (tmp_path / "gone" / "out").write_text("")
+    assert "its folder was moved or removed meanwhile" in str(told.value)
+    assert "space" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(28, "the disk is full; free"), (30, "Read-only"), (5, "Input/output")]
+)
+def test_errors_of_safetensors_are_told_like_others(number: int, told: str) -> None:
+    # as Rust words them
+    words = f"Error while serializing: I/O error: any text (os error {number})"
+    with pytest.raises(OutputError, match=told), disk_errors("out"):
+        raise SafetensorError(words)
+    with pytest.raises(SafetensorError), disk_errors("out"):
+        raise SafetensorError("Error while deserializing header: InvalidHeader")
+
+
+def test_a_copy_that_may_only_be_read_can_be_made_writable_and_removed(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "folder", tmp_path / "outside"
+    (folder / "in").mkdir(parents=True)
+    (folder / "in" / "file").touch()
+    outside.touch(0o400)
+    (folder / "in" / "link").symlink_to(outside)
+    for path in (folder / "in" / "file", folder / "in", folder):
+        path.chmod(0o444 if path.is_file() else 0o555)
+    make_writable(folder)
+    for path in (folder, folder / "in", folder / "in" / "file"):
+        assert path.stat().st_mode & 0o200
+    assert outside.stat().st_mode & 0o777 == 0o400
+    (folder / "in").chmod(0o555)
+    folder.chmod(0o555)
+    remove(folder)
+    assert os.listdir(tmp_path) == ["outside"]
 
 
 @pytest.fixture

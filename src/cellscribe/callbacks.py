@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
+from cellscribe.errors import printable
+
 Log = Callable[[str], None]
 """Called with one line that a user should read, without a line break."""
 
@@ -26,8 +28,8 @@ class Progress(Protocol):
 
 
 def log_stderr(line: str) -> None:
-    """Print a line to standard error."""
-    print(line, file=sys.stderr, flush=True)
+    """Print a line to standard error; what a terminal would obey in it is escaped."""
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def no_progress(done: int, total: int, what: str | None = None) -> None:

@@ -92,8 +92,8 @@ def test_a_folder_with_something_else_is_refused(
     assert "another --organism (Homo sapiens, not Mus musculus)" in refused(organism="Mus musculus")
     shutil.copytree(soma_census, tmp_path / "moved")
     assert "another --uri" in refused(uri=str(tmp_path / "moved"))
-    with locked(out, silent):
-        assert "another download is at work" in refused()
+    with locked(out):
+        assert "is being written by another process" in refused()
     (out / "census.json").write_text('{"format": "cellscribe census", "ver')
     assert "census.json is damaged" in refused()
     with pytest.raises(InputError, match="is a file"):

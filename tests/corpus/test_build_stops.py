@@ -187,7 +187,9 @@ def test_two_processes_do_not_build_the_same(sources: list[Path], tmp_path: Path
         while not any((out / ".build").glob("runs/*.arrow")):
             assert process.poll() is None, process.communicate()
             time.sleep(0.005)
-        with pytest.raises(InputError, match="another process is building"):
+        with pytest.raises(
+            InputError, match=f"is being written by another process .*pid {process.pid}"
+        ):
             build_corpus(sources, out, OPTIONS, SPLIT, log=quiet)
     finally:
         process.kill()

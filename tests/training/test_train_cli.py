@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
+import socket
 from pathlib import Path
 
 import pytest
 from support.command import Cli, nothing_new, refused
 from support.training import planted_corpus
 
+from cellscribe.lease import lease
 from cellscribe.model.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -154,8 +154,7 @@ def test_a_corpus_without_training_cells_or_with_a_shard_gone(
 def test_a_folder_in_use_is_refused(run: Cli, corpus: Path, preset: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     words = ["train", "--preset", preset, "--corpus", corpus, "-o", tmp_path / "run"]
-    handle = os.open(tmp_path / "run", os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    assert "another process trains in" in refused(run(*words))
-    os.close(handle)
+    with lease(tmp_path / "run"):
+        told = refused(run(*words))
+        assert f"is being written by another process (host {socket.gethostname()}, pid" in told
     assert run(*words).status == 0

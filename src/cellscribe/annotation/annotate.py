@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,8 +41,9 @@ from cellscribe.inference.outputs import (
     write_element,
 )
 from cellscribe.inference.session import Cells, Session
+from cellscribe.lease import claim
 from cellscribe.model.heads import UNKNOWN, Head, best_of, load_head
-from cellscribe.writing import check_target, writing
+from cellscribe.writing import writing
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -271,20 +273,20 @@ def _fit_reference(
     }
 
 
-def check_annotated(out: Path, sources: list[Path], *, overwrite: bool) -> None:
-    """Refuse an output before anything is opened for it.
+def claim_annotated(
+    out: Path, sources: list[Path], *, overwrite: bool
+) -> AbstractContextManager[None]:
+    """Hold an output before anything is opened for it.
 
     Raises
     ------
     InputError
-        Unknown form, or `check_target` refuses it.
+        Unknown form, or `claim` refuses it.
     """
     if out.suffix not in FORMS:
         raise InputError(f"{out}: end the output's name in one of {', '.join(FORMS)}")
-    for source in sources:
-        check_target(out, source, overwrite=overwrite)
-        if out.suffix != ".h5ad":
-            check_target(sidecar(out), source, overwrite=overwrite)
+    beside = [] if out.suffix == ".h5ad" else [sidecar(out)]
+    return claim(out, sources, overwrite=overwrite, beside=beside)
 
 
 def write_annotation(out: Path, annotation: Annotation, counts: Counts, key_added: str) -> None:

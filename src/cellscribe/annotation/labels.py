@@ -20,7 +20,7 @@ from cellscribe.callbacks import Log
 from cellscribe.cells.columns import has_label, text_column
 from cellscribe.cells.counts import Counts
 from cellscribe.errors import InputError
-from cellscribe.writing import check_target, hash_of
+from cellscribe.writing import hash_of
 
 Integers = npt.NDArray[np.int64]
 
@@ -204,11 +204,3 @@ def check_labels(labelled: Labelled, sources: Sequence[Counts]) -> None:
             f"{sources[0].name}: no cell of {names} has a count on a gene that the model knows; "
             "check the gene identifiers (--gene-key)"
         )
-
-
-def check_model_place(out: Path, inputs: Sequence[Path], *, overwrite: bool) -> None:
-    """Refuse a model's directory that could lose something, see `check_target`."""
-    for path in inputs:
-        check_target(out, path, overwrite=overwrite)
-    if out.exists() and not (out / "config.json").is_file():
-        raise InputError(f"{out} is no model, and is not replaced by one; give another name")

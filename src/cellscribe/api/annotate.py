@@ -9,7 +9,7 @@ from cellscribe.annotation.annotate import (
     COLUMNS,
     Annotation,
     annotate_cells,
-    check_annotated,
+    claim_annotated,
     write_annotation,
 )
 from cellscribe.api.embed import keep_about, to_change
@@ -170,12 +170,11 @@ def annotate_file(
     }
     options, out = choose_options(AnnotateOptions, options, "annotate_file", given), Path(out)
     inputs = [source, options.reference if reference is None else reference]
-    check_annotated(
-        out,
-        [Path(path) for path in inputs if isinstance(path, str | Path)],
-        overwrite=options.overwrite,
-    )
-    with open_session(model, options, log=log) as session:
+    paths = [Path(path) for path in inputs if isinstance(path, str | Path)]
+    with (
+        claim_annotated(out, paths, overwrite=options.overwrite),
+        open_session(model, options, log=log) as session,
+    ):
         done, counts = annotate_cells(
             session, source, options, reference=reference, progress=progress
         )

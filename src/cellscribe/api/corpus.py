@@ -79,12 +79,14 @@ def corpus_card(
     InputError
         No corpus is there, or a file cannot be written.
     """
+    from cellscribe.lease import lease
     from cellscribe.report.data_card_page import write_card
 
     folder = Path(corpus)
     page = folder / "card.html" if html is None else Path(html)
     text = folder / "card.md" if md is None else Path(md)
-    return write_card(folder, html=page, md=text, progress=progress)
+    with lease(page, text):
+        return write_card(folder, html=page, md=text, progress=progress)
 
 
 def download_census(

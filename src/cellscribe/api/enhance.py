@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cellscribe.api.genes import check_form, gene_frame
+from cellscribe.api.genes import claim_form, gene_frame
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.config import EnhanceOptions, Precision, choose_options
 from cellscribe.config.renamed import former_keywords
@@ -99,8 +99,8 @@ def enhance_file(
 ) -> AnnData:
     """Write `enhance` to an ``.h5ad``."""
     options, out = options or EnhanceOptions(), Path(out)
-    check_form(out, source, (".h5ad",), overwrite=options.overwrite)
-    found = enhance(source, model=model, options=options, progress=progress, log=log)
-    with writing(out) as partial:
-        found.write_h5ad(partial)
+    with claim_form(out, source, (".h5ad",), overwrite=options.overwrite):
+        found = enhance(source, model=model, options=options, progress=progress, log=log)
+        with writing(out) as partial:
+            found.write_h5ad(partial)
     return found

@@ -11,6 +11,7 @@ from cellscribe.config import EvaluateOptions, Precision, choose_options
 from cellscribe.config.renamed import former_keywords
 from cellscribe.errors import InputError
 from cellscribe.inference.session import choose_model
+from cellscribe.lease import lease, sweep_inside
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -122,14 +123,18 @@ def evaluate(
     sources = _listed(data)
     if not sources:
         raise InputError("name data with --data: files of cells, or a corpus")
-    from cellscribe.evaluation.suite import run_suite
+    from cellscribe.evaluation.results import FOLDER
+    from cellscribe.evaluation.suite import VECTORS, run_suite
     from cellscribe.report.evaluation_page import write_report
 
-    files = [_as_file(source, number, out) for number, source in enumerate(sources)]
     tasks = [str(name) for name in _listed(task)]
-    results = run_suite(chosen, files, out, options, tasks, progress=progress, log=log)
-    for sentence in write_report(out):
-        log(sentence)
+    with lease(out):
+        for name in ("", "data", FOLDER, VECTORS):
+            sweep_inside(out / name)
+        files = [_as_file(source, number, out) for number, source in enumerate(sources)]
+        results = run_suite(chosen, files, out, options, tasks, progress=progress, log=log)
+        for sentence in write_report(out):
+            log(sentence)
     return results
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellscribe.annotation.finetune import Finetuned, finetune_model, need_ranked
-from cellscribe.annotation.labels import check_model_place, read_labels
+from cellscribe.annotation.labels import read_labels
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.config import FinetuneOptions, Pooling, Precision, choose_options
 from cellscribe.config.finetune import Mode
 from cellscribe.config.renamed import former_keywords
 from cellscribe.errors import InputError
 from cellscribe.inference.session import Session, open_session
+from cellscribe.lease import claim
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -116,9 +118,11 @@ def finetune(
     several = isinstance(data, Sequence) and not isinstance(data, str)
     sources: list[Any] = list(data) if several else [data]  # type: ignore[arg-type]
     out = Path(out)
-    with open_session(model, options, log=log) as session:
-        paths = [Path(source) for source in sources if isinstance(source, str | Path)]
-        check_model_place(out, [session.header.directory, *paths], overwrite=options.overwrite)
+    paths = [Path(source) for source in sources if isinstance(source, str | Path)]
+    with ExitStack() as stack:
+        session = stack.enter_context(open_session(model, options, log=log))
+        inputs = [session.header.directory, *paths]
+        stack.enter_context(claim(out, inputs, overwrite=options.overwrite, is_folder=True))
         _check_mode(session, options)
         opened = [session.open_counts(source) for source in sources]
         labelled = read_labels(opened, options.label, options.group, options.min_cells, log=log)

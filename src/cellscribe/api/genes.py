@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,8 @@ from cellscribe.config import GenesOptions, Precision, choose_options
 from cellscribe.config.renamed import former_keywords
 from cellscribe.errors import InputError
 from cellscribe.inference.session import Session, open_session
-from cellscribe.writing import check_target, writing
+from cellscribe.lease import claim
+from cellscribe.writing import writing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -158,24 +161,34 @@ def embed_genes_file(
 ) -> AnnData:
     """Write `embed_genes` to an ``.h5ad`` or a ``.parquet`` (gene, symbol, n_cells, embedding)."""
     options, out = options or GenesOptions(), Path(out)
-    check_form(out, source, FORMS, overwrite=options.overwrite)
-    found = embed_genes(source, model=model, options=options, progress=progress, log=log)
+    with claim_form(out, source, FORMS, overwrite=options.overwrite):
+        found = embed_genes(source, model=model, options=options, progress=progress, log=log)
+        _write(found, out)
+    return found
+
+
+def _write(found: AnnData, out: Path) -> None:
     with writing(out) as partial:
         if out.suffix == ".h5ad":
             found.write_h5ad(partial)
         else:
             frame = found.obs.rename_axis("gene").reset_index()
             frame.assign(embedding=list(found.X)).to_parquet(partial)
-    return found
 
 
-def check_form(
-    out: Path, source: str | Path | AnnData, forms: tuple[str, ...], *, overwrite: bool
-) -> None:
-    """Refuse an output of another form, or one that `check_target` refuses."""
+def claim_form(
+    out: Path,
+    source: str | Path | AnnData,
+    forms: tuple[str, ...],
+    *,
+    overwrite: bool,
+    beside: Sequence[Path] = (),
+) -> AbstractContextManager[None]:
+    """Hold an output; one of another form, or that `claim` refuses, is refused."""
     if out.suffix not in forms:
         raise InputError(f"{out}: end the output's name in {' or '.join(forms)}")
-    check_target(out, Path(source) if isinstance(source, str | Path) else None, overwrite=overwrite)
+    path = Path(source) if isinstance(source, str | Path) else None
+    return claim(out, [path], overwrite=overwrite, beside=beside)
 
 
 def gene_frame(session: Session) -> pd.DataFrame:

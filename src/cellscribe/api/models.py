@@ -97,7 +97,7 @@ def export_model(
     from cellscribe.model.checkpoint import load_checkpoint
 
     header = read_header(checkpoint_path(model))
-    check_target(Path(out), header.directory, overwrite=options.overwrite)
+    check_target(Path(out), header.directory, overwrite=options.overwrite, is_folder=True)
     export_hugging_face(load_checkpoint(header), Path(out), overwrite=options.overwrite)
     return Path(out)
 

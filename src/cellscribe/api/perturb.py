@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cellscribe.api.genes import check_form
+from cellscribe.api.genes import claim_form
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.config import PerturbOptions, Precision, choose_options
 from cellscribe.config.renamed import former_keywords
 from cellscribe.inference.outputs import sidecar
 from cellscribe.inference.session import open_session
 from cellscribe.perturbation.perturb import perturb_cells
-from cellscribe.writing import check_target, writing
+from cellscribe.writing import writing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,17 +143,15 @@ def perturb_file(
         As `perturb`; another form of output, or one that exists.
     """
     out = Path(out)
-    check_form(out, source, FORMS, overwrite=options.overwrite)
-    path = Path(source) if isinstance(source, str | Path) else None
-    check_target(sidecar(out), path, overwrite=options.overwrite)
-    with open_session(model, options, log=log) as session:
-        table = perturb_cells(session, source, options, progress=progress)
-    about = json.dumps(table.attrs.pop("cellscribe"), indent=2)
-    with writing(out) as partial:
-        if out.suffix == ".csv":
-            table.to_csv(partial, index=False)
-        else:
-            table.to_parquet(partial, index=False)
-        with writing(sidecar(out)) as note:
-            note.write_text(about + "\n", encoding="utf-8")
+    with claim_form(out, source, FORMS, overwrite=options.overwrite, beside=[sidecar(out)]):
+        with open_session(model, options, log=log) as session:
+            table = perturb_cells(session, source, options, progress=progress)
+        about = json.dumps(table.attrs.pop("cellscribe"), indent=2)
+        with writing(out) as partial:
+            if out.suffix == ".csv":
+                table.to_csv(partial, index=False)
+            else:
+                table.to_parquet(partial, index=False)
+            with writing(sidecar(out)) as note:
+                note.write_text(about + "\n", encoding="utf-8")
     return table

@@ -29,7 +29,13 @@ def report_runs(
         A folder is no run, one is named twice, there are too many, matplotlib is missing, or a
         file cannot be written.
     """
+    from cellscribe.lease import lease
     from cellscribe.report.training_page import write_report
 
     folders = [runs] if isinstance(runs, str | Path) else list(runs)
-    return write_report([Path(run) for run in folders], None if out is None else Path(out))
+    paths = [Path(run) for run in folders]
+    if not paths:
+        return write_report(paths)
+    place = Path(paths[0] if out is None else out)
+    with lease(place / "report.html"):
+        return write_report(paths, place)

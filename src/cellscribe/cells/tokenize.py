@@ -26,7 +26,8 @@ from cellscribe.cells.pipeline import token_blocks
 from cellscribe.cells.tokens import CellTokens, Tokenize
 from cellscribe.config import InputOptions
 from cellscribe.errors import InputError
-from cellscribe.writing import check_target, writing
+from cellscribe.lease import claim
+from cellscribe.writing import check_place, writing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -89,8 +90,12 @@ def write_tokens(
     out = Path(out)
     if out.suffix != ".parquet":
         raise InputError(f"{out}: tokens are written as Parquet; name it {out.stem}.parquet")
-    with open_counts(source, options=options) as counts:
-        check_target(out, counts.path, overwrite=overwrite)
+    given = Path(source) if isinstance(source, str | Path) else None
+    with (
+        claim(out, [given], overwrite=overwrite),
+        open_counts(source, options=options) as counts,
+    ):
+        check_place(out, counts.path)
         genes = look_up(counts)
         description = {**about, "layer": counts.layer, "source": Path(counts.name).name}
         metadata = {"cellscribe": json.dumps(description)}

@@ -141,7 +141,7 @@ def download_census(
         raise InputError("a dry run downloads nothing; call count_labels, or leave dry_run out")
     out = Path(out)
     report = progress or (lambda done, total: None)
-    with locked(out, log), _open(options, log) as source:
+    with locked(out), _open(options, log) as source:
         state = CensusState(out, _identity(source, options))
         extents = _scan_obs(source, options, log)[1]
         state.begin(extents)

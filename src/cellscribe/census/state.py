@@ -2,7 +2,7 @@
 
 A dataset is listed when its file has been checked and is in place, so a run that is killed at any
 moment leaves complete files, a list of them, and at most one temporary file, which the next run
-removes. The folder is locked during a download; the system releases the lock in any case.
+removes. The folder is held during a download (`lease`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 from cellscribe.callbacks import Log
 from cellscribe.census.soma_cells import Extent
 from cellscribe.errors import InputError
-from cellscribe.writing import alone, disk_errors, remove, write_json
+from cellscribe.lease import lease
+from cellscribe.writing import disk_errors, remove, write_json
 
 NAME = "census.json"
 FORMAT, VERSION = "cellscribe census", 1
@@ -30,24 +31,23 @@ FLAGS = {
 
 
 @contextmanager
-def locked(folder: Path, log: Log) -> Iterator[None]:
-    """Make and lock the folder, and remove temporary files of a killed download.
+def locked(folder: Path) -> Iterator[None]:
+    """Make and hold the folder, and remove temporary files of a killed download.
 
     Raises
     ------
     InputError
-        `folder` is a file, or another download uses it.
+        `folder` is a file, or another process uses it.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; name a folder for the download")
     if not folder.parent.is_dir():
         raise InputError(f"{folder.parent}: no such folder; make it first")
     made = not folder.exists()
-    busy = f"another download is at work in {folder}; wait for it or name another folder"
     with disk_errors(folder):
         folder.mkdir(exist_ok=True)
     try:
-        with alone(folder, busy, log):
+        with lease(folder):
             with disk_errors(folder):
                 for pattern in (".*.h5ad.partial-*", f".{NAME}.partial-*"):
                     for left in folder.glob(pattern):

@@ -16,7 +16,7 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.config import Dict
 
-from cellscribe.errors import InputError
+from cellscribe.errors import InputError, one_line
 
 app = App(
     name="cellscribe",
@@ -82,7 +82,7 @@ def run(program: App, arguments: list[str] | None = None) -> None:
             # here, where a reader that went away can still be distinguished from an error
             sys.stdout.flush()
     except (InputError, CycloptsError) as error:
-        fail(" ".join(str(error).split()), 2)
+        fail(str(error), 2)
     except KeyboardInterrupt as interrupt:
         fail(str(interrupt) or "interrupted", 130)
     except BrokenPipeError:
@@ -93,5 +93,5 @@ def run(program: App, arguments: list[str] | None = None) -> None:
 
 def fail(line: str, status: int) -> None:
     """Print one line and leave."""
-    print(f"cellscribe: {line}", file=sys.stderr)
+    print(f"cellscribe: {one_line(line)}", file=sys.stderr)
     sys.exit(status)

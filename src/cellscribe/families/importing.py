@@ -19,7 +19,8 @@ from cellscribe.families.base import Family, Published, PublishedBert
 from cellscribe.families.registry import FAMILIES, open_model
 from cellscribe.families.source import Source
 from cellscribe.families.weights import SHOWN, check_names
-from cellscribe.writing import check_target, hash_of, writing
+from cellscribe.lease import claim
+from cellscribe.writing import hash_of, writing
 
 if TYPE_CHECKING:
     import torch
@@ -64,14 +65,14 @@ def import_model(
     """
     out = Path(out)
     given = Source(_local(source))
-    check_target(out, given.path, overwrite=overwrite)
-    published = recognise(given).read_published(given, options or ImportOptions())
-    log(f"{published.title}, from {given.path}")
-    for note in published.notes:
-        log(f"Note: {note}")
-    with writing(out) as partial:
-        write_published(partial, published, given, name=out.name)
-        open_model(partial)
+    with claim(out, [given.path], overwrite=overwrite, is_folder=True):
+        published = recognise(given).read_published(given, options or ImportOptions())
+        log(f"{published.title}, from {given.path}")
+        for note in published.notes:
+            log(f"Note: {note}")
+        with writing(out) as partial:
+            write_published(partial, published, given, name=out.name)
+            open_model(partial)
     return out
 
 

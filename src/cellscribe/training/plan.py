@@ -14,6 +14,7 @@ from cellscribe.config import ModelConfig, TrainOptions, from_mapping, read_pres
 from cellscribe.corpus.reader import Reader
 from cellscribe.corpus.store import Corpus, open_corpus
 from cellscribe.errors import InputError
+from cellscribe.lease import lease
 from cellscribe.model.attention_cpu import has_bf16_kernel
 from cellscribe.model.device import DTYPES, SLOW_CPU, choose_device, choose_precision
 from cellscribe.model.metadata import read_header
@@ -161,6 +162,8 @@ def _check_folder(run: Path, resume: bool) -> None:
         raise InputError(f"{run} is a file; name a folder for the run")
     if not run.parent.is_dir():
         raise InputError(f"{run.parent}: no such folder; make it first")
+    with lease(run):  # whoever trains in it is the reason to tell
+        pass
     if (run / runs.HEADER).exists():
         if not resume:
             raise InputError(

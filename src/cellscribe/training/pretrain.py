@@ -20,6 +20,7 @@ from torch import nn
 from cellscribe.callbacks import Log
 from cellscribe.config import ModelConfig, TrainOptions
 from cellscribe.errors import InputError
+from cellscribe.lease import lease
 from cellscribe.model.device import cpu_facts
 from cellscribe.model.encoder import MaskedGeneModel, initialise, set_compute_dtype
 from cellscribe.training import checkpoints, runs
@@ -42,7 +43,7 @@ from cellscribe.training.trained_cells import (
 from cellscribe.training.validation import Validation, read_validation
 from cellscribe.training.views import Views
 from cellscribe.training.warm_start import ranked_sample, start_from_cells
-from cellscribe.writing import alone, disk_errors, write_json, writing
+from cellscribe.writing import disk_errors, write_json, writing
 
 FREE = {
     "steps", "patience", "micro_batch", "checkpoint_every", "checkpoint_minutes", "keep",
@@ -93,7 +94,7 @@ def pretrain(
     keep_freed_memory()
     with explained(plan.options), team(plan.device) as members:
         log = log if members.is_rank_zero else (lambda line: None)
-        with _files(plan, members, log), stopping() as should_stop:
+        with _files(plan, members), stopping() as should_stop:
             done = _pretrain(plan, members, should_stop, on_step or (lambda metrics: None), log)
             if done is not None and members.is_rank_zero and write_card is not None:
                 write_card(plan.run, plan.corpus.path, done)
@@ -334,14 +335,13 @@ def _finish(plan: TrainPlan, state: TrainState, views: Views | None, log: Log) -
 
 
 @contextmanager
-def _files(plan: TrainPlan, members: Team, log: Log) -> Iterator[None]:
-    """Lock the folder of the run while rank zero writes in it."""
+def _files(plan: TrainPlan, members: Team) -> Iterator[None]:
+    """Hold the folder of the run while rank zero writes in it."""
     if not members.is_rank_zero:
         yield
         return
     with disk_errors(plan.run):
         plan.run.mkdir(exist_ok=True)
-    busy = f"another process trains in {plan.run}; wait for it to end"
-    with alone(plan.run, busy, log):
+    with lease(plan.run):
         checkpoints.sweep(plan.run / "checkpoints")
         yield

@@ -36,7 +36,8 @@ from cellscribe.corpus.store import (
     open_corpus,
 )
 from cellscribe.errors import InputError
-from cellscribe.writing import alone, disk_errors, remove, write_json
+from cellscribe.lease import lease
+from cellscribe.writing import disk_errors, remove, write_json
 
 SCRATCH = ".build"
 
@@ -72,6 +73,19 @@ def build_corpus(
     out = Path(out)
     options, split = options or BuildOptions(), split or SplitOptions()
     _check_target(out)
+    with lease(out):
+        return _build(list(sources), out, options, split, progress, log)
+
+
+def _build(
+    sources: Sequence[str | Path],
+    out: Path,
+    options: BuildOptions,
+    split: SplitOptions,
+    progress: Progress | None,
+    log: Log,
+) -> Corpus:
+    """Build a corpus in a folder that this process holds."""
     refused: dict[Path, str] = {}
 
     def plan_work() -> BuildPlan:
@@ -87,10 +101,8 @@ def build_corpus(
     plan = plan_work()
     if (out / MANIFEST).exists():
         return _already_built(out, plan, log)
-    busy = f"another process is building {out}; wait for it to end"
     with disk_errors(out):
         (out / SCRATCH).mkdir(parents=True, exist_ok=True)
-    with disk_errors(out), alone(out / SCRATCH, busy, log):
         while True:
             _claim(out, plan)
             try:

@@ -16,9 +16,10 @@ from cellscribe.config import ModelConfig, Pooling
 from cellscribe.errors import InputError
 from cellscribe.families.geneformer.dictionaries import MAPPING, MEDIANS, NAMES, TOKENS
 from cellscribe.families.geneformer.gene_ids import mapping_of
+from cellscribe.lease import claim
 from cellscribe.model.checkpoint import CELL_HEAD, WEIGHTS, Checkpoint, to_hugging_face
 from cellscribe.model.metadata import config_to_json
-from cellscribe.writing import check_target, writing
+from cellscribe.writing import writing
 
 PICKLE_PROTOCOL = 4
 """Protocol of the published files."""
@@ -44,12 +45,11 @@ def export_hugging_face(checkpoint: Checkpoint, out: Path, *, overwrite: bool = 
     from safetensors.torch import save_file
 
     check_bert(checkpoint.config, checkpoint.name)
-    check_target(Path(out), None, overwrite=overwrite)
     state = checkpoint.model.state_dict()
     # no other tool knows the cell head: there a cell's vector is the mean over its genes
     weights = to_hugging_face({k: v for k, v in state.items() if not k.startswith(CELL_HEAD)})
     dictionaries = published_dictionaries(checkpoint.vocabulary, checkpoint.config)
-    with writing(Path(out)) as partial:
+    with claim(out, overwrite=overwrite, is_folder=True), writing(out) as partial:
         partial.mkdir()
         (partial / "config.json").write_text(
             json.dumps(bert_config(checkpoint.config), indent=2) + "\n", encoding="utf-8"

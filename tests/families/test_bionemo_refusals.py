@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 import torch
 from families import published_bionemo as made
+from families.test_unpickle_attacks import KINDS, NESTED, call, name, text, whole
 
 from cellscribe.config import ImportOptions
 from cellscribe.errors import InputError
 from cellscribe.families.bionemo import checkpoint
+from cellscribe.families.bionemo.distributed_checkpoint import read_metadata
 from cellscribe.families.importing import import_model
 from cellscribe.families.source import Source
 
@@ -128,7 +130,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
                 bytes((path / "weights/__0_0.distcp").stat().st_size)
             )
         ),
-        "weights: damaged",
+        "0_0.distcp, .*: damaged or cut short",
     ),
     "no .metadata": (
         changed_nemo_2(lambda path: (path / "weights/.metadata").unlink()),
@@ -218,3 +220,29 @@ def test_genes_that_are_not_there_are_refused(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message):
         checkpoint.read_published(Source(archive), ImportOptions(genes=Path(genes)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        whole(KINDS["objects by state"]),
+        whole(NESTED["a key of tuples"]),
+        whole(b"K\x01"),
+        whole(b"}"),
+        whole(name("torch.distributed.checkpoint.metadata.Metadata") + b")\x81"),
+        whole(name("torch.distributed.checkpoint.metadata.Metadata") + b")\x81}b"),
+        whole(name("torch.distributed.checkpoint.metadata.Metadata") + b")\x81]b"),
+        whole(name("torch.distributed.checkpoint.metadata.Metadata") + b")\x81]b]b"),
+        whole(name("torch.distributed.checkpoint.metadata.Metadata") + b"K\x01\x85\x81"),
+        whole(name("torch.distributed.checkpoint.metadata.MetadataIndex") + b")\x81"),
+        whole(name("torch.distributed.checkpoint.metadata.MetadataIndex") + b")\x81Nb"),
+        whole(call("torch.Size", text("a"))),
+        whole(call("pathlib.PosixPath", b"K\x01")),
+    ],
+    ids=range(13),
+)
+def test_metadata_of_a_distributed_checkpoint_that_lies(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / ".metadata").write_bytes(data)
+    with pytest.raises(InputError, match=r"metadata: damaged") as error:
+        read_metadata(tmp_path)
+    assert "\n" not in str(error.value)

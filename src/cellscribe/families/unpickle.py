@@ -1,61 +1,31 @@
-"""Pickles of others, read without running their code.
+"""Pickles and weights of others, read without running their code.
 
-A pickle may name any function to be called when it is read. These readers accept plain containers,
-numbers, strings, NumPy scalars and arrays, and in torch files tensors. Anything else is refused;
-the message names what the pickle wanted to import.
+A pickle may name any function to be called when it is read, and may set the state of what comes
+out. `pickle_machine` builds plain containers, numbers, strings, NumPy scalars and arrays, and
+`torch_file` tensors; anything else is refused, and the message names what the pickle wanted to
+import.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
-import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from cellscribe.errors import InputError
+from cellscribe.families import torch_file
+from cellscribe.families.pickle_machine import Forbidden, run
+from cellscribe.families.plain_values import PLAIN
 
 if TYPE_CHECKING:
     import torch
 
-PLAIN = frozenset(
-    {
-        ("_codecs", "encode"),
-        ("builtins", "bytearray"),
-        ("builtins", "complex"),
-        ("builtins", "frozenset"),
-        ("builtins", "set"),
-        ("collections", "OrderedDict"),
-        ("numpy", "dtype"),
-        ("numpy", "ndarray"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "scalar"),
-        ("numpy._core.numeric", "_frombuffer"),
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy.core.multiarray", "scalar"),
-        ("numpy.core.numeric", "_frombuffer"),
-    }
-)
-"""Imports that a pickle of plain values may use: constructors that run no code of the file."""
 AGAIN = "copy or download it again"
-
-
-class RestrictedUnpickler(pickle.Unpickler):
-    """Unpickles what `allowed` names, as (module, name), and nothing else."""
-
-    allowed: frozenset[tuple[str, str]] = PLAIN
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Import the class that a pickle names, if it is allowed."""
-        # Python 2 had other names for the same modules.
-        module = {"__builtin__": "builtins"}.get(module, module)
-        if (module, name) not in self.allowed:
-            raise Forbidden(f"{module}.{name}")
-        return super().find_class(module, name)
-
-
-class Forbidden(pickle.UnpicklingError):
-    """A pickle names something that is not allowed."""
+PICKLE = 1 << 29
+"""Bytes of a pickle, at most."""
+SHOWN = 120
+"""Letters of a reason or a name from a file that a message holds."""
+POINTER = b"version https://git-lfs"
 
 
 def read_pickle(path: str | Path) -> Any:
@@ -67,18 +37,19 @@ def read_pickle(path: str | Path) -> Any:
         The file is missing or damaged, or wants to import something else.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if data.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path}: a Git LFS pointer, not the file itself; fetch it with git lfs")
-    try:
-        return RestrictedUnpickler(io.BytesIO(data)).load()
-    except Forbidden as error:
-        raise InputError(_refusal(path, str(error))) from None
-    except Exception as error:  # noqa: BLE001  (a damaged pickle raises whatever it happens upon)
-        raise InputError(f"{path}: a damaged pickle ({error}); {AGAIN}") from None
+    with opened(path) as file:
+        data = file.read(PICKLE + 1)
+    if len(data) > PICKLE:
+        raise InputError(
+            f"{path}: more than {PICKLE:,} bytes, which no dictionary of genes has; is it another "
+            "file?"
+        )
+    return load_pickle(data, str(path))
+
+
+def load_pickle(data: bytes, where: str) -> Any:
+    """Read a pickle from memory; see `read_pickle`."""
+    return _guarded(lambda: run(data, PLAIN)[0], where, "a damaged pickle")
 
 
 def read_torch(path: str | Path) -> Any:
@@ -89,38 +60,13 @@ def read_torch(path: str | Path) -> Any:
     InputError
         The file is missing or damaged, or wants to import something else.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    with path.open("rb") as file:
+    with opened(Path(path)) as file:
         return load_torch(file, str(path))
 
 
-def load_torch(file: Any, where: str) -> Any:
+def load_torch(file: IO[bytes], where: str) -> Any:
     """Read a torch file from an opened, seekable one; see `read_torch`."""
-    import numpy as np
-    import torch
-
-    multiarray = np._core.multiarray  # type: ignore[attr-defined]
-    kinds = [type(np.dtype(kind)) for kind in ("f8", "f4", "i2", "i4", "i8", "?")]
-    scalars: list[Any] = [
-        np.dtype,
-        np.ndarray,
-        *kinds,
-        (multiarray.scalar, "numpy.core.multiarray.scalar"),
-        (multiarray.scalar, "numpy._core.multiarray.scalar"),
-        (multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
-        (multiarray._reconstruct, "numpy._core.multiarray._reconstruct"),
-    ]
-    try:
-        with torch.serialization.safe_globals(scalars):
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001  (a damaged file raises whatever it happens upon)
-        wanted = re.search(r"(?:GLOBAL|global|Unsupported class) `?([\w.]+)`?", str(error))
-        if isinstance(error, pickle.UnpicklingError) and wanted:
-            raise InputError(_refusal(Path(where), wanted[1])) from None
-        first = str(error).strip().partition("\n")[0]
-        raise InputError(f"{where}: damaged or cut short ({first}); {AGAIN}") from None
+    return _guarded(lambda: torch_file.read(file), where, "damaged or cut short")
 
 
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
@@ -134,16 +80,60 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    with opened(Path(path)):
+        pass
     try:
         return dict(load_file(path))
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: damaged or cut short ({shown(error)}); {AGAIN}") from None
+
+
+def opened(path: Path) -> IO[bytes]:
+    """Open a file that must be the file itself, not a folder and not a pointer to it.
+
+    Raises
+    ------
+    InputError
+        It cannot be opened.
+    """
+    try:
+        if path.is_dir():
+            raise InputError(f"{path}: a folder, where a file should be; name the file")
+        # pipes and devices could wait for ever
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: not a regular file; copy it to one")
+        file = path.open("rb")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except SafetensorError as error:
-        raise InputError(f"{path}: damaged or cut short ({error}); {AGAIN}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    start = file.read(len(POINTER))
+    file.seek(0)
+    if start == POINTER:
+        file.close()
+        raise InputError(
+            f"{path}: a Git LFS pointer, not the file itself; fetch it with git lfs pull"
+        )
+    return file
 
 
-def _refusal(path: Path, wanted: str) -> str:
-    return (
-        f"{path}: refused, it holds more than tensors and plain values: reading it would import "
-        f"{wanted}; ask its makers for the weights alone (a state dict, or safetensors)"
-    )
+def shown(error: object) -> str:
+    """First line of a reason or a name that a file may have chosen, printable and short."""
+    line = str(error).strip().partition("\n")[0]
+    line = "".join(letter if letter.isprintable() else "?" for letter in line)
+    return line if len(line) <= SHOWN else f"{line[:SHOWN]}..."
+
+
+def _guarded(do: Callable[[], Any], where: str, what: str) -> Any:
+    """Run a reader of a file; what it raises becomes one line."""
+    try:
+        return do()
+    except Forbidden as error:
+        raise InputError(
+            f"{where}: refused, it holds more than tensors and plain values: reading it would "
+            f"import {shown(error)}; ask its makers for the weights alone (a state dict, or "
+            "safetensors)"
+        ) from None
+    except Exception as error:  # noqa: BLE001  (a damaged file raises whatever it happens upon)
+        reason = shown(error) or type(error).__name__
+        raise InputError(f"{where}: {what} ({reason}); {AGAIN}") from None

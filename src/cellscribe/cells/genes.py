@@ -19,16 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.cells.features import not_genes
-from cellscribe.cells.symbols import (
-    REPEAT,
-    Kind,
-    as_text,
-    bare_name,
-    human_genes,
-    recognise,
-    resolve,
-    table,
-)
+from cellscribe.cells.lookup import HumanLookup
+from cellscribe.cells.spellings import Kind
+from cellscribe.cells.symbols import as_text, human_genes, resolve
 from cellscribe.cells.vocabulary import GeneTable
 from cellscribe.errors import InputError
 
@@ -115,80 +108,6 @@ class GeneMap:
         return f"{text} Columns that {', '.join(f'{note}: {n:,}' for note, n in notes.items())}."
 
 
-class _Lookup:
-    """Identifier -> token of one vocabulary."""
-
-    def __init__(self, vocabulary: GeneTable) -> None:
-        self.token_of, self.synonyms = vocabulary.token_of, vocabulary.synonyms
-        self.symbol_of, self.genes = table().symbol_of, table().genes
-        # a vocabulary made with an older Ensembl release knows symbols that the table has not
-        self.own: dict[str, int] = {}
-        for token in range(vocabulary.n_special, len(vocabulary)):
-            symbol = vocabulary.symbols[token]
-            self.own[symbol] = -1 if symbol in self.own else token
-        self.own.pop("", None)
-        # files often hold the same names twice, as var_names and in a column
-        self.seen: dict[str, tuple[Kind, int]] = {}
-
-    def __call__(self, name: str) -> tuple[Kind, int]:
-        """Return how `name` is recognised and its token; a gene outside the vocabulary has -1."""
-        found = self.seen.get(name)
-        if found is None:
-            found = self._as_published(name) if self.synonyms is not None else None
-            found = self.seen[name] = found or self._plain_id(name) or self._look_up(name)
-        return found
-
-    def _as_published(self, name: str) -> tuple[Kind, int] | None:
-        """Answer as the family's own tools do, Ensembl ids without their version; None for others.
-
-        Elsewhere an id outside the vocabulary may stand for its twin, or leave its row to the
-        file's symbols; published tokenisers take neither way.
-        """
-        kind, genes = recognise(name)
-        is_id = kind == Kind.ENSEMBL
-        # of the ids that `recognise` gives, those with another number are twins
-        names = [name, *(gene for gene in genes if gene[-10:] == genes[0][-10:])]
-        for spelling in names if is_id else [bare_name(name)]:
-            token = self._own_name(spelling.upper())
-            if token is not None:
-                return kind or Kind.ALIAS, token
-        return (kind, -1) if is_id else None
-
-    def _own_name(self, name: str) -> int | None:
-        """Token of a name in capitals by the family's own names, else by the table's ids."""
-        found = (self.synonyms or {}).get(name)
-        return self.token_of.get(name) if found is None else found
-
-    def _plain_id(self, name: str) -> tuple[Kind, int] | None:
-        """Answer for an Ensembl id as it stands in most files, in a few steps; None for others."""
-        if name[:4] != "ENSG":
-            return None
-        token = self.token_of.get(name)
-        if token is not None:
-            return Kind.ENSEMBL, token
-        symbol = self.symbol_of.get(name)
-        if symbol is None or len(self.genes.get(symbol, ())) > 1:
-            return None
-        return Kind.ENSEMBL, -1
-
-    def _look_up(self, name: str) -> tuple[Kind, int]:
-        kind, genes = recognise(name)
-        if kind != Kind.ENSEMBL and name not in table().genes:
-            own = self.own.get(bare_name(name), -1)
-            if own >= 0:
-                return Kind.SYMBOL, own
-        for gene in genes:
-            if gene in self.token_of:
-                return kind, self.token_of[gene]
-        if kind == Kind.ENSEMBL:
-            # a retired id has no meaning: use the symbols of the file for this row
-            return (kind if any(gene in table().symbol_of for gene in genes) else Kind.NOTHING), -1
-        token = self.own.get(name, -1)
-        if token < 0 and (repeat := REPEAT.fullmatch(bare_name(name))):
-            token = self.own.get(repeat[1], -1)
-        return (Kind.SYMBOL if token >= 0 else kind), token
-
-
 @dataclass(frozen=True)
 class _Column:
     """One column of ``var``, read."""
@@ -208,7 +127,7 @@ class _Column:
         return bool(known.size) and float(np.mean(known == Kind.ENSEMBL)) > 0.5
 
 
-def _read_column(key: str, values: Any, look_up: _Lookup) -> _Column:
+def _read_column(key: str, values: Any, look_up: HumanLookup) -> _Column:
     """Look up every distinct value of a column once."""
     import pandas as pd
 
@@ -217,7 +136,11 @@ def _read_column(key: str, values: Any, look_up: _Lookup) -> _Column:
     else:
         codes, distinct = pd.factorize(values.to_numpy(dtype=object))
     names_U = np.array([*map(as_text, distinct), ""], dtype=object)  # missing values have code -1
+    there = frozenset(names_U)
     found = [look_up(name) for name in names_U]
+    for place, (kind, _) in enumerate(found):
+        if kind == Kind.NOTHING:
+            found[place] = look_up.among(names_U[place], there)
     kind_U = np.array([kind for kind, _ in found], dtype=np.int8)
     token_U = np.array([token for _, token in found], dtype=np.int32)
     return _Column(key, names_U[codes], kind_U[codes], token_U[codes])
@@ -249,7 +172,7 @@ def candidate_columns(var: pd.DataFrame, gene_key: str | None, name: str) -> dic
     return {VAR_NAMES: var_names} | text
 
 
-def _read_columns(candidates: dict[str, pd.Series], look_up: _Lookup) -> list[_Column]:
+def _read_columns(candidates: dict[str, pd.Series], look_up: HumanLookup) -> list[_Column]:
     """Read the columns that a sample shows to be gene identifiers; the one to trust comes first."""
     n_genes = len(next(iter(candidates.values())))
     rows = np.unique(np.linspace(0, n_genes - 1, min(n_genes, SAMPLE)).astype(np.int64))
@@ -351,7 +274,7 @@ def map_genes(
     if not len(var):
         raise InputError(f"{name}: no genes; the file has no columns")
     candidates = candidate_columns(var, gene_key, name)
-    best, *rest = _read_columns(candidates, _Lookup(vocabulary))
+    best, *rest = _read_columns(candidates, HumanLookup(vocabulary))
     other_features = not_genes(var)
     token, kind = best.token.copy(), best.kind.copy()
     for column in rest:

@@ -12,32 +12,27 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import IntEnum
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
+
+from cellscribe.cells.spellings import (
+    Found,
+    Kind,
+    Reader,
+    loose_index,
+    loose_key,
+    numbered_names,
+    repeated,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_HUMAN_PREFIX = re.compile(r"^(?:GRCh3[78]|hg19|hg38)[_-]+", re.IGNORECASE)
-_OTHER_SPECIES = re.compile(
-    r"(?:mm\d+|GRCm\d+|rn\d+|Rnor\d*|mRatBN\d*)[_-]+.|ENS[A-FH-Z][A-Z]{2,5}G\d{11}", re.IGNORECASE
-)
-REPEAT = re.compile(r"(.+)[.-]\d+")
-"""A name made unique: "TBCE-1" (anndata) or "TBCE.1" (R)."""
 # version, Y copy of a pseudoautosomal gene (ENSGR.. in older releases), suffix of a repeated name
-_ENSEMBL = re.compile(r"ENSG(?:(\d{11})|R(\d{10}))(?:\.\d+)?(_PAR_Y)?(?:[.-]\d+)?", re.IGNORECASE)
-
-
-class Kind(IntEnum):
-    """How an identifier was recognised."""
-
-    NOTHING = 0
-    ENSEMBL = 1
-    SYMBOL = 2
-    ALIAS = 3
-    OTHER_SPECIES = 4
+_ENSEMBL = re.compile(
+    r"ENSG(?:(\d{11})|R(\d{10}))(?:\.\d+)?([._-]PAR[._-]Y)?(?:[._-]\d+)?", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -91,35 +86,89 @@ def human_genes() -> pd.DataFrame:
     return pd.DataFrame(list(table().rows), columns=["ensembl_id", "symbol", "biotype"])
 
 
-def recognise(name: str) -> tuple[Kind, tuple[str, ...]]:
-    """Find the kind of an identifier, and the Ensembl ids that it may mean, the best first."""
+def ensembl_genes(name: str) -> tuple[str, ...]:
+    """Ids that a human Ensembl id may mean, itself first; none for other names."""
+    found = _ENSEMBL.fullmatch(name)
+    if found is None:
+        return ()
     known = table()
-    if genes := known.genes.get(name):
-        return Kind.SYMBOL, genes
-    if found := _ENSEMBL.fullmatch(name):
-        number = found[1] or "0" + found[2]
-        gene = "ENSG" + number
-        # Ensembl lists some genes twice: where one id fails, its twin serves
-        twins = known.genes.get(known.symbol_of.get(gene, ""), ())
-        if found[2] or found[3]:
-            return Kind.ENSEMBL, ("ENSGR" + number[1:], gene, *twins)
-        return Kind.ENSEMBL, (gene, *twins)
-    if _OTHER_SPECIES.match(name):
-        return Kind.OTHER_SPECIES, ()
-    if (bare := bare_name(name)) != name:
-        return recognise(bare)
+    number = found[1] or "0" + found[2]
+    gene = "ENSG" + number
+    # Ensembl lists some genes twice: where one id fails, its twin serves
+    twins = known.genes.get(known.symbol_of.get(gene, ""), ())
+    if found[2] or found[3]:
+        return ("ENSGR" + number[1:], gene, *twins)
+    return (gene, *twins)
+
+
+def in_other_case(name: str) -> Found | None:
+    """Genes of an approved symbol in another letter case, or of an older name."""
+    known = table()
     if genes := known.genes.get(known.folded.get(name.upper(), "")):
         return Kind.SYMBOL, genes
     if symbol := known.others.get(name.upper()):
         return Kind.ALIAS, known.genes[symbol]
-    if (repeat := REPEAT.fullmatch(name)) and (genes := known.genes.get(repeat[1])):
+    return None
+
+
+def as_it_stands(name: str) -> Found | None:
+    """Genes of a name that the table knows without any rule."""
+    if genes := table().genes.get(name):
         return Kind.SYMBOL, genes
-    return Kind.NOTHING, ()
+    if genes := ensembl_genes(name):
+        return Kind.ENSEMBL, genes
+    return in_other_case(name)
 
 
-def bare_name(name: str) -> str:
-    """Strip the genome that 10x puts before the genes of a mixture of species."""
-    return _HUMAN_PREFIX.sub("", name, count=1)
+def with_other_separators(name: str) -> Found | None:
+    """Genes of the approved symbol that differs from a name by its separators."""
+    symbol = _loose()[0].get(loose_key(name.upper()))
+    return (Kind.SYMBOL, table().genes[symbol]) if symbol else None
+
+
+def older_with_other_separators(name: str) -> Found | None:
+    """Genes of the older name that differs from a name by its separators."""
+    older = _loose()[1].get(loose_key(name.upper()))
+    return (Kind.ALIAS, table().genes[table().others[older]]) if older else None
+
+
+@cache
+def _loose() -> tuple[dict[str, str], dict[str, str]]:
+    """Symbols and older names by `loose_key`; a symbol's key is no older name's."""
+    symbols = loose_index(table().genes)
+    older = loose_index(table().others)
+    return symbols, {key: name for key, name in older.items() if key not in symbols}
+
+
+def is_current(gene: str) -> bool:
+    """Whether the table has an Ensembl id: retired ids have no meaning."""
+    return gene in table().symbol_of
+
+
+@cache
+def numbered_symbols() -> frozenset[str]:
+    """Names, in capitals, after which a number is part of a symbol, as in IGHV3-30-2."""
+    return numbered_names(table().genes)
+
+
+@cache
+def _reader() -> Reader:
+    return Reader(
+        exact=as_it_stands,
+        loose=with_other_separators,
+        loose_older=older_with_other_separators,
+        numbered=numbered_symbols(),
+        is_current=is_current,
+    )
+
+
+@lru_cache(maxsize=1 << 17)
+def recognise(name: str) -> Found:
+    """Find the kind of an identifier, and the Ensembl ids that it may mean, the best first.
+
+    How a name may be spelled: ``spellings.py``.
+    """
+    return _reader().read(name)
 
 
 def resolve(identifiers: Iterable[str]) -> list[str]:
@@ -135,11 +184,23 @@ def resolve(identifiers: Iterable[str]) -> list[str]:
     One Ensembl id without version for each, "" where there is none or more than one. An Ensembl id
     that the table lacks is returned without its version.
     """
+    names = [as_text(name) for name in identifiers]
+    there = frozenset(names)
     resolved = []
-    for name in map(as_text, identifiers):
-        _, genes = recognise(name)
+    for name in names:
+        _, genes = recognise_among(name, there)
         resolved.append(next((gene for gene in genes if not gene.startswith("ENSGR")), ""))
     return resolved
+
+
+def recognise_among(name: str, there: frozenset[str]) -> Found:
+    """Recognise a name of a file whose names are `there`: a repeat may be of an older name."""
+    found = recognise(name)
+    if found[0] == Kind.NOTHING:
+        bare = repeated(name, numbered_symbols())
+        if bare is not None and bare in there:
+            return recognise_among(bare, there)
+    return found
 
 
 def as_text(value: Any) -> str:

@@ -1,7 +1,8 @@
 """Gene tables of families whose genes are symbols, and the columns of a file with those symbols.
 
-These families match symbols exactly and know no older names, and so does `map_symbols`. A file
-without such symbols is read by its Ensembl ids, as for our own models.
+These families match symbols exactly and know no older names, and so does `map_symbols`, which reads
+only what files put around a symbol (``cells/spellings.py``). A file without such symbols is read by
+its Ensembl ids, as for our own models.
 """
 
 from __future__ import annotations
@@ -21,7 +22,24 @@ from cellscribe.cells.genes import (
     human_genes,
     map_genes,
 )
-from cellscribe.cells.symbols import as_text
+from cellscribe.cells.lookup import own_symbols
+from cellscribe.cells.spellings import (
+    UNKNOWN,
+    Found,
+    Kind,
+    Reader,
+    loose_index,
+    loose_key,
+    numbered_names,
+    strip_genome,
+)
+from cellscribe.cells.symbols import (
+    as_it_stands,
+    as_text,
+    ensembl_genes,
+    is_current,
+    numbered_symbols,
+)
 from cellscribe.cells.vocabulary import GeneTable
 
 if TYPE_CHECKING:
@@ -74,20 +92,18 @@ def map_symbols(
     InputError
         See `cells.genes.map_genes`.
     """
-    token_of = {
-        symbol: token for token, symbol in enumerate(table.symbols) if not symbol.startswith("<")
-    }
+    read = _Published(table)
     other = not_genes(var)
     best_key, best_names = "", np.empty(0, dtype=object)
     best = np.full(len(var), -1, dtype=np.int32)
     for key, column in candidate_columns(var, gene_key, name).items() if len(var) else ():
         names = np.array([as_text(value) for value in column], dtype=object)
-        token = np.array([token_of.get(symbol, -1) for symbol in names], dtype=np.int32)
+        token = np.array([read(symbol) for symbol in names], dtype=np.int32)
         token[other] = -1
         if len(np.unique(token)) > len(np.unique(best)):
             best_key, best_names, best = key, names, token
     known = best >= 0
-    enough = MIN_KNOWN * min(int((~other).sum()), len(token_of))
+    enough = MIN_KNOWN * min(int((~other).sum()), len(read.token_of))
     if known.sum() < max(enough, 1):
         return map_genes(var, table, gene_key=gene_key, name=name)
     n_tokens = len(np.unique(best[known]))
@@ -105,3 +121,50 @@ def map_symbols(
         unknown_examples=first_names(best_names[~known & ~other], 5),
         n_other_features=int(other.sum()),
     )
+
+
+class _Published:
+    """Symbol of a file -> token of the published table."""
+
+    def __init__(self, table: GeneTable) -> None:
+        self.token_of = {
+            symbol: token
+            for token, symbol in enumerate(table.symbols)
+            if not symbol.startswith("<")
+        }
+        self.symbol_of = {
+            gene: symbol for symbol, genes in own_symbols(table).items() for gene in genes
+        }
+        self.separators = loose_index(self.token_of)
+        self.reader = Reader(
+            exact=self._exact,
+            loose=self._loose,
+            loose_older=lambda name: None,
+            numbered=numbered_symbols() | numbered_names(self.token_of),
+            is_current=is_current,
+        )
+        self.seen: dict[str, int] = {}
+
+    def __call__(self, name: str) -> int:
+        """Token of a name, -1 where the family publishes no such symbol."""
+        token = self.token_of.get(name, self.seen.get(name))
+        if token is None:
+            # ids alone are read by `map_genes`: they may know more genes than the symbols do
+            alone = ensembl_genes(strip_genome(name))
+            _, genes = self.reader.read(name) if not alone else UNKNOWN
+            found = (self.token_of.get(self.symbol_of.get(gene, gene), -1) for gene in genes)
+            token = self.seen[name] = next((token for token in found if token >= 0), -1)
+        return token
+
+    def _exact(self, name: str) -> Found | None:
+        """Symbol as published; a name that means another human gene has no token."""
+        if name in self.token_of:
+            return Kind.SYMBOL, (name,)
+        found = as_it_stands(name)
+        if found is None or found[0] == Kind.ENSEMBL:
+            return found
+        return found[0], ()
+
+    def _loose(self, name: str) -> Found | None:
+        symbol = self.separators.get(loose_key(name.upper()))
+        return (Kind.SYMBOL, (symbol,)) if symbol else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,7 @@ from scipy.sparse import csr_matrix
 from cellscribe.callbacks import Log, log_stderr
 from cellscribe.cells.convert import to_rows
 from cellscribe.cells.detect_format import open_source
+from cellscribe.cells.features import genes_only
 from cellscribe.cells.formats import Source
 from cellscribe.cells.matrices import (
     DAMAGED,
@@ -87,6 +89,8 @@ def open_counts(
         matrix = opened.matrices[address]()
         var = opened.var(address)
         _check_shape(matrix.shape, len(var), opened.name, address)
+        if opened.keep is None:
+            opened = replace(opened, keep=genes_only(var, opened.name, log))
         rows = to_rows(matrix, stack, scratch, log) if isinstance(matrix, Entries) else matrix
         return Counts(opened, layer=address, rows=rows, var=var, stack=stack)
     except BaseException:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.cells.features import not_genes
+from cellscribe.cells.features import judge_features
 from cellscribe.cells.lookup import HumanLookup
 from cellscribe.cells.spellings import Kind
 from cellscribe.cells.symbols import as_text, human_genes, resolve
@@ -70,7 +70,9 @@ class GeneMap:
     unknown_examples
         Up to five identifiers without a token.
     n_other_features
-        Columns left out because ``feature_types`` says that they are not gene expression.
+        Columns left out because the file says that they are not gene expression.
+    feature_note
+        What was decided of features whose kind the file does not say in known words.
     """
 
     token: npt.NDArray[np.int32]
@@ -85,6 +87,7 @@ class GeneMap:
     n_other_species: int
     unknown_examples: tuple[str, ...]
     n_other_features: int = 0
+    feature_note: str = ""
 
     def summary(self) -> str:
         """Describe the map in one or two sentences."""
@@ -103,9 +106,9 @@ class GeneMap:
             "are not gene expression and are left out": self.n_other_features,
         }
         notes = {note: n for note, n in notes.items() if n}
-        if not notes:
-            return text
-        return f"{text} Columns that {', '.join(f'{note}: {n:,}' for note, n in notes.items())}."
+        if notes:
+            text += f" Columns that {', '.join(f'{note}: {n:,}' for note, n in notes.items())}."
+        return f"{text} Of features: {self.feature_note}." if self.feature_note else text
 
 
 @dataclass(frozen=True)
@@ -275,7 +278,8 @@ def map_genes(
         raise InputError(f"{name}: no genes; the file has no columns")
     candidates = candidate_columns(var, gene_key, name)
     best, *rest = _read_columns(candidates, HumanLookup(vocabulary))
-    other_features = not_genes(var)
+    features = judge_features(var, name)
+    other_features = features.left_out
     token, kind = best.token.copy(), best.kind.copy()
     for column in rest:
         # a human Ensembl id and another species are final; a symbol may replace anything else
@@ -302,5 +306,6 @@ def map_genes(
         n_duplicates=int(known.sum()) - n_tokens,
         n_other_species=int(other.sum()),
         unknown_examples=first_names(best.names[human & ~known], 5),
-        n_other_features=int(other_features.sum()),
+        n_other_features=features.n_left_out,
+        feature_note=features.note,
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cellscribe.cells.features import not_genes
+from cellscribe.cells.features import judge_features
 from cellscribe.cells.genes import (
     MIN_KNOWN,
     GeneMap,
@@ -93,7 +93,8 @@ def map_symbols(
         See `cells.genes.map_genes`.
     """
     read = _Published(table)
-    other = not_genes(var)
+    features = judge_features(var, name)
+    other = features.left_out
     best_key, best_names = "", np.empty(0, dtype=object)
     best = np.full(len(var), -1, dtype=np.int32)
     for key, column in candidate_columns(var, gene_key, name).items() if len(var) else ():
@@ -119,7 +120,8 @@ def map_symbols(
         n_duplicates=int(known.sum()) - n_tokens,
         n_other_species=0,
         unknown_examples=first_names(best_names[~known & ~other], 5),
-        n_other_features=int(other.sum()),
+        n_other_features=features.n_left_out,
+        feature_note=features.note,
     )
 
 

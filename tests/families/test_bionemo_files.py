@@ -26,7 +26,7 @@ from cellscribe.families.base import PublishedBert
 from cellscribe.families.bionemo import checkpoint, distributed_checkpoint, megatron
 from cellscribe.families.bionemo import transformer_engine as engine
 from cellscribe.families.geneformer import checkpoint as geneformer
-from cellscribe.families.importing import recognise as family_of
+from cellscribe.families.locate import recognise as family_of
 from cellscribe.families.source import Source
 from cellscribe.families.unpickle import read_tensors
 from cellscribe.model.metadata import config_to_json

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import anndata as ad
 import numpy as np
@@ -201,32 +199,6 @@ def test_nothing_there(name: str, run: Cli, tmp_path: Path) -> None:
     line = refused(run("import", tmp_path / name, "-o", tmp_path / "out"))
     assert "no such file or folder" in line
     nothing_new(tmp_path)
-
-
-def test_a_repository_without_what_downloads_it(
-    run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    line = refused(run("import", "ctheodoris/Geneformer", "-o", tmp_path / "out"))
-    assert 'pip install "cellscribe[hub]"' in line
-
-
-def test_a_repository_is_downloaded(
-    run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source, _ = every.write("scgpt", tmp_path / "published")
-    hub = ModuleType("huggingface_hub")
-    hub.snapshot_download = {"lab/scgpt": str(source)}.__getitem__  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    assert run("import", "lab/scgpt", "-o", tmp_path / "out").status == 0
-    assert read_model(tmp_path / "out").family == "scgpt"
-
-    def offline(name: str) -> str:
-        raise OSError("no connection\nafter five attempts")
-
-    hub.snapshot_download = offline  # type: ignore[attr-defined]
-    line = refused(run("import", "lab/other", "-o", tmp_path / "other"))
-    assert "neither here nor to be had from Hugging Face (no connection)" in line
 
 
 def test_an_output_that_is_there_stays(run: Cli, tmp_path: Path) -> None:

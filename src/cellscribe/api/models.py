@@ -23,6 +23,8 @@ def import_model(
     out: str | Path,
     *,
     genes: str | Path | None = None,
+    subfolder: str | None = None,
+    revision: str | None = None,
     overwrite: bool | None = None,
     options: ImportOptions | None = None,
     log: Log = log_stderr,
@@ -37,6 +39,10 @@ def import_model(
         The new model directory; it appears whole or not at all.
     genes
         Gene list or dictionaries that are not in `source` itself.
+    subfolder
+        Folder in `source` that holds the model, where it has several.
+    revision
+        Branch, tag or commit of a Hugging Face repository.
     overwrite
         Replace `out` if it exists.
     options
@@ -56,7 +62,12 @@ def import_model(
     """
     from cellscribe.families.importing import import_model as bring_in
 
-    given = {"genes": None if genes is None else Path(genes), "overwrite": overwrite}
+    given = {
+        "genes": None if genes is None else Path(genes),
+        "subfolder": subfolder,
+        "revision": revision,
+        "overwrite": overwrite,
+    }
     options = choose_options(ImportOptions, options, "import_model", given)
     return bring_in(source, out, options, overwrite=options.overwrite, log=log)
 

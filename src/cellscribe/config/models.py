@@ -13,6 +13,10 @@ class ImportOptions(OutputOptions):
 
     genes: Path | None = None
     """Gene list or dictionaries that are not in SRC itself; a refusal says when it is needed."""
+    subfolder: str | None = None
+    """Folder in SRC that holds the model, where SRC has several."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hugging Face repository."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from cellscribe.cells.vocabulary import GeneTable
 from cellscribe.config import ModelConfig, load_preset
+from cellscribe.families.geneformer.dictionaries import species_of
 from cellscribe.families.registry import RankedHeader, open_model
 from cellscribe.model.checkpoint import WEIGHTS
 from cellscribe.model.encoder import MaskedGeneModel, count_parameters, flops_per_cell
@@ -64,11 +66,19 @@ def about_model(name: str | Path) -> dict[str, Any]:
         "family": header.family,
         "pooling": [cells.pooling, f"--pool: {', '.join(header.pools)}"],
         "gene table": f"hash {header.table.hash}",
+        **_species(header.table),
         **header.provenance,
     }
     if has_head(header.directory):
         facts["labels"] = load_head(header.directory).labels
     return facts
+
+
+def _species(table: GeneTable) -> dict[str, str]:
+    """Name the species of the genes, where they have ids that say it."""
+    genes = [name for name in table.ids if name[0] not in "[<"]
+    species = species_of(genes)
+    return {"species": species} if species else {}
 
 
 def _shape(config: ModelConfig) -> dict[str, str]:

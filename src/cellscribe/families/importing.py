@@ -7,26 +7,28 @@ licence and source. Before it gets its name it is opened in the same way as by `
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellscribe.callbacks import Log
 from cellscribe.config import ImportOptions
 from cellscribe.errors import InputError
-from cellscribe.families.base import Family, Published, PublishedBert
-from cellscribe.families.registry import FAMILIES, open_model
-from cellscribe.families.source import Source
-from cellscribe.families.weights import SHOWN, check_names
+from cellscribe.families import hub
+from cellscribe.families.base import Published, PublishedBert
+from cellscribe.families.locate import locate
+from cellscribe.families.registry import open_model
+from cellscribe.families.source import Source, recorded
+from cellscribe.families.weights import check_finite, check_names
 from cellscribe.lease import claim
 from cellscribe.writing import hash_of, writing
 
 if TYPE_CHECKING:
     import torch
 
-REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-"""A Hugging Face repository id."""
+MOST_FILES = 8
+"""Files that the provenance of an import lists."""
 
 
 def import_model(
@@ -46,7 +48,7 @@ def import_model(
     out
         The new directory.
     options
-        Gene list, if `source` has none.
+        Gene list, if `source` has none; subfolder and revision.
     overwrite
         Replace `out` if it exists.
     log
@@ -64,39 +66,39 @@ def import_model(
         cannot be written.
     """
     out = Path(out)
-    given = Source(_local(source))
-    with claim(out, [given.path], overwrite=overwrite, is_folder=True):
-        published = recognise(given).read_published(given, options or ImportOptions())
-        log(f"{published.title}, from {given.path}")
+    options = options or ImportOptions()
+    path = _local(source, options, log)
+    with claim(out, [path], overwrite=overwrite, is_folder=True):
+        given, family = locate(Source(path), options.subfolder, log)
+        with recorded() as files:
+            published = family.read_published(given, options)
+        where = str(given.path)
+        check_finite(published.tensors, where)
+        log(f"{published.title}, from {where}")
         for note in published.notes:
             log(f"Note: {note}")
         with writing(out) as partial:
-            write_published(partial, published, given, name=out.name)
+            read_from = source_files(files, given.folder)
+            write_published(partial, published, read_from, name=out.name)
             open_model(partial)
     return out
 
 
-def recognise(source: Source) -> Family:
-    """Find the family that a source belongs to.
-
-    Raises
-    ------
-    InputError
-        It belongs to none; the message lists what was looked for.
-    """
-    for family in FAMILIES.values():
-        if family.recognise(source):
-            return family
-    wants = "; ".join(family.WANTS for family in FAMILIES.values())
-    found = ", ".join(source.names[:SHOWN]) + (", ..." if len(source.names) > SHOWN else "")
-    raise InputError(
-        f"{source.path}: no checkpoint of a known family ({found or 'an empty folder'}); "
-        f"looked for {wants}"
-    )
-
-
-def write_published(folder: Path, published: Published, source: Source, *, name: str) -> None:
+def write_published(
+    folder: Path, published: Published, read_from: Sequence[str], *, name: str
+) -> None:
     """Write the files of a model directory.
+
+    Parameters
+    ----------
+    folder
+        The directory; made here.
+    published
+        What was read.
+    read_from
+        From `source_files`.
+    name
+        Of the model, in its README.
 
     Raises
     ------
@@ -107,7 +109,7 @@ def write_published(folder: Path, published: Published, source: Source, *, name:
         "model": published.title,
         "licence": published.licence,
         "published": published.origin,
-        "read from": source_files(source),
+        "read from": list(read_from),
         **({"notes": list(published.notes)} if published.notes else {}),
     }
     readme = card(name, published, provenance)
@@ -119,14 +121,21 @@ def write_published(folder: Path, published: Published, source: Source, *, name:
         (folder / file).write_text(text, encoding="utf-8")
 
 
-def source_files(source: Source) -> list[str]:
-    """List name, size and SHA-256 of the files of a source, the largest first."""
-    paths = [source.folder / name for name in source.names]
-    paths = sorted(paths, key=lambda path: -path.stat().st_size)[:SHOWN]
-    return [
-        f"{path.relative_to(source.folder)}, {path.stat().st_size:,} bytes, SHA-256 {hash_of(path)}"
-        for path in paths
-    ]
+def source_files(files: Sequence[Path], folder: Path) -> list[str]:
+    """List name, size and SHA-256 of the files that were read, the largest first.
+
+    Parameters
+    ----------
+    files
+        Their paths.
+    folder
+        The checkpoint's; names are relative to it where a file is in it.
+    """
+    lines = []
+    for path in sorted(files, key=lambda path: -path.stat().st_size)[:MOST_FILES]:
+        name = path.relative_to(folder) if path.is_relative_to(folder) else path.name
+        lines.append(f"{name}, {path.stat().st_size:,} bytes, SHA-256 {hash_of(path)}")
+    return lines
 
 
 def card(name: str, published: Published, provenance: Mapping[str, Any]) -> str:
@@ -207,23 +216,13 @@ def _write_other(
     (folder / "README.md").write_text(readme, encoding="utf-8")
 
 
-def _local(source: str | Path) -> Path:
+def _local(source: str | Path, options: ImportOptions, log: Log) -> Path:
     """Path of a source; a repository of the Hugging Face hub is downloaded first."""
     path = Path(source)
-    if path.exists() or not REPOSITORY.fullmatch(str(source)):
+    if os.path.lexists(path) or not hub.is_repository(source):
+        if options.revision is not None:
+            raise InputError(f"{source} is not of the Hugging Face hub; leave out --revision")
         return path
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise InputError(
-            f"{source}: no such file or folder; if it is a Hugging Face repository, install "
-            'what downloads it: pip install "cellscribe[hub]"'
-        ) from None
-    try:
-        return Path(snapshot_download(str(source)))
-    except (OSError, ValueError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise InputError(
-            f"{source}: neither here nor to be had from Hugging Face ({first}); check the name "
-            "and the network, or give a local folder"
-        ) from None
+    folder = hub.download(str(source), options.subfolder, options.revision)
+    log(f"From Hugging Face: {source}, revision {folder.name}.")
+    return folder

@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from cellscribe.families.pickle_limits import check
@@ -206,6 +207,20 @@ def read(file: IO[bytes]) -> Any:
     check(len(start) == 4, "too short")
     check(start[:2] == b"\x80\x02", "not what torch.save writes now; save it again with torch")
     return _read_row(file, size)
+
+
+def lists(path: Path, *names: str) -> bool:
+    """Whether the pickle of a torch archive has all of these names; nothing is unpickled."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
+            if not inside or inside[0].file_size > PICKLE:
+                return False
+            with archive.open(inside[0]) as file:
+                contents = file.read(PICKLE)
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError):
+        return False
+    return all(name.encode() in contents for name in names)
 
 
 # The zip archive

@@ -16,16 +16,13 @@ from cellscribe.errors import InputError
 from cellscribe.families import torch_file
 from cellscribe.families.pickle_machine import Forbidden, run
 from cellscribe.families.plain_values import PLAIN
+from cellscribe.families.source import AGAIN, first_line, opened
 
 if TYPE_CHECKING:
     import torch
 
-AGAIN = "copy or download it again"
 PICKLE = 1 << 29
 """Bytes of a pickle, at most."""
-SHOWN = 120
-"""Letters of a reason or a name from a file that a message holds."""
-POINTER = b"version https://git-lfs"
 
 
 def read_pickle(path: str | Path) -> Any:
@@ -85,43 +82,7 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: damaged or cut short ({shown(error)}); {AGAIN}") from None
-
-
-def opened(path: Path) -> IO[bytes]:
-    """Open a file that must be the file itself, not a folder and not a pointer to it.
-
-    Raises
-    ------
-    InputError
-        It cannot be opened.
-    """
-    try:
-        if path.is_dir():
-            raise InputError(f"{path}: a folder, where a file should be; name the file")
-        # pipes and devices could wait for ever
-        if path.exists() and not path.is_file():
-            raise InputError(f"{path}: not a regular file; copy it to one")
-        file = path.open("rb")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    start = file.read(len(POINTER))
-    file.seek(0)
-    if start == POINTER:
-        file.close()
-        raise InputError(
-            f"{path}: a Git LFS pointer, not the file itself; fetch it with git lfs pull"
-        )
-    return file
-
-
-def shown(error: object) -> str:
-    """First line of a reason or a name that a file may have chosen, printable and short."""
-    line = str(error).strip().partition("\n")[0]
-    line = "".join(letter if letter.isprintable() else "?" for letter in line)
-    return line if len(line) <= SHOWN else f"{line[:SHOWN]}..."
+        raise InputError(f"{path}: damaged or cut short ({first_line(error)}); {AGAIN}") from None
 
 
 def _guarded(do: Callable[[], Any], where: str, what: str) -> Any:
@@ -131,9 +92,9 @@ def _guarded(do: Callable[[], Any], where: str, what: str) -> Any:
     except Forbidden as error:
         raise InputError(
             f"{where}: refused, it holds more than tensors and plain values: reading it would "
-            f"import {shown(error)}; ask its makers for the weights alone (a state dict, or "
+            f"import {first_line(error)}; ask its makers for the weights alone (a state dict, or "
             "safetensors)"
         ) from None
     except Exception as error:  # noqa: BLE001  (a damaged file raises whatever it happens upon)
-        reason = shown(error) or type(error).__name__
+        reason = first_line(error) or type(error).__name__
         raise InputError(f"{where}: {what} ({reason}); {AGAIN}") from None

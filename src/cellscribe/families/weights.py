@@ -15,6 +15,42 @@ SHOWN = 5
 """Names that a message lists."""
 
 
+def as_float(name: str, tensor: torch.Tensor, where: str) -> torch.Tensor:
+    """Return a tensor of ordinary floating-point numbers as float32, contiguous.
+
+    Raises
+    ------
+    InputError
+        It has whole numbers, or floats that need a scale: quantised weights.
+    """
+    import torch
+
+    if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        raise InputError(f"{where}: {name} is quantised ({tensor.dtype}); import the full weights")
+    return tensor.float().contiguous()
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor], where: str) -> None:
+    """Refuse weights of which some are no numbers, or infinite.
+
+    Raises
+    ------
+    InputError
+        There are such; the line names the first five tensors and how many values of each.
+    """
+    bad = {}
+    for name, tensor in tensors.items():
+        # a sum is not finite if one of its parts is not; only then are these counted
+        if not tensor.sum().isfinite() and (n := int((~tensor.isfinite()).sum())):
+            bad[name] = f"{n:,} of {tensor.numel():,} values of {name}"
+    if bad:
+        more = f" and {len(bad) - SHOWN:,} more tensors" if len(bad) > SHOWN else ""
+        raise InputError(
+            f"{where}: {', '.join(list(bad.values())[:SHOWN])}{more} are not finite (NaN or "
+            "infinite); the weights are damaged or did not learn, copy or download them again"
+        )
+
+
 def check_names(
     found: Mapping[str, Any], wanted: Mapping[str, Any], where: str, *, spare: str = ""
 ) -> None:
@@ -75,9 +111,8 @@ def renamed(
                 f"{where}: {what} {', '.join(found[:5])} ({len(found):,} tensors in all), so it is "
                 "not this model, or not whole; give the checkpoint as its makers published it"
             )
-    return {
-        name: torch.cat([published[part] for part in parts]).float().contiguous()
-        if len(parts) > 1
-        else published[parts[0]].float().contiguous()
-        for name, parts in names.items()
-    }
+    made = {}
+    for name, parts in names.items():
+        tensors = [as_float(part, published[part], where) for part in parts]
+        made[name] = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+    return made

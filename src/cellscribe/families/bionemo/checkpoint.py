@@ -127,7 +127,7 @@ def read_published(source: Source, options: ImportOptions) -> PublishedBert:
         ),
         config=config,
         pooling=Pooling(pool="genes_but_last"),
-        tensors=megatron.to_hugging_face(core, len(table), heads),
+        tensors=megatron.to_hugging_face(core, len(table), heads, found.where),
         table=table,
         licence=LICENCE,
         origin=ORIGIN,

@@ -19,7 +19,8 @@ from cellscribe.errors import InputError
 from cellscribe.families.pickle_limits import Damaged, Record, check
 from cellscribe.families.pickle_machine import Builder, Forbidden, Name, Unfinished, run
 from cellscribe.families.plain_values import PLAIN
-from cellscribe.families.unpickle import AGAIN, load_torch, opened, shown
+from cellscribe.families.source import AGAIN, first_line, opened
+from cellscribe.families.unpickle import load_torch
 
 if TYPE_CHECKING:
     import torch
@@ -164,10 +165,10 @@ def read_metadata(folder: Path) -> dict[str, Stored]:
     except Forbidden as error:
         raise InputError(
             f"{path}: refused, it holds more than a table of tensors: reading it would import "
-            f"{shown(error)}; ask its makers for the weights alone"
+            f"{first_line(error)}; ask its makers for the weights alone"
         ) from None
     except Exception as error:  # noqa: BLE001  (a damaged pickle raises whatever it happens upon)
-        raise InputError(f"{path}: damaged ({shown(error)}); {AGAIN}") from None
+        raise InputError(f"{path}: damaged ({first_line(error)}); {AGAIN}") from None
 
 
 def _tensors(metadata: Any) -> dict[str, Stored]:
@@ -279,7 +280,7 @@ def _read_tensor(folder: Path, key: str, entry: Stored) -> torch.Tensor:
 
 
 def _damaged(path: Path, error: BaseException) -> InputError:
-    return InputError(f"{path}: damaged ({shown(error)}); {AGAIN}")
+    return InputError(f"{path}: damaged ({first_line(error)}); {AGAIN}")
 
 
 def _check_files(folder: Path, stored: Mapping[str, Stored]) -> None:
@@ -293,7 +294,9 @@ def _check_files(folder: Path, stored: Mapping[str, Stored]) -> None:
     for name, size in sorted(needed.items()):
         path = folder / name
         if PurePosixPath(name).name != name or name in (".", ".."):
-            raise InputError(f"{folder / METADATA}: names a file outside its folder, {shown(name)}")
+            raise InputError(
+                f"{folder / METADATA}: names a file outside its folder, {first_line(name)}"
+            )
         if not path.is_file():
             raise InputError(f"{path}: missing; copy or download the whole folder")
         if path.stat().st_size < size:

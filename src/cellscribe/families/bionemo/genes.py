@@ -9,7 +9,6 @@ with the same id are summed; BioNeMo gives a cell the same token twice.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from cellscribe.cells.vocabulary import SPECIAL_TOKENS, Vocabulary
 from cellscribe.config import ImportOptions
 from cellscribe.errors import InputError
 from cellscribe.families.bionemo.nemo_archive import NemoArchive
-from cellscribe.families.source import Source
+from cellscribe.families.geneformer.dictionaries import check_medians
+from cellscribe.families.source import Source, first_line, parse_json
 from cellscribe.families.unpickle import read_pickle
 
 MEDIANS = (
@@ -78,7 +78,7 @@ def _find_medians(
         raise InputError(f"--genes {options.genes}: none of {', '.join(MEDIANS)} in it")
     if path is None and archive and (name := archive.artifact("medians_file", "medians.json")):
         where = f"{archive.path}:{name}"
-        return _check_medians(_parse(archive.text(name) or "", where), where), where
+        return _check_medians(parse_json(archive.text(name) or "", where), where), where
     path = path or _near(source, MEDIANS)
     if path is None:
         raise InputError(
@@ -86,7 +86,7 @@ def _find_medians(
             "BioNeMo keeps it with its training data: give it, or Geneformer's "
             "gene_median_dictionary_gc30M.pkl, by --genes FILE"
         )
-    data = read_pickle(path) if path.suffix == ".pkl" else _parse(source.text(path), str(path))
+    data = read_pickle(path) if path.suffix == ".pkl" else parse_json(source.text(path), str(path))
     return _check_medians(data, str(path)), str(path)
 
 
@@ -98,9 +98,9 @@ def _find_vocabulary(
         path = _given(options.genes, VOCABULARY)
     if path is None and archive and (name := archive.artifact("vocab_file", "geneformer.vocab")):
         where = f"{archive.path}:{name}"
-        return _parse(archive.text(name) or "", where), where
+        return parse_json(archive.text(name) or "", where), where
     path = path or _near(source, VOCABULARY)
-    return None if path is None else (_parse(source.text(path), str(path)), str(path))
+    return None if path is None else (parse_json(source.text(path), str(path)), str(path))
 
 
 def _given(genes: Path | None, patterns: tuple[str, ...]) -> Path | None:
@@ -125,26 +125,24 @@ def _near(source: Source, patterns: tuple[str, ...]) -> Path | None:
     return None
 
 
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{where}: damaged JSON ({error}); copy or download it again") from None
-
-
 def _check_medians(data: Any, where: str) -> dict[str, float]:
     """Refuse anything but a table of positive numbers by gene."""
-    if isinstance(data, Mapping) and data and all(isinstance(gene, str) for gene in data):
+    if isinstance(data, Mapping) and data and all(_is_name(gene) for gene in data):
         try:
             medians = {gene: float(value) for gene, value in data.items()}
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             medians = {}
         if medians and all(0 < value < np.inf for value in medians.values()):
+            check_medians(np.array(list(medians.values())), where)
             return medians
     raise InputError(
         f"{where}: not a table of Ensembl ids and medians above zero; give BioNeMo's medians.json "
         "or Geneformer's gene_median_dictionary_gc30M.pkl by --genes"
     )
+
+
+def _is_name(gene: object) -> bool:
+    return isinstance(gene, str) and bool(gene) and gene.isprintable()
 
 
 def _parse_vocabulary(data: Any, where: str) -> tuple[list[str], dict[str, str]]:
@@ -153,10 +151,14 @@ def _parse_vocabulary(data: Any, where: str) -> tuple[list[str], dict[str, str]]
         names = sorted(data["vocab"], key=data["vocab"].__getitem__)
         tokens = [data["vocab"][name] for name in names]
         symbol_of = {gene: symbol for symbol, gene in reversed(data["gene_to_ens"].items())}
+        odd = [name for name in names if not (name and name.isprintable())]
     except (TypeError, KeyError, AttributeError):
         raise InputError(
             f"{where}: not a BioNeMo vocabulary (a JSON table with vocab and gene_to_ens)"
         ) from None
+    if odd:
+        raise InputError(f"{where}: {first_line(repr(odd[0]))} in it is no name of a gene")
+    symbol_of = {gene: symbol for gene, symbol in symbol_of.items() if symbol.isprintable()}
     n_special = len(SPECIAL_TOKENS)
     if tokens != list(range(len(tokens))) or tuple(names[:n_special]) != SPECIAL_TOKENS:
         raise InputError(

@@ -24,6 +24,7 @@ from math import ceil
 import torch
 
 from cellscribe.errors import InputError
+from cellscribe.families.weights import as_float
 
 HEAD_WIDTH = 64
 """Of every published model; used where no config says how many heads there are."""
@@ -64,7 +65,7 @@ OUTSIDE = {
 QKV = "self_attention.linear_qkv"
 TABLE, OUTPUT_TABLE = "embedding.word_embeddings.weight", "output_layer.weight"
 _PREFIX = re.compile(r"^(?:(?:model|module)\.)+(?:language_model\.)?")
-_LAYER = re.compile(r"encoder\.layers\.(?:(\d+)\.)?(.+)\.(weight|bias)")
+_LAYER = re.compile(r"encoder\.layers\.(?:(\d{1,6})\.)?(.+)\.(weight|bias)")
 _NO_WEIGHTS = re.compile(r"_extra_state|^optimizer\.|rng_state|rerun_state")
 _OTHER_HEAD = re.compile(r"(?:^|\.)(?:regression|classification)_head\.")
 
@@ -125,8 +126,10 @@ def measure(core: Mapping[str, torch.Tensor], where: str) -> Sizes:
                 f"{where}: no {name} (or its like in other spellings); not a Megatron BERT, or not "
                 "all of it"
             )
+    if layers != set(range(len(layers))):
+        raise InputError(f"{where}: some of its layers are missing; copy or download it again")
     return Sizes(
-        layers=max(layers) + 1,
+        layers=len(layers),
         width=core[TABLE].shape[1],
         ffn=core[fc1].shape[0],
         positions=core[positions].shape[0],
@@ -230,7 +233,7 @@ def check(
 
 
 def to_hugging_face(
-    core: Mapping[str, torch.Tensor], n_tokens: int, heads: int
+    core: Mapping[str, torch.Tensor], n_tokens: int, heads: int, where: str
 ) -> dict[str, torch.Tensor]:
     """Turn Megatron-core's tensors into those of our checkpoints.
 
@@ -242,15 +245,22 @@ def to_hugging_face(
         Tokens of the gene table; rows after them are padding.
     heads
         Attention heads.
+    where
+        Name of the file in messages.
 
     Returns
     -------
     Float32 tensors by the names of ``BertForMaskedLM``; its token types have no row.
+
+    Raises
+    ------
+    InputError
+        A tensor holds something else than floating-point numbers.
     """
     out = {"bert.embeddings.token_type_embeddings.weight": torch.empty(0, core[TABLE].shape[1])}
     for name, tensor in core.items():
         stem, _, leaf = name.rpartition(".")
-        values = tensor.float()
+        values = as_float(name, tensor, where)
         if match := _LAYER.fullmatch(name):
             prefix, part = f"bert.encoder.layer.{match[1]}", match[2]
             if part == QKV:

@@ -17,13 +17,16 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from cellscribe.errors import InputError
-from cellscribe.families.unpickle import AGAIN, load_torch
+from cellscribe.families.source import AGAIN, TEXT, first_line, opened
+from cellscribe.families.unpickle import load_torch
 
 if TYPE_CHECKING:
     import torch
 
 CONFIG = "model_config.yaml"
 WEIGHTS = "model_weights.ckpt"
+MOST_PACKED = 100
+"""Bytes of weights, at most, for a byte of the archive; weights hardly compress."""
 _GZIP = b"\x1f\x8b"
 _LINE = re.compile(r"^\s*([A-Za-z_]\w*)\s*:\s*(.*?)\s*(?:\s#.*)?$")
 
@@ -57,20 +60,25 @@ class NemoArchive:
         self.compressed = False
         self.members = self._guard(
             lambda archive: {
-                str(PurePosixPath(member.name)): member for member in archive if member.isfile()
+                str(PurePosixPath(member.name)): member
+                for member in archive
+                if member.isreg() and not member.issparse()
             }
         )
 
     def _guard(self, do: Callable[[tarfile.TarFile], T]) -> T:
         """Run `do` on the opened archive; errors become one line."""
         try:
-            with self.path.open("rb") as file:
+            with opened(self.path) as file:
                 self.compressed = file.read(2) == _GZIP
                 file.seek(0)
-                with tarfile.open(fileobj=file, mode="r:*") as archive:
+                mode: Any = "r:gz" if self.compressed else "r:"
+                with tarfile.open(fileobj=file, mode=mode) as archive:
                     return do(archive)
         except (tarfile.TarError, EOFError, zlib.error) as error:
-            raise InputError(f"{self.path}: damaged or cut short ({error}); {AGAIN}") from None
+            raise InputError(
+                f"{self.path}: damaged or cut short ({first_line(error)}); {AGAIN}"
+            ) from None
         except OSError as error:
             reason = error.strerror or error
             raise InputError(f"{self.path}: cannot be read ({reason}); {AGAIN}") from None
@@ -79,6 +87,8 @@ class NemoArchive:
         """Text of a member; None where there is none."""
         if name not in self.members:
             return None
+        if self.members[name].size > TEXT:
+            raise InputError(f"{self.path}: {first_line(name)} in it is too long; {AGAIN}")
         data = self._guard(lambda archive: _member(archive, self.members[name]).read())
         try:
             return data.decode("utf-8")
@@ -119,6 +129,8 @@ class NemoArchive:
         with _member(archive, self.members[WEIGHTS]) as member:
             if not self.compressed:
                 return load_torch(member, where)
+            if self.members[WEIGHTS].size > MOST_PACKED * self.path.stat().st_size:
+                raise InputError(f"{self.path}: {WEIGHTS} in it is larger than any; {AGAIN}")
             # torch seeks in a file; gzip starts again from the beginning at each step back
             with tempfile.TemporaryFile() as plain:
                 shutil.copyfileobj(member, plain, 1 << 20)

@@ -17,14 +17,13 @@ from cellscribe.errors import InputError
 from cellscribe.families.base import PublishedBert
 from cellscribe.families.geneformer import checkpoint
 from cellscribe.families.geneformer.dictionaries import read_dictionaries
+from cellscribe.families.shards import WEIGHTS, read_weights, without_prefixes
 from cellscribe.families.source import Source
-from cellscribe.families.unpickle import read_tensors, read_torch
 
 if TYPE_CHECKING:
     import torch
 
 FLAG = "use_te_layers"
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 QKV = "self_attention.qkv"
 IN_A_LAYER = {
     "self_attention.proj": "attention.output.dense",
@@ -105,9 +104,7 @@ def read_published(source: Source, options: ImportOptions) -> PublishedBert:
         raise InputError(f"{config_path}: no vocab_size; copy or download it again")
     found = read_dictionaries(source.folder, options.genes, n_tokens)
     config = checkpoint.model_config(data, found, str(config_path))
-    weights = read_torch(path) if path.suffix == ".bin" else read_tensors(path)
-    if not isinstance(weights, Mapping):
-        raise InputError(f"{path}: not a table of tensors; copy or download it again")
+    weights = without_prefixes(read_weights(path), str(path))
     stored = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()})
     renamed = to_hugging_face(weights, config.num_attention_heads, str(path))
     tensors, notes = checkpoint.bert_tensors(renamed, config, str(path))

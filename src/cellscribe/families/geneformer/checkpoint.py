@@ -11,17 +11,18 @@ Source: ctheodoris/Geneformer (Apache-2.0), tokenizer and embedding extractor.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from cellscribe.config import ImportOptions, ModelConfig, Pooling, from_mapping
 from cellscribe.errors import InputError
-from cellscribe.families.base import PublishedBert
+from cellscribe.families.base import PublishedBert, check_count
 from cellscribe.families.geneformer.dictionaries import Dictionaries, read_dictionaries
-from cellscribe.families.source import Source
-from cellscribe.families.unpickle import read_tensors, read_torch
-from cellscribe.families.weights import check_names
+from cellscribe.families.shards import WEIGHTS, read_weights, without_prefixes
+from cellscribe.families.source import AGAIN, Source
+from cellscribe.families.weights import as_float, check_finite, check_names
 from cellscribe.model.metadata import OWN_FIELDS
 
 if TYPE_CHECKING:
@@ -36,17 +37,31 @@ POOLS = {
     "cls": "the second to last hidden layer at <cls>, as published for V2",
     "genes": "mean of the second to last hidden layer over a cell's genes, as published for V1",
 }
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 HEAD = "cls.predictions."
 TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
 """Copies that some files hold; they must be equal to the tensors that they are tied to."""
+PLAIN_BERT: Mapping[str, tuple[Any, ...]] = {
+    "position_embedding_type": (None, "absolute"),
+    "is_decoder": (None, False),
+    "add_cross_attention": (None, False),
+    "is_encoder_decoder": (None, False),
+    "pruned_heads": (None, {}),
+    "quantization_config": (None, {}),
+    "tie_word_embeddings": (None, True),
+}
+"""Settings of `transformers` that make another network of a BERT -> values that do not."""
 LEFT_OUT = ("bert.embeddings.position_ids",)
 OTHER_HEADS = ("bert.pooler.", "classifier.", "cls.seq_relationship.")
 LICENCE = "Apache-2.0, as its repository states"
 ORIGIN = "Geneformer, C. Theodoris et al.: https://huggingface.co/ctheodoris/Geneformer"
+OTHERS = {
+    "mouse": "others than Geneformer's makers, in their layout; Mouse-Geneformer has it "
+    "(https://github.com/machine-perception-robotics-group/Mouse-Geneformer)"
+}
+"""Origin of models with genes of other species."""
 
 
 def recognise(source: Source) -> bool:
@@ -84,13 +99,11 @@ def read_published(source: Source, options: ImportOptions) -> PublishedBert:
     assert weights_path is not None
     data = source.json(config_path)
     n_tokens = data.get("vocab_size")
-    if not isinstance(n_tokens, int):
+    if type(n_tokens) is not int or n_tokens < 1:
         raise InputError(f"{config_path}: no vocab_size; copy or download it again")
     found = read_dictionaries(source.folder, options.genes, n_tokens)
     config = model_config(data, found, str(config_path))
-    is_bin = weights_path.suffix == ".bin"
-    weights = read_torch(weights_path) if is_bin else read_tensors(weights_path)
-    tensors, notes = bert_tensors(weights, config, str(weights_path))
+    tensors, notes = bert_tensors(read_weights(weights_path), config, str(weights_path))
     pooling = Pooling(hidden_layer=-2, pool="cls" if config.cls_token else "genes")
     if not found.has_mapping:
         notes.append(
@@ -98,18 +111,25 @@ def read_published(source: Source, options: ImportOptions) -> PublishedBert:
             "read as they stand, retired ones are unknown (as in the first release)"
         )
     notes.append(f"gene dictionaries: {', '.join(found.files)}")
+    version = f"Geneformer {'V2' if config.cls_token else 'V1'}"
+    licence, origin = LICENCE, ORIGIN
+    if found.species != "human":
+        genes = f"{found.species} genes" if found.species else "names of its own for genes"
+        version = f"A model like {version}, with {genes}"
+        licence = "not stated in the files; see where you have them from"
+        origin = OTHERS.get(found.species, "others than Geneformer's makers, in their layout")
     return PublishedBert(
         family="geneformer",
         title=(
-            f"Geneformer {'V2' if config.cls_token else 'V1'}, {config.num_hidden_layers} layers, "
+            f"{version}, {config.num_hidden_layers} layers, "
             f"{config.hidden_size} wide, {n_tokens:,} tokens, {config.context:,} genes a cell"
         ),
         config=config,
         pooling=pooling,
         tensors=tensors,
         table=found.vocabulary,
-        licence=LICENCE,
-        origin=ORIGIN,
+        licence=licence,
+        origin=origin,
         notes=tuple(notes),
     )
 
@@ -123,44 +143,48 @@ def _files(source: Source) -> tuple[Path | None, Path | None]:
 
 def model_config(data: Mapping[str, Any], found: Dictionaries, where: str) -> ModelConfig:
     """Shape of the network; context and special tokens follow from the dictionary."""
-    hints = get_type_hints(ModelConfig)
-    if data.get("hidden_act") not in get_args(hints["hidden_act"]):
-        known = ", ".join(get_args(hints["hidden_act"]))
+    known = get_args(get_type_hints(ModelConfig)["hidden_act"])
+    if data.get("hidden_act") not in known:
         raise InputError(
-            f"{where}: hidden_act {data.get('hidden_act')!r} is none of {known}; it is not a "
-            "published Geneformer"
+            f"{where}: hidden_act {data.get('hidden_act')!r:.40} is none of {', '.join(known)}; it "
+            "is not a published Geneformer"
         )
-    if data.get("position_embedding_type", "absolute") != "absolute" or data.get("is_decoder"):
-        raise InputError(
-            f"{where}: not an encoder with learned absolute positions, as Geneformer is"
-        )
+    for key, fine in PLAIN_BERT.items():
+        if data.get(key) not in fine:
+            raise InputError(
+                f"{where}: {key} {data[key]!r:.40}; only an encoder with learned absolute "
+                f"positions, as Geneformer is, can be imported ({key} {fine[1]!r})"
+            )
     own = {*OWN_FIELDS, "pad_token_id"}
     names = {f.name for f in dataclasses.fields(ModelConfig)} - own
     missing = sorted(name for name in names if name not in data)
     if missing:
         raise InputError(f"{where}: {', '.join(missing[:5])} missing; copy or download it again")
+    for name in names:
+        if name.endswith(("_prob", "_eps", "_range")):
+            if type(data[name]) not in (int, float) or not 0 <= data[name] <= 1:
+                raise InputError(f"{where}: {name} must be from 0 to 1, not {data[name]!r:.40}")
+        elif name != "hidden_act":
+            # token types may be none
+            check_count(where, name, data[name], least=int(name != "type_vocab_size"), mend=AGAIN)
     token_of = found.vocabulary.token_of
     specials = {"cls_token": "<cls>" in token_of, "sep_token": "<eos>" in token_of}
     fields = {name: data[name] for name in names} | specials
     fields["pad_token_id"] = token_of["<pad>"]
     positions = fields["max_position_embeddings"]
-    if isinstance(positions, int):
-        fields["context"] = positions - sum(specials.values())
+    fields["context"] = positions - sum(specials.values())
     return from_mapping(ModelConfig, fields, where)
 
 
 def bert_tensors(
-    published: Any, config: ModelConfig, where: str
+    published: Mapping[str, torch.Tensor], config: ModelConfig, where: str
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Bring weights under the names of our checkpoints; also returns notes for the user."""
     import torch
 
-    if not isinstance(published, dict) or not all(
-        isinstance(value, torch.Tensor) for value in published.values()
-    ):
-        raise InputError(f"{where}: not a state dict of tensors; copy or download it again")
-    weights = {_present_name(name): value for name, value in published.items()}
+    weights = _present_names(without_prefixes(published, where), where)
     notes: list[str] = []
+    _check_depth(weights, config, where)
     wanted = _wanted(config)
     if not any(name.startswith(HEAD) for name in weights):
         absent = {name: tensor for name, tensor in wanted.items() if name.startswith(HEAD)}
@@ -171,6 +195,8 @@ def bert_tensors(
         )
     for copy, original in TIED.items():
         tied = weights.pop(copy, None)
+        if tied is not None:
+            check_finite({copy: tied, original: weights.get(original, tied)}, where)
         if tied is not None and not torch.equal(tied, weights.setdefault(original, tied)):
             raise InputError(
                 f"{where}: {copy} differs from {original}; Geneformer's are one tensor, these "
@@ -182,12 +208,20 @@ def bert_tensors(
     for name in (*others, *LEFT_OUT):
         weights.pop(name, None)
     check_names(weights, wanted, where)
+    return {name: as_float(name, weights[name], where) for name in wanted}, notes
+
+
+def _present_names(weights: Mapping[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]:
+    """Give tensors the names that they have today."""
+    # a whole model that is the part `bert` of another one
+    doubled = any(name.startswith("bert.bert.") for name in weights)
+    found: dict[str, torch.Tensor] = {}
     for name, tensor in weights.items():
-        if not tensor.is_floating_point():
-            raise InputError(
-                f"{where}: {name} is quantised ({tensor.dtype}); import the full weights"
-            )
-    return {name: weights[name].float().contiguous() for name in wanted}, notes
+        present = _present_name(name.removeprefix("bert.") if doubled else name)
+        if present in found:
+            raise InputError(f"{where}: holds {present} under two names; {AGAIN}")
+        found[present] = tensor
+    return found
 
 
 def _present_name(name: str) -> str:
@@ -197,6 +231,17 @@ def _present_name(name: str) -> str:
         leaf = {"gamma": "weight", "beta": "bias"}.get(leaf, leaf)
     name = f"{stem}.{leaf}" if stem else leaf
     return f"bert.{name}" if name.startswith(("embeddings.", "encoder.", "pooler.")) else name
+
+
+def _check_depth(weights: Mapping[str, Any], config: ModelConfig, where: str) -> None:
+    """Refuse a configuration that is deeper than the weights, before anything is made of it."""
+    found = (re.match(r"bert\.encoder\.layer\.([0-9]{1,6})\.", name) for name in weights)
+    n_layers = len({match[1] for match in found if match})
+    if n_layers < config.num_hidden_layers:
+        raise InputError(
+            f"{where}: has {n_layers:,} layers, config.json says num_hidden_layers "
+            f"{config.num_hidden_layers:,}; weights and configuration belong to different models"
+        )
 
 
 def _wanted(config: ModelConfig) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ is read from another file. Written from the published facts, not from the publis
 from __future__ import annotations
 
 import dataclasses
-import zipfile
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,8 +22,10 @@ from cellscribe.config import ImportOptions, ModelOptions, from_mapping
 from cellscribe.errors import InputError
 from cellscribe.families.base import CellModel, Published, check_options
 from cellscribe.families.scbert.config import MASK_TOKENS, POSITIONS, ScbertConfig
-from cellscribe.families.source import Source
+from cellscribe.families.shards import without_prefixes
+from cellscribe.families.source import Source, first_line
 from cellscribe.families.symbols import symbol_table
+from cellscribe.families.torch_file import lists
 
 if TYPE_CHECKING:
     import torch
@@ -58,9 +60,7 @@ def recognise(source: Source) -> bool:
     path = source.find(*WEIGHTS)
     if path is None:
         return False
-    return path.name == WEIGHTS[0] or (
-        zipfile.is_zipfile(path) and _lists(path, f"{LAYER}0.0.fn.fast_attention", POSITIONS)
-    )
+    return path.name == WEIGHTS[0] or (lists(path, f"{LAYER}0.0.fn.fast_attention", POSITIONS))
 
 
 def read_published(source: Source, options: ImportOptions) -> Published:
@@ -84,7 +84,7 @@ def read_published(source: Source, options: ImportOptions) -> Published:
     state = _state_dict(read_torch(path), path)
     head = sorted(name for name in state if name.startswith(HEAD))
     trunk = {name: x for name, x in state.items() if name not in head and name != COUNTER}
-    depth = _depth(trunk)
+    depth = _depth(trunk, path)
     tensors = renamed(trunk, tensor_names(depth), str(path))
     config = _config(tensors, depth, path)
     if len(symbols) != config.genes:
@@ -179,42 +179,35 @@ def _column_names(path: Path) -> list[str]:
     return [str(name) for name in frame.index]
 
 
-def _lists(path: Path, *names: str) -> bool:
-    """Whether a torch archive's list of contents has all of these; nothing is unpickled."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            inside = [name for name in archive.namelist() if name.endswith("data.pkl")]
-            contents = archive.read(inside[0]) if inside else b""
-    except (zipfile.BadZipFile, OSError):
-        return False
-    return all(name.encode() in contents for name in names)
-
-
 def _state_dict(data: Any, path: Path) -> dict[str, torch.Tensor]:
     import torch
 
     state = data.get(STATE) if isinstance(data, Mapping) else None
     if not isinstance(state, Mapping):
-        found = ", ".join(str(name) for name in list(data)[:5]) if data else "nothing"
+        found = "nothing"
+        if isinstance(data, Mapping):
+            found = ", ".join(first_line(name) for name in list(data)[:5])
         raise InputError(
             f"{path}: no {STATE} in it (it begins with {found}); give panglao_pretrain.pth, or a "
             "file that scBERT's fine-tuning saved"
         )
-    if other := [name for name, x in state.items() if not isinstance(x, torch.Tensor)]:
+    if other := [
+        n for n, x in state.items() if not (isinstance(x, torch.Tensor) and type(n) is str)
+    ]:
         raise InputError(
-            f"{path}: {other[0]} is no tensor; give the checkpoint as its makers published it"
+            f"{path}: {first_line(other[0])} is no tensor; give the checkpoint as its makers "
+            "published it"
         )
-    return dict(state)
+    return without_prefixes(state, str(path))
 
 
-def _depth(trunk: Mapping[str, torch.Tensor]) -> int:
+def _depth(trunk: Mapping[str, torch.Tensor], path: Path) -> int:
     """Number of layers, by the names of the tensors."""
-    layers = {
-        int(number)
-        for name in trunk
-        if name.startswith(LAYER) and (number := name.removeprefix(LAYER).split(".")[0]).isdigit()
-    }
-    return max(layers, default=0) + 1
+    found = (re.match(rf"{re.escape(LAYER)}([0-9]{{1,6}})\.", name) for name in trunk)
+    layers = {int(match[1]) for match in found if match}
+    if layers != set(range(len(layers))):
+        raise InputError(f"{path}: some of its layers are missing; download it again")
+    return max(len(layers), 1)
 
 
 def _config(tensors: Mapping[str, torch.Tensor], depth: int, path: Path) -> ScbertConfig:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cellscribe.cells.vocabulary import MAX_TOKENS
 from cellscribe.errors import InputError
+from cellscribe.families.base import check_count
 
 POSITIONS = "pos_emb.emb.weight"
 """Published name of the genes' vectors."""
@@ -38,10 +39,6 @@ class ScbertConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if type(value) is not int or value < 1:
-                raise InputError(
-                    f"scBERT: {field.name} must be a whole number of 1 or more, not {value!r}; "
-                    "import the checkpoint again"
-                )
+            check_count("scBERT", field.name, value, mend="import the checkpoint again")
         if self.genes > MAX_TOKENS:
             raise InputError(f"scBERT: {self.genes:,} genes, at most {MAX_TOKENS:,} fit")

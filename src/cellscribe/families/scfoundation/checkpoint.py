@@ -11,7 +11,6 @@ published names. Bulk samples and normalised values are not read.
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +26,11 @@ from cellscribe.families.scfoundation.config import (
     Depth,
     ScfoundationConfig,
 )
-from cellscribe.families.source import Source
+from cellscribe.families.shards import without_prefixes
+from cellscribe.families.source import Source, first_line
 from cellscribe.families.symbols import symbol_table
+from cellscribe.families.torch_file import lists
+from cellscribe.families.weights import as_float
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +49,6 @@ DEFAULT_DEPTH = "t4"
 MODEL = "mae_autobin"
 WEIGHTS = ("models.ckpt", "*.ckpt")
 GENES = ("OS_scRNA_gene_index.19264.tsv", "OS_scRNA_gene_index*.tsv")
-PREFIX = "model."
 UNUSED = ("token_emb.emb_mask.weight", "token_emb.emb_pad.weight")
 COUNTER = "decoder.performer.calls_since_last_redraw"
 NOTES = (
@@ -59,7 +60,7 @@ NOTES = (
 def recognise(source: Source) -> bool:
     """Whether this looks like scFoundation's file, by its name or what its archive lists."""
     path = _weights(source)
-    return path is not None and (path.name == WEIGHTS[0] or _names_model(path))
+    return path is not None and (path.name == WEIGHTS[0] or lists(path, MODEL, "token_emb.mlp2"))
 
 
 def read_published(source: Source, options: ImportOptions) -> Published:
@@ -202,17 +203,6 @@ def _weights(source: Source) -> Path | None:
     return source.find(*WEIGHTS)
 
 
-def _names_model(path: Path) -> bool:
-    """Whether a torch archive's list of contents names the model; nothing is unpickled."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            inside = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            contents = archive.read(inside[0]) if inside else b""
-    except (zipfile.BadZipFile, OSError):
-        return False
-    return MODEL.encode() in contents and b"token_emb.mlp2" in contents
-
-
 def _branches(
     data: Any, path: Path
 ) -> tuple[ScfoundationConfig, dict[str, dict[str, torch.Tensor]]]:
@@ -221,7 +211,11 @@ def _branches(
 
     found = [branch for branch in BRANCHES if isinstance(data, Mapping) and branch in data]
     if not found:
-        held = ", ".join(str(key) for key in list(data)[:5]) if isinstance(data, Mapping) else ""
+        held = (
+            ", ".join(first_line(key) for key in list(data)[:5])
+            if isinstance(data, Mapping)
+            else ""
+        )
         raise InputError(
             f"{path}: none of {', '.join(BRANCHES)} in it (it holds {held or 'something else'}); "
             f"{AGAIN}"
@@ -239,7 +233,8 @@ def _branches(
         state = _state(data[branch], branch, path)
         used = {name for parts in tensor_names(config, branch).values() for name in parts}
         passed_over = (everything - used) | {*UNUSED, COUNTER}
-        kept = {name: x.float() for name, x in state.items() if name not in passed_over}
+        where = f"{path}, branch {branch}"
+        kept = {n: as_float(n, x, where) for n, x in state.items() if n not in passed_over}
         build_network(config, branch, kept, str(path))
         branches[branch] = kept
     return config, branches
@@ -264,11 +259,12 @@ def _config(part: Any, branch: str, path: Path) -> ScfoundationConfig:
         values["decoder_head_width"] = merged["decoder"]["dim_head"]
     except (KeyError, TypeError) as error:
         raise InputError(
-            f"{path}, branch {branch}: its configuration lacks {error}; {AGAIN}"
+            f"{path}, branch {branch}: its configuration lacks {first_line(error)}; {AGAIN}"
         ) from None
     if kinds != (MODEL, "transformer", "performer"):
+        named = "{} of {} and {}".format(*kinds)
         raise InputError(
-            f"{path}, branch {branch}: a model {kinds[0]} of {kinds[1]} and {kinds[2]}; only "
+            f"{path}, branch {branch}: a model {first_line(named)}; only "
             f"{MODEL} of transformer and performer, as published, is read"
         )
     return from_mapping(ScfoundationConfig, values, f"{path}, branch {branch}")
@@ -283,7 +279,7 @@ def _state(part: Any, branch: str, path: Path) -> dict[str, torch.Tensor]:
         raise InputError(f"{path}, branch {branch}: no state_dict in it; {AGAIN}")
     if other := [str(name) for name, x in state.items() if not isinstance(x, torch.Tensor)]:
         raise InputError(f"{path}, branch {branch}: {other[0]} is no tensor; {AGAIN}")
-    return {str(name).removeprefix(PREFIX): tensor for name, tensor in state.items()}
+    return without_prefixes({str(name): tensor for name, tensor in state.items()}, str(path))
 
 
 def _notes(branches: Mapping[str, object]) -> tuple[str, ...]:

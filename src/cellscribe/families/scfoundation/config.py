@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from cellscribe.cells.vocabulary import MAX_TOKENS
 from cellscribe.errors import InputError
+from cellscribe.families.base import MOST, check_count
 
 SPECIALS = ("<T>", "<S>", "<pad>")
 """Places after the genes: target depth, own depth, padding."""
@@ -62,13 +63,11 @@ class ScfoundationConfig:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name == "bin_alpha":
-                if type(value) not in (int, float) or not math.isfinite(value):
-                    raise InputError(f"scFoundation: bin_alpha must be a number, not {value!r}")
-            elif type(value) is not int or value < 1:
-                raise InputError(
-                    f"scFoundation: {field.name} must be a whole number of 1 or more, not "
-                    f"{value!r}; import the checkpoint again"
-                )
+                if type(value) not in (int, float) or not abs(value) <= MOST:
+                    raise InputError(f"scFoundation: bin_alpha must be a number, not {value!r:.40}")
+            else:
+                mend = "import the checkpoint again"
+                check_count("scFoundation", field.name, value, mend=mend)
         if self.width % self.heads:
             raise InputError(
                 f"scFoundation: width {self.width} is not a multiple of its {self.heads} heads; "

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 from cellscribe.cells.vocabulary import GeneTable
 from cellscribe.config import ImportOptions, ModelOptions, from_mapping
 from cellscribe.errors import InputError
-from cellscribe.families.base import CellModel, Published, check_options
+from cellscribe.families.base import MOST, CellModel, Published, check_options
 from cellscribe.families.scgpt.config import ScgptConfig
-from cellscribe.families.source import Source
+from cellscribe.families.shards import PREFIX, WRAPPERS
+from cellscribe.families.source import Source, first_line
 from cellscribe.families.symbols import symbol_table
+from cellscribe.families.weights import as_float
 
 if TYPE_CHECKING:
     import torch
@@ -34,9 +36,6 @@ POOLS = {
 WEIGHTS = ("best_model.pt", "*.pt")
 SPECIALS = ("<pad>", "<cls>", "<eoc>")
 """Appended in this order where a vocabulary lacks them."""
-WRAPPERS = ("model_state_dict", "state_dict", "model")
-"""Keys under which training scripts keep the weights of a whole run's file."""
-PREFIX = re.compile(r"^(module\.|_orig_mod\.)+")
 FLASH = (
     (re.compile(r"\.self_attn\._impl\."), ".self_attn."),
     (re.compile(r"\.self_attn\.Wqkv\."), ".self_attn.in_proj_"),
@@ -94,7 +93,7 @@ def read_published(source: Source, options: ImportOptions) -> Published:
             "from the published folder, or name it with --genes FILE"
         )
     names, appended = _read_vocabulary(source, Path(vocab_path))
-    tensors, left_out = _trunk(_state_dict(read_torch(path), path))
+    tensors, left_out = _trunk(_state_dict(read_torch(path), path), path)
     rows = tensors["encoder.embedding.weight"].shape[0]
     if rows != len(names):
         raise InputError(
@@ -155,14 +154,15 @@ def _read_args(source: Source, path: Path) -> dict[str, Any]:
     style = args.get("input_emb_style", "continuous")
     if style != "continuous":
         raise InputError(
-            f"{path}: input_emb_style {style!r}; only models that read values as numbers "
+            f"{path}: input_emb_style {style!r:.40}; only models that read values as numbers "
             "(continuous) can be imported"
         )
     if args.get("pre_norm"):
         raise InputError(f"{path}: pre_norm models, of which none is published, are not read")
     for key in ("embsize", "nheads", "d_hid", "nlayers", "pad_value"):
         value = args.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        # NaN and what no float holds are no numbers either
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= MOST:
             raise InputError(f"{path}: {key} is missing or no number; copy or download it again")
     return args
 
@@ -178,6 +178,10 @@ def _read_vocabulary(source: Source, path: Path) -> tuple[list[str], list[str]]:
             "copy or download it again"
         )
     names = sorted(ids, key=ids.__getitem__)
+    if odd := [name for name in names if not name or not name.isprintable()]:
+        raise InputError(
+            f"{path}: {first_line(repr(odd[0]))} is no name of a gene; give scGPT's vocab.json"
+        )
     appended = [name for name in SPECIALS if name not in ids]
     return names + appended, appended
 
@@ -197,9 +201,14 @@ def _state_dict(data: Any, path: Path) -> dict[str, torch.Tensor]:
             name = PREFIX.sub("", name)
             for pattern, torch_name in FLASH:
                 name = pattern.sub(torch_name, name)
+            if name in state:
+                raise InputError(
+                    f"{path}: holds {first_line(name)} under two names; give best_model.pt as its "
+                    "makers published it"
+                )
             state[name] = tensor
     if "encoder.embedding.weight" not in state:
-        found = ", ".join(str(name) for name in list(data)[:5]) or "nothing"
+        found = ", ".join(first_line(name) for name in list(data)[:5]) or "nothing"
         raise InputError(
             f"{path}: no scGPT, for it has no encoder.embedding.weight (it begins with {found}); "
             "give the best_model.pt of a pretrained or fine-tuned scGPT"
@@ -208,7 +217,7 @@ def _state_dict(data: Any, path: Path) -> dict[str, torch.Tensor]:
 
 
 def _trunk(
-    state: Mapping[str, torch.Tensor],
+    state: Mapping[str, torch.Tensor], path: Path
 ) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
     """Tensors that a cell vector uses, float32, and the parts that were left out."""
     kept, left_out = {}, {}
@@ -217,7 +226,7 @@ def _trunk(
         if part in (*NOT_TRUNK, *BATCH_NORMS):
             left_out[part] = True
         else:
-            kept[name] = tensor.float().contiguous()
+            kept[name] = as_float(name, tensor, str(path))
     return kept, tuple(left_out)
 
 

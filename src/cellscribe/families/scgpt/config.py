@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from cellscribe.cells.vocabulary import MAX_TOKENS
 from cellscribe.config import ModelConfig
 from cellscribe.errors import InputError
+from cellscribe.families.base import MOST, check_count
 
 LAYER_NORM_EPS = 1e-5
+AGAIN = "give args.json as its makers published it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +38,13 @@ class ScgptConfig:
     """Most genes of a cell that are read; <cls> is not counted."""
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
-            _check_count(name, getattr(self, name))
-        _check_count("intermediate_size", self.intermediate_size)
-        _check_count("context", self.context)
-        _check_count("n_bins", self.n_bins, least=3)
+        least = {"cls_token": 0, "n_bins": 3}
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if name != "cls_value":
+                check_count("scGPT", name, value, least=least.get(name, 1), mend=AGAIN)
+            elif type(value) not in (int, float) or not abs(value) <= MOST:
+                raise InputError(f"scGPT: cls_value must be a number, not {value!r:.40}; {AGAIN}")
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"scGPT: width {self.hidden_size} is not a multiple of its "
@@ -62,8 +67,3 @@ class ScgptConfig:
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
         )
-
-
-def _check_count(name: str, value: object, least: int = 1) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"scGPT: {name} must be a whole number of {least} or more, not {value!r}")

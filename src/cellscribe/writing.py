@@ -124,7 +124,7 @@ def check_place(out: Path, source: Path | None) -> None:
     try:
         if source is not None:
             here, there = out.resolve(), Path(source).resolve()
-            if here == there or (out.exists() and os.path.samefile(out, there)):
+            if here == there or (out.exists() and there.exists() and out.samefile(there)):
                 raise InputError(f"{out} is the input itself; name another output")
             if there in here.parents:
                 raise InputError(f"{out} lies inside the input {source}; name another output")

@@ -58,8 +58,9 @@ def open_counts(
     Parameters
     ----------
     source
-        Path of an .h5ad, .zarr, 10x .h5, 10x matrix folder (or .tar.gz of one) or .loom; an
-        AnnData, backed or not; a `Counts`, which is returned as it is.
+        Path of an .h5ad, .zarr, .loom, 10x .h5, matrix folder or .mtx (or a .tar.gz or .zip of
+        one), .csv, .tsv or .parquet; an AnnData, backed or not; a `Counts`, which is returned as
+        it is.
     options
         How the input is read; a verb's options are such.
     layer
@@ -132,7 +133,7 @@ class Counts:
     path
         The file or folder, None for an AnnData.
     form
-        "h5ad", "zarr", "10x-h5", "10x-mtx", "loom" or "anndata".
+        "h5ad", "zarr", "10x-h5", "10x-mtx", "loom", "text-table", "parquet-table" or "anndata".
     n_cells, n_genes
         Shape of the blocks together.
     var

@@ -1,230 +1,242 @@
-"""Matrix Market files with the tables of genes and cells next to them, tar'd or not.
+"""Matrix Market files: the header as NIST defines it, and the entries as a stream.
 
-They are genes x cells by columns, or cells x genes, which the sizes of the tables tell.
+`matrix_folders` finds the tables of genes and cells that belong to one.
 """
 
 from __future__ import annotations
 
-import gzip
-import shutil
-import tarfile
-import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
 import numpy as np
-import pandas as pd
 
-from cellscribe.callbacks import Log
-from cellscribe.cells.convert import scratch_folder
-from cellscribe.cells.features import genes_only
-from cellscribe.cells.formats import Source, names, tidy
-from cellscribe.cells.matrices import DAMAGED, SAMPLE, Array, Entries, check_indices
+from cellscribe.cells import number_text
+from cellscribe.cells.matrices import DAMAGED, SAMPLE, Array, Entries
+from cellscribe.cells.text_files import (
+    TEXT_ERRORS,
+    line_blocks,
+    most_bytes,
+    open_text,
+    shown,
+    unreadable,
+)
 from cellscribe.errors import InputError
 
-MTX_NAMES = ("matrix.mtx", "features.tsv", "genes.tsv", "barcodes.tsv")
-READ_BYTES = 16 << 20
-"""Text parsed at a time."""
+SHORTEST = 6
+"""Bytes of the shortest entry, "1 1 1" and its line end."""
+LONGEST = 1 << 20
+"""Bytes that a line may have."""
+LARGEST = 2**31 - 1
+"""Rows or columns that a matrix may have."""
+VELOCYTO = (
+    "has three values in each line: spliced, unspliced and ambiguous counts of STARsolo's "
+    "Velocyto; give the matrix of Solo.out/Gene of the same run, or write one of the three "
+    "to a matrix.mtx of its own"
+)
 
 
-def unpack(path: Path, stack: ExitStack, scratch: Path | None) -> Path:
-    """Unpack the Matrix Market files of a tar archive into a scratch folder.
+@dataclass(frozen=True, kw_only=True)
+class MatrixMarket:
+    """A Matrix Market file of which the header was read.
 
-    Only regular files of the known names are taken, and written under those names alone, so an
-    archive cannot reach outside the folder.
+    Attributes
+    ----------
+    name
+        Name in messages.
+    shape
+        Rows and columns as written.
+    is_integer
+        Whether the header promises whole numbers.
+    """
+
+    path: Path
+    name: str
+    shape: tuple[int, int]
+    n_entries: int
+    is_integer: bool
+
+    def entries(self, *, cells_first: bool, sizes: tuple[int, int]) -> Entries:
+        """Open the matrix as a stream of entries.
+
+        Parameters
+        ----------
+        cells_first
+            Whether rows are cells; they are genes otherwise.
+        sizes
+            Cells and genes.
+        """
+
+        def chunks(with_values: bool) -> Iterator[tuple[Array, Array, Array]]:
+            for rows, columns, values in self.triplets():
+                cells, genes = (rows, columns) if cells_first else (columns, rows)
+                yield cells, genes, values
+
+        return Entries(
+            shape=sizes,
+            n_entries=self.n_entries,
+            dtype=np.dtype(np.int64 if self.is_integer else np.float64),
+            where=f"{self.name}: X",
+            chunks=chunks,
+            sample=lambda: next(self.triplets())[2][:SAMPLE] if self.n_entries else np.empty(0),
+        )
+
+    def triplets(self) -> Iterator[tuple[Array, Array, Array]]:
+        """Parse the entries in chunks: row, column (int32, from 0), value.
+
+        Raises
+        ------
+        InputError
+            A line is no entry, there are more or fewer than the header says, or the file cannot
+            be read.
+        """
+        done = 0
+        try:
+            file = open_text(self.path)
+        except OSError as error:
+            raise unreadable(self.name, error) from error
+        with file:
+            line = _read_head(file, self.name)[2]
+            with closing(line_blocks(file, self.name, LONGEST)) as blocks:
+                for block in blocks:
+                    rows, columns, values, n_lines = self._parse(block, line)
+                    done, line = done + len(rows), line + n_lines
+                    if done > self.n_entries:
+                        raise InputError(
+                            f"{self.name}: more entries than the {self.n_entries:,} of its "
+                            f"header; {DAMAGED}"
+                        )
+                    if len(rows):
+                        yield rows, columns, values
+        if done != self.n_entries:
+            raise InputError(
+                f"{self.name}: {done:,} entries, but its header says {self.n_entries:,}; {DAMAGED}"
+            )
+
+    def _parse(self, block: bytes, line: int) -> tuple[Array, Array, Array, int]:
+        text = np.frombuffer(block, np.uint8)
+        n_lines = number_text.count_lines(text)
+        rows, columns = np.empty(n_lines, np.int32), np.empty(n_lines, np.int32)
+        values, odd = np.empty(n_lines), np.empty((n_lines, 3), np.int64)
+        end, n, n_odd, at, n_fields = number_text.parse_entries(
+            text, *self.shape, rows, columns, values, odd
+        )
+        if end != number_text.WHOLE:
+            raise self._fault(block, end, at, line + at, n_fields)
+        for place, start, stop in odd[:n_odd]:
+            value = number_text.read_odd(block[start:stop])
+            if value is None:
+                raise InputError(
+                    f"{self.name} cannot be read: {shown(block[start:stop])!r}, a value after "
+                    f"line {line:,}, is no number; {DAMAGED}"
+                )
+            values[place] = value
+        found: Array = values[:n]
+        if self.is_integer:
+            finite = np.isfinite(found).all()
+            whole = found.astype(np.int64) if finite else np.zeros(n, np.int64)
+            if not finite or (whole != found).any():
+                raise InputError(
+                    f"{self.name} holds values that are not whole numbers, though its first line "
+                    "says integer; write real in that line if this is meant"
+                )
+            found = whole
+        return rows[:n], columns[:n], found, at
+
+    def _fault(self, block: bytes, end: int, at: int, line: int, n_fields: int) -> InputError:
+        lines = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n", at + 1)
+        found = shown(lines[at].strip())
+        if end == number_text.N_FIELDS and n_fields == 5:
+            return InputError(f"{self.name} {VELOCYTO}")
+        if end == number_text.OUTSIDE:
+            return InputError(
+                f"{self.name}: an index lies outside the {self.shape[0]:,} x {self.shape[1]:,} "
+                f"of its header, counted from 1 (line {line + 1:,}: {found}); {DAMAGED}"
+            )
+        what = (
+            f"{n_fields} fields where row, column and value are expected"
+            if end == number_text.N_FIELDS
+            else "a row or column that is no whole number"
+        )
+        return InputError(
+            f"{self.name} cannot be read: line {line + 1:,} has {what} ({found}); {DAMAGED}"
+        )
+
+
+def read_header(path: Path, name: str) -> MatrixMarket:
+    """Read the header of a Matrix Market file.
 
     Raises
     ------
     InputError
-        The archive is damaged, or holds no such folder, or several.
+        It is none, is of a kind that cannot hold counts, or its sizes cannot be true.
     """
-    folder = scratch_folder(stack, scratch)
-    found: dict[str, int] = {}
     try:
-        with tarfile.open(path, "r:*") as archive:
-            for item in archive:
-                inside = PurePosixPath(item.name)
-                if not (item.isfile() and inside.name.removesuffix(".gz") in MTX_NAMES):
-                    continue
-                place = found.setdefault(str(inside.parent), len(found))
-                (folder / str(place)).mkdir(exist_ok=True)
-                reader = archive.extractfile(item)
-                if reader is not None:
-                    with reader, (folder / str(place) / inside.name).open("wb") as out:
-                        shutil.copyfileobj(reader, out, 1 << 20)
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}: the archive cannot be read ({error}); {DAMAGED}") from error
-    except OSError as error:
+        with open_text(path) as file:
+            words, sizes, _ = _read_head(file, name)
+        room = most_bytes(path)
+    except TEXT_ERRORS as error:
+        raise unreadable(name, error) from error
+    first = f"%%MatrixMarket matrix coordinate {'real' if words[3:4] == ['float'] else 'integer'}"
+    if words[:2] != ["%%matrixmarket", "matrix"] or len(words) != 5:
         raise InputError(
-            f"{path} cannot be unpacked under {folder.parent} ({error.strerror or error}); "
-            "set TMPDIR to a folder with room"
-        ) from error
-    if len(found) != 1:
-        several = f"several matrices ({', '.join(found)})" if found else "no matrix.mtx"
-        raise InputError(f"{path} holds {several}; unpack it and give one folder with a matrix.mtx")
-    return folder / "0"
-
-
-def mtx_folder(folder: Path, *, name: str, path: Path, log: Log) -> Source:
-    """Open a folder with matrix.mtx, genes.tsv or features.tsv, and barcodes.tsv, each maybe .gz.
-
-    File names may share a prefix, as in GEO's downloads.
-    """
-    matrix = mtx_in(folder)
-    if matrix is None:
-        raise InputError(
-            f"{name}: no matrix.mtx or matrix.mtx.gz in it; give the folder that has it"
+            f"{name} is not a Matrix Market file of counts; its first line must be "
+            f"'{first} general'"
         )
-    prefix = matrix.name.removesuffix(".gz").removesuffix("matrix.mtx")
-    var = _feature_table(_companion(folder, prefix, ("features.tsv", "genes.tsv"), name))
-    barcodes = _table(_companion(folder, prefix, ("barcodes.tsv",), name))
-    where = f"{name}: X"
-    genes_by_cells, n_entries, is_integer = _header(matrix)
-    found = (len(var), len(barcodes))
-    swapped = genes_by_cells != found and genes_by_cells == found[::-1]
-    if genes_by_cells != found and not swapped:
+    _check_kind(name, *words[2:])
+    if len(sizes) != 3 or not all(size.isdecimal() and len(size) < 19 for size in sizes):
         raise InputError(
-            f"{matrix}: {genes_by_cells[0]:,} x {genes_by_cells[1]:,}, but {len(var):,} features "
-            f"and {len(barcodes):,} barcodes are named beside it; use files of one run"
+            f"{name}: the line of sizes holds {shown(' '.join(sizes)) or 'nothing'!r}; "
+            f"rows, columns and entries are expected; {DAMAGED}"
         )
-    dtype = np.dtype(np.int64 if is_integer else np.float64)
-
-    def chunks(with_values: bool) -> Iterator[tuple[Array, Array, Array]]:
-        for first, second, values in _triplets(matrix, n_entries, dtype):
-            genes, cells = (second, first) if swapped else (first, second)
-            yield (
-                check_indices(cells, found[1], where),
-                check_indices(genes, found[0], where),
-                values,
-            )
-
-    def sample() -> Array:
-        return next(iter(_triplets(matrix, n_entries, dtype)))[2][:SAMPLE]
-
-    entries = Entries(
-        shape=(found[1], found[0]),
-        n_entries=n_entries,
-        dtype=dtype,
-        where=where,
-        chunks=chunks,
-        sample=sample,
-    )
-    return Source(
-        name=name,
+    n_rows, n_columns, n_entries = map(int, sizes)
+    if n_entries * SHORTEST - 1 > room:
+        raise InputError(
+            f"{name}: the header says {n_entries:,} entries, more than the file can hold; {DAMAGED}"
+        )
+    if max(n_rows, n_columns) > LARGEST:
+        raise InputError(
+            f"{name}: {n_rows:,} x {n_columns:,} is larger than any matrix of cells; {DAMAGED}"
+        )
+    return MatrixMarket(
         path=path,
-        form="10x-mtx",
-        matrices={"X": lambda: entries},
-        var=lambda layer: var,
-        obs=lambda: pd.DataFrame(index=names(barcodes[0])),
-        keep=genes_only(var, name, log),
+        name=name,
+        shape=(n_rows, n_columns),
+        n_entries=n_entries,
+        # STAR wrote float, older tools double; NIST's word is real
+        is_integer=words[3] in ("integer", "unsigned-integer"),
     )
 
 
-def mtx_in(folder: Path) -> Path | None:
-    """Find the one Matrix Market file of a folder.
-
-    Raises
-    ------
-    InputError
-        There are several.
-    """
-    found = [p for p in sorted(folder.glob("*matrix.mtx*")) if p.name.endswith((".mtx", ".mtx.gz"))]
-    if len(found) > 1:
-        raise InputError(
-            f"{folder}: several matrices ({', '.join(p.name for p in found)}); "
-            "put each into a folder of its own"
+def _check_kind(name: str, layout: str, field: str, symmetry: str) -> None:
+    if layout != "coordinate":
+        why = "is in the dense (array) layout; write it in the coordinate layout"
+    elif field == "pattern":
+        why = "says where counts are but not what they are (pattern); write it with its values"
+    elif field not in ("integer", "unsigned-integer", "real", "double", "float"):
+        why = f"holds {shown(field)} values; counts are integer or real"
+    elif symmetry != "general":
+        why = (
+            f"is {shown(symmetry)}, so it holds one half of a square matrix such as distances; "
+            "counts of cells x genes are general"
         )
-    return found[0] if found else None
-
-
-def _companion(folder: Path, prefix: str, kinds: tuple[str, ...], name: str) -> Path:
-    for kind in kinds:
-        for suffix in ("", ".gz"):
-            if (folder / f"{prefix}{kind}{suffix}").is_file():
-                return folder / f"{prefix}{kind}{suffix}"
-    raise InputError(
-        f"{name}: no {prefix}{kinds[0]} or {prefix}{kinds[0]}.gz; put it beside matrix.mtx"
-    )
-
-
-def _opened(path: Path) -> IO[bytes]:
-    with path.open("rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if zipped else path.open("rb")  # type: ignore[return-value]
-
-
-def _table(path: Path) -> pd.DataFrame:
-    try:
-        with _opened(path) as file:
-            lines = file.read().decode("utf-8").splitlines()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}); {DAMAGED}") from error
-    return pd.DataFrame([line.split("\t") for line in lines])
-
-
-def _feature_table(path: Path) -> pd.DataFrame:
-    table = _table(path)
-    columns = ["gene_ids", "name", "feature_types"][: table.shape[1]]
-    frame = table.iloc[:, : len(columns)].set_axis(columns, axis=1)
-    frame.index = names(frame["name" if "name" in frame else "gene_ids"])
-    return tidy(frame.drop(columns="name", errors="ignore"))
-
-
-def _header(path: Path) -> tuple[tuple[int, int], int, bool]:
-    """Read the shape as written, the number of entries, and whether values are integers."""
-    try:
-        with _opened(path) as file:
-            words, sizes = _head_lines(file)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({error}); {DAMAGED}") from error
-    right = words[:3] == [b"%%matrixmarket", b"matrix", b"coordinate"] and len(sizes) == 3
-    if not right or words[3:] not in ([b"integer", b"general"], [b"real", b"general"]):
-        raise InputError(
-            f"{path} is not a Matrix Market file of counts; its first line must be "
-            "'%%MatrixMarket matrix coordinate integer general'"
-        )
-    n_rows, n_columns, n_entries = sizes
-    return (n_rows, n_columns), n_entries, words[3] == b"integer"
-
-
-def _head_lines(file: IO[bytes]) -> tuple[list[bytes], list[int]]:
-    """Leave the file at the first entry."""
-    words = file.readline(1024).lower().split()
-    line = file.readline(1 << 16)
-    while line.startswith(b"%") or line.isspace():
-        line = file.readline(1 << 16)
-    fields = line.split()
-    return words, [int(field) for field in fields] if all(f.isdigit() for f in fields) else []
-
-
-def _triplets(
-    path: Path, n_entries: int, dtype: np.dtype[Any]
-) -> Iterator[tuple[Array, Array, Array]]:
-    """Parse the entries in chunks: row, column (both from 0), value."""
-    import pyarrow as pa
-    from pyarrow import csv
-
-    if not n_entries:
+    else:
         return
-    value = pa.int64() if dtype.kind == "i" else pa.float64()
-    types = {"row": pa.int64(), "column": pa.int64(), "value": value}
-    done = 0
-    try:
-        with _opened(path) as file:
-            _head_lines(file)
-            reader = csv.open_csv(
-                file,
-                read_options=csv.ReadOptions(column_names=list(types), block_size=READ_BYTES),
-                parse_options=csv.ParseOptions(delimiter=" "),
-                convert_options=csv.ConvertOptions(column_types=types, null_values=[]),
-            )
-            for batch in reader:
-                done += len(batch)
-                row, column, values = (part.to_numpy(zero_copy_only=False) for part in batch)
-                yield row - 1, column - 1, values
-    except (OSError, EOFError, zlib.error, pa.ArrowInvalid) as error:
-        raise InputError(f"{path} cannot be read ({error}); {DAMAGED}") from error
-    if done != n_entries:
-        raise InputError(f"{path}: {done:,} entries, but its header says {n_entries:,}; {DAMAGED}")
+    raise InputError(f"{name} {why}")
+
+
+def _read_head(file: IO[bytes], name: str) -> tuple[list[str], list[str], int]:
+    """Read the words of the first line and of the line of sizes, and how many lines those are."""
+
+    def line() -> bytes:
+        try:
+            return file.readline(1 << 16)
+        except TEXT_ERRORS as error:
+            raise unreadable(name, error) from error
+
+    words, sizes, n_lines = line().decode("latin-1").lower().split(), line(), 2
+    while sizes.startswith(b"%") or sizes.isspace():
+        sizes, n_lines = line(), n_lines + (sizes.endswith(b"\n"))
+    return words, sizes.decode("latin-1").split(), n_lines

@@ -16,7 +16,7 @@ from cellscribe.config import AnnotateOptions
 
 @app.command
 def annotate(
-    source: Path,
+    source: str,
     /,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
@@ -27,7 +27,7 @@ def annotate(
     Parameters
     ----------
     source
-        Raw counts: .h5ad, .zarr, 10x .h5, 10x matrix folder (or .tar.gz of it), .loom.
+        Raw counts: .h5ad, .zarr, .loom, 10x .h5, folder with a .mtx (or .tar.gz), .csv, .parquet.
     out
         .csv or .parquet, or .h5ad: a copy with columns added to obs; appears when it is whole.
     """

@@ -47,7 +47,7 @@ def census(
 
 @corpus.command
 def build(
-    sources: Annotated[list[Path], Parameter(negative=())],
+    sources: Annotated[list[str], Parameter(negative=())],
     /,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],

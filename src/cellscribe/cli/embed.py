@@ -16,7 +16,7 @@ from cellscribe.config import EmbedOptions
 
 @app.command
 def embed(
-    source: Path,
+    source: str,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     options: Annotated[EmbedOptions | None, Parameter(name="*")] = None,
@@ -29,7 +29,7 @@ def embed(
     Parameters
     ----------
     source
-        Raw counts: .h5ad, .zarr, 10x .h5, 10x matrix folder (or .tar.gz of it), .loom.
+        Raw counts: .h5ad, .zarr, .loom, 10x .h5, folder with a .mtx (or .tar.gz), .csv, .parquet.
     out
         .npy, .h5ad, .zarr or .parquet; appears when it is whole.
     report

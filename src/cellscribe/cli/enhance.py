@@ -15,7 +15,7 @@ from cellscribe.config import EnhanceOptions
 
 @app.command
 def enhance(
-    source: Path,
+    source: str,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     options: Annotated[EnhanceOptions | None, Parameter(name="*")] = None,
@@ -25,7 +25,7 @@ def enhance(
     Parameters
     ----------
     source
-        Raw counts: .h5ad, .zarr, 10x .h5, 10x matrix folder (or .tar.gz of it), .loom.
+        Raw counts: .h5ad, .zarr, .loom, 10x .h5, folder with a .mtx (or .tar.gz), .csv, .parquet.
     out
         .h5ad; appears when it is whole.
     """

@@ -19,7 +19,7 @@ def evaluate(
     models: Annotated[list[str], Parameter(negative=())],
     /,
     *,
-    data: Annotated[list[Path], Parameter(negative=(), consume_multiple=True)],
+    data: Annotated[list[str], Parameter(negative=(), consume_multiple=True)],
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     task: Annotated[tuple[str, ...], Parameter(consume_multiple=True, show_default=", ".join)] = (
         "core",

@@ -17,7 +17,7 @@ from cellscribe.config import FinetuneOptions
 @app.command
 def finetune(
     model: str,
-    data: Annotated[list[Path], Parameter(negative=())],
+    data: Annotated[list[str], Parameter(negative=())],
     /,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],

@@ -15,7 +15,7 @@ from cellscribe.config import GenesOptions
 
 @app.command
 def genes(
-    source: Path,
+    source: str,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     options: Annotated[GenesOptions | None, Parameter(name="*")] = None,
@@ -25,7 +25,7 @@ def genes(
     Parameters
     ----------
     source
-        Raw counts: .h5ad, .zarr, 10x .h5, 10x matrix folder (or .tar.gz of it), .loom.
+        Raw counts: .h5ad, .zarr, .loom, 10x .h5, folder with a .mtx (or .tar.gz), .csv, .parquet.
     out
         .h5ad (genes as observations) or .parquet; appears when it is whole.
     """

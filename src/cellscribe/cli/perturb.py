@@ -15,7 +15,7 @@ from cellscribe.config import PerturbOptions
 
 @app.command
 def perturb(
-    source: Path,
+    source: str,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     options: Annotated[PerturbOptions | None, Parameter(name="*", consume_multiple=True)] = None,
@@ -25,7 +25,7 @@ def perturb(
     Parameters
     ----------
     source
-        Raw counts: .h5ad, .zarr, 10x .h5, 10x matrix folder (or .tar.gz of it), .loom.
+        Raw counts: .h5ad, .zarr, .loom, 10x .h5, folder with a .mtx (or .tar.gz), .csv, .parquet.
     out
         .csv or .parquet, a row a gene and group; appears when it is whole.
     """

@@ -16,7 +16,7 @@ from cellscribe.config import TokenizeOptions
 
 @app.command
 def tokenize(
-    source: Path,
+    source: str,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     options: Annotated[TokenizeOptions | None, Parameter(name="*")] = None,
@@ -26,7 +26,7 @@ def tokenize(
     Parameters
     ----------
     source
-        Raw counts: .h5ad, .zarr, 10x .h5, 10x matrix folder (or .tar.gz of it), .loom.
+        Raw counts: .h5ad, .zarr, .loom, 10x .h5, folder with a .mtx (or .tar.gz), .csv, .parquet.
     out
         The .parquet file: cell_id, input_ids, length.
     """

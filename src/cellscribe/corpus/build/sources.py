@@ -18,7 +18,9 @@ import numpy.typing as npt
 
 from cellscribe.callbacks import Log
 from cellscribe.cells.counts import Counts, open_counts
+from cellscribe.cells.foreign_files import refuse_url
 from cellscribe.cells.genes import GeneMap, map_genes
+from cellscribe.cells.matrix_folders import matrices_in
 from cellscribe.cells.vocabulary import GeneTable
 from cellscribe.config import DATASET, BuildOptions
 from cellscribe.corpus.store import NO_LABEL
@@ -95,7 +97,10 @@ def find_sources(paths: Sequence[str | Path]) -> list[Path]:
         A path is not there, a folder holds nothing that could be counts, or a file comes twice.
     """
     found: list[Path] = []
-    for path in map(Path, paths):
+    for given in paths:
+        if url := refuse_url(str(given)):
+            raise InputError(url)
+        path = Path(given)
         if not path.exists():
             raise InputError(f"{path}: no such file or folder")
         inside = _files_of(path)
@@ -113,7 +118,7 @@ def find_sources(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def _files_of(path: Path) -> list[Path]:
-    if path.is_file() or path.suffix == ".zarr" or any(path.glob("matrix.mtx*")):
+    if path.is_file() or path.suffix == ".zarr" or matrices_in(path):
         return [path]
     if (path / ".zgroup").exists() or (path / "zarr.json").exists():
         return [path]

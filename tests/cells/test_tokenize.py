@@ -98,6 +98,7 @@ def test_tokens_equal_the_contract(
         "context": CONTEXT,
         "cls_token": cls_token,
         "layer": "X",
+        "counts": "raw",
         "source": "cells.h5ad",
     }
 

@@ -19,9 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
+from cellscribe.cells.counts import open_counts
+from cellscribe.cells.genes import GeneMap
 from cellscribe.cells.tokens import CellTokens, known_counts
+from cellscribe.config import InputOptions
 from cellscribe.errors import InputError
-from cellscribe.families.base import ExpressionModel, GeneModel, Published
+from cellscribe.families.base import ExpressionModel, GeneModel, Published, tokenizer_of
 from cellscribe.families.scfoundation import checkpoint
 from cellscribe.families.scfoundation.config import Depth, ScfoundationConfig
 from cellscribe.families.scfoundation.network import Scfoundation, with_depths
@@ -214,6 +217,51 @@ def test_the_published_example() -> None:
         assert cells.tokens.tolist() == [0, 1, 19_264, 19_265]
         assert cells.values is not None
         np.testing.assert_allclose(cells.values, [5.7071, 9.1800, target, 2], atol=5e-5)
+
+
+def test_bulk_samples_are_read_by_the_published_rule(model: Scfoundation) -> None:
+    """Of ``get_embedding.py --input_type bulk --pre_normalized F``, sample by sample."""
+    table = np.random.default_rng(0).gamma(0.2, 400.0, (5, len(MADE)))
+    table[3] = 0
+    counts = csr_matrix(table)
+    tokens = MADE[: counts.shape[1]]
+    ours = model.bulk_tokenizer([counts[:2], counts[2:]], tokens)(counts, tokens)
+    target = np.median([sum(sample) for sample in table if any(sample)])
+    assert ours.values is not None
+    for row, sample in enumerate(table):
+        span = slice(ours.offsets[row], ours.offsets[row + 1])
+        if row == 3:
+            assert span.start == span.stop
+            continue
+        wanted = np.array([math.log1p(value * target / sum(sample)) for value in sample])
+        both = [math.log10(wanted.sum())] * 2
+        np.testing.assert_allclose(ours.values[span], [*wanted[wanted > 0], *both], rtol=1e-6)
+        assert ours.tokens[span][-2:].tolist() == [model.config.genes, model.config.genes + 1]
+
+
+def test_bulk_samples_go_their_own_way_only_where_they_are_said_to_be(model: Scfoundation) -> None:
+    """Whether samples of a file are split into blocks does not matter: the median is of all."""
+    table = np.random.default_rng(0).gamma(0.2, 400.0, (5, len(MADE)))
+    n = len(MADE)
+    genes = GeneMap(
+        token=MADE, key="var_names", n_genes=n, n_known=n, n_tokens=n,
+        n_ensembl=0, n_symbol=n, n_alias=0,
+        n_duplicates=0, n_other_species=0, unknown_examples=(),
+    )  # fmt: skip
+    found = {}
+    for kind in ("fractional", "tpm"):
+        said: list[str] = []
+        options = InputOptions(counts=kind)  # type: ignore[arg-type]
+        source = anndata.AnnData(table)
+        with open_counts(source, options=options, trusted=True, log=said.append) as counts:
+            tokenize = tokenizer_of(model, counts, genes)
+        found[kind] = tokenize(csr_matrix(table[:2]), MADE)
+        assert ["median total" in line for line in said] == [True] * (kind == "tpm")
+    whole = model.bulk_tokenizer([csr_matrix(table)], MADE)(csr_matrix(table), MADE).slice(0, 2)
+    np.testing.assert_array_equal(found["tpm"].values, whole.values)
+    np.testing.assert_array_equal(
+        found["fractional"].values, model.tokenize(csr_matrix(table[:2]), MADE).values
+    )
 
 
 def test_a_cell_of_one_count_gets_zeros_for_the_published_program_stops_at_it(

@@ -192,6 +192,17 @@ def test_counting_agrees_with_ranking(
     assert staged.longest == max(map(len, cells))
 
 
+def test_fractional_counts_are_staged_and_rounded_in_sum_alone() -> None:
+    block = csr_matrix(np.array([[0.25, 0.4, 0.8], [0, 1.5, 0.1]], dtype=np.float32))
+    tokens = np.array([5, 6, 5], np.int32)
+    staged = stage(block, tokens, 7, Streams(CPU), whole=False)
+    np.testing.assert_array_equal(staged.csr[2].numpy(), block.data.astype(np.float64))
+    wanted = rank_cells(block, tokens, np.ones(7), 3)
+    assert wanted.umis.tolist() == [1, 2] and wanted.genes.tolist() == [3, 2]
+    for name in PER_CELL:
+        np.testing.assert_array_equal(staged.per_cell[name], getattr(wanted, name), err_msg=name)
+
+
 @pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.uint16, np.float32])
 def test_counts_of_any_type_are_staged(dtype: type) -> None:
     block = csr_matrix(np.array([[0, 1, 1], [1, 0, 0]], dtype=dtype))

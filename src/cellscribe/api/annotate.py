@@ -14,7 +14,7 @@ from cellscribe.annotation.annotate import (
 )
 from cellscribe.api.embed import keep_about, to_change
 from cellscribe.callbacks import Log, Progress, log_stderr
-from cellscribe.config import AnnotateOptions, Precision, choose_options
+from cellscribe.config import AnnotateOptions, CountsKind, Precision, choose_options
 from cellscribe.config.renamed import former_keywords
 from cellscribe.inference.session import open_session
 
@@ -40,6 +40,7 @@ def annotate(
     copy: bool = False,
     layer: str | None = None,
     gene_key: str | None = None,
+    counts: CountsKind | None = None,
     pool: str | None = None,
     hidden_layer: int | None = None,
     n_neighbors: int | None = None,
@@ -71,7 +72,7 @@ def annotate(
         Start of the names of the columns that obs gets (``"cellscribe"`` if not given).
     copy
         Leave an AnnData as it is and return a changed copy.
-    layer, gene_key, device, precision, threads
+    layer, gene_key, counts, device, precision, threads
         As for `embed`.
     pool, hidden_layer
         How a cell's vector is made, with a reference.
@@ -106,6 +107,7 @@ def annotate(
         "key_added": key_added,
         "layer": layer,
         "gene_key": gene_key,
+        "counts": counts,
         "pool": pool,
         "hidden_layer": hidden_layer,
         "n_neighbors": n_neighbors,
@@ -119,10 +121,10 @@ def annotate(
     }
     options = choose_options(AnnotateOptions, options, "annotate", given)
     with open_session(model, options, log=log) as session:
-        done, counts = annotate_cells(
+        done, opened = annotate_cells(
             session, source, options, reference=reference, progress=progress
         )
-        table = done.table(counts.obs.index)
+        table = done.table(opened.obs.index)
     if isinstance(source, str | Path):
         return table
     adata = to_change(source, copy=copy)
@@ -175,10 +177,10 @@ def annotate_file(
         claim_annotated(out, paths, overwrite=options.overwrite),
         open_session(model, options, log=log) as session,
     ):
-        done, counts = annotate_cells(
+        done, opened = annotate_cells(
             session, source, options, reference=reference, progress=progress
         )
-        write_annotation(out, done, counts, options.key_added)
+        write_annotation(out, done, opened, options.key_added)
     return done
 
 

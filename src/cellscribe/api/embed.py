@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.cells.counts import Counts
-from cellscribe.config import EmbedOptions, OutputDtype, Precision, choose_options
+from cellscribe.config import CountsKind, EmbedOptions, OutputDtype, Precision, choose_options
 from cellscribe.config.renamed import former_keywords
 from cellscribe.inference.embed import Embedded, about_vectors, check_output, embed_cells
 from cellscribe.inference.session import open_session
@@ -29,6 +29,7 @@ def embed(
     copy: bool = False,
     layer: str | None = None,
     gene_key: str | None = None,
+    counts: CountsKind | None = None,
     pool: str | None = None,
     hidden_layer: int | None = None,
     device: str | None = None,
@@ -57,6 +58,9 @@ def embed(
         Where the raw counts are: ``"X"`` (default), ``"raw"``, or a layer's name.
     gene_key
         Column of ``var`` with Ensembl ids or symbols; found by its values if not given.
+    counts
+        What the values are: ``"raw"`` counts (default), ``"fractional"`` ones, which were corrected
+        or estimated (SoupX, alevin, RSEM), or ``"tpm"`` of bulk samples.
     pool, hidden_layer
         How a cell's vector is made, where it differs from what the model's family publishes.
     device, precision, threads
@@ -84,6 +88,7 @@ def embed(
         "key_added": key_added,
         "layer": layer,
         "gene_key": gene_key,
+        "counts": counts,
         "pool": pool,
         "hidden_layer": hidden_layer,
         "device": device,
@@ -129,6 +134,7 @@ def embed_file(
     key_added: str | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    counts: CountsKind | None = None,
     pool: str | None = None,
     hidden_layer: int | None = None,
     device: str | None = None,
@@ -153,7 +159,7 @@ def embed_file(
         ``.npy``, ``.h5ad``, ``.zarr`` or ``.parquet``.
     options
         All settings at once, in place of the keywords from `key_added` to `overwrite`.
-    model, key_added, layer, gene_key, pool, hidden_layer, device, precision, dtype, threads
+    model, key_added, layer, gene_key, counts, pool, hidden_layer, device, precision, dtype, threads
         As for `embed`.
     resume
         Go on with an interrupted run, where there is one.
@@ -177,6 +183,7 @@ def embed_file(
         "key_added": key_added,
         "layer": layer,
         "gene_key": gene_key,
+        "counts": counts,
         "pool": pool,
         "hidden_layer": hidden_layer,
         "device": device,
@@ -193,17 +200,17 @@ def embed_file(
     # A conversion of the input may take long: an output that cannot be is refused before it.
     check_output(out, Path(source) if isinstance(source, str | Path) else None, options)
     with open_session(model, options, log=log) as session:
-        counts = session.open_counts(source)
+        opened = session.open_counts(source)
         if drawn:
             from cellscribe.report.embedding_files import check_wishes, draw
 
-            check_wishes(counts, color_by, drawn, out)
-        cells = session.map_genes(counts, options.gene_key)
+            check_wishes(opened, color_by, drawn, out)
+        cells = session.map_genes(opened, options.gene_key)
         result = embed_cells(session, cells, out, options, progress=progress)
         if drawn:
             found = draw(
                 result,
-                counts,
+                opened,
                 context=session.embedder.context,
                 color_by=color_by,
                 report=report,

@@ -9,7 +9,7 @@ import numpy as np
 
 from cellscribe.api.genes import claim_form, gene_frame
 from cellscribe.callbacks import Log, Progress, log_stderr
-from cellscribe.config import EnhanceOptions, Precision, choose_options
+from cellscribe.config import CountsKind, EnhanceOptions, Precision, choose_options
 from cellscribe.config.renamed import former_keywords
 from cellscribe.inference.session import open_session
 from cellscribe.writing import writing
@@ -28,6 +28,7 @@ def enhance(
     target_depth: str | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    counts: CountsKind | None = None,
     device: str | None = None,
     precision: Precision | None = None,
     threads: int | None = None,
@@ -39,7 +40,7 @@ def enhance(
 
     Parameters
     ----------
-    source, layer, gene_key, device, precision, threads, options, progress, log
+    source, layer, gene_key, counts, device, precision, threads, options, progress, log
         As for `embed_genes`.
     model
         A checkpoint directory of a family that can (scFoundation), or such a model, loaded.
@@ -61,6 +62,7 @@ def enhance(
         "target_depth": target_depth,
         "layer": layer,
         "gene_key": gene_key,
+        "counts": counts,
         "device": device,
         "precision": precision,
         "threads": threads,
@@ -68,13 +70,13 @@ def enhance(
     options = choose_options(EnhanceOptions, options, "enhance", given)
     with open_session(model, options, log=log) as session:
         cells = session.open(source)
-        embedder, counts = session.embedder, cells.counts
+        embedder, opened = session.embedder, cells.counts
         from anndata import AnnData
 
         from cellscribe.inference.gene_vectors import expression
 
-        values = np.zeros((counts.n_cells, len(session.header.table)), dtype=np.float32)
-        for rows, part in expression(embedder, counts, cells.genes, progress=progress):
+        values = np.zeros((opened.n_cells, len(session.header.table)), dtype=np.float32)
+        for rows, part in expression(embedder, opened, cells.genes, progress=progress):
             values[rows] = part
         var = gene_frame(session)
         # Special tokens, such as read depths, have no expression.
@@ -82,7 +84,7 @@ def enhance(
         about = session.about(cells, what="expression as the model gives it back")
         return AnnData(
             X=values[:, is_gene],
-            obs=counts.obs.copy(),
+            obs=opened.obs.copy(),
             var=var[is_gene],
             uns={"cellscribe": about},
         )

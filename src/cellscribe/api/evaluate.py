@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellscribe.callbacks import Log, Progress, log_stderr
-from cellscribe.config import EvaluateOptions, Precision, choose_options
+from cellscribe.config import CountsKind, EvaluateOptions, Precision, choose_options
 from cellscribe.config.renamed import former_keywords
 from cellscribe.errors import InputError
 from cellscribe.inference.session import choose_model
@@ -39,6 +39,7 @@ def evaluate(
     bootstrap: int | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    counts: CountsKind | None = None,
     pool: str | None = None,
     hidden_layer: int | None = None,
     device: str | None = None,
@@ -73,7 +74,7 @@ def evaluate(
         Most cells of a file that are used, drawn at random (4,000).
     seeds, seed, bootstrap
         Repetitions, seed of the first one, draws for the intervals.
-    layer, gene_key, pool, hidden_layer, device, precision, threads
+    layer, gene_key, counts, pool, hidden_layer, device, precision, threads
         As for `embed`.
     overwrite
         Measure anew what the folder of results already has.
@@ -104,6 +105,7 @@ def evaluate(
         "bootstrap": bootstrap,
         "layer": layer,
         "gene_key": gene_key,
+        "counts": counts,
         "pool": pool,
         "hidden_layer": hidden_layer,
         "device": device,

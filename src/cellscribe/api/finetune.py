@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cellscribe.annotation.finetune import Finetuned, finetune_model, need_ranked
 from cellscribe.annotation.labels import read_labels
 from cellscribe.callbacks import Log, Progress, log_stderr
-from cellscribe.config import FinetuneOptions, Pooling, Precision, choose_options
+from cellscribe.config import CountsKind, FinetuneOptions, Pooling, Precision, choose_options
 from cellscribe.config.finetune import Mode
 from cellscribe.config.renamed import former_keywords
 from cellscribe.errors import InputError
@@ -35,6 +35,7 @@ def finetune(
     mode: Mode | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    counts: CountsKind | None = None,
     pool: str | None = None,
     hidden_layer: int | None = None,
     layers: int | None = None,
@@ -80,7 +81,7 @@ def finetune(
         Most passes over the cells, and the peak rate, where layers are trained.
     seed
         Seed of all random draws.
-    layer, gene_key, device, precision, threads
+    layer, gene_key, counts, device, precision, threads
         As for `embed`.
     overwrite
         Replace `out` if it exists.
@@ -100,6 +101,7 @@ def finetune(
         "mode": mode,
         "layer": layer,
         "gene_key": gene_key,
+        "counts": counts,
         "pool": pool,
         "hidden_layer": hidden_layer,
         "layers": layers,

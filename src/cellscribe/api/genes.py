@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cellscribe.callbacks import Log, Progress, log_stderr
-from cellscribe.config import GenesOptions, Precision, choose_options
+from cellscribe.config import CountsKind, GenesOptions, Precision, choose_options
 from cellscribe.config.renamed import former_keywords
 from cellscribe.errors import InputError
 from cellscribe.inference.session import Session, open_session
@@ -31,6 +31,7 @@ def embed_genes(
     model: str | Path | Embedder | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    counts: CountsKind | None = None,
     hidden_layer: int | None = None,
     device: str | None = None,
     precision: Precision | None = None,
@@ -43,7 +44,7 @@ def embed_genes(
 
     Parameters
     ----------
-    source, model, layer, gene_key, hidden_layer, device, precision, threads, progress, log
+    source, model, layer, gene_key, counts, hidden_layer, device, precision, threads, progress, log
         As for `embed`.
     options
         All settings at once, in place of the keywords.
@@ -62,6 +63,7 @@ def embed_genes(
     given = {
         "layer": layer,
         "gene_key": gene_key,
+        "counts": counts,
         "hidden_layer": hidden_layer,
         "device": device,
         "precision": precision,
@@ -88,6 +90,7 @@ def gene_importance(
     group_by: str | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    counts: CountsKind | None = None,
     device: str | None = None,
     precision: Precision | None = None,
     threads: int | None = None,
@@ -99,7 +102,7 @@ def gene_importance(
 
     Parameters
     ----------
-    source, layer, gene_key, device, precision, threads, options, progress, log
+    source, layer, gene_key, counts, device, precision, threads, options, progress, log
         As for `embed_genes`.
     model
         A checkpoint directory of a family that tells it (scBERT), or such a model, loaded.
@@ -122,6 +125,7 @@ def gene_importance(
     given = {
         "layer": layer,
         "gene_key": gene_key,
+        "counts": counts,
         "device": device,
         "precision": precision,
         "threads": threads,
@@ -129,19 +133,19 @@ def gene_importance(
     options = choose_options(GenesOptions, options, "gene_importance", given)
     with open_session(model, options, log=log) as session:
         cells = session.open(source)
-        counts = cells.counts
+        opened = cells.counts
         if group_by is None:
-            labels = pd.Series("all", index=range(counts.n_cells))
-        elif group_by in counts.obs:
-            labels = counts.obs[group_by]
+            labels = pd.Series("all", index=range(opened.n_cells))
+        elif group_by in opened.obs:
+            labels = opened.obs[group_by]
         else:
-            known = ", ".join(map(str, counts.obs.columns)) or "none"
-            raise InputError(f"{counts.name}: no obs column {group_by!r}; there are {known}")
+            known = ", ".join(map(str, opened.obs.columns)) or "none"
+            raise InputError(f"{opened.name}: no obs column {group_by!r}; there are {known}")
         from cellscribe.inference.gene_vectors import importance
 
         codes, names = pd.factorize(labels.to_numpy(dtype=object), sort=True)
         shares, n_cells = importance(
-            session.embedder, counts, cells.genes, codes, progress=progress
+            session.embedder, opened, cells.genes, codes, progress=progress
         )
         frame = gene_frame(session)
         for name, share in zip(names[n_cells > 0], shares[n_cells > 0], strict=True):

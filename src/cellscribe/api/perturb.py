@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cellscribe.api.genes import claim_form
 from cellscribe.callbacks import Log, Progress, log_stderr
-from cellscribe.config import PerturbOptions, Precision, choose_options
+from cellscribe.config import CountsKind, PerturbOptions, Precision, choose_options
 from cellscribe.config.renamed import former_keywords
 from cellscribe.inference.outputs import sidecar
 from cellscribe.inference.session import open_session
@@ -41,6 +41,7 @@ def perturb(
     seed: int | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    counts: CountsKind | None = None,
     pool: str | None = None,
     hidden_layer: int | None = None,
     device: str | None = None,
@@ -71,7 +72,7 @@ def perturb(
         Most cells that are perturbed, and most that make a goal, drawn at random (1,000).
     seed
         Seed of all random draws.
-    layer, gene_key, pool, hidden_layer, device, precision, threads
+    layer, gene_key, counts, pool, hidden_layer, device, precision, threads
         As for `embed`.
     options
         All settings at once, in place of the keywords.
@@ -113,6 +114,7 @@ def perturb(
         "seed": seed,
         "layer": layer,
         "gene_key": gene_key,
+        "counts": counts,
         "pool": pool,
         "hidden_layer": hidden_layer,
         "device": device,

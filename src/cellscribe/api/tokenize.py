@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.cells.tokenize import Tokenized, write_tokens
-from cellscribe.config import TokenizeOptions, choose_options
+from cellscribe.config import CountsKind, TokenizeOptions, choose_options
+from cellscribe.errors import InputError
 from cellscribe.families.registry import open_tokenizer
 from cellscribe.inference.session import open_session
 
@@ -24,6 +25,7 @@ def tokenize(
     model: str | Path | Embedder | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    counts: CountsKind | None = None,
     overwrite: bool | None = None,
     options: TokenizeOptions | None = None,
     progress: Progress | None = None,
@@ -33,7 +35,7 @@ def tokenize(
 
     Parameters
     ----------
-    source, model, layer, gene_key, progress, log
+    source, model, layer, gene_key, counts, progress, log
         As for `embed`.
     out
         The ``.parquet`` file.
@@ -47,10 +49,15 @@ def tokenize(
     InputError
         Bad input, in one line that says how to fix it.
     """
-    given = {"layer": layer, "gene_key": gene_key, "overwrite": overwrite}
+    given = {"layer": layer, "gene_key": gene_key, "counts": counts, "overwrite": overwrite}
     options = choose_options(TokenizeOptions, options, "tokenize", given)
     with open_session(model, options, log=log) as session:
         tokenizer = open_tokenizer(session.header)
+        if options.counts == "tpm" and session.header.family == "scfoundation":
+            raise InputError(
+                f"{session.header.name}: its rule for bulk samples depends on all samples, so that "
+                "their tokens cannot be written one by one; give raw counts, or embed them"
+            )
         return write_tokens(
             source,
             out,

@@ -2,8 +2,7 @@
 
 `open_counts` detects the format from the content, picks the layer, and returns a `Counts`. Only the
 gene names and the row pointers are read before the first block. Every block is checked before it is
-returned, because a log-normalised matrix gives plausible and wrong embeddings: only whole numbers
-from 0 to 2**31 - 1 pass, in any numeric type.
+returned, see `check_values`.
 """
 
 from __future__ import annotations
@@ -18,14 +17,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from numba import njit
 from scipy.sparse import csr_matrix
 
 from cellscribe.callbacks import Log, log_stderr
+from cellscribe.cells.check_values import check_counts, check_kind
 from cellscribe.cells.convert import to_rows
 from cellscribe.cells.detect_format import open_source
 from cellscribe.cells.features import genes_only
 from cellscribe.cells.formats import Source
+from cellscribe.cells.layers import advise_layer, resolve_layer
 from cellscribe.cells.matrices import (
     DAMAGED,
     Array,
@@ -33,16 +33,19 @@ from cellscribe.cells.matrices import (
     Rows,
     make_rows,
 )
-from cellscribe.config import InputOptions
+from cellscribe.cells.value_kinds import Sample, sample_cells
+from cellscribe.config import CountsKind, InputOptions
 from cellscribe.errors import InputError
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-LARGEST = 2**31 - 1
-"""Real counts are far smaller; a larger value is an overflow or a fill value."""
-LOG_CEILING = 25
-"""Logarithms of counts are smaller, normalised counts are not."""
+RUNS, RUN = 8, 32
+"""Runs of cells, evenly spaced, and their length: what is looked at of a whole matrix."""
+TAKEN: dict[CountsKind, str] = {
+    "fractional": "fractional values are taken as counts (--counts fractional)",
+    "tpm": "values are taken as TPM or the like, not as counts (--counts tpm)",
+}
 
 
 def open_counts(
@@ -51,6 +54,7 @@ def open_counts(
     options: InputOptions | None = None,
     layer: str | None = None,
     scratch: Path | None = None,
+    trusted: bool = False,
     log: Log = log_stderr,
 ) -> Counts:
     """Open cells of any known format.
@@ -68,6 +72,9 @@ def open_counts(
         for ``raw.X``.
     scratch
         Folder for the files of a conversion or an unpacked archive, removed at close.
+    trusted
+        The values come from `Counts.blocks` and are not judged again: of a few cells nothing can be
+        told.
     log
         Called with a line of text when features are left out or a file is converted.
 
@@ -79,38 +86,40 @@ def open_counts(
     options = options or InputOptions()
     layer = layer or options.layer
     if isinstance(source, Counts):
-        wanted = layer and _resolve_layer(layer, list(source._matrices), source.name)
+        wanted = layer and resolve_layer(layer, list(source._matrices), source.name)
         if wanted not in (None, source.layer):
             raise InputError(f"{source.name} is open at {source.layer}; open it anew for {layer!r}")
+        if options.counts not in ("raw", source.kind):
+            raise InputError(
+                f"{source.name} is open as {source.kind} counts; open it anew for {options.counts}"
+            )
         return source
     stack = ExitStack()
     try:
         opened = open_source(source, stack, scratch, log)
-        address = _resolve_layer(layer, list(opened.matrices), opened.name)
+        address = resolve_layer(layer, list(opened.matrices), opened.name)
         matrix = opened.matrices[address]()
         var = opened.var(address)
         _check_shape(matrix.shape, len(var), opened.name, address)
         if opened.keep is None:
             opened = replace(opened, keep=genes_only(var, opened.name, log))
         rows = to_rows(matrix, stack, scratch, log) if isinstance(matrix, Entries) else matrix
-        return Counts(opened, layer=address, rows=rows, var=var, stack=stack)
+        if options.counts != "raw" and not trusted:
+            log(f"{opened.name}: {TAKEN[options.counts]}")
+        counts = Counts(opened, layer=address, rows=rows, var=var, stack=stack)
+        counts.kind, counts.log, counts.layer_given = options.counts, log, layer is not None
+        counts.trusted = trusted
+        return counts
     except BaseException:
         stack.close()
         raise
 
 
-def _resolve_layer(layer: str | None, available: list[str], name: str) -> str:
-    """Find the address ("X", "layers/...", "raw/X") of the layer that a user names."""
-    words = [address.removeprefix("layers/").replace("raw/X", "raw") for address in available]
-    if layer is None or layer == "X":
-        if "X" not in available:
-            fix = f"name one with --layer: {', '.join(words)}" if words else "write it with counts"
-            raise InputError(f"{name} has no matrix X; {fix}")
-        return "X"
-    for candidate in (layer, "raw/X" if layer == "raw" else layer, f"layers/{layer}"):
-        if candidate in available:
-            return candidate
-    raise InputError(f"{name} has no layer {layer!r}; there are {', '.join(words) or 'none'}")
+def open_rows(block: csr_matrix) -> Counts:
+    """Open rows that come from `Counts.blocks`, whole numbers or not, changed or not."""
+    from anndata import AnnData
+
+    return open_counts(AnnData(block), options=InputOptions(counts="fractional"), trusted=True)
 
 
 def _check_shape(shape: tuple[int, int], n_named: int, name: str, layer: str) -> None:
@@ -140,7 +149,19 @@ class Counts:
         One row per gene: its name (str) and the columns of the file.
     layer
         "X", "layers/<name>" or "raw/X".
+    kind
+        What the values are said to be: "raw", "fractional" or "tpm".
+    log
+        Called with a line of text on what is odd and not refused.
+    layer_given
+        Whether the user named the layer.
+    trusted
+        Whether the values were judged before.
     """
+
+    kind: CountsKind = "raw"
+    log: Log = staticmethod(log_stderr)
+    layer_given = trusted = False
 
     def __init__(
         self, source: Source, *, layer: str, rows: Rows, var: pd.DataFrame, stack: ExitStack
@@ -153,7 +174,7 @@ class Counts:
         self._read_obs = source.obs
         self._rows = rows
         self._stack = stack
-        self._closed = False
+        self._closed = self._checked = False
         self.n_cells = rows.shape[0]
         self._column_of_feature = None if source.keep is None else _new_columns(source.keep)
         self.var: pd.DataFrame = var if source.keep is None else var[source.keep]
@@ -196,40 +217,75 @@ class Counts:
         Raises
         ------
         InputError
-            The values are not raw counts, or the storage is damaged.
+            The values are not what `kind` says, or the storage is damaged. X is empty or only zeros
+            and ones, nobody named it, and another layer has counts.
         """
         if rows < 1 or start < 0:
             raise ValueError(f"rows must be positive and start not negative: {rows}, {start}")
         if self._closed:
             raise ValueError(f"{self.name} was closed")
         for first in range(start, self.n_cells, rows):
-            block = self._rows.read(first, min(first + rows, self.n_cells))
-            if self._column_of_feature is not None:
-                block = _select_columns(block, self._column_of_feature, self.n_genes)
-            if not _are_counts(block.data):
-                check_counts(
-                    block,
-                    name=self.name,
-                    layer=self.layer,
-                    first_row=first,
-                    suggestion=self._suggestion(),
-                )
+            block = self._read(first, min(first + rows, self.n_cells))
+            if not (self._checked or self.trusted):
+                self._check_whole(block)
             yield block
 
-    def _suggestion(self) -> str:
-        """Name another layer that looks like raw counts, raw and "counts" before others."""
-        others = [address for address in self._matrices if address != self.layer]
-        others.sort(key=lambda address: (address not in ("layers/counts", "raw/X"), address))
-        for address in others:
-            try:
-                values = self._matrices[address]().sample()
-            # a matrix that cannot be read is no suggestion; the error to report is another one
-            except InputError:
-                continue
-            if values.any() and _are_counts(values):
-                word = "raw" if address == "raw/X" else address.removeprefix("layers/")
-                return f"{address} looks like raw counts: use --layer {word}"
-        return ""
+    def _read(self, first: int, last: int) -> csr_matrix:
+        """Read a block and check it."""
+        block = self._rows.read(first, last)
+        if self._column_of_feature is not None:
+            block = _select_columns(block, self._column_of_feature, self.n_genes)
+        check_counts(
+            block,
+            name=self.name,
+            layer=self.layer,
+            first_row=first,
+            kind=self.kind,
+            judge=not self.trusted,
+            advise=self._advise,
+        )
+        return block
+
+    def _check_whole(self, block: csr_matrix) -> None:
+        """Check what one block cannot tell, by cells from all over the matrix."""
+        self._checked = True
+        if self.kind == "raw":
+            if block.data.max(initial=0) <= 1:
+                self._check_ones()
+            return
+        sample = Sample(
+            [cell for run in self._runs() for cell in sample_cells(run.indptr, run.data).cells]
+        )
+        check_kind(sample, self.kind, name=self.name, layer=self.layer, advise=self._advise)
+
+    def _check_ones(self) -> None:
+        """Look for a matrix of zeros and ones, or a placeholder, that stands where counts should.
+
+        Raises
+        ------
+        InputError
+            It is one, the user has not named it, and another layer has counts.
+        """
+        largest = max(run.data.max(initial=0) for run in self._runs())
+        if largest > 1:
+            return
+        what = "only zeros and ones" if largest else "only zeros"
+        if not self.layer_given and (advice := self._advise()):
+            raise InputError(f"{self.name}: {self.layer} holds {what}; {advice}")
+        if largest:
+            self.log(
+                f"{self.name}: {self.layer} holds {what}, as if it said only which genes are on; "
+                "a model is meant for counts"
+            )
+
+    def _runs(self) -> Iterator[csr_matrix]:
+        """Some cells at even distances, checked."""
+        starts = np.linspace(0, max(0, self.n_cells - RUN), RUNS).astype(int)
+        for first in np.unique(starts):
+            yield self._read(int(first), min(int(first) + RUN, self.n_cells))
+
+    def _advise(self) -> str:
+        return advise_layer(self._matrices, self.layer)
 
     def close(self) -> None:
         """Close the file and remove scratch files; may be called more than once."""
@@ -249,74 +305,3 @@ def _select_columns(block: csr_matrix, places: Array, n_genes: int) -> csr_matri
     before = np.concatenate([[0], np.cumsum(kept)])
     indptr = before[block.indptr].astype(np.int32)
     return make_rows(block.data[kept], genes[kept], indptr, n_genes)
-
-
-@njit(cache=True, nogil=True)
-def _all_counts(values: Array, largest: float) -> bool:
-    bad = 0
-    for at in range(values.size):
-        value = values[at]
-        # written so that NaN fails
-        bad += not (value >= 0 and value <= largest and value == np.floor(value))
-    return bad == 0
-
-
-def _are_counts(values: Array) -> bool:
-    if values.size == 0 or values.dtype.kind == "b":
-        return True
-    if values.dtype == np.float16:
-        values = values.astype(np.float32)
-    if values.dtype.kind == "f":
-        return bool(_all_counts(values, float(LARGEST)))
-    # one pass over signed integers: negative ones are the largest when read as unsigned
-    unsigned = values.view(f"u{values.dtype.itemsize}")
-    return int(unsigned.max()) <= min(LARGEST, int(np.iinfo(values.dtype).max))
-
-
-def check_counts(
-    block: csr_matrix, *, name: str, layer: str, first_row: int, suggestion: str = ""
-) -> None:
-    """Raise unless every stored value is a raw count.
-
-    Parameters
-    ----------
-    block
-        Cells x genes.
-    name, layer
-        Names of the file and the matrix, for the message.
-    first_row
-        Row of the file that is the block's first.
-    suggestion
-        How to fix it, if another layer looks right.
-
-    Raises
-    ------
-    InputError
-        A value is NaN or infinite, negative, fractional, or above 2**31 - 1. The message names it,
-        its cell, and what the matrix seems to hold.
-    """
-    values = block.data
-    if _are_counts(values):
-        return
-    finite = np.isfinite(values)
-    largest = values[finite].max() if finite.any() else 0
-    give = "give the raw counts, in X or in a layer named with --layer"
-    if not finite.all():
-        bad, what = ~finite, "missing or infinite values"
-        give = "set them to 0 if they mean no counts, or give the raw counts with --layer"
-    elif (bad := values < 0).any():
-        what = "values below zero, as after scaling"
-    elif (bad := values > LARGEST).any():
-        what = "values above 2147483647, as after an overflow"
-    elif largest < LOG_CEILING:
-        bad = values != np.floor(values)
-        what = "log-normalised values, it seems"
-    else:
-        bad = values != np.floor(values)
-        what = "normalised values, it seems"
-    at = int(np.flatnonzero(bad)[0])
-    row = int(np.searchsorted(block.indptr, at, side="right")) - 1
-    raise InputError(
-        f"{name}: {layer} holds {what}, not raw counts ({values[at]:.6g} in cell "
-        f"{first_row + row}, gene {block.indices[at]}, counted from 0); {suggestion or give}"
-    )

@@ -40,7 +40,7 @@ def rank_cells(
     Parameters
     ----------
     counts
-        ``[B, G]`` raw counts.
+        ``[B, G]`` counts; they need not be whole.
     token_of_column
         ``[G]`` token of each column, -1 where unknown. Columns that share a token are summed.
     medians
@@ -131,8 +131,8 @@ def _fill_keys(  # type: ignore[no-untyped-def]
             end += 1
             total_of_token[token] = 0.0
         ends[cell] = end
-        umis[cell] = np.int64(total)
-        umis_known[cell] = np.int64(total_known)
+        umis[cell] = np.int64(np.rint(total))
+        umis_known[cell] = np.int64(np.rint(total_known))
 
 
 def _sort_keys(

@@ -97,7 +97,8 @@ def write_tokens(
     ):
         check_place(out, counts.path)
         genes = look_up(counts)
-        description = {**about, "layer": counts.layer, "source": Path(counts.name).name}
+        description = {**about, "layer": counts.layer, "counts": counts.kind}
+        description["source"] = Path(counts.name).name
         metadata = {"cellscribe": json.dumps(description)}
         names = counts.obs.index.to_numpy(dtype=object)
         done = n_tokens = n_empty = 0

@@ -31,7 +31,7 @@ class CellTokens:
     offsets: npt.NDArray[np.int64]
     """``[B + 1]``: cell i is ``tokens[offsets[i] : offsets[i + 1]]``."""
     umis: npt.NDArray[np.int64]
-    """``[B]`` counts of the cell over all columns of the file."""
+    """``[B]`` counts of the cell over all columns of the file, to the nearest whole number."""
     umis_known: npt.NDArray[np.int64]
     """``[B]`` of these, counts on genes that the vocabulary knows."""
     genes: npt.NDArray[np.int32]
@@ -117,4 +117,4 @@ def _starts(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def _row_sums(counts: csr_matrix) -> npt.NDArray[np.int64]:
-    return np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel().astype(np.int64)
+    return np.rint(np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()).astype(np.int64)

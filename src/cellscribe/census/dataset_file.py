@@ -210,10 +210,11 @@ def _blocks(dataset: Dataset, ids: np.ndarray) -> Generator[csr_matrix]:
 def _check_block(block: csr_matrix, first_row: int, expected: np.ndarray | None) -> None:
     """Check that a block holds raw counts of complete cells."""
     try:
-        check_counts(block, name="", layer=RAW, first_row=first_row, suggestion=RAW)
+        check_counts(block, name="", layer=RAW, first_row=first_row)
     except InputError as error:
         # its fix would be another layer, which a Census does not have
-        raise soma.SourceError(str(error).removeprefix(": ").removesuffix(f"; {RAW}")) from error
+        what = str(error).removeprefix(": ").partition("); ")[0]
+        raise soma.SourceError(f"{what})") from error
     if expected is None:
         return
     if wrong := int((np.diff(block.indptr) != expected).sum()):

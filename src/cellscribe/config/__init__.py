@@ -6,6 +6,7 @@ a result carries.
 
 from cellscribe.config.annotate import AnnotateOptions
 from cellscribe.config.common import (
+    CountsKind,
     DeviceOptions,
     InputOptions,
     ModelOptions,
@@ -49,6 +50,7 @@ __all__ = [
     "AnnotateOptions",
     "BuildOptions",
     "CensusOptions",
+    "CountsKind",
     "DeviceOptions",
     "EmbedOptions",
     "EnhanceOptions",

@@ -2,13 +2,14 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from cellscribe.config.renamed import RENAMED
 from cellscribe.errors import InputError
 
 Precision = Literal["auto", "float32", "bf16", "fp16"]
 OutputDtype = Literal["float32", "float16"]
+CountsKind = Literal["raw", "fractional", "tpm"]
 T = TypeVar("T")
 
 
@@ -48,6 +49,13 @@ class InputOptions(Options):
     """Where the raw counts are: X (default), raw, or a layer's name."""
     gene_key: str | None = None
     """Column of var with Ensembl ids or symbols; found by its values if not given."""
+    counts: CountsKind = "raw"
+    """What the values are: raw counts, fractional ones (corrected or estimated), or tpm (bulk)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.counts not in (kinds := get_args(CountsKind)):
+            raise InputError(f"counts {self.counts!r} is unknown; there are {', '.join(kinds)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,6 +104,12 @@ class BuildOptions(InputOptions):
     """Cells a shard, about; four shards at most are in memory at a time."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.counts != "raw":
+            raise InputError(
+                f"--counts {self.counts}: training downsamples the whole counts of a corpus; "
+                "round the values, and build from that file"
+            )
         for name in ("genes", "context", "shard_cells"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be positive, not {getattr(self, name)}")

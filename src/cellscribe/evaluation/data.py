@@ -7,6 +7,7 @@ and hashes of the cells are kept (`CellProvenance`) to find models that were tra
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import warnings
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cellscribe.cells.columns import text_column
-from cellscribe.config import EvaluateOptions
+from cellscribe.config import CountsKind, EvaluateOptions, InputOptions
 from cellscribe.corpus.build.gene_space import all_genes
 from cellscribe.corpus.build.packing import gene_hashes, to_space
 from cellscribe.corpus.store import MANIFEST, Corpus, open_corpus
@@ -29,6 +30,8 @@ from cellscribe.evaluation.scores import UnfitError
 if TYPE_CHECKING:
     from anndata import AnnData
     from scipy.sparse import csr_matrix
+
+    from cellscribe.cells.counts import Counts
 
 DATASET_COLUMNS = ("dataset_id", "source_dataset")
 """Columns of obs with the name of a cell's dataset."""
@@ -51,13 +54,15 @@ class Cells:
     name: str
     """The file's stem: the name of its tables, and a dataset id that a model may list."""
     counts: csr_matrix
-    """``[B, G]`` raw counts, float32."""
+    """``[B, G]`` counts, float32."""
     obs: pd.DataFrame
     var: pd.DataFrame
     gene_key: str | None
     """Column of var with the genes' names, if the user gave one."""
     n_in_file: int
     """Cells of the file, of which these were drawn."""
+    kind: CountsKind = "raw"
+    """What the counts are, see `InputOptions.counts`."""
 
     @property
     def n_cells(self) -> int:
@@ -74,12 +79,21 @@ class Cells:
             warnings.filterwarnings("ignore", "(Observation|Variable) names are not unique")
             return anndata.AnnData(self.counts, obs=self.obs, var=self.var)
 
+    def open(self) -> Counts:
+        """Open the cells for a model, as what they were read as; to be closed."""
+        from cellscribe.cells.counts import open_counts
+
+        options = InputOptions(counts=self.kind)
+        return open_counts(self.adata, options=options, trusted=True)
+
     @cached_property
     def hash(self) -> str:
         """Hash of counts, genes and `gene_key`, 16 hexadecimal digits."""
         digest = hashlib.sha256(f"{self.gene_key}\n{_text_of(self.var)}".encode())
         for part in (self.counts.data, self.counts.indices, self.counts.indptr):
             digest.update(np.ascontiguousarray(part).tobytes())
+        if self.kind != "raw":
+            digest.update(self.kind.encode())
         return digest.hexdigest()[:16]
 
     @cached_property
@@ -94,14 +108,7 @@ class Cells:
 
     def take(self, rows: npt.NDArray[np.integer]) -> Cells:
         """Select some of the cells."""
-        return Cells(
-            name=self.name,
-            counts=self.counts[rows],
-            obs=self.obs.iloc[rows],
-            var=self.var,
-            gene_key=self.gene_key,
-            n_in_file=self.n_in_file,
-        )
+        return dataclasses.replace(self, counts=self.counts[rows], obs=self.obs.iloc[rows])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -163,6 +170,7 @@ def read_cells(path: Path | AnnData, options: EvaluateOptions, *, name: str = ""
             var=counts.var,
             gene_key=options.gene_key,
             n_in_file=counts.n_cells,
+            kind=counts.kind,
         )
 
 
@@ -184,14 +192,14 @@ def provenance_of(cells: Cells) -> CellProvenance:
     """Read names and compute hashes of the cells of a file.
 
     A file whose genes are not known human genes (some families have gene names of their own) has no
-    hashes: no corpus can have been built of it.
+    hashes, nor has one of other than raw counts: no corpus can have been built of it.
     """
     names = {cells.name}
     for name in DATASET_COLUMNS:
         if name in cells.obs:
             names |= set(cells.obs[name].dropna().astype(str).unique())
     try:
-        hashes = cell_hashes(cells)
+        hashes = cell_hashes(cells) if cells.kind == "raw" else None
     except InputError:  # the refusal of a corpus build
         hashes = None
     return CellProvenance(names=frozenset(names), hashes=hashes)

@@ -160,7 +160,7 @@ class Model:
         return vectors
 
     def _embed(self, cells: Cells) -> npt.NDArray[np.float32]:
-        vectors = self.embedder.embed(cells.adata, gene_key=cells.gene_key)
+        vectors = self.embedder.embed(cells.open(), gene_key=cells.gene_key)
         return vectors.astype(np.float32, copy=False)
 
     def gene_vectors(self, cells: Cells) -> GeneVectors:
@@ -171,7 +171,6 @@ class Model:
         InputError
             The model's family has no vectors of genes.
         """
-        from cellscribe.cells.counts import open_counts
         from cellscribe.inference.gene_vectors import GeneVectors, gene_vectors
 
         if cells.hash in self._genes:
@@ -181,7 +180,7 @@ class Model:
             with np.load(path, allow_pickle=False) as kept:
                 found = GeneVectors(**{name: kept[name] for name in kept.files})
         else:
-            with open_counts(cells.adata) as counts:
+            with cells.open() as counts:
                 genes = self.header.map_genes(counts.var, gene_key=cells.gene_key, name=cells.name)
                 found = gene_vectors(self.embedder, counts, genes)
             if path:

@@ -8,14 +8,14 @@ Letters: ``B`` cells, ``G`` columns of the file, ``D`` width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.cells.tokens import CellTokens
+from cellscribe.cells.tokens import CellTokens, Tokenize
 from cellscribe.cells.vocabulary import GeneTable, Vocabulary
 from cellscribe.config import ImportOptions, ModelConfig, ModelOptions, Pooling
 from cellscribe.errors import InputError
@@ -24,6 +24,9 @@ from cellscribe.families.source import Source
 if TYPE_CHECKING:
     import torch
     from scipy.sparse import csr_matrix
+
+    from cellscribe.cells.counts import Counts
+    from cellscribe.cells.genes import GeneMap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +166,28 @@ class ImportanceModel(Protocol):
     def importance(self, cells: CellTokens, rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """Share of the attention in some cells that each gene gets, ``[len(rows), V]`` float32."""
         ...
+
+
+@runtime_checkable
+class BulkModel(Protocol):
+    """A model that reads bulk samples in a way of its own."""
+
+    bulk_rule: str
+    """That way, in words."""
+
+    def bulk_tokenizer(
+        self, blocks: Iterable[csr_matrix], token_of_column: npt.NDArray[np.int32]
+    ) -> Tokenize:
+        """Make the tokeniser of bulk samples, which may depend on all `blocks` of them."""
+        ...
+
+
+def tokenizer_of(model: CellModel, counts: Counts, genes: GeneMap) -> Tokenize:
+    """Return what makes a model's tokens of opened counts, by what the counts are."""
+    if counts.kind != "tpm" or not isinstance(model, BulkModel):
+        return model.tokenize
+    counts.log(f"{counts.name}: {model.bulk_rule}")
+    return model.bulk_tokenizer(counts.blocks(), genes.token)
 
 
 def check_options(

@@ -25,7 +25,7 @@ from cellscribe.cells.counts import Counts
 from cellscribe.cells.genes import GeneMap
 from cellscribe.cells.pipeline import ordered_map, token_blocks
 from cellscribe.cells.tokens import CellTokens
-from cellscribe.families.base import CellModel
+from cellscribe.families.base import CellModel, tokenizer_of
 
 T = TypeVar("T")
 Rows = npt.NDArray[np.int64]
@@ -113,7 +113,9 @@ def map_batches(
 
     with (
         cpu_workers(workers) as pool,
-        closing(token_blocks(counts, genes, model.tokenize, start=start)) as blocks,
+        closing(
+            token_blocks(counts, genes, tokenizer_of(model, counts, genes), start=start)
+        ) as blocks,
     ):
         yield from ordered_map(pool, run, schedule(blocks), ahead=ahead * workers + 1)
 

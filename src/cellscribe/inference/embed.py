@@ -90,6 +90,7 @@ def embed_cells(
         "gene_table": session.header.table.hash,
         "pooling": embedder.pooling,
         "layer": counts.layer,
+        "counts": counts.kind,
         "input": fingerprint(counts),
         "gene_key": genes.key,
         "precision": embedder.precision,

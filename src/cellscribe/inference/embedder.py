@@ -20,7 +20,15 @@ from cellscribe.callbacks import Progress
 from cellscribe.cells.counts import Counts, open_counts
 from cellscribe.cells.genes import GeneMap
 from cellscribe.cells.pipeline import usable_cores
-from cellscribe.config import DeviceOptions, ModelOptions, OutputDtype, Precision, choose_options
+from cellscribe.config import (
+    CountsKind,
+    DeviceOptions,
+    InputOptions,
+    ModelOptions,
+    OutputDtype,
+    Precision,
+    choose_options,
+)
 from cellscribe.families.bert.model import Bert
 from cellscribe.families.registry import ModelHeader, Opened, open_model
 from cellscribe.inference.cpu import CPU_TOKENS, Block, Rows, Work, cpu_blocks, map_batches
@@ -145,6 +153,7 @@ class Embedder:
         *,
         layer: str | None = None,
         gene_key: str | None = None,
+        counts: CountsKind = "raw",
         dtype: OutputDtype = "float32",
         progress: Progress | None = None,
     ) -> npt.NDArray[np.floating]:
@@ -156,6 +165,8 @@ class Embedder:
             As for `open_counts`: raw counts in any known format.
         gene_key
             Column of ``var`` with Ensembl ids or symbols; found by its values if not given.
+        counts
+            What the values are: ``"raw"`` counts, ``"fractional"`` ones or ``"tpm"``.
         dtype
             Type of the result.
         progress
@@ -172,9 +183,10 @@ class Embedder:
         InputError
             Bad input, see `open_counts` and `map_genes`.
         """
-        with open_counts(source, layer=layer) as counts:
-            genes = self.header.map_genes(counts.var, gene_key=gene_key, name=counts.name)
-            return self.embed_counts(counts, genes, dtype=dtype, progress=progress)[0]
+        options = InputOptions(layer=layer, counts=counts)
+        with open_counts(source, options=options) as opened:
+            genes = self.header.map_genes(opened.var, gene_key=gene_key, name=opened.name)
+            return self.embed_counts(opened, genes, dtype=dtype, progress=progress)[0]
 
     def embed_counts(
         self,

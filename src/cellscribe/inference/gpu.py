@@ -90,9 +90,11 @@ def gpu_blocks(
     skip = start % (GROUP * BLOCK)
     done = start - skip
 
+    n_tokens = len(model.vocabulary)
+
     def host_blocks(blocks: Iterator[csr_matrix]) -> Iterator[HostBlock]:
         for block in blocks:
-            yield stage(block, genes.token, len(model.vocabulary), streams)
+            yield stage(block, genes.token, n_tokens, streams, whole=counts.kind == "raw")
 
     def queued_groups(blocks: Iterator[HostBlock]) -> Iterator[_Group]:
         with _memory_told(device):

@@ -81,7 +81,7 @@ class HostBlock:
     """A block of counts in pinned memory, and what the host knows of it."""
 
     csr: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-    """Row pointers int64, columns int32, counts int32."""
+    """Row pointers int64, columns int32, counts int32, or float64 where they need not be whole."""
     longest: int
     """Stored values of the fullest cell."""
     per_cell: dict[str, npt.NDArray[Any]]
@@ -89,14 +89,19 @@ class HostBlock:
 
 
 def stage(
-    block: csr_matrix, token_of_column: npt.NDArray[np.int32], n_tokens: int, streams: Streams
+    block: csr_matrix,
+    token_of_column: npt.NDArray[np.int32],
+    n_tokens: int,
+    streams: Streams,
+    *,
+    whole: bool = True,
 ) -> HostBlock:
     """Copy counts to pinned memory and count what each cell holds, as `rank_cells` does.
 
     Parameters
     ----------
     block
-        ``[cells, G]`` raw counts below 2**31; `Counts.blocks` has seen to that.
+        ``[cells, G]`` counts below 2**31; `Counts.blocks` has seen to that.
     token_of_column
         ``[G]`` token of each column, -1 where unknown. A token counts once a cell, however many
         columns share it.
@@ -104,11 +109,13 @@ def stage(
         ``V``.
     streams
         Whose pinned memory.
+    whole
+        All counts are whole numbers.
     """
     stored = slice(int(block.indptr[-1]))
     indptr = streams.pin(block.indptr, torch.int64)
     columns = streams.pin(block.indices[stored], torch.int32)
-    values = streams.pin(block.data[stored], torch.int32)
+    values = streams.pin(block.data[stored], torch.int32 if whole else torch.float64)
     counted = _count(indptr.numpy(), columns.numpy(), values.numpy(), token_of_column, n_tokens)
     return HostBlock(
         csr=(indptr, columns, values),
@@ -120,15 +127,15 @@ def stage(
 @numba.njit(cache=True, nogil=True)
 def _count(indptr, columns, values, token_of_column, n_tokens):  # type: ignore[no-untyped-def]
     n_cells = len(indptr) - 1
-    umis = np.zeros(n_cells, dtype=np.int64)
-    umis_known = np.zeros(n_cells, dtype=np.int64)
+    umis = np.zeros(n_cells, dtype=np.float64)
+    umis_known = np.zeros(n_cells, dtype=np.float64)
     genes = np.zeros(n_cells, dtype=np.int32)
     genes_known = np.zeros(n_cells, dtype=np.int32)
     # The last cell that had a token tells whether a shared one is new, and is never cleared.
     last_cell = np.full(n_tokens, -1, dtype=np.int64)
     for cell in range(n_cells):
         for place in range(indptr[cell], indptr[cell + 1]):
-            count = np.int64(values[place])
+            count = np.float64(values[place])
             if count == 0:
                 continue
             umis[cell] += count
@@ -140,4 +147,5 @@ def _count(indptr, columns, values, token_of_column, n_tokens):  # type: ignore[
             if last_cell[token] != cell:
                 last_cell[token] = cell
                 genes_known[cell] += 1
-    return umis, umis_known, genes, genes_known
+    rounded = np.rint(umis).astype(np.int64), np.rint(umis_known).astype(np.int64)
+    return rounded[0], rounded[1], genes, genes_known

@@ -149,6 +149,7 @@ class Session:
             "device": embedder.device.type,
             "source": Path(counts.name).name,
             "layer": counts.layer,
+            "counts": counts.kind,
             "gene_key": genes.key,
             "n_cells": counts.n_cells,
             "n_genes": genes.n_genes,

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.callbacks import Progress
-from cellscribe.cells.counts import open_counts
+from cellscribe.cells.counts import open_rows
 from cellscribe.errors import InputError
 from cellscribe.perturbation.by_tokens import NULL_DRAWS, Edits, null_genes
 from cellscribe.perturbation.statistics import NULL, Shifts
@@ -49,11 +49,9 @@ def direction_to(
 
 def embed_rows(embedder: Embedder, block: csr_matrix, genes: GeneMap) -> npt.NDArray[np.float32]:
     """Vectors of cells in memory, ``[B, D]``; zeros for a cell without a known gene."""
-    from anndata import AnnData
-
     if not block.shape[0]:
         return np.empty((0, embedder.width), np.float32)
-    with open_counts(AnnData(block)) as counts:
+    with open_rows(block) as counts:
         vectors, _ = embedder.embed_counts(counts, genes)
         return vectors.astype(np.float32, copy=False)
 

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from cellscribe.callbacks import Progress
 from cellscribe.cells.batches import length_buckets
-from cellscribe.cells.counts import open_counts
+from cellscribe.cells.counts import open_rows
 from cellscribe.perturbation.statistics import NULL, Shifts
 
 if TYPE_CHECKING:
@@ -144,8 +144,6 @@ def by_tokens(
     Shifts
         Of a batch; cells are rows of `block`.
     """
-    from anndata import AnnData
-
     from cellscribe.families.bert.model import Bert
 
     model = embedder.cells
@@ -165,7 +163,7 @@ def by_tokens(
         )
 
     try:
-        with open_counts(AnnData(block)) as counts:
+        with open_rows(block) as counts:
             for rows, shifts in reader.each_batch(counts, genes, run, progress=progress):
                 yield Shifts(**{**vars(shifts), "cell": rows[shifts.cell]})
     finally:

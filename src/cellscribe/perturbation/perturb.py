@@ -82,9 +82,15 @@ def perturb_cells(
     edits = _edits(block, genes, named, options, counts.name)
     # torch takes its time to import: all that can be refused without it was refused before.
     embedder = session.embedder
+    from cellscribe.families.base import BulkModel
     from cellscribe.perturbation.by_counts import by_counts, direction_to
     from cellscribe.perturbation.by_tokens import by_tokens
 
+    if counts.kind == "tpm" and isinstance(embedder.cells, BulkModel):
+        raise InputError(
+            f"{header.name}: its rule for bulk samples depends on all samples, so that no gene can "
+            "be taken out of one; give raw counts, or name a model that ranks genes"
+        )
     direction = None if goal is None else direction_to(embedder, block, goal, genes)
     work = by_tokens if ranks else by_counts
     shifts = Shifts.concatenate(list(work(embedder, block, genes, edits, direction, progress)))

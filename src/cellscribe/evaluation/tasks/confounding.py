@@ -170,6 +170,11 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
     cells = data.cells
     if cells is None:
         raise UnfitError(f"{data.name} is a corpus; {NAME} reads counts: give a file of cells")
+    if cells.kind != "raw":
+        raise UnfitError(
+            f"{data.name}: {NAME} draws molecules from whole counts, and these are {cells.kind} "
+            "(--counts); give raw counts"
+        )
     totals = _totals(cells.counts)
     filled = np.flatnonzero(totals > 0)
     if len(filled) < LEAST_CELLS:

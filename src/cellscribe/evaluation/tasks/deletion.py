@@ -165,6 +165,8 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
     if data.cells is None:
         raise UnfitError(f"{data.name}: a corpus tells no perturbations; give a file of cells")
     cells = data.cells
+    if cells.kind == "tpm":
+        raise UnfitError(f"{data.name}: knock-downs are told by cells, not by bulk samples")
     conditions = read_conditions(cells, options)
     single = [name for name, genes in conditions.targets.items() if len(genes) == 1]
     places = target_columns(cells, [conditions.targets[name][0] for name in single])

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cellscribe.cells.pipeline import usable_cores
-from cellscribe.config import EvaluateOptions, ModelOptions
+from cellscribe.config import EvaluateOptions, InputOptions, ModelOptions
 from cellscribe.errors import InputError
 from cellscribe.evaluation.data import CellProvenance, Cells, Data, read_cells
 from cellscribe.evaluation.models import Method, Model, model_options
@@ -221,7 +221,6 @@ def gflop(model: Model, cells: Cells) -> float | None:
 
     Layers above the one that is read are not run and do not count.
     """
-    from cellscribe.cells.counts import open_counts
     from cellscribe.cells.pipeline import token_blocks
     from cellscribe.families.bert.model import Bert
     from cellscribe.model.encoder import flops_per_cell
@@ -231,7 +230,7 @@ def gflop(model: Model, cells: Cells) -> float | None:
         return None
     run = network.config.num_hidden_layers + 1 + network.rule.hidden_layer
     config = dataclasses.replace(network.config, num_hidden_layers=run)
-    with open_counts(cells.adata) as counts:
+    with cells.open() as counts:
         genes = model.header.map_genes(counts.var, gene_key=cells.gene_key, name=cells.name)
         lengths = [
             int(length)
@@ -285,8 +284,9 @@ def _ready(job: Mapping[str, Any]) -> tuple[Callable[[str], Any], str]:
     """Return a function that makes vectors of a file, and its device."""
     if job["model"] is None:
         # all of the file: its cells are drawn already
-        options = EvaluateOptions(max_cells=sys.maxsize)
+        options = EvaluateOptions(max_cells=sys.maxsize, counts=job.get("counts", "raw"))
         return lambda path: pca(read_cells(Path(path), options).counts, COMPONENTS), "cpu"
+    from cellscribe.cells.counts import open_counts
     from cellscribe.inference.embedder import load as load_model
 
     found = load_model(
@@ -296,7 +296,14 @@ def _ready(job: Mapping[str, Any]) -> tuple[Callable[[str], Any], str]:
         threads=job["threads"],
         options=ModelOptions(**job.get("options", {})),
     )
-    return lambda path: found.embed(path, gene_key=job["gene_key"]), str(found.device)
+
+    def embed(path: str) -> Any:
+        options = InputOptions(counts=job.get("counts", "raw"))
+        return found.embed(
+            open_counts(path, options=options, trusted=True), gene_key=job["gene_key"]
+        )
+
+    return embed, str(found.device)
 
 
 def _repeat(case: Case, job: Mapping[str, Any], repeats: int = REPEATS) -> list[Repeat]:
@@ -312,6 +319,7 @@ def _repeat(case: Case, job: Mapping[str, Any], repeats: int = REPEATS) -> list[
             "path": str(path),
             "warm_up": str(warm_up),
             "gene_key": cells.gene_key,
+            "counts": cells.kind,
         }
         return [_in_a_process(whole) for _ in range(repeats)]
 

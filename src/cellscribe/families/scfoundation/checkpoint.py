@@ -5,7 +5,8 @@ A cell is read as published for single cells with raw counts: over the total of 
 trained further for one use: cell embeddings, gene embeddings, read-depth enhancement. All three
 are kept, each without the tensors that its use does not need. A tensor that several share is
 stored once: ``cell+gene.pos_emb.weight`` belongs to the first two. After that prefix come the
-published names. Bulk samples and normalised values are not read.
+published names. Bulk samples (``counts="tpm"``) are read by a rule of their own, as published;
+values that are logarithms already are not read.
 """
 
 from __future__ import annotations

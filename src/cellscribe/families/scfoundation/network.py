@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cellscribe.cells.tokens import CellTokens, known_counts
+from cellscribe.cells.tokens import CellTokens, Tokenize, known_counts
 from cellscribe.config import ModelConfig
 from cellscribe.errors import InputError
 from cellscribe.families import performer
@@ -225,7 +225,51 @@ def with_depths(counts: CellTokens, config: ScfoundationConfig, depth: Depth) ->
         Target depth, which T becomes.
     """
     assert counts.values is not None
-    lengths, totals = counts.lengths, counts.umis_known.astype(np.float64)
+    totals = totals_of(counts)
+    values = np.log1p(counts.values / np.repeat(totals, counts.lengths) * COUNTS_PER_CELL)
+    shown = totals[counts.lengths > 0]
+    return _with_last_two(counts, config, values, depth.target(shown), np.log10(shown))
+
+
+def with_bulk_depths(counts: CellTokens, config: ScfoundationConfig, target: float) -> CellTokens:
+    """Normalise bulk samples as published, and append T and S to the genes of each.
+
+    Values are log1p of the sample's, brought to the total `target`; T and S are both log10 of their
+    sum (``get_embedding.py --input_type bulk --pre_normalized F``).
+
+    Parameters
+    ----------
+    counts, config
+        As for `with_depths`.
+    target
+        Median total of the samples, over the listed genes.
+    """
+    assert counts.values is not None
+    totals, lengths = totals_of(counts), counts.lengths
+    values = np.log1p(counts.values / np.repeat(totals, lengths) * target)
+    sums = np.log10(totals_of(dataclasses.replace(counts, values=values))[lengths > 0])
+    return _with_last_two(counts, config, values, sums, sums)
+
+
+def totals_of(counts: CellTokens) -> npt.NDArray[np.float64]:
+    """Sum of each cell's values, ``[B]``; it does not depend on the cells around."""
+    assert counts.values is not None
+    totals, filled = np.zeros(len(counts.lengths)), counts.lengths > 0
+    if filled.any():
+        values = counts.values.astype(np.float64)
+        totals[filled] = np.add.reduceat(values, counts.offsets[:-1][filled])
+    return totals
+
+
+def _with_last_two(
+    counts: CellTokens,
+    config: ScfoundationConfig,
+    of_genes: npt.NDArray[np.floating],
+    target: npt.NDArray[np.float64],
+    own: npt.NDArray[np.float64],
+) -> CellTokens:
+    """Append T and S, of the cells with a gene, to each cell's values."""
+    lengths = counts.lengths
     n_depths = np.where(lengths > 0, 2, 0)
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths + n_depths)])
     shift = np.repeat(np.cumsum(n_depths) - n_depths, lengths)
@@ -233,10 +277,10 @@ def with_depths(counts: CellTokens, config: ScfoundationConfig, depth: Depth) ->
     tokens = np.empty(offsets[-1], np.uint16)
     values = np.empty(offsets[-1], np.float32)
     tokens[places] = counts.tokens
-    values[places] = np.log1p(counts.values / np.repeat(totals, lengths) * COUNTS_PER_CELL)
-    ends, totals = offsets[1:][lengths > 0], totals[lengths > 0]
-    tokens[ends - 2], values[ends - 2] = config.genes, depth.target(totals)
-    tokens[ends - 1], values[ends - 1] = config.genes + 1, np.log10(totals)
+    values[places] = of_genes
+    ends = offsets[1:][lengths > 0]
+    tokens[ends - 2], values[ends - 2] = config.genes, target
+    tokens[ends - 1], values[ends - 1] = config.genes + 1, own
     return dataclasses.replace(counts, tokens=tokens, offsets=offsets, values=values)
 
 
@@ -277,9 +321,28 @@ class Scfoundation:
         self._lock = threading.Lock()
         self.network: ScfoundationNetwork = self._build(branch, "cell")
 
+    bulk_rule = (
+        "bulk samples are read by scFoundation's own rule: brought to their median total, log1p, "
+        "both depths log10 of the sum of these values; no target depth is used"
+    )
+
     def tokenize(self, block: csr_matrix, token_of_column: npt.NDArray[np.int32]) -> CellTokens:
         """Genes of each cell in the order of the gene list, T, S, and their values."""
         return with_depths(known_counts(block, token_of_column), self.config, self.depth)
+
+    def bulk_tokenizer(
+        self, blocks: Iterable[csr_matrix], token_of_column: npt.NDArray[np.int32]
+    ) -> Tokenize:
+        """See `base.BulkModel`: samples are brought to the median total of all of them."""
+        totals = [totals_of(known_counts(block, token_of_column)) for block in blocks]
+        shown = np.concatenate(totals)
+        target = float(np.median(shown[shown > 0])) if shown.any() else 1.0
+
+        def tokenize(block: csr_matrix, token_of_column: npt.NDArray[np.int32]) -> CellTokens:
+            counts = known_counts(block, token_of_column)
+            return with_bulk_depths(counts, self.config, target)
+
+        return tokenize
 
     def places(self, cells: CellTokens) -> npt.NDArray[np.int64]:
         """``[B]`` places of the encoder; 0 for a cell that the published pooling cannot read."""

@@ -11,6 +11,7 @@ they are.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 LONGEST = 800
@@ -18,6 +19,21 @@ LONGEST = 800
 UNSEEN = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
 """Unicode categories of what is not seen: controls, formats (bidirectional ones too), lone halves
 of pairs, private use, breaks of lines and paragraphs."""
+FLAG = re.compile(
+    r"""(?<![\w-])--(?P<name>[a-z][a-z0-9-]*)
+    (?:[ ](?P<value>'[^']*'|[A-Z][A-Z_0-9]+\b|-?[0-9][\w.]*|[\w./-]*[\w/]))?""",
+    re.VERBOSE,
+)
+"""A flag of the command line in a message, and the word behind it."""
+SWITCHES = re.compile(
+    "combine|dry-run|include-duplicates|keep-duplicates|overwrite|resume|skip-bad"
+)
+"""Flags without a value."""
+PROSE = re.compile(
+    "again|and|are|as|at|be|by|do|does|for|from|goes|has|have|here|holds|if|in|is|it|its|names|needs|"
+    "of|on|once|or|perturbs|reads|takes|that|the|this|to|together|too|twice|were|whose|with"
+)
+"""Words behind a flag that are not its value."""
 
 
 class InputError(ValueError):
@@ -25,6 +41,30 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
+
+
+def for_python(message: str) -> str:
+    """Say a message as a caller of the functions types it: ``layer="counts"``, not a flag.
+
+    Parameters
+    ----------
+    message
+        Of an `InputError`, which names settings by the flags of the command line.
+    """
+    return FLAG.sub(_keyword, message)
+
+
+def _keyword(flag: re.Match[str]) -> str:
+    name, value = flag["name"].replace("-", "_"), flag["value"]
+    if SWITCHES.fullmatch(flag["name"]):
+        return f"{name}=True" + (f" {value}" if value else "")
+    if not value:
+        return f"{name}=..."
+    if PROSE.fullmatch(value):
+        return f"{name}=... {value}"
+    if re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", value):
+        return f"{name}={value}"
+    return f'{name}="{value.strip(chr(39))}"'
 
 
 def one_line(text: str, longest: int = LONGEST) -> str:

@@ -230,7 +230,7 @@ def set_item(key: str, at: int, value: int) -> Callable[[h5py.File], None]:
         (lambda file: file["X"].attrs.modify("encoding-type", "coo"), "stored as 'coo'"),
         (lambda file: file["X"].attrs.modify("shape", [40, 31]), "do"),
         (lambda file: file.__delitem__("X"), "has no matrix X; name one with --layer: counts"),
-        (lambda file: file["var"].attrs.modify("_index", "gone"), "var cannot be read"),
+        (lambda file: file["var"].attrs.modify("_index", "gone"), "var holds no readable 'gone'"),
     ],
 )
 def test_structures_that_do_not_fit(form: Any, edit: Any, what: str, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from cellscribe.cells.convert import scratch_folder
-from cellscribe.cells.matrices import DAMAGED
 from cellscribe.cells.matrix_folders import is_matrix
+from cellscribe.cells.storage import DAMAGED
 from cellscribe.cells.text_files import (
     TEXT_ERRORS,
     compression,

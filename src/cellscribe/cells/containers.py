@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from contextlib import ExitStack
 from pathlib import Path
 
 from cellscribe.callbacks import Log
-from cellscribe.cells import formats, tenx
+from cellscribe.cells import formats, hdf5_guard, loom, tenx
 from cellscribe.cells.formats import Source
-from cellscribe.cells.matrices import DAMAGED, STORAGE_ERRORS
+from cellscribe.cells.storage import DAMAGED, is_group, member, names_of, reading, reason
 from cellscribe.errors import InputError
 
 HDF5_CACHE_BYTES = 64 << 20
@@ -25,17 +26,19 @@ def open_zarr(path: Path) -> Source:
     """
     import zarr
 
+    from cellscribe.cells.zarr_store import CheckedStore
+
     try:
-        root = zarr.open_group(str(path), mode="r")
+        root = zarr.open_group(CheckedStore(path), mode="r")
         keys = set(root)
     # metadata that is missing or mangled surfaces as whatever its parser meets
     except Exception as error:
         raise InputError(
-            f"{path}: not a readable zarr group ({str(error) or type(error).__name__}); {DAMAGED}"
+            f"{path}: not a readable zarr group ({reason(error)}); {DAMAGED}"
         ) from error
     if not {"obs", "var"} <= keys:
         raise InputError(
-            f"{path}: a zarr store, but not an AnnData (it holds {_names_of(keys)}); "
+            f"{path}: a zarr store, but not an AnnData (it holds {names_of(keys)}); "
             "give the folder that holds obs, var and X"
         )
     return formats.anndata_store(root, path=path, form="zarr")
@@ -47,33 +50,29 @@ def open_hdf5(path: Path, stack: ExitStack, log: Log) -> Source:
     Raises
     ------
     InputError
-        It cannot be read, or is none of these.
+        It cannot be read, the HDF5 library crashes on it, or it is none of these.
     """
     import h5py
 
+    # takes as long as the check, and most files need it
+    hdf5_guard.check(path, log, meanwhile=lambda: importlib.import_module("anndata.io"))
     try:
         file = stack.enter_context(h5py.File(path, "r", rdcc_nbytes=HDF5_CACHE_BYTES))
         keys = set(file)
     except BlockingIOError:
         raise InputError(f"{path} is open for writing in another program; close it there") from None
-    except STORAGE_ERRORS as error:
-        raise InputError(f"{path}: cannot be opened as HDF5 ({error}); {DAMAGED}") from error
-    try:
-        if "matrix" in keys and not formats.is_group(file["matrix"]):
-            return formats.loom_file(file, path=path)
-        if "matrix" in keys or any(tenx.is_genome(file[key]) for key in keys):
+    except Exception as error:
+        raise InputError(
+            f"{path}: cannot be opened as HDF5 ({reason(error)}); {DAMAGED}"
+        ) from error
+    with reading(str(path)):
+        if "matrix" in keys and not is_group(member(file, "matrix", str(path))):
+            return loom.loom_file(file, path=path)
+        if "matrix" in keys or any(tenx.is_genome(file.get(key)) for key in keys):
             return tenx.h5_file(file, path=path, log=log)
         if {"obs", "var"} <= keys:
             return formats.anndata_store(file, path=path, form="h5ad")
-    except InputError:
-        raise
-    except STORAGE_ERRORS as error:
-        raise InputError(f"{path} cannot be read ({error}); {DAMAGED}") from error
     raise InputError(
-        f"{path}: HDF5, but neither h5ad, 10x nor loom (it holds {_names_of(keys)}); "
+        f"{path}: HDF5, but neither h5ad, 10x nor loom (it holds {names_of(keys)}); "
         "write it as .h5ad with anndata"
     )
-
-
-def _names_of(found: set[str]) -> str:
-    return ", ".join(sorted(found)[:8]) or "nothing"

@@ -22,7 +22,8 @@ import numpy as np
 from numba import njit
 
 from cellscribe.callbacks import Log
-from cellscribe.cells.matrices import Array, CsrRows, Entries
+from cellscribe.cells.matrices import CsrRows, Entries
+from cellscribe.cells.storage import Array
 from cellscribe.errors import InputError
 
 IN_MEMORY = 30_000_000

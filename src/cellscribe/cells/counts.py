@@ -27,8 +27,6 @@ from cellscribe.cells.features import genes_only
 from cellscribe.cells.formats import Source
 from cellscribe.cells.layers import advise_layer, resolve_layer
 from cellscribe.cells.matrices import (
-    DAMAGED,
-    Array,
     Entries,
     Rows,
     make_rows,

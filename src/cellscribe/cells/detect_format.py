@@ -18,7 +18,7 @@ from cellscribe.cells import archives, folders, formats, matrix_folders, parquet
 from cellscribe.cells.containers import open_hdf5, open_zarr
 from cellscribe.cells.foreign_files import H5SEURAT, guess, recognise, refuse_url
 from cellscribe.cells.formats import Source
-from cellscribe.cells.matrices import STORAGE_ERRORS
+from cellscribe.cells.storage import STORAGE_ERRORS
 from cellscribe.cells.text_files import first_bytes, shown
 from cellscribe.errors import InputError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from cellscribe.cells.matrices import DAMAGED
+from cellscribe.cells.storage import DAMAGED
 from cellscribe.cells.text_files import TEXT_ERRORS, compression, open_text, plain_name, shown
 from cellscribe.errors import InputError
 

@@ -19,6 +19,10 @@ SHUFFLE_THEN_DEFLATE = (
     [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE],
 )
 """Filters of the arrays that are read here."""
+DEFLATE_RATIO = 1_032
+"""Deflate cannot make bytes smaller by more than this."""
+OVERHEAD = 64 << 10
+"""Bytes that a compressed chunk may be larger than its content, generously."""
 
 
 def fast_array(array: Any) -> Any:
@@ -70,13 +74,19 @@ class GzipArray:
         last = self._last
         if last is not None and last[0] == number:
             return last[1]
+        n_bytes = self._size * self.dtype.itemsize
+        info = self._array.id.get_chunk_info_by_coord((number * self._size,))
         # chunks of zeros may be missing, and HDF5 knows their fill value
-        if self._array.id.get_chunk_info_by_coord((number * self._size,)).byte_offset is None:
+        if info.byte_offset is None:
             return None
+        # before anything is allocated
+        if info.size > n_bytes + n_bytes // 100 + OVERHEAD:
+            raise OSError(f"chunk {number} takes {info.size:,} bytes for {n_bytes:,}")
         skipped, packed = self._array.id.read_direct_chunk((number * self._size,))
         if skipped:
             return None
-        n_bytes = self._size * self.dtype.itemsize
+        if n_bytes > len(packed) * DEFLATE_RATIO + OVERHEAD:
+            raise OSError(f"chunk {number} has {len(packed):,} bytes for {n_bytes:,}")
         try:
             content = np.frombuffer(isal_zlib.decompress(packed, bufsize=n_bytes), dtype=np.uint8)
         except isal_zlib.error as error:  # type: ignore[misc]

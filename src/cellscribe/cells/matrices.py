@@ -9,28 +9,33 @@ range, ascending, each once.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 from scipy.sparse import csr_matrix, hstack, vstack
 
 from cellscribe.cells.gzip_chunks import fast_array
+from cellscribe.cells.storage import (
+    DAMAGED,
+    Array,
+    array_shape,
+    check_stored,
+    one_axis,
+    reason,
+    whole_numbers,
+)
 from cellscribe.errors import InputError
 
-Array = npt.NDArray[Any]
 DENSE_BYTES = 64 << 20
 """A dense array is read in pieces of about this size."""
 SAMPLE = 1 << 16
 """Values looked at to guess whether a matrix holds counts."""
-DAMAGED = "the file is damaged or was cut short; copy or download it again"
-STORAGE_ERRORS = (OSError, EOFError, RuntimeError, ValueError, KeyError, zlib.error)
-"""What h5py, zarr and their codecs raise when bytes are missing or wrong."""
+REPEATS = 1 << 16
+"""Entries that a row may have beyond two for each column; entries may stand twice, but not all."""
 
 
 class Rows(Protocol):
@@ -76,14 +81,15 @@ def read_slice(array: Any, key: Any, where: str) -> Array:
     """
     try:
         values = np.asarray(array[key])
-    except STORAGE_ERRORS as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if "filter" in reason and ("plugin" in reason or "registered" in reason):
+    # damaged bytes reach every line of h5py, zarr and their codecs
+    except Exception as error:
+        why = reason(error)
+        if "filter" in why and ("plugin" in why or "registered" in why):
             raise InputError(
-                f"{where} is compressed with a filter that is not installed ({reason}); "
+                f"{where} is compressed with a filter that is not installed ({why}); "
                 "write the file again with gzip compression"
             ) from error
-        raise InputError(f"{where} cannot be read ({reason}); {DAMAGED}") from error
+        raise InputError(f"{where} cannot be read ({why}); {DAMAGED}") from error
     kind, size = values.dtype.kind, values.dtype.itemsize
     if kind not in "biuf":
         raise InputError(f"{where} holds {values.dtype} and not numbers; give a matrix of counts")
@@ -95,7 +101,8 @@ def read_slice(array: Any, key: Any, where: str) -> Array:
 
 
 def check_indices(indices: Array, bound: int, where: str) -> Array:
-    """Give `indices` as int32, or raise InputError if one is outside ``[0, bound)``."""
+    """Give `indices` as int32; InputError if one is not whole or outside ``[0, bound)``."""
+    indices = whole_numbers(indices, where)
     if indices.size and (indices.min() < 0 or indices.max() >= bound):
         raise InputError(
             f"{where}: an index lies outside 0..{bound - 1}, the end of the matrix; {DAMAGED}"
@@ -135,20 +142,41 @@ class Compressed:
     where: str
 
     def __post_init__(self) -> None:
+        for key in ("data", "indices", "indptr"):
+            array = one_axis(getattr(self, key), f"{self.where}/{key}")
+            check_stored(array, f"{self.where}/{key}")
+            if key != "indptr" and hasattr(array, "store_path"):
+                from cellscribe.cells.zarr_store import refuse_holes
+
+                refuse_holes(array, self._n_major, f"{self.where}/{key}")
         self.data, self.indices = fast_array(self.data), fast_array(self.indices)
-        self.indptr = read_slice(self.indptr, slice(None), self.where).astype(np.int64, copy=False)
-        steps = np.diff(self.indptr)
         stored = min(self.data.shape[0], self.indices.shape[0])
-        whole = (
-            len(self.indptr) == self._n_major + 1
-            and self.indptr[0] == 0
-            and (steps >= 0).all()
-            and self.indptr[-1] <= stored
-        )
+        # before it is read: its length may be a lie
+        whole = self.indptr.shape[0] == self._n_major + 1
+        if whole:
+            where = f"{self.where}/indptr"
+            starts = whole_numbers(read_slice(self.indptr, slice(None), where), where)
+            # differences of numbers far out of range would wrap around
+            whole = starts[0] == 0 and starts.min() >= 0 and starts.max() <= stored
+        if whole:
+            self.indptr = starts.astype(np.int64, copy=False)
+            lengths = np.diff(self.indptr)
+            whole = bool((lengths >= 0).all())
         if not whole:
             raise InputError(
                 f"{self.where}: the row pointers (indptr) do not fit shape {self.shape} "
                 f"and {stored:,} stored values; {DAMAGED}"
+            )
+        self._check_lengths(lengths)
+
+    def _check_lengths(self, lengths: Array) -> None:
+        n_minor = sum(self.shape) - self._n_major
+        longest = int(lengths.max(initial=0))
+        if longest > 2 * n_minor + REPEATS:
+            row = "row" if self._n_major == self.shape[0] else "column"
+            raise InputError(
+                f"{self.where}: {row} {int(lengths.argmax())} has {longest:,} entries for "
+                f"{n_minor:,} places; {DAMAGED}"
             )
 
     @property
@@ -157,7 +185,19 @@ class Compressed:
 
     def sample(self) -> Array:
         """Read the first stored values."""
-        return read_slice(self.data, slice(0, min(SAMPLE, int(self.indptr[-1]))), self.where)
+        return self._values(0, min(SAMPLE, int(self.indptr[-1])))
+
+    def _values(self, low: int, high: int) -> Array:
+        return one_axis(
+            read_slice(self.data, slice(low, high), f"{self.where}/data"),
+            f"{self.where}/data",
+            high - low,
+        )
+
+    def _indices(self, low: int, high: int, bound: int) -> Array:
+        where = f"{self.where}/indices"
+        found = one_axis(read_slice(self.indices, slice(low, high), where), where, high - low)
+        return check_indices(found, bound, where)
 
 
 class CsrRows(Compressed):
@@ -166,10 +206,8 @@ class CsrRows(Compressed):
     def read(self, first: int, last: int) -> csr_matrix:
         """Read rows `first` to `last` (exclusive)."""
         low, high = int(self.indptr[first]), int(self.indptr[last])
-        genes = check_indices(
-            read_slice(self.indices, slice(low, high), self.where), self.shape[1], self.where
-        )
-        values = read_slice(self.data, slice(low, high), self.where)
+        genes = self._indices(low, high, self.shape[1])
+        values = self._values(low, high)
         indptr = (self.indptr[first : last + 1] - low).astype(np.int32)
         return make_rows(values, genes, indptr, self.shape[1])
 
@@ -187,13 +225,10 @@ class CscColumns(Compressed):
         def chunks(with_values: bool) -> Iterator[tuple[Array, Array, Array]]:
             n_entries = int(self.indptr[-1])
             for low in range(0, n_entries, chunk):
-                part = slice(low, min(low + chunk, n_entries))
-                cells = check_indices(
-                    read_slice(self.indices, part, self.where), self.shape[0], self.where
-                )
-                places = np.arange(part.start, part.stop)
-                genes = np.searchsorted(self.indptr, places, side="right") - 1
-                values = read_slice(self.data, part, self.where) if with_values else np.empty(0)
+                high = min(low + chunk, n_entries)
+                cells = self._indices(low, high, self.shape[0])
+                genes = np.searchsorted(self.indptr, np.arange(low, high), side="right") - 1
+                values = self._values(low, high) if with_values else np.empty(0)
                 yield cells, genes.astype(np.int32), values
 
         return Entries(
@@ -237,10 +272,10 @@ class DenseRows:
     shape: tuple[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        if len(self.array.shape) != 2:
-            raise InputError(
-                f"{self.where} has {len(self.array.shape)} dimensions; counts are cells x genes"
-            )
+        n_axes = len(array_shape(self.array, self.where))
+        if n_axes != 2:
+            raise InputError(f"{self.where} has {n_axes} dimensions; counts are cells x genes")
+        check_stored(self.array, self.where)
         cells, genes = self.array.shape[:: -1 if self.cells_axis else 1]
         self.shape = (int(cells), int(genes))
 

@@ -14,7 +14,8 @@ from typing import IO
 import numpy as np
 
 from cellscribe.cells import number_text
-from cellscribe.cells.matrices import DAMAGED, SAMPLE, Array, Entries
+from cellscribe.cells.matrices import SAMPLE, Entries
+from cellscribe.cells.storage import DAMAGED, Array
 from cellscribe.cells.text_files import (
     TEXT_ERRORS,
     line_blocks,

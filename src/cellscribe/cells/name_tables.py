@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cellscribe.cells.formats import names, tidy
+from cellscribe.cells.frames import names, tidy
 from cellscribe.cells.symbols import Kind, recognise
 from cellscribe.cells.text_files import TEXT_ERRORS, line_blocks, open_text, shown, unreadable
 from cellscribe.errors import InputError

@@ -10,7 +10,7 @@ import numpy as np
 
 from cellscribe.callbacks import Log
 from cellscribe.cells.formats import Source
-from cellscribe.cells.matrices import DAMAGED
+from cellscribe.cells.storage import DAMAGED
 from cellscribe.cells.table_source import Piece, Table, table_source
 from cellscribe.cells.text_files import shown
 from cellscribe.cells.text_layout import NOT_COUNTS

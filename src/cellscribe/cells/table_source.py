@@ -17,9 +17,11 @@ import pandas as pd
 from cellscribe.callbacks import Log
 from cellscribe.cells.convert import IN_MEMORY
 from cellscribe.cells.features import genes_only
-from cellscribe.cells.formats import Source, names
+from cellscribe.cells.formats import Source
+from cellscribe.cells.frames import names
 from cellscribe.cells.gene_axis import genes_on_lines, share_of_genes
-from cellscribe.cells.matrices import SAMPLE, Array, Entries
+from cellscribe.cells.matrices import SAMPLE, Entries
+from cellscribe.cells.storage import Array
 from cellscribe.cells.text_files import listed
 from cellscribe.errors import InputError
 

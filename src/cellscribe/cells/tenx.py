@@ -13,11 +13,28 @@ import pandas as pd
 
 from cellscribe.callbacks import Log
 from cellscribe.cells.features import genes_only
-from cellscribe.cells.formats import Source, is_group, member, names, text
-from cellscribe.cells.matrices import DAMAGED, Array, CsrRows, JoinedRows, Rows
+from cellscribe.cells.formats import Source, check_shape
+from cellscribe.cells.frames import names, text
+from cellscribe.cells.matrices import CsrRows, JoinedRows, Rows
+from cellscribe.cells.storage import (
+    DAMAGED,
+    Array,
+    array_shape,
+    check_names,
+    is_group,
+    keys_of,
+    matrix_shape,
+    member,
+    one_axis,
+    reading,
+    shortened,
+    subgroup,
+)
 from cellscribe.errors import InputError
 
 COLUMN_NAMES = {"id": "gene_ids", "feature_type": "feature_types"}
+CORE = ("id", "name", "feature_type", "genome")
+"""Columns of features that must have one value a feature; others are left out if they do not."""
 
 
 def is_genome(group: Any) -> bool:
@@ -26,13 +43,21 @@ def is_genome(group: Any) -> bool:
 
 
 def h5_file(file: Any, *, path: Path, log: Log) -> Source:
-    """Open the .h5 of CellRanger 3 and later (``matrix``) or 2 (a group for each genome)."""
+    """Open the .h5 of CellRanger 3 and later (``matrix``) or 2 (a group for each genome).
+
+    Raises
+    ------
+    InputError
+        It is damaged, or the matrix has other cells or features than are named.
+    """
     name = str(path)
-    if "matrix" in file:
-        group = file["matrix"]
-        rows: Rows = _compressed(group, f"{name}: X")
-        var = _features(member(group, "features", name), name)
+    if "matrix" in keys_of(file, name):
+        group = member(file, "matrix", name)
+        features = subgroup(group, "features", name)
+        n_features = _n_features(features, name)
         barcodes = names(_column(group, "barcodes", name))
+        rows: Rows = _compressed(group, f"{name}: X", (len(barcodes), n_features))
+        var = _features(features, n_features, name)
     else:
         rows, var, barcodes = _genomes(file, name)
     return Source(
@@ -46,33 +71,50 @@ def h5_file(file: Any, *, path: Path, log: Log) -> Source:
     )
 
 
-def _compressed(group: Any, where: str) -> CsrRows:
-    shape = _column(group, "shape", where)
+def _compressed(group: Any, where: str, expected: tuple[int, int]) -> CsrRows:
+    with reading(f"{where}/shape"):
+        array = member(group, "shape", where)
+        stored = (
+            array[()] if array_shape(array, f"{where}/shape") == (2,) else array_shape(array, where)
+        )
+    n_genes, n_cells = matrix_shape(stored, where)
+    check_shape((n_cells, n_genes), expected, where)
     return CsrRows(
         data=member(group, "data", where),
         indices=member(group, "indices", where),
         indptr=member(group, "indptr", where),
-        shape=(int(shape[1]), int(shape[0])),
+        shape=(n_cells, n_genes),
         where=where,
     )
 
 
-def _column(group: Any, key: str, where: str) -> Array:
-    try:
-        return member(group, key, where)[()]
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{where}: {key!r} cannot be read; {DAMAGED}") from error
+def _column(group: Any, key: str, name: str, size: int | None = None) -> Array:
+    where = f"{name}: {shortened(key)}"
+    array = one_axis(member(group, key, name), where, size)
+    check_names(array, where)
+    with reading(where):
+        return array[()]
 
 
-def _features(group: Any, name: str) -> pd.DataFrame:
-    keys = [key for key in group if not key.startswith("_") and not is_group(group[key])]
-    columns = {COLUMN_NAMES.get(key, key): _column(group, key, name) for key in keys}
-    size = max((len(values) for values in columns.values()), default=0)
-    frame = pd.DataFrame(
-        {key: [text(v) for v in values] for key, values in columns.items() if len(values) == size}
-    )
-    if not {"gene_ids", "name"} & set(frame):
-        raise InputError(f"{name}: matrix/features has neither ids nor names; {DAMAGED}")
+def _n_features(group: Any, name: str) -> int:
+    for key in ("id", "name"):
+        if key in keys_of(group, name):
+            where = f"{name}: matrix/features/{key}"
+            return int(one_axis(member(group, key, name), where).shape[0])
+    raise InputError(f"{name}: matrix/features has neither ids nor names; {DAMAGED}")
+
+
+def _features(group: Any, size: int, name: str) -> pd.DataFrame:
+    columns = {}
+    for key in keys_of(group, name):
+        array = member(group, key, name)
+        where = f"{name}: matrix/features/{shortened(key)}"
+        if key.startswith("_") or (is_group(array) and key not in CORE):
+            continue
+        if key not in CORE and array_shape(array, where) != (size,):
+            continue
+        columns[COLUMN_NAMES.get(key, key)] = _column(group, key, f"{name}: matrix/features", size)
+    frame = pd.DataFrame({key: [text(v) for v in values] for key, values in columns.items()})
     frame.index = names(frame["name" if "name" in frame else "gene_ids"])
     return frame.drop(columns="name", errors="ignore")
 
@@ -80,19 +122,27 @@ def _features(group: Any, name: str) -> pd.DataFrame:
 def _genomes(file: Any, name: str) -> tuple[Rows, pd.DataFrame, pd.Index]:
     """Put the genomes side by side; a cell that one of them lacks has no counts there."""
     parts, frames, barcodes = [], [], []
-    for genome in file:
-        group = file[genome]
+    for genome in keys_of(file, name):
+        group = member(file, genome, name)
         if not is_genome(group):
             continue
-        parts.append(_compressed(group, f"{name}: {genome}"))
-        ids = names(_column(group, "genes", name))
-        symbols = names(_column(group, "gene_names", name)) if "gene_names" in group else ids
+        where = f"{name}: {shortened(genome)}"
+        ids = names(_column(group, "genes", where))
+        known = "gene_names" in keys_of(group, where)
+        symbols = names(_column(group, "gene_names", where, len(ids))) if known else ids
         frames.append(pd.DataFrame({"gene_ids": ids, "genome": genome}, index=symbols))
-        barcodes.append(names(_column(group, "barcodes", name)))
-    cells = barcodes[0]
-    for more in barcodes[1:]:
-        cells = cells.append(more.difference(cells, sort=False))
+        barcodes.append(names(_column(group, "barcodes", where)))
+        parts.append(_compressed(group, where, (len(barcodes[-1]), len(ids))))
     if len(parts) == 1:
-        return parts[0], frames[0], cells
+        return parts[0], frames[0], barcodes[0]
+    cells = barcodes[0]
+    for of_genome in barcodes:
+        if not of_genome.is_unique:
+            twice = shortened(str(of_genome[of_genome.duplicated()][0]))
+            raise InputError(
+                f"{name}: barcode {twice!r} stands twice in a genome, so the genomes cannot be "
+                f"joined; {DAMAGED}"
+            )
+        cells = cells.append(of_genome.difference(cells, sort=False))
     places = [part.get_indexer(cells) for part in barcodes]
     return JoinedRows(parts=parts, places=places), pd.concat(frames), cells

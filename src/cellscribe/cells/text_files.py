@@ -19,7 +19,7 @@ from typing import IO, Any, cast
 
 from isal import igzip, isal_zlib
 
-from cellscribe.cells.matrices import DAMAGED
+from cellscribe.cells.storage import DAMAGED
 from cellscribe.errors import InputError, one_line
 
 ISAL_ERROR: type[Exception] = isal_zlib.error  # type: ignore[assignment]

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from cellscribe.cells.gene_axis import is_gene
-from cellscribe.cells.matrices import Array
 from cellscribe.cells.name_tables import decoded
+from cellscribe.cells.storage import Array
 from cellscribe.cells.text_files import TEXT_ERRORS, line_blocks, open_text, shown, unreadable
 from cellscribe.errors import InputError
 

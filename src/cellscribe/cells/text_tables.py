@@ -13,7 +13,7 @@ from cellscribe.callbacks import Log
 from cellscribe.cells import number_text
 from cellscribe.cells.formats import Source
 from cellscribe.cells.gene_axis import share_of_genes
-from cellscribe.cells.matrices import DAMAGED
+from cellscribe.cells.storage import DAMAGED
 from cellscribe.cells.table_source import Piece, Table, table_source
 from cellscribe.cells.text_files import (
     TEXT_ERRORS,

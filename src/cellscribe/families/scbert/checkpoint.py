@@ -167,7 +167,8 @@ def read_genes(path: str | Path) -> list[str]:
 def _column_names(path: Path) -> list[str]:
     import h5py
 
-    from cellscribe.cells.formats import member, stored_frame
+    from cellscribe.cells.frames import stored_frame
+    from cellscribe.cells.storage import member
 
     if not path.exists():
         raise InputError(f"{path}: no such file; {GENES_HELP}")

@@ -1,0 +1,132 @@
+"""Folders of zarr, read with care: only regular files, and none that was there may go missing.
+
+A zarr store is a folder of files, and zarr opens whatever stands under the name that it looks for:
+a pipe would hold the program for ever, and a device has no end. A chunk whose file is missing
+reads as zeros; for the arrays of a sparse matrix that is an error, also when it goes missing while
+the store is read.
+
+This module imports zarr, so others import it inside functions.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zarr.storage import LocalStore
+
+from cellscribe.cells.storage import DAMAGED, reading, shortened
+from cellscribe.errors import InputError
+
+if TYPE_CHECKING:
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+METADATA_BYTES = 64 << 20
+"""Real metadata, that of a whole store in one file included, is far smaller."""
+LARGE_BYTES = 64 << 20
+"""A file above this that takes far less room on the disk is mostly a hole."""
+HOLE = 64
+"""How much larger than its room on the disk such a file may say it is."""
+
+
+class CheckedStore(LocalStore):
+    """A folder of zarr for reading.
+
+    Parameters
+    ----------
+    root
+        The folder.
+    """
+
+    def __init__(self, root: Path | str, *, read_only: bool = True) -> None:
+        super().__init__(root, read_only=read_only)
+        self.whole: set[str] = set()
+        """Paths of arrays of which every chunk was there when they were opened."""
+
+    async def get(
+        self,
+        key: str,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        """Read a file; OSError if it is no regular file, or is missing though it was there."""
+        if _is_readable(self.root / key, key):
+            found = await super().get(key, prototype, byte_range)
+            if found is not None:
+                return found
+        for path in self.whole:
+            if key.startswith(f"{path}/"):
+                raise FileNotFoundError(f"{key} went missing while the store was read")
+        return None
+
+
+def _is_readable(path: Path, key: str) -> bool:
+    """Whether there is a file; OSError if it must not be opened."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if stat.S_ISDIR(found.st_mode):
+        return False
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(f"{shortened(key)} is not a file but a pipe, socket or device")
+    metadata = path.name in METADATA and found.st_size > METADATA_BYTES
+    if metadata or found.st_size > max(LARGE_BYTES, HOLE * 512 * found.st_blocks):
+        raise OSError(f"{shortened(key)} claims {found.st_size:,} bytes")
+    return True
+
+
+def refuse_holes(array: Any, n_major: int, where: str) -> None:
+    """Refuse an array of one axis that lacks files: zarr would read zeros without a word.
+
+    A last chunk that holds only zeros is rightly not written, if it is so short that each row may
+    have one zero among its indices.
+
+    Parameters
+    ----------
+    array
+        The zarr array.
+    n_major
+        Rows (or columns) of the matrix.
+    where
+        Name in messages.
+
+    Raises
+    ------
+    InputError
+        Files are missing.
+    """
+    with reading(where):
+        size, unit = int(array.shape[0]), int((array.shards or array.chunks)[0])
+        missing = _missing(array, -(-size // unit), unit)
+        last = slice((size - 1) // unit * unit, size)
+        if not missing:
+            if isinstance(array.store, CheckedStore):
+                array.store.whole.add(array.path)
+            return
+        if missing == 1 and last.stop - last.start <= n_major and not array[last].any():
+            return
+    raise InputError(f"{missing:,} chunks of {where} are missing; copy the whole store again")
+
+
+def _missing(array: Any, n_units: int, unit: int) -> int:
+    """Count the files that an array lacks."""
+    if not isinstance(array.store, LocalStore):
+        # zarr goes through the keys of all chunks that the size claims
+        if n_units > 1 << 24:
+            raise InputError(f"{array.path} claims {n_units:,} chunks; {DAMAGED}")
+        return n_units - int(array.nchunks_initialized) * int(array.chunks[0]) // unit
+    folder = array.store.root / array.path
+    there = {
+        (Path(at) / name).relative_to(folder).as_posix()
+        for at, _, names in os.walk(folder)
+        for name in names
+    }
+    # far more chunks than files, some of which are metadata: no need to look for each
+    if n_units > len(there) + 1:
+        return n_units - len(there)
+    return sum(array.metadata.encode_chunk_key((at,)) not in there for at in range(n_units))

@@ -90,8 +90,7 @@ def n_rows(element: Any, where: str) -> int:
         It is no table, or claims more names than its bytes can hold.
     """
     if not is_group(element):
-        check_names(one_axis(element, where), where)
-        return int(element.shape[0])
+        return _length(element, where)
     key = _index_key(element, where)
     return _length(member(element, key, where), f"{where}/{shortened(key)}")
 
@@ -109,9 +108,14 @@ def _index_key(group: Any, where: str) -> str:
 
 
 def _length(column: Any, where: str) -> int:
-    if is_group(column):
+    grouped = is_group(column)
+    if grouped:
         column = member(column, _group_arrays(column, where)[0], where)
     check_names(one_axis(column, where), where)
+    if hasattr(column, "store_path") and not grouped:
+        from cellscribe.cells.zarr_store import refuse_holes
+
+        refuse_holes(column, where)
     return int(column.shape[0])
 
 

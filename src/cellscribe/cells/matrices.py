@@ -143,12 +143,17 @@ class Compressed:
 
     def __post_init__(self) -> None:
         for key in ("data", "indices", "indptr"):
-            array = one_axis(getattr(self, key), f"{self.where}/{key}")
-            check_stored(array, f"{self.where}/{key}")
-            if key != "indptr" and hasattr(array, "store_path"):
+            array, where = getattr(self, key), f"{self.where}/{key}"
+            check_stored(one_axis(array, where), where)
+            if hasattr(array, "store_path"):
                 from cellscribe.cells.zarr_store import refuse_holes
 
-                refuse_holes(array, self._n_major, f"{self.where}/{key}")
+                # each row may have one zero among its indices
+                spare = self._n_major
+                if key == "indptr":
+                    # all zeros where there is no entry
+                    spare = 0 if self.data.shape[0] else array.shape[0]
+                refuse_holes(array, where, spare)
         self.data, self.indices = fast_array(self.data), fast_array(self.indices)
         stored = min(self.data.shape[0], self.indices.shape[0])
         # before it is read: its length may be a lie

@@ -15,6 +15,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import zarr
 from zarr.storage import LocalStore
 
 from cellscribe.cells.storage import DAMAGED, reading, shortened
@@ -80,26 +81,25 @@ def _is_readable(path: Path, key: str) -> bool:
     return True
 
 
-def refuse_holes(array: Any, n_major: int, where: str) -> None:
+def refuse_holes(array: Any, where: str, spare: int = 0) -> None:
     """Refuse an array of one axis that lacks files: zarr would read zeros without a word.
-
-    A last chunk that holds only zeros is rightly not written, if it is so short that each row may
-    have one zero among its indices.
 
     Parameters
     ----------
     array
-        The zarr array.
-    n_major
-        Rows (or columns) of the matrix.
+        The array; all but those of zarr pass.
     where
         Name in messages.
+    spare
+        A last chunk of at most so many zeros is rightly not written.
 
     Raises
     ------
     InputError
         Files are missing.
     """
+    if not isinstance(array, zarr.Array):
+        return
     with reading(where):
         size, unit = int(array.shape[0]), int((array.shards or array.chunks)[0])
         missing = _missing(array, -(-size // unit), unit)
@@ -108,7 +108,7 @@ def refuse_holes(array: Any, n_major: int, where: str) -> None:
             if isinstance(array.store, CheckedStore):
                 array.store.whole.add(array.path)
             return
-        if missing == 1 and last.stop - last.start <= n_major and not array[last].any():
+        if missing == 1 and last.stop - last.start <= spare and not array[last].any():
             return
     raise InputError(f"{missing:,} chunks of {where} are missing; copy the whole store again")
 
@@ -125,6 +125,7 @@ def _missing(array: Any, n_units: int, unit: int) -> int:
         (Path(at) / name).relative_to(folder).as_posix()
         for at, _, names in os.walk(folder)
         for name in names
+        if (Path(at) / name).stat().st_size
     }
     # far more chunks than files, some of which are metadata: no need to look for each
     if n_units > len(there) + 1:

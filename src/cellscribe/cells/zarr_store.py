@@ -15,7 +15,6 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import zarr
 from zarr.storage import LocalStore
 
 from cellscribe.cells.storage import DAMAGED, reading, shortened
@@ -98,7 +97,7 @@ def refuse_holes(array: Any, where: str, spare: int = 0) -> None:
     InputError
         Files are missing.
     """
-    if not isinstance(array, zarr.Array):
+    if not hasattr(array, "store_path"):
         return
     with reading(where):
         size, unit = int(array.shape[0]), int((array.shards or array.chunks)[0])

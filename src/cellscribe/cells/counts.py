@@ -31,6 +31,7 @@ from cellscribe.cells.matrices import (
     Rows,
     make_rows,
 )
+from cellscribe.cells.storage import DAMAGED, Array
 from cellscribe.cells.value_kinds import Sample, sample_cells
 from cellscribe.config import CountsKind, InputOptions
 from cellscribe.errors import InputError

@@ -1,0 +1,1 @@
+"""Many sources, many workers: shards of an atlas, claimed one by one, and their results joined."""

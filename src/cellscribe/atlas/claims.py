@@ -1,0 +1,247 @@
+"""The contract of the workers: who works on which shard.
+
+It needs no server and no clock that machines share, only a store in which one of many creators of a
+key wins (`stores`):
+
+- a worker claims a shard by creating ``claims/SHARD/00001``, and rewrites that key all the while
+  with the next number (its pulse);
+- a claim whose pulse another worker has seen stand still for `Claims.patience` seconds of its own
+  clock is dead; it takes over by creating the next key, ``claims/SHARD/00002``, which again only
+  one can. The highest number is the claim that counts;
+- what cannot be done is recorded under ``failed/SHARD/00001``; a worker that comes later tries it
+  once more with the next number, those that were there do not;
+- a result is taken in only by the claim that counts, and recorded by creating ``done/SHARD``, once.
+
+So a worker that is killed costs its own shard's time and `patience`. One that was merely asleep
+(stopped, cut off) sees a higher number when it wakes and drops its result. Should it publish in the
+very moment in which it is replaced, the two results are the same bytes under one name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cellscribe.atlas.stores import Store
+
+CLAIMS, DONE, FAILED = "claims", "done", "failed"
+PATIENCE = 60.0
+"""Seconds without a pulse after which a worker is taken for dead."""
+PULSES = 6
+"""Pulses within that time."""
+FREE = b"{}"
+"""Content of a claim that its worker let go."""
+SHORTEST_WAIT = 0.05
+"""Seconds until a worker with nothing to claim looks again; doubled each time."""
+COLLISIONS = 3
+"""Shards in a row that others had, after which the list is read anew."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Who claims."""
+
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+    since: float = field(default_factory=time.time)
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Tells workers of one process apart, and those of containers with one host name."""
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.pid}"
+
+
+class Claim:
+    """A shard that is ours until it is finished, or another worker takes it for dead."""
+
+    def __init__(self, store: Store, shard: str, number: int, worker: Worker) -> None:
+        self.shard, self.number = shard, number
+        self._store, self._worker, self._beat = store, worker, 0
+        self._writing = threading.Lock()
+
+    @property
+    def key(self) -> str:
+        """Key of the claim."""
+        return claim_key(self.shard, self.number)
+
+    def pulse(self) -> None:
+        """Show that the worker lives."""
+        with self._writing:
+            self._beat += 1
+            self._store.write(self.key, claim_bytes(self._worker, self._beat))
+
+    def holds(self) -> bool:
+        """Tell whether no other worker has taken the shard over."""
+        return highest(self._store, self.shard) == self.number
+
+    def done(self, record: dict[str, Any]) -> bool:
+        """Record the result; False if the shard was finished by another worker."""
+        return self._store.create(f"{DONE}/{self.shard}", _to_bytes(record))
+
+    def fail(self, reason: str) -> None:
+        """Record that the shard cannot be done, and why."""
+        self._store.create(f"{FAILED}/{self.shard}/{self.number:05}", reason.encode())
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Leave the shard to others at once."""
+        with self._writing:
+            self._store.write(self.key, FREE)
+
+
+def claim_key(shard: str, number: int) -> str:
+    """Key of a shard's n-th claim."""
+    return f"{CLAIMS}/{shard}/{number:05}"
+
+
+def claim_bytes(worker: Worker, beat: int) -> bytes:
+    """Content of a claim at work."""
+    return _to_bytes({**asdict(worker), "beat": beat})
+
+
+def highest(store: Store, shard: str) -> int:
+    """Number of the claim that counts; 0 if there is none."""
+    return max((int(key.rpartition("/")[2]) for key in store.keys(f"{CLAIMS}/{shard}")), default=0)
+
+
+def _to_bytes(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, indent=1).encode()
+
+
+class Claims:
+    """The shards of a job as one worker sees them.
+
+    Parameters
+    ----------
+    store
+        Where the workers meet.
+    shards
+        Names of all shards, without ``/``.
+    worker
+        Who claims.
+    patience
+        Seconds without a pulse after which another worker is taken for dead.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        shards: Iterable[str],
+        worker: Worker,
+        *,
+        patience: float = PATIENCE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.store, self.worker, self.patience, self._clock = store, worker, patience, clock
+        self.shards = list(shards)
+        self._seen: dict[str, tuple[int, bytes, float]] = {}
+        """Claim of another worker, its pulse, and when on our clock it was first seen so."""
+        self._failed_before = self._failed()
+        self._order = random.Random(worker.token)
+
+    def finished(self) -> set[str]:
+        """Names of the shards with a result."""
+        return {key.rpartition("/")[2] for key in self.store.keys(DONE)}
+
+    def _failed(self) -> dict[str, int]:
+        """Shards that failed, with the number of their last claim."""
+        found: dict[str, int] = {}
+        for key in self.store.keys(FAILED):
+            _, shard, number = key.rsplit("/", 2)
+            found[shard] = max(int(number), found.get(shard, 0))
+        return found
+
+    def open(self) -> list[str]:
+        """Shards without a result that have not failed since we came, in an order of our own."""
+        done, failed = self.finished(), self._failed()
+        left = [
+            name
+            for name in self.shards
+            if name not in done and failed.get(name) == self._failed_before.get(name)
+        ]
+        self._order.shuffle(left)
+        return left
+
+    def failures(self) -> dict[str, str]:
+        """Shards that have failed and have no result, with the reason."""
+        done = self.finished()
+        return {
+            shard: (self.store.read(f"{FAILED}/{shard}/{number:05}") or b"").decode()
+            for shard, number in sorted(self._failed().items())
+            if shard not in done and shard in set(self.shards)
+        }
+
+    def __iter__(self) -> Iterator[Claim]:
+        """Claim shards, one after the other, until every one is finished or has failed."""
+        wait = SHORTEST_WAIT
+        while left := self.open():
+            refused = claimed = 0
+            for shard in left:
+                claim = self.take(shard)
+                if claim is not None:
+                    claimed, refused = claimed + 1, 0
+                    yield claim
+                elif (refused := refused + 1) >= COLLISIONS and claimed:
+                    break
+            wait = SHORTEST_WAIT if claimed else min(2 * wait, self.patience / PULSES)
+            if not claimed:
+                time.sleep(wait)
+
+    def take(self, shard: str) -> Claim | None:
+        """Claim a shard; None if another worker has it, has finished it, or failed at it."""
+        number = 1
+        if shard in self._seen or not self._create(shard, number):
+            number = highest(self.store, shard)
+            if not self._may_follow(shard, number) or not self._create(shard, number + 1):
+                return None
+            number += 1
+            # the worker before us may have finished it since we read the list
+            if self.store.read(f"{DONE}/{shard}") is not None:
+                return None
+        return Claim(self.store, shard, number, self.worker)
+
+    def _create(self, shard: str, number: int) -> bool:
+        return self.store.create(claim_key(shard, number), claim_bytes(self.worker, 0))
+
+    def _may_follow(self, shard: str, number: int) -> bool:
+        content = self.store.read(claim_key(shard, number)) or FREE
+        if content == FREE:
+            tried = self.store.read(f"{FAILED}/{shard}/{number:05}") is not None
+            return not tried or self._failed_before.get(shard) == number
+        now = self._clock()
+        seen = self._seen.get(shard)
+        if seen is None or seen[:2] != (number, content):
+            self._seen[shard] = (number, content, now)
+            return False
+        return now - seen[2] > self.patience
+
+
+@contextmanager
+def alive(claim: Claim, patience: float = PATIENCE) -> Iterator[None]:
+    """Give a claim its pulse, in a thread, for as long as the work takes."""
+    end = threading.Event()
+
+    def beat() -> None:
+        while not end.wait(patience / PULSES):
+            # a store that is away for a moment: the next pulse may reach it
+            try:
+                claim.pulse()
+            except (OSError, ValueError):
+                continue
+
+    thread = threading.Thread(target=beat, name="pulse", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()

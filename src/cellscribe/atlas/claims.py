@@ -65,7 +65,7 @@ class Claim:
 
     def __init__(self, store: Store, shard: str, number: int, worker: Worker) -> None:
         self.shard, self.number = shard, number
-        self._store, self._worker, self._beat = store, worker, 0
+        self._store, self.worker, self._beat = store, worker, 0
         self._writing = threading.Lock()
 
     @property
@@ -77,7 +77,7 @@ class Claim:
         """Show that the worker lives."""
         with self._writing:
             self._beat += 1
-            self._store.write(self.key, claim_bytes(self._worker, self._beat))
+            self._store.write(self.key, claim_bytes(self.worker, self._beat))
 
     def holds(self) -> bool:
         """Tell whether no other worker has taken the shard over."""

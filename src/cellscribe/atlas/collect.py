@@ -1,8 +1,8 @@
 """Joins the parts of a job into one output, a block of rows in memory at a time.
 
 - ``.parquet``: the rows of all parts, with the column ``source``.
-- ``.npy``: the matrix, to be memory-mapped, and ``OUT.cells.parquet`` with ``source``, ``cell_id`` and
-  the columns of obs of each of its rows.
+- ``.npy``: the matrix, to be memory-mapped, and ``OUT.cells.parquet`` with ``source``, ``cell_id``
+  and the columns of obs of each of its rows.
 - ``.zarr``: an AnnData without X: vectors in obsm, those columns in obs.
 """
 
@@ -199,17 +199,19 @@ def _to_zarr(blocks: Blocks, out: Path, shape: Shape, dtype: np.dtype[Any], key:
     with writing(out) as made:
         root = zarr.open_group(made, mode="w")
         write_element(root, "/", AnnData(shape=(0, 0)))
-        root["obs"].attrs["column-order"] = []
-        del root["obs"]["_index"]
+        obs: Any = root["obs"]
+        obs.attrs["column-order"] = []
+        del obs["_index"]
+        obsm: Any = root["obsm"]
         rows = max(1, CHUNK_BYTES // (shape[1] * dtype.itemsize))
-        vectors = root["obsm"].create_array(key, shape=shape, dtype=dtype, chunks=(rows, shape[1]))
+        vectors = obsm.create_array(key, shape=shape, dtype=dtype, chunks=(rows, shape[1]))
         vectors.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         done = 0
         for block in blocks:
             end = done + len(block.vectors)
             vectors[done:end] = block.vectors
             for name in block.cells.column_names:
-                _column(root["obs"], "_index" if name == ID else name, shape[0])[done:end] = (
+                _column(obs, "_index" if name == ID else name, shape[0])[done:end] = (
                     block.cells[name].fill_null("").to_numpy().astype(object)
                 )
             done = end

@@ -1,4 +1,4 @@
-"""A job: what is made of which shards, kept in the folder of its results so that workers agree on it.
+"""What is made of which shards, kept in the folder of the results so that workers agree on it.
 
 ``OUT/`` holds a file for each shard and ``manifest.json``; ``OUT/.cellscribe/`` holds ``job.json``
 (what is being made) and the keys by which workers share the shards out (`claims`).
@@ -74,7 +74,7 @@ class Job:
         Folder or URL of the results.
     about
         What is being made: the verb, the model's identity, the options that change a result. The
-        first worker writes it down, the others must have the same.
+        first worker writes it down, the others must have the same. None for one that only looks.
     suffix
         Ending of the results' names.
 
@@ -84,14 +84,19 @@ class Job:
         The folder holds another job's results.
     """
 
-    def __init__(self, out: str | Path, about: Mapping[str, Any], suffix: str) -> None:
+    def __init__(self, out: str | Path, about: Mapping[str, Any] | None, suffix: str) -> None:
         self.store = open_store(out)
         self.state = Below(self.store, STATE)
         self.suffix = suffix
+        if about is None:
+            return
         self.about = json.loads(json.dumps(dict(about)))
         content = json.dumps({"format": FORMAT, "about": self.about}, indent=1).encode()
         if not self.state.create(JOB, content):
-            self._compare(read_record(self.state, JOB).get("about"))
+            self._compare(self._about_there())
+
+    def _about_there(self) -> Any:
+        return read_record(self.state, JOB).get("about")
 
     def _compare(self, there: Any) -> None:
         if not isinstance(there, dict):
@@ -150,7 +155,7 @@ class Job:
             if status == "failed":
                 entry["reason"] = failures[shard.name]
             entries.append(entry | record)
-        manifest = {"format": FORMAT, "about": self.about, "shards": entries}
+        manifest = {"format": FORMAT, "about": self._about_there(), "shards": entries}
         self.store.write(MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
         return manifest
 
@@ -174,4 +179,3 @@ def source_identity(shard: Shard) -> dict[str, Any]:
         about["bytes"] = sum(stat.st_size for stat in stats)
         about["modified_ns"] = max((stat.st_mtime_ns for stat in stats), default=0)
     return about
-

@@ -1,4 +1,4 @@
-"""The vectors of one shard's result, read by blocks from any of the forms that they are written in."""
+"""The vectors of a shard, read by blocks from its result."""
 
 from __future__ import annotations
 

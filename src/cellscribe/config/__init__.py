@@ -5,6 +5,7 @@ a result carries.
 """
 
 from cellscribe.config.annotate import AnnotateOptions
+from cellscribe.config.atlas import ShardOptions
 from cellscribe.config.common import (
     CountsKind,
     DeviceOptions,
@@ -69,6 +70,7 @@ __all__ = [
     "Precision",
     "Preset",
     "ReaderOptions",
+    "ShardOptions",
     "SplitOptions",
     "TokenizeOptions",
     "TrainOptions",

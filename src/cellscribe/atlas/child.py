@@ -1,0 +1,59 @@
+"""The process of one of several workers: reads its task from standard input, tells what it does.
+
+``python -m cellscribe.atlas.child`` is started by `launch` and by nobody else.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from dataclasses import replace
+from typing import Any
+
+from cellscribe.atlas.claims import Claim
+from cellscribe.atlas.embed import embed_shards
+from cellscribe.atlas.sources import Shard
+from cellscribe.config import EmbedOptions, ShardOptions
+from cellscribe.errors import InputError
+
+
+def main() -> int:
+    """Work until all shards are finished; 2 and a line on stderr if that cannot be."""
+    task: dict[str, Any] = json.load(sys.stdin)
+    options = EmbedOptions(**task["options"])
+    shards = [Shard(**{**shard, "rows": _pair(shard["rows"])}) for shard in task["shards"]]
+    try:
+        embed_shards(
+            shards,
+            task["out"],
+            task["model"],
+            replace(options, threads=options.threads or task["threads"]),
+            ShardOptions(**task["sharing"]),
+            on_claim=_claimed,
+            on_shard=lambda name, what: _tell(ended=name, what=what),
+            log=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 2
+    return 0
+
+
+def _pair(rows: list[int] | None) -> tuple[int, int] | None:
+    return (rows[0], rows[1]) if rows else None
+
+
+def _claimed(claim: Claim) -> None:
+    _tell(claims=claim.shard, number=claim.number)
+
+
+def _tell(**message: Any) -> None:
+    print(json.dumps(message), flush=True)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""One worker: claims shards of a job, makes their results, and takes them in.
+
+What a result is made of is a `Make`: a function from a shard and a path to the facts about what was
+written there. A shard that fails is recorded with its line and does not stop the others.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cellscribe.atlas.claims import Claim, Claims, Worker, alive
+from cellscribe.atlas.job import STATE, Job, source_identity
+from cellscribe.atlas.sources import Shard
+from cellscribe.atlas.stores import Folder, fetch_source
+from cellscribe.errors import InputError
+from cellscribe.writing import OutputError, hash_of, remove, size_of
+
+Make = Callable[[Shard, Path], dict[str, Any]]
+"""Writes the result of a shard whose source is local to a path, and returns facts about it."""
+FINISHED = "done"
+OnShard = Callable[[str, str], None]
+"""Called with the name of a shard and "done" or the reason why it failed."""
+
+
+def work(
+    job: Job,
+    shards: Sequence[Shard],
+    make: Make,
+    *,
+    patience: float,
+    strict: bool = False,
+    on_claim: Callable[[Claim], None] = lambda claim: None,
+    on_shard: OnShard = lambda name, what: None,
+) -> Claims:
+    """Work on a job until every shard is finished or has failed.
+
+    Parameters
+    ----------
+    job
+        Where the results go.
+    shards
+        All shards of the job; other workers may have the same list.
+    make
+        Makes one result.
+    patience
+        Seconds without a pulse after which another worker is taken for dead.
+    strict
+        Raise the first failure.
+    on_claim
+        Called with each claim before the work on it begins.
+    on_shard
+        Called for each shard that this worker ends.
+
+    Raises
+    ------
+    InputError
+        With `strict`, why a shard failed; always, an output that cannot be written.
+    """
+    by_name = {shard.name: shard for shard in shards}
+    claims = Claims(job.state, by_name, Worker(), patience=patience)
+    with _scratch(job, claims.worker) as folder:
+        for claim in claims:
+            shard = by_name[claim.shard]
+            on_claim(claim)
+            try:
+                with alive(claim, patience):
+                    published = _do(job, shard, claim, make, folder)
+            except OutputError:
+                claim.let_go()
+                raise
+            except InputError as error:
+                claim.fail(str(error))
+                on_shard(shard.name, str(error))
+                if strict:
+                    raise
+            except BaseException:
+                claim.let_go()
+                raise
+            else:
+                claim.let_go()
+                if published:
+                    on_shard(shard.name, FINISHED)
+            finally:
+                for left in folder.iterdir():
+                    remove(left)
+    return claims
+
+
+def _do(job: Job, shard: Shard, claim: Claim, make: Make, folder: Path) -> bool:
+    """Make a shard's result and take it in; False if another worker was quicker."""
+    began = time.perf_counter()
+    source = source_identity(shard)
+    local = fetch_source(shard, folder)
+    made = folder / job.file(shard.name)
+    facts = make(local, made)
+    if source_identity(shard) != source:
+        raise InputError(f"{shard.path} changed while it was read; run again when it is whole")
+    record = {
+        **facts,
+        "file": job.file(shard.name),
+        "source": source,
+        "bytes": size_of(made),
+        "sha256": hash_of(made),
+        "seconds": round(time.perf_counter() - began, 3),
+        "worker": f"{claim.worker.host}:{claim.worker.pid}",
+    }
+    if not claim.holds():
+        return False
+    job.store.take_in(job.file(shard.name), made)
+    return claim.done(record)
+
+
+@contextmanager
+def _scratch(job: Job, worker: Worker) -> Iterator[Path]:
+    """Make a folder for unfinished results: next to the finished ones where that is a folder."""
+    parent = job.store.path / STATE / "work" if isinstance(job.store, Folder) else None
+    if parent is not None:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = parent / worker.token
+        folder.mkdir()
+    else:
+        folder = Path(tempfile.mkdtemp(prefix="cellscribe-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,28 @@
+"""Options of a run over many sources."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cellscribe.config.common import Options, check_positive
+
+Form = Literal["parquet", "h5ad", "zarr", "npy"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardOptions(Options):
+    """How many sources are shared out."""
+
+    form: Form = "parquet"
+    """Form of the results where the output is a folder."""
+    workers: int = 1
+    """Processes on this machine; each takes an equal part of the cores, and a GPU of its own."""
+    rows_per_shard: int | None = None
+    """Cut sources that are stored by rows into shards of so many cells."""
+    strict: bool = False
+    """Stop at the first source that fails, in place of listing the failures at the end."""
+    patience: float = 60.0
+    """Seconds without a sign of life after which another worker takes a shard over."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, ("workers", "rows_per_shard", "patience"))

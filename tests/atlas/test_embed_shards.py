@@ -1,0 +1,154 @@
+"""Many sources to many results: the same vectors as one by one, whoever works on them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from support.command import write
+from support.tiny import some_counts
+
+import cellscribe
+from cellscribe.atlas.embed import Run, embed_shards
+from cellscribe.atlas.sources import find_shards
+from cellscribe.config import EmbedOptions, ShardOptions
+from cellscribe.errors import InputError
+
+N_SHARDS = 4
+
+
+@pytest.fixture
+def atlas(tmp_path: Path) -> Path:
+    folder = tmp_path / "atlas"
+    folder.mkdir()
+    for i in range(N_SHARDS):
+        write(folder / f"part{i}.h5ad", some_counts(20 + i, seed=i))
+    return folder
+
+
+def run(atlas: Path, out: Path, model: Path, said: list[str] | None = None, **sharing: Any) -> Run:
+    said = [] if said is None else said
+    return embed_shards(
+        find_shards([atlas]),
+        out,
+        model,
+        EmbedOptions(device="cpu", precision="float32"),
+        ShardOptions(**sharing),
+        on_shard=lambda name, what: said.append(f"{name} {what}"),
+        log=said.append,
+    )
+
+
+def vectors(path: Path) -> np.ndarray:
+    return np.stack(pd.read_parquet(path)["embedding"])
+
+
+def test_each_source_has_its_vectors_and_its_line(
+    atlas: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    out, said = tmp_path / "out", []
+    found = run(atlas, out, tiny_model, said)
+    assert sorted(said) == [f"part{i} done" for i in range(N_SHARDS)]
+    assert found.failures == {}
+    assert found.n_cells == sum(20 + i for i in range(N_SHARDS))
+    for i in range(N_SHARDS):
+        alone = cellscribe.embed(
+            atlas / f"part{i}.h5ad", model=tiny_model, device="cpu", precision="float32"
+        )
+        np.testing.assert_array_equal(vectors(out / f"part{i}.parquet"), alone)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert [s["name"] for s in manifest["shards"]] == [f"part{i}" for i in range(N_SHARDS)]
+    assert {s["status"] for s in manifest["shards"]} == {"done"}
+    assert sorted(p.name for p in out.iterdir()) == [
+        ".cellscribe", "manifest.json", *(f"part{i}.parquet" for i in range(N_SHARDS))
+    ]  # fmt: skip
+    assert list((out / ".cellscribe" / "work").iterdir()) == []
+
+
+def test_a_rerun_does_what_is_missing_or_has_changed(
+    atlas: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    out = tmp_path / "out"
+    run(atlas, out, tiny_model)
+    said: list[str] = []
+    (out / "part1.parquet").unlink()
+    write(atlas / "part2.h5ad", some_counts(33, seed=9))
+    write(atlas / "part9.h5ad", some_counts(8, seed=8))
+    found = run(atlas, out, tiny_model, said)
+    assert sorted(said) == [
+        "changed since they were embedded, so embedded again: part2",
+        "part1 done", "part2 done", "part9 done",
+    ]  # fmt: skip
+    assert len(vectors(out / "part2.parquet")) == 33
+    assert found.n_cells == 20 + 21 + 33 + 23 + 8
+
+
+def test_a_bad_source_is_listed_and_tried_again(
+    atlas: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    out = tmp_path / "out"
+    (atlas / "part1.h5ad").write_bytes(b"no cells")
+    found = run(atlas, out, tiny_model)
+    assert list(found.failures) == ["part1"]
+    assert "part1.h5ad" in found.failures["part1"]
+    assert not (out / "part1.parquet").exists()
+    assert (out / "part3.parquet").exists()
+    write(atlas / "part1.h5ad", some_counts(21, seed=1))
+    assert run(atlas, out, tiny_model).failures == {}
+    (atlas / "part7.h5ad").write_bytes(b"no cells")
+    with pytest.raises(InputError, match=r"part7\.h5ad"):
+        run(atlas, out, tiny_model, strict=True)
+
+
+def test_results_of_another_model_or_options_are_kept(
+    atlas: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    out = tmp_path / "out"
+    run(atlas, out, tiny_model)
+    before = (out / "part0.parquet").read_bytes()
+    with pytest.raises(InputError, match="holds results made with another dtype"):
+        embed_shards(
+            find_shards([atlas]),
+            out,
+            tiny_model,
+            EmbedOptions(device="cpu", precision="float32", dtype="float16"),
+            ShardOptions(),
+            on_shard=lambda *a: None,
+            log=lambda line: None,
+        )
+    assert (out / "part0.parquet").read_bytes() == before
+
+
+def test_several_processes_make_the_same_even_if_one_is_killed(
+    atlas: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    run(atlas, alone, tiny_model)
+    said: list[str] = []
+
+    def kill_one(name: str, what: str) -> None:
+        said.append(f"{name} {what}")
+        if len(said) == 1:
+            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+            os.kill(int(children[0]), signal.SIGKILL)
+
+    found = embed_shards(
+        find_shards([atlas]),
+        shared,
+        tiny_model,
+        EmbedOptions(device="cpu", precision="float32"),
+        ShardOptions(workers=2, patience=600),
+        on_shard=kill_one,
+        log=said.append,
+    )
+    assert found.failures == {}
+    assert any("died" in line for line in said)
+    for i in range(N_SHARDS):
+        name = f"part{i}.parquet"
+        np.testing.assert_array_equal(vectors(alone / name), vectors(shared / name))

@@ -73,7 +73,7 @@ def test_version(run: Cli) -> None:
         (["embed", "x.h5ad", "-o", "y.npy", "--precision", "fp8"], '"auto", "float32", "bf16"'),
         (["embed", "x.h5ad", "-o", "y.npy", "--dtype", "int8"], '"float32", "float16"'),
         (["embed", "x.h5ad", "-o", "y.npy", "--threads", "many"], "--threads"),
-        (["embed", "x.h5ad", "z.h5ad", "-o", "y.npy"], "z.h5ad"),
+        (["embed", "x.h5ad", "z.h5ad", "-o", "y.npy"], "several sources give a file each"),
         (["info", "nope"], "no model 'nope'"),
         (["info", "--model", "mini"], "--model"),
     ],

@@ -1,6 +1,7 @@
 """Single cells to vectors.
 
 ``embed`` for an AnnData or a file, ``load`` for a model to keep, ``embed_file`` from file to file,
+``embed_files`` and ``collect`` for an atlas of many,
 ``embed_genes``, ``gene_importance`` and ``enhance`` for genes, ``tokenize``, ``info``;
 ``import_model`` and ``export_model`` for published models, ``train`` for new ones and
 ``report_runs`` for their curves; ``finetune`` and ``annotate`` for labels; ``evaluate`` to compare
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cellscribe.api.annotate import annotate, annotate_file
+    from cellscribe.api.atlas import collect, embed_files
     from cellscribe.api.corpus import build_corpus, corpus_card, download_census, open_corpus
     from cellscribe.api.embed import embed, embed_file
     from cellscribe.api.enhance import enhance, enhance_file
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         ModelConfig,
         ModelOptions,
         PerturbOptions,
+        ShardOptions,
         SplitOptions,
         TokenizeOptions,
         TrainOptions,
@@ -67,16 +70,19 @@ __all__ = [
     "ModelConfig",
     "ModelOptions",
     "PerturbOptions",
+    "ShardOptions",
     "SplitOptions",
     "TokenizeOptions",
     "TrainOptions",
     "annotate",
     "annotate_file",
     "build_corpus",
+    "collect",
     "corpus_card",
     "download_census",
     "embed",
     "embed_file",
+    "embed_files",
     "embed_genes",
     "embed_genes_file",
     "enhance",
@@ -114,16 +120,19 @@ _HOMES = {
     "ModelConfig": "cellscribe.config",
     "ModelOptions": "cellscribe.config",
     "PerturbOptions": "cellscribe.config",
+    "ShardOptions": "cellscribe.config",
     "SplitOptions": "cellscribe.config",
     "TokenizeOptions": "cellscribe.config",
     "TrainOptions": "cellscribe.config",
     "annotate": "cellscribe.api.annotate",
     "annotate_file": "cellscribe.api.annotate",
     "build_corpus": "cellscribe.api.corpus",
+    "collect": "cellscribe.api.atlas",
     "corpus_card": "cellscribe.api.corpus",
     "download_census": "cellscribe.api.corpus",
     "embed": "cellscribe.api.embed",
     "embed_file": "cellscribe.api.embed",
+    "embed_files": "cellscribe.api.atlas",
     "embed_genes": "cellscribe.api.genes",
     "embed_genes_file": "cellscribe.api.genes",
     "enhance": "cellscribe.api.enhance",

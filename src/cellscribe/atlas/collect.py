@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cellscribe.atlas.job import MANIFEST, read_record
 from cellscribe.atlas.parts import ID, VECTOR, Block, read_parquet
+from cellscribe.atlas.stores import Folder
 from cellscribe.callbacks import Progress
 from cellscribe.errors import InputError
-from cellscribe.writing import check_target, disk_errors, writing
+from cellscribe.writing import disk_errors, hash_of, writing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,6 +40,46 @@ class Part:
     n_cells: int
 
 
+def index_of(out: Path) -> list[Path]:
+    """Return the file that lies next to an output of this form, if there is one."""
+    return [out.with_name(f"{out.name}.cells.parquet")] if out.suffix == ".npy" else []
+
+
+def read_parts(folder: Path) -> tuple[list[Part], dict[str, Any]]:
+    """Read which results a folder holds, and what they are.
+
+    Returns
+    -------
+    parts
+        In the order of the manifest, each as it was written: the bytes are compared with the hash.
+    about
+        What was made: ``width``, ``dtype``, ``key_added`` and more.
+
+    Raises
+    ------
+    InputError
+        There is no manifest, a source has no result, a result is missing or not as it was written.
+    """
+    manifest = read_record(Folder(folder), MANIFEST)
+    shards, about = manifest.get("shards"), manifest.get("about")
+    if not isinstance(shards, list) or not isinstance(about, dict) or not shards:
+        raise InputError(f"{folder} has no readable {MANIFEST}; give the output folder of embed")
+    parts = []
+    for shard in shards:
+        if shard["status"] != "done":
+            why = shard.get("reason", "not done yet")
+            raise InputError(f"{shard['name']} has no vectors ({why}); run embed again first")
+        path = folder / shard["file"]
+        if path.suffix != ".parquet":
+            raise InputError(f"{path}: only .parquet results are joined; embed with --form parquet")
+        if not path.is_file() or hash_of(path) != shard["sha256"]:
+            raise InputError(
+                f"{path} is missing or not as it was written; remove it and run embed again"
+            )
+        parts.append(Part(name=shard["name"], path=path, n_cells=int(shard["cells"])))
+    return parts, about
+
+
 def collect_parts(
     parts: Sequence[Part],
     out: Path,
@@ -45,7 +87,6 @@ def collect_parts(
     width: int,
     dtype: str,
     key_added: str,
-    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> int:
     """Write the rows of all parts, in their order.
@@ -60,8 +101,6 @@ def collect_parts(
         Of the vectors: ``D``, and ``float32`` or ``float16``.
     key_added
         Name of the vectors in obsm.
-    overwrite
-        Replace `out` if it exists.
     progress
         Called with (cells done, cells in all).
 
@@ -78,7 +117,6 @@ def collect_parts(
     """
     if out.suffix not in FORMS:
         raise InputError(f"{out}: end the output's name in one of {', '.join(FORMS)}")
-    check_target(out, None, overwrite=overwrite)
     write = {".parquet": _to_parquet, ".npy": _to_npy, ".zarr": _to_zarr}[out.suffix]
     total = sum(part.n_cells for part in parts)
     with disk_errors(out):
@@ -179,7 +217,7 @@ def _parquet_writer(
 def _to_npy(blocks: Blocks, out: Path, shape: Shape, dtype: np.dtype[Any], key: str) -> None:
     from cellscribe.inference.resume import npy_header
 
-    index = out.with_name(f"{out.name}.cells.parquet")
+    (index,) = index_of(out)
     with writing(out) as made, writing(index) as table, ExitStack() as stack:
         append = _parquet_writer(table, stack, None)
         with made.open("wb") as file:

@@ -2,6 +2,7 @@
 
 from cellscribe.cli import (
     annotate,
+    atlas,
     bench,
     corpus,
     embed,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -10,28 +10,32 @@ from cyclopts import Parameter
 import cellscribe
 from cellscribe.callbacks import log_stderr
 from cellscribe.cli.app import app
+from cellscribe.cli.atlas import embed_many
 from cellscribe.cli.progress import progress_bar
-from cellscribe.config import EmbedOptions
+from cellscribe.config import EmbedOptions, ShardOptions
+from cellscribe.errors import InputError
 
 
 @app.command
 def embed(
-    source: str,
-    *,
-    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    *sources: str,
+    out: Annotated[str, Parameter(name=["--out", "-o"])],
     options: Annotated[EmbedOptions | None, Parameter(name="*")] = None,
+    sharing: Annotated[ShardOptions | None, Parameter(name="*")] = None,
     report: Path | None = None,
     map_png: Annotated[Path | None, Parameter(name="--map")] = None,
     color_by: str | None = None,
 ) -> None:
-    """Turn every cell of a file into a vector.
+    """Turn every cell of a file, or of many, into a vector.
 
     Parameters
     ----------
-    source
+    sources
         Raw counts: .h5ad, .zarr, .loom, 10x .h5, folder with a .mtx (or .tar.gz), .csv, .parquet.
+        Several of them, a folder of them, a glob, a URL, or a CSV with a column path: one result each.
     out
-        .npy, .h5ad, .zarr or .parquet; appears when it is whole.
+        .npy, .h5ad, .zarr or .parquet, which appears when it is whole; of several sources a folder
+        or a URL.
     report
         Write a self-contained HTML page on the run: map, coverage, lengths, warnings.
     map_png
@@ -39,11 +43,21 @@ def embed(
     color_by
         Column of obs that colours the map.
     """
+    options, sharing = options or EmbedOptions(), sharing or ShardOptions()
+    drawn = [flag for flag, path in (("--report", report), ("--map", map_png)) if path]
+    if is_many(sources, out):
+        if drawn:
+            raise InputError(f"{drawn[0]} is of one source; give a source and a file as output")
+        return embed_many(sources, out, options, sharing)
+    if sharing != ShardOptions():
+        raise InputError(
+            f"{out} is one file; --form, --workers and the like are for an output folder"
+        )
     with progress_bar("Embedding") as progress:
         done = cellscribe.embed_file(
-            source,
+            sources[0],
             out,
-            options or EmbedOptions(),
+            options,
             report=report,
             map_png=map_png,
             color_by=color_by,
@@ -61,3 +75,26 @@ def embed(
     for path in (out, report, map_png):
         if path is not None:
             print(path)
+
+
+def is_many(sources: tuple[str, ...], out: str) -> bool:
+    """Tell a run over many sources, into a folder, from one with a file as its output.
+
+    Raises
+    ------
+    InputError
+        No source is named, or several are and the output is a file.
+    """
+    from cellscribe.atlas.sources import MAGIC
+    from cellscribe.inference.outputs import FORMS
+
+    if not sources:
+        raise InputError("no source is named; cellscribe embed SOURCE -o OUT")
+    pattern = any(mark in sources[0] for mark in MAGIC) and not Path(sources[0]).exists()
+    several = len(sources) > 1 or pattern
+    if several and PurePath(out).suffix in FORMS:
+        raise InputError(
+            f"several sources give a file each: name a folder in place of {out}, and join what is "
+            "in it with cellscribe collect"
+        )
+    return several or "://" in out or not PurePath(out).suffix

@@ -1,0 +1,142 @@
+"""The verb atlas: many sources to vectors, and their results joined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cellscribe.callbacks import Log, Progress, log_stderr
+from cellscribe.config import EmbedOptions, ShardOptions
+from cellscribe.errors import InputError
+from cellscribe.lease import claim
+
+if TYPE_CHECKING:
+    from cellscribe.atlas.embed import Run
+    from cellscribe.atlas.sources import Shard
+    from cellscribe.atlas.worker import OnShard
+
+
+def embed_files(
+    sources: str | Path | Sequence[str | Path],
+    out: str | Path,
+    options: EmbedOptions | None = None,
+    *,
+    model: str | Path | None = None,
+    sharing: ShardOptions | None = None,
+    on_shard: OnShard | None = None,
+    log: Log = log_stderr,
+) -> Run:
+    """Embed many sources, each into a file of its own in the folder `out`.
+
+    Any number of processes, on any number of machines, may make the same call at once: they share
+    the work out. A later call does what is missing or has changed.
+
+    Parameters
+    ----------
+    sources
+        Files, folders of files, globs, URLs (``s3://``, ``gs://``, ``az://``), or lists: a CSV with
+        the column ``path`` (and ``name``, ``layer``, ``gene_key``), or a text file of paths.
+    out
+        Folder or URL; it gets a file for each source, and ``manifest.json``.
+    options
+        As for `embed_file`.
+    model
+        In place of that of `options`.
+    sharing
+        Form of the results, number of processes.
+    on_shard
+        Called for every source that ends, with its name and "done" or the reason why it failed.
+    log
+        Called with each line that a user should read.
+
+    Returns
+    -------
+    Run
+        The manifest, and the sources that failed with the reason of each.
+
+    Raises
+    ------
+    InputError
+        Bad options, a source that names nothing, an output that holds other results, a full disk.
+    """
+    from cellscribe.atlas.embed import embed_shards
+
+    options, sharing = options or EmbedOptions(), sharing or ShardOptions()
+    shards = shards_of(sources, out)
+    return embed_shards(
+        shards,
+        out,
+        model or options.model,
+        options,
+        sharing,
+        on_shard=on_shard or (lambda name, what: None),
+        log=log,
+    )
+
+
+def collect(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> int:
+    """Join the results of `embed_files`, in the order of its sources.
+
+    Parameters
+    ----------
+    folder
+        Its output folder; the results in it are ``.parquet``.
+    out
+        ``.parquet``, ``.zarr``, or ``.npy`` with an index in ``OUT.cells.parquet``.
+    overwrite
+        Replace `out` if it exists.
+    progress
+        Called with (cells done, cells in all).
+
+    Returns
+    -------
+    int
+        Cells.
+
+    Raises
+    ------
+    InputError
+        Sources that failed or are missing, results that are not as they were written, another
+        form.
+    """
+    from cellscribe.atlas.collect import collect_parts, index_of, read_parts
+
+    folder, out = Path(folder), Path(out)
+    parts, about = read_parts(folder)
+    with claim(out, [folder], overwrite=overwrite, beside=index_of(out)):
+        return collect_parts(
+            parts,
+            out,
+            width=about["width"],
+            dtype=about["dtype"],
+            key_added=about["key_added"],
+            progress=progress,
+        )
+
+
+def shards_of(sources: str | Path | Sequence[str | Path], out: str | Path) -> list[Shard]:
+    """Shards of sources, none of which lies in the output folder.
+
+    Raises
+    ------
+    InputError
+        See `find_shards`; a source is a result.
+    """
+    from cellscribe.atlas.sources import find_shards
+
+    words = [sources] if isinstance(sources, str | Path) else list(sources)
+    if not words:
+        raise InputError("no source is named; name files, a folder or a list of them")
+    shards = find_shards(words)
+    for shard in shards:
+        inside = str(shard.path).startswith(str(out).rstrip("/") + "/")
+        if inside or ("://" not in str(out) and Path(out).resolve() in Path(shard.path).parents):
+            raise InputError(f"{shard.path} lies in the output folder {out}; name another folder")
+    return shards

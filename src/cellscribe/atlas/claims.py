@@ -200,6 +200,8 @@ class Claims:
         """Claim a shard; None if another worker has it, has finished it, or failed at it."""
         number = 1
         if shard in self._seen or not self._create(shard, number):
+            if self.store.read(f"{DONE}/{shard}") is not None:
+                return None
             number = highest(self.store, shard)
             if not self._may_follow(shard, number) or not self._create(shard, number + 1):
                 return None

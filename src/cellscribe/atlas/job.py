@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cellscribe.atlas.claims import DONE, Claims
+from cellscribe.atlas.claims import DONE, FREE, Claims, claim_key, highest
 from cellscribe.atlas.sources import Shard
 from cellscribe.atlas.stores import Folder, Store, open_store
 from cellscribe.errors import InputError
@@ -133,6 +133,7 @@ class Job:
             lost = path is not None and not path.exists()
             other = record.get("source") != source_identity(shard)
             if lost or other:
+                self.state.write(claim_key(shard.name, highest(self.state, shard.name)), FREE)
                 self.state.delete(f"{DONE}/{shard.name}")
             if other:
                 changed.append(shard.name)

@@ -83,7 +83,6 @@ def work(
                 claim.let_go()
                 raise
             else:
-                claim.let_go()
                 if published:
                     on_shard(shard.name, FINISHED)
             finally:

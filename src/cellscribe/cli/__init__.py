@@ -21,6 +21,7 @@ from cellscribe.cli.app import app, main
 __all__ = [
     "annotate",
     "app",
+    "atlas",
     "bench",
     "corpus",
     "embed",

@@ -48,7 +48,8 @@ def embed(
     if is_many(sources, out):
         if drawn:
             raise InputError(f"{drawn[0]} is of one source; give a source and a file as output")
-        return embed_many(sources, out, options, sharing)
+        embed_many(sources, out, options, sharing)
+        return
     if sharing != ShardOptions():
         raise InputError(
             f"{out} is one file; --form, --workers and the like are for an output folder"

@@ -2,7 +2,7 @@
 
 Each of `workers` processes claims shards, sleeps as long as the cells of one would take, and
 records a result. What the whole took beyond ``shards / workers`` such times is lost to
-coordination. The store is a folder, or an S3 server on loopback whose address the environment holds.
+coordination. The store is a folder, or an S3 server on loopback that the environment names.
 """
 
 from __future__ import annotations

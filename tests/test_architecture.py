@@ -122,4 +122,4 @@ def test_functions_and_commands_live_in_their_files(verb: str) -> None:
 
 def test_every_file_of_the_command_line_is_a_verb() -> None:
     files = {path.stem for path in (PACKAGE / "cli").glob("*.py")}
-    assert files - {"__init__", "app", "bench", "progress", "renamed"} == set(VERBS)
+    assert files - {"__init__", "app", "bench", "progress", "renamed", "sharing"} == set(VERBS)

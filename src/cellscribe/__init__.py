@@ -1,7 +1,7 @@
 """Single cells to vectors.
 
 ``embed`` for an AnnData or a file, ``load`` for a model to keep, ``embed_file`` from file to file,
-``embed_files`` and ``collect`` for an atlas of many,
+``embed_files``, ``tokenize_files`` and ``collect`` for an atlas of many,
 ``embed_genes``, ``gene_importance`` and ``enhance`` for genes, ``tokenize``, ``info``;
 ``import_model`` and ``export_model`` for published models, ``train`` for new ones and
 ``report_runs`` for their curves; ``finetune`` and ``annotate`` for labels; ``evaluate`` to compare
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cellscribe.api.annotate import annotate, annotate_file
-    from cellscribe.api.atlas import collect, embed_files
+    from cellscribe.api.atlas import collect, embed_files, tokenize_files
     from cellscribe.api.corpus import build_corpus, corpus_card, download_census, open_corpus
     from cellscribe.api.embed import embed, embed_file
     from cellscribe.api.enhance import enhance, enhance_file
@@ -100,6 +100,7 @@ __all__ = [
     "report_runs",
     "sample",
     "tokenize",
+    "tokenize_files",
     "train",
 ]
 
@@ -150,6 +151,7 @@ _HOMES = {
     "report_runs": "cellscribe.api.report",
     "sample": "cellscribe.api.sample",
     "tokenize": "cellscribe.api.tokenize",
+    "tokenize_files": "cellscribe.api.atlas",
     "train": "cellscribe.api.train",
 }
 

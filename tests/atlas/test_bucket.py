@@ -15,7 +15,7 @@ from support.tiny import some_counts
 
 import cellscribe
 from cellscribe.atlas.claims import Claims, Worker
-from cellscribe.atlas.embed import embed_shards
+from cellscribe.atlas.run import run_shards
 from cellscribe.atlas.sources import find_shards
 from cellscribe.atlas.stores import Bucket
 from cellscribe.config import EmbedOptions, ShardOptions
@@ -74,7 +74,7 @@ def test_sources_and_results_in_a_bucket(
         copy.write_bytes(path.read_bytes())
         store.take_in(path.name, copy)
     faults.failures, faults.cuts = 2, 1
-    done = embed_shards(
+    done = run_shards(
         find_shards(["s3://bucket/atlas/*.h5ad"]),
         "s3://bucket/vectors",
         tiny_model,

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cellscribe.callbacks import Log, Progress, log_stderr
-from cellscribe.config import EmbedOptions, ShardOptions
+from cellscribe.config import EmbedOptions, ShardOptions, TokenizeOptions
 from cellscribe.errors import InputError
 from cellscribe.lease import claim
 
 if TYPE_CHECKING:
-    from cellscribe.atlas.embed import Run
+    from cellscribe.atlas.run import Run
     from cellscribe.atlas.sources import Shard
     from cellscribe.atlas.worker import OnShard
 
@@ -60,16 +60,58 @@ def embed_files(
     InputError
         Bad options, a source that names nothing, an output that holds other results, a full disk.
     """
-    from cellscribe.atlas.embed import embed_shards
+    return _run(sources, out, model, options or EmbedOptions(), sharing, on_shard, log)
 
-    options, sharing = options or EmbedOptions(), sharing or ShardOptions()
-    shards = shards_of(sources, out)
-    return embed_shards(
-        shards,
+
+def tokenize_files(
+    sources: str | Path | Sequence[str | Path],
+    out: str | Path,
+    options: TokenizeOptions | None = None,
+    *,
+    model: str | Path | None = None,
+    sharing: ShardOptions | None = None,
+    on_shard: OnShard | None = None,
+    log: Log = log_stderr,
+) -> Run:
+    """Tokenise many sources, each into a ``.parquet`` of its own in the folder `out`.
+
+    Parameters
+    ----------
+    sources, out, model, sharing, on_shard, log
+        As for `embed_files`.
+    options
+        As for `tokenize`.
+
+    Returns
+    -------
+    Run
+        As for `embed_files`.
+
+    Raises
+    ------
+    InputError
+        As for `embed_files`.
+    """
+    return _run(sources, out, model, options or TokenizeOptions(), sharing, on_shard, log)
+
+
+def _run(
+    sources: str | Path | Sequence[str | Path],
+    out: str | Path,
+    model: str | Path | None,
+    options: EmbedOptions | TokenizeOptions,
+    sharing: ShardOptions | None,
+    on_shard: OnShard | None,
+    log: Log,
+) -> Run:
+    from cellscribe.atlas.run import run_shards
+
+    return run_shards(
+        shards_of(sources, out),
         out,
         model or options.model,
         options,
-        sharing,
+        sharing or ShardOptions(),
         on_shard=on_shard or (lambda name, what: None),
         log=log,
     )

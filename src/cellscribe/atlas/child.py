@@ -8,27 +8,28 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from dataclasses import replace
 from typing import Any
 
 from cellscribe.atlas.claims import Claim
-from cellscribe.atlas.embed import embed_shards
+from cellscribe.atlas.run import OPTIONS, run_shards
 from cellscribe.atlas.sources import Shard
-from cellscribe.config import EmbedOptions, ShardOptions
+from cellscribe.config import ShardOptions
 from cellscribe.errors import InputError
 
 
 def main() -> int:
     """Work until all shards are finished; 2 and a line on stderr if that cannot be."""
     task: dict[str, Any] = json.load(sys.stdin)
-    options = EmbedOptions(**task["options"])
+    given: dict[str, Any] = task["options"]
+    if given.get("threads", 1) is None:  # the part of the cores that is this worker's
+        given["threads"] = task["threads"]
     shards = [Shard(**{**shard, "rows": _pair(shard["rows"])}) for shard in task["shards"]]
     try:
-        embed_shards(
+        run_shards(
             shards,
             task["out"],
             task["model"],
-            replace(options, threads=options.threads or task["threads"]),
+            OPTIONS[task["verb"]](**given),
             ShardOptions(**task["sharing"]),
             on_claim=_claimed,
             on_shard=lambda name, what: _tell(ended=name, what=what),

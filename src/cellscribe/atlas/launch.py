@@ -62,7 +62,7 @@ def launch(
     """
     lines: queue.Queue[tuple[int, str | None]] = queue.Queue()
     n, refusals = sharing.workers, []
-    gpus = _count_gpus(str(task["options"]["device"]))
+    gpus = _count_gpus(task["options"].get("device", "cpu"))
     children = [_start(task, i, n, gpus, lines) for i in range(n)]
     running = n
     try:

@@ -1,8 +1,7 @@
-"""The verb collect, and how the verb embed runs over many sources."""
+"""The verb collect."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,6 @@ import cellscribe
 from cellscribe.callbacks import log_stderr
 from cellscribe.cli.app import app
 from cellscribe.cli.progress import progress_bar
-from cellscribe.config import EmbedOptions, ShardOptions
 
 
 @app.command
@@ -37,32 +35,3 @@ def collect(
         n_cells = cellscribe.collect(folder, out, overwrite=overwrite, progress=progress)
     log_stderr(f"{n_cells:,} cells")
     print(out)
-
-
-def embed_many(
-    sources: tuple[str, ...], out: str, options: EmbedOptions, sharing: ShardOptions
-) -> None:
-    """Embed many sources with a bar; the failures are listed at the end, with status 1."""
-    from cellscribe.api.atlas import shards_of
-
-    total = len(shards_of(sources, out))
-    ended: dict[str, str] = {}
-    with progress_bar("Embedding", "sources") as progress:
-
-        def on_shard(name: str, what: str) -> None:
-            ended[name] = what
-            progress(len(ended), total)
-
-        run = cellscribe.embed_files(
-            sources, out, options, sharing=sharing, on_shard=on_shard, log=log_stderr
-        )
-    done = sum(shard["status"] == "done" for shard in run.manifest["shards"])
-    log_stderr(f"{done:,} of {total:,} sources, {run.n_cells:,} cells")
-    for shard in run.manifest["shards"]:
-        for warning in shard.get("warnings", ()):
-            log_stderr(f"Warning: {shard['name']}: {warning}")
-        if shard["status"] != "done":
-            log_stderr(f"failed: {shard['name']}: {shard.get('reason', 'no worker was left')}")
-    print(out)
-    if done < total:
-        sys.exit(1)

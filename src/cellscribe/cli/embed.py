@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -10,8 +10,8 @@ from cyclopts import Parameter
 import cellscribe
 from cellscribe.callbacks import log_stderr
 from cellscribe.cli.app import app
-from cellscribe.cli.atlas import embed_many
 from cellscribe.cli.progress import progress_bar
+from cellscribe.cli.sharing import is_many, refuse_sharing, run_many
 from cellscribe.config import EmbedOptions, ShardOptions
 from cellscribe.errors import InputError
 
@@ -48,12 +48,9 @@ def embed(
     if is_many(sources, out):
         if drawn:
             raise InputError(f"{drawn[0]} is of one source; give a source and a file as output")
-        embed_many(sources, out, options, sharing)
+        run_many(cellscribe.embed_files, sources, out, options, sharing)
         return
-    if sharing != ShardOptions():
-        raise InputError(
-            f"{out} is one file; --form, --workers and the like are for an output folder"
-        )
+    refuse_sharing(out, sharing)
     with progress_bar("Embedding") as progress:
         done = cellscribe.embed_file(
             sources[0],
@@ -76,26 +73,3 @@ def embed(
     for path in (out, report, map_png):
         if path is not None:
             print(path)
-
-
-def is_many(sources: tuple[str, ...], out: str) -> bool:
-    """Tell a run over many sources, into a folder, from one with a file as its output.
-
-    Raises
-    ------
-    InputError
-        No source is named, or several are and the output is a file.
-    """
-    from cellscribe.atlas.sources import MAGIC
-    from cellscribe.inference.outputs import FORMS
-
-    if not sources:
-        raise InputError("no source is named; cellscribe embed SOURCE -o OUT")
-    pattern = any(mark in sources[0] for mark in MAGIC) and not Path(sources[0]).exists()
-    several = len(sources) > 1 or pattern
-    if several and PurePath(out).suffix in FORMS:
-        raise InputError(
-            f"several sources give a file each: name a folder in place of {out}, and join what is "
-            "in it with cellscribe collect"
-        )
-    return several or "://" in out or not PurePath(out).suffix

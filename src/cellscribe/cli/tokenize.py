@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -11,28 +10,36 @@ import cellscribe
 from cellscribe.callbacks import log_stderr
 from cellscribe.cli.app import app
 from cellscribe.cli.progress import progress_bar
-from cellscribe.config import TokenizeOptions
+from cellscribe.cli.sharing import is_many, refuse_sharing, run_many
+from cellscribe.config import ShardOptions, TokenizeOptions
 
 
 @app.command
 def tokenize(
-    source: str,
-    *,
-    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    *sources: str,
+    out: Annotated[str, Parameter(name=["--out", "-o"])],
     options: Annotated[TokenizeOptions | None, Parameter(name="*")] = None,
+    sharing: Annotated[ShardOptions | None, Parameter(name="*")] = None,
 ) -> None:
     """Write the ranked genes of every cell as tokens to a Parquet file.
 
     Parameters
     ----------
-    source
+    sources
         Raw counts: .h5ad, .zarr, .loom, 10x .h5, folder with a .mtx (or .tar.gz), .csv, .parquet.
+        Several of them, a folder of them, a glob, a URL, or a CSV with a column path: one result each.
     out
-        The .parquet file: cell_id, input_ids, length.
+        The .parquet file: cell_id, input_ids, length; of several sources a folder or a URL.
     """
-    options = options or TokenizeOptions()
+    options, sharing = options or TokenizeOptions(), sharing or ShardOptions()
+    if is_many(sources, out):
+        run_many(cellscribe.tokenize_files, sources, out, options, sharing)
+        return
+    refuse_sharing(out, sharing)
     with progress_bar("Tokenizing") as progress:
-        done = cellscribe.tokenize(source, out, options=options, progress=progress, log=log_stderr)
+        done = cellscribe.tokenize(
+            sources[0], out, options=options, progress=progress, log=log_stderr
+        )
     log_stderr(done.genes.summary())
     log_stderr(f"{done.n_cells:,} cells, {done.n_tokens:,} genes")
     if done.n_empty:

@@ -1,11 +1,11 @@
-"""Embed the shards of a job, in this process or in several."""
+"""Run a verb over the shards of a job, in this process or in several."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cellscribe.atlas.claims import Claim, Claims, Worker
 from cellscribe.atlas.job import Job
@@ -14,11 +14,13 @@ from cellscribe.atlas.sources import Shard
 from cellscribe.atlas.worker import Make, OnShard, work
 from cellscribe.callbacks import Log
 from cellscribe.cells.counts import open_counts
-from cellscribe.config import EmbedOptions, ShardOptions
+from cellscribe.cells.tokenize import write_tokens
+from cellscribe.config import EmbedOptions, Options, ShardOptions, TokenizeOptions
 from cellscribe.inference.embed import embed_cells
 from cellscribe.inference.outputs import sidecar
 from cellscribe.inference.session import Session, open_session
 
+T = TypeVar("T", EmbedOptions, TokenizeOptions)
 FREE_OPTIONS = ("model", "device", "precision", "threads", "overwrite", "resume")
 """Options that are no part of what a job makes, or that the model's identity stands for."""
 
@@ -44,18 +46,18 @@ class Run:
         return sum(shard.get("cells", 0) for shard in self.manifest["shards"])
 
 
-def embed_shards(
+def run_shards(
     shards: Sequence[Shard],
     out: str | Path,
     model: str | Path,
-    options: EmbedOptions,
+    options: EmbedOptions | TokenizeOptions,
     sharing: ShardOptions,
     *,
     on_shard: OnShard,
     log: Log,
     on_claim: Callable[[Claim], None] = lambda claim: None,
 ) -> Run:
-    """Embed every shard into a file of its own.
+    """Embed or tokenise every shard into a file of its own, as the kind of the options says.
 
     Parameters
     ----------
@@ -66,7 +68,7 @@ def embed_shards(
     model
         Name or directory.
     options
-        Of each embedding.
+        Of each shard: `EmbedOptions` or `TokenizeOptions`.
     sharing
         How the shards are shared out.
     on_shard
@@ -87,6 +89,7 @@ def embed_shards(
             "shards": [asdict(shard) for shard in shards],
             "out": str(out),
             "model": str(model),
+            "verb": _verb(options),
             "options": asdict(options),
             "sharing": asdict(replace(sharing, workers=1)),
         }
@@ -101,7 +104,7 @@ def embed_shards(
         claims = work(
             job,
             shards,
-            _maker(session, options, log),
+            MAKERS[_verb(options)](session, options, log),
             patience=sharing.patience,
             strict=sharing.strict,
             on_claim=on_claim,
@@ -110,9 +113,16 @@ def embed_shards(
         return Run(manifest=job.write_manifest(shards, claims))
 
 
-def _identity(session: Session, options: EmbedOptions) -> dict[str, Any]:
-    embedder = session.embedder
+def _verb(options: Options) -> str:
+    return "tokenize" if isinstance(options, TokenizeOptions) else "embed"
+
+
+def _identity(session: Session, options: EmbedOptions | TokenizeOptions) -> dict[str, Any]:
+    """All that can change a result, but for the source."""
     settings = {key: value for key, value in asdict(options).items() if key not in FREE_OPTIONS}
+    if isinstance(options, TokenizeOptions):
+        return {"verb": "tokenize", **session.header.tokenizer().about, **settings}
+    embedder = session.embedder
     return {
         "verb": "embed",
         **embedder.identity,
@@ -124,13 +134,17 @@ def _identity(session: Session, options: EmbedOptions) -> dict[str, Any]:
     }
 
 
-def _maker(session: Session, options: EmbedOptions, log: Log) -> Make:
+def _own(options: T, shard: Shard) -> T:
+    """Options of one shard; its result is new, whatever lies there."""
+    own = replace(options, overwrite=True)
+    return own if shard.layer is None else replace(own, layer=shard.layer)
+
+
+def _embed(session: Session, options: EmbedOptions, log: Log) -> Make:
     """Make the function that embeds one shard with a model that is loaded once."""
 
     def make(shard: Shard, path: Path) -> dict[str, Any]:
-        own = replace(options, overwrite=True, resume=False)
-        if shard.layer is not None:
-            own = replace(own, layer=shard.layer)
+        own = replace(_own(options, shard), resume=False)
         with open_counts(shard.path, options=own, log=log) as counts:
             cells = session.map_genes(counts, shard.gene_key or options.gene_key)
             done = embed_cells(session, cells, path, own)
@@ -138,10 +152,40 @@ def _maker(session: Session, options: EmbedOptions, log: Log) -> Make:
         sidecar(path).unlink(missing_ok=True)
         return {
             "cells": done.n_cells,
-            "width": done.width,
-            "dtype": options.dtype,
             "warnings": done.warnings,
             "about": done.provenance,
         }
 
     return make
+
+
+def _tokenize(session: Session, options: TokenizeOptions, log: Log) -> Make:
+    """Make the function that tokenises one shard."""
+    tokenizer = session.header.tokenizer()
+
+    def make(shard: Shard, path: Path) -> dict[str, Any]:
+        own = _own(options, shard)
+        with open_counts(shard.path, options=own, log=log) as counts:
+            done = write_tokens(
+                counts,
+                path,
+                lambda counts: session.map_genes(counts, shard.gene_key or options.gene_key).genes,
+                tokenizer.tokenize,
+                front=tokenizer.front,
+                back=tokenizer.back,
+                about=tokenizer.about,
+            )
+        return {"cells": done.n_cells, "tokens": done.n_tokens, "warnings": []}
+
+    return make
+
+
+MAKERS: Mapping[str, Callable[[Session, Any, Log], Make]] = {
+    "embed": _embed,
+    "tokenize": _tokenize,
+}
+"""What a verb does with a shard."""
+OPTIONS: Mapping[str, type[EmbedOptions | TokenizeOptions]] = {
+    "embed": EmbedOptions,
+    "tokenize": TokenizeOptions,
+}

@@ -15,7 +15,7 @@ from support.command import write
 from support.tiny import some_counts
 
 import cellscribe
-from cellscribe.atlas.embed import Run, embed_shards
+from cellscribe.atlas.run import Run, run_shards
 from cellscribe.atlas.sources import find_shards
 from cellscribe.config import EmbedOptions, ShardOptions
 from cellscribe.errors import InputError
@@ -34,7 +34,7 @@ def atlas(tmp_path: Path) -> Path:
 
 def run(atlas: Path, out: Path, model: Path, said: list[str] | None = None, **sharing: Any) -> Run:
     said = [] if said is None else said
-    return embed_shards(
+    return run_shards(
         find_shards([atlas]),
         out,
         model,
@@ -113,7 +113,7 @@ def test_results_of_another_model_or_options_are_kept(
     run(atlas, out, tiny_model)
     before = (out / "part0.parquet").read_bytes()
     with pytest.raises(InputError, match="holds results made with another dtype"):
-        embed_shards(
+        run_shards(
             find_shards([atlas]),
             out,
             tiny_model,
@@ -138,7 +138,7 @@ def test_several_processes_make_the_same_even_if_one_is_killed(
             children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
             os.kill(int(children[0]), signal.SIGKILL)
 
-    found = embed_shards(
+    found = run_shards(
         find_shards([atlas]),
         shared,
         tiny_model,

@@ -1,0 +1,92 @@
+"""How the verbs embed and tokenize run over many sources."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
+
+from cellscribe.callbacks import log_stderr
+from cellscribe.cli.progress import progress_bar
+from cellscribe.config import Options, ShardOptions
+from cellscribe.errors import InputError
+
+if TYPE_CHECKING:
+    from cellscribe.atlas.run import Run
+
+
+def is_many(sources: tuple[str, ...], out: str) -> bool:
+    """Tell a run over many sources, into a folder, from one with a file as its output.
+
+    Raises
+    ------
+    InputError
+        No source is named, or several are and the output is a file.
+    """
+    from cellscribe.atlas.sources import MAGIC
+    from cellscribe.inference.outputs import FORMS
+
+    if not sources:
+        raise InputError("no source is named; name a file, a folder or a list of them")
+    pattern = any(mark in sources[0] for mark in MAGIC) and not Path(sources[0]).exists()
+    several = len(sources) > 1 or pattern
+    if several and PurePath(out).suffix in FORMS:
+        raise InputError(
+            f"several sources give a file each: name a folder in place of {out}, and join what is "
+            "in it with cellscribe collect"
+        )
+    return several or "://" in out or not PurePath(out).suffix
+
+
+def refuse_sharing(out: str, sharing: ShardOptions) -> None:
+    """Refuse options of a run over many sources for a run over one.
+
+    Raises
+    ------
+    InputError
+        One of them is given.
+    """
+    if sharing != ShardOptions():
+        raise InputError(
+            f"{out} is one file; --form, --workers and the like are for an output folder"
+        )
+
+
+def run_many(
+    verb: Callable[..., Run],
+    sources: tuple[str, ...],
+    out: str,
+    options: Options,
+    sharing: ShardOptions,
+) -> None:
+    """Run over many sources with a bar; the failures are listed at the end, with status 1.
+
+    Parameters
+    ----------
+    verb
+        The function of the package.
+    sources, out, options, sharing
+        Its arguments.
+    """
+    from cellscribe.api.atlas import shards_of
+
+    total = len(shards_of(sources, out))
+    ended: dict[str, str] = {}
+    with progress_bar("Sources", "sources") as progress:
+
+        def on_shard(name: str, what: str) -> None:
+            ended[name] = what
+            progress(len(ended), total)
+
+        run = verb(sources, out, options, sharing=sharing, on_shard=on_shard, log=log_stderr)
+    done = sum(shard["status"] == "done" for shard in run.manifest["shards"])
+    log_stderr(f"{done:,} of {total:,} sources, {run.n_cells:,} cells")
+    for shard in run.manifest["shards"]:
+        for warning in shard.get("warnings", ()):
+            log_stderr(f"Warning: {shard['name']}: {warning}")
+        if shard["status"] != "done":
+            log_stderr(f"failed: {shard['name']}: {shard.get('reason', 'no worker was left')}")
+    print(out)
+    if done < total:
+        sys.exit(1)

@@ -68,7 +68,7 @@ def test_every_verb_with_options_is_looked_at() -> None:
         name for name, verb in VERBS.items() if "options" in inspect.signature(verb).parameters
     }
     others = {"load", "train", "build_corpus", "download_census"}  # see below, or no keywords
-    files = {"embed_genes_file", "enhance_file", "perturb_file"}
+    files = {"embed_genes_file", "enhance_file", "perturb_file", "embed_files", "tokenize_files"}
     assert takes == OPTIONS.keys() | others | files
 
 

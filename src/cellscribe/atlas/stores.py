@@ -6,7 +6,6 @@ create one key, one succeeds. A folder does it with a hard link, a bucket with a
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import uuid
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from cellscribe.atlas.sources import Shard
 from cellscribe.errors import InputError
 from cellscribe.writing import disk_errors, replace
 
@@ -254,34 +252,3 @@ def open_store(place: str | Path) -> Store:
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     return Folder(path)
-
-
-def fetch_source(shard: Shard, folder: Path) -> Shard:
-    """Bring the source of a shard to this machine, if it is in a bucket.
-
-    Parameters
-    ----------
-    shard
-        Whose `path` may be a URL.
-    folder
-        Takes the copy: the source of one shard at a time.
-
-    Raises
-    ------
-    InputError
-        It is not there, or cannot be read.
-    """
-    if "://" not in shard.path:
-        return shard
-    root, _, name = shard.path.rstrip("/").rpartition("/")
-    bucket, target = Bucket(root), folder / "source" / name
-    target.parent.mkdir()
-    keys = list(bucket.keys(name)) if name.endswith(".zarr") else [name]
-    for key in keys:
-        path = target.parent / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            bucket.fetch(key, path)
-        except FileNotFoundError:
-            raise InputError(f"{shard.path}: no such object; check the address") from None
-    return dataclasses.replace(shard, path=str(target))

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from cellscribe.atlas.claims import Claim, Claims, Worker, alive
+from cellscribe.atlas.fetch import fetch_source
 from cellscribe.atlas.job import STATE, Job, source_identity
 from cellscribe.atlas.sources import Shard
-from cellscribe.atlas.stores import Folder, fetch_source
+from cellscribe.atlas.stores import Folder
 from cellscribe.errors import InputError
 from cellscribe.writing import OutputError, hash_of, remove, size_of
 

@@ -106,7 +106,7 @@ def test_unknown_words_of_genes_that_are_there_already_are_asked_for() -> None:
     words = ["Gene Expression"] * 4 + ["panel"] * 2
     with pytest.raises(InputError, match=r"f\.h5ad: the var column 'feature_types' says 'panel'"):
         judge_features(table([*GENES, "CD4-1", "TP53-1"], words=words), "f.h5ad")
-    with pytest.raises(InputError, match="'second'.*genes that are there already"):
+    with pytest.raises(InputError, match=r"'second'.*genes that are there already"):
         words = ["first"] * 4 + ["second"] * 2
         map_genes(table([*GENES, "CD4-1", "TP53-1"], words=words), TABLE)
 

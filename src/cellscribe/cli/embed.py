@@ -32,7 +32,8 @@ def embed(
     ----------
     sources
         Raw counts: .h5ad, .zarr, .loom, 10x .h5, folder with a .mtx (or .tar.gz), .csv, .parquet.
-        Several of them, a folder of them, a glob, a URL, or a CSV with a column path: one result each.
+        Several of them, a folder of them, a glob, a URL, or a CSV with a column path: one result
+        for each.
     out
         .npy, .h5ad, .zarr or .parquet, which appears when it is whole; of several sources a folder
         or a URL.

@@ -27,7 +27,8 @@ def tokenize(
     ----------
     sources
         Raw counts: .h5ad, .zarr, .loom, 10x .h5, folder with a .mtx (or .tar.gz), .csv, .parquet.
-        Several of them, a folder of them, a glob, a URL, or a CSV with a column path: one result each.
+        Several of them, a folder of them, a glob, a URL, or a CSV with a column path: one result
+        for each.
     out
         The .parquet file: cell_id, input_ids, length; of several sources a folder or a URL.
     """

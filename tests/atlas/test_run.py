@@ -152,3 +152,43 @@ def test_several_processes_make_the_same_even_if_one_is_killed(
     for i in range(N_SHARDS):
         name = f"part{i}.parquet"
         np.testing.assert_array_equal(vectors(alone / name), vectors(shared / name))
+
+
+def test_a_large_source_is_cut_and_joined_again(tmp_path: Path, tiny_model: Path) -> None:
+    source, out = write(tmp_path / "large.h5ad", some_counts(50)), tmp_path / "out"
+    found = run_shards(
+        find_shards([source]),
+        out,
+        tiny_model,
+        EmbedOptions(device="cpu", precision="float32"),
+        ShardOptions(rows_per_shard=16),
+        on_shard=lambda *a: None,
+        log=lambda line: None,
+    )
+    assert [shard["cells"] for shard in found.manifest["shards"]] == [16, 16, 16, 2]
+    assert cellscribe.collect(out, tmp_path / "all.parquet") == 50
+    joined = pd.read_parquet(tmp_path / "all.parquet")
+    assert list(joined["cell_id"]) == [f"cell{i}" for i in range(50)]
+    assert list(joined["source"].unique()) == [f"large.{i:05}" for i in range(4)]
+    alone = cellscribe.embed(source, model=tiny_model, device="cpu", precision="float32")
+    np.testing.assert_array_equal(np.stack(joined["embedding"]), alone)
+
+
+def test_collect_refuses_what_is_not_whole(atlas: Path, tmp_path: Path, tiny_model: Path) -> None:
+    out = tmp_path / "out"
+    (atlas / "part1.h5ad").write_bytes(b"no cells")
+    run(atlas, out, tiny_model)
+    with pytest.raises(InputError, match=r"part1 has no vectors \(.*run embed again first"):
+        cellscribe.collect(out, tmp_path / "all.npy")
+    write(atlas / "part1.h5ad", some_counts(21, seed=1))
+    run(atlas, out, tiny_model)
+    path = out / "part2.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"part2\.parquet is missing or not as it was written"):
+        cellscribe.collect(out, tmp_path / "all.npy")
+    with pytest.raises(InputError, match="has no readable manifest"):
+        cellscribe.collect(atlas, tmp_path / "all.npy")
+    with pytest.raises(InputError, match="lies in the output folder"):
+        cellscribe.embed_files([path], out, model=tiny_model)

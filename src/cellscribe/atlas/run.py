@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cellscribe.atlas.claims import Claim, Claims, Worker
+from cellscribe.atlas.cut import cut_shards
 from cellscribe.atlas.job import Job
 from cellscribe.atlas.launch import launch
 from cellscribe.atlas.sources import Shard
@@ -83,6 +84,9 @@ def run_shards(
     InputError
         The model or the output cannot be used; with `sharing.strict`, why a shard failed.
     """
+    if sharing.rows_per_shard is not None:
+        shards = list(cut_shards(shards, sharing.rows_per_shard, options, log))
+        sharing = replace(sharing, rows_per_shard=None)
     if sharing.workers > 1:
         job = Job(out, None, f".{sharing.form}")
         task = {
@@ -145,7 +149,8 @@ def _embed(session: Session, options: EmbedOptions, log: Log) -> Make:
 
     def make(shard: Shard, path: Path) -> dict[str, Any]:
         own = replace(_own(options, shard), resume=False)
-        with open_counts(shard.path, options=own, log=log) as counts:
+        with open_counts(shard.path, options=own, log=log) as whole:
+            counts = whole.part(*shard.rows) if shard.rows else whole
             cells = session.map_genes(counts, shard.gene_key or options.gene_key)
             done = embed_cells(session, cells, path, own)
         # what the vectors are stands in the manifest, for all shards at once
@@ -165,9 +170,9 @@ def _tokenize(session: Session, options: TokenizeOptions, log: Log) -> Make:
 
     def make(shard: Shard, path: Path) -> dict[str, Any]:
         own = _own(options, shard)
-        with open_counts(shard.path, options=own, log=log) as counts:
+        with open_counts(shard.path, options=own, log=log) as whole:
             done = write_tokens(
-                counts,
+                whole.part(*shard.rows) if shard.rows else whole,
                 path,
                 lambda counts: session.map_genes(counts, shard.gene_key or options.gene_key).genes,
                 tokenizer.tokenize,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ from cellscribe.cells.formats import Source
 from cellscribe.cells.layers import advise_layer, resolve_layer
 from cellscribe.cells.matrices import (
     Entries,
+    RowRange,
     Rows,
     make_rows,
 )
@@ -108,6 +110,7 @@ def open_counts(
         counts = Counts(opened, layer=address, rows=rows, var=var, stack=stack)
         counts.kind, counts.log, counts.layer_given = options.counts, log, layer is not None
         counts.trusted = trusted
+        counts.by_rows = not isinstance(matrix, Entries)
         return counts
     except BaseException:
         stack.close()
@@ -156,11 +159,14 @@ class Counts:
         Whether the user named the layer.
     trusted
         Whether the values were judged before.
+    by_rows
+        Whether the matrix is stored by cells, so that some of them can be read without the others.
     """
 
     kind: CountsKind = "raw"
     log: Log = staticmethod(log_stderr)
     layer_given = trusted = False
+    by_rows = True
 
     def __init__(
         self, source: Source, *, layer: str, rows: Rows, var: pd.DataFrame, stack: ExitStack
@@ -285,6 +291,28 @@ class Counts:
 
     def _advise(self) -> str:
         return advise_layer(self._matrices, self.layer)
+
+    def part(self, first: int, last: int) -> Counts:
+        """Give the cells from `first` to `last` (exclusive) as counts of their own.
+
+        They read this file, which must stay open, and have no path: an output that copies its
+        input would copy the other cells as well.
+
+        Raises
+        ------
+        ValueError
+            There are no such cells.
+        """
+        if not 0 <= first < last <= self.n_cells:
+            raise ValueError(f"cells {first} to {last} of {self.n_cells}")
+        found = copy(self)
+        found._rows = RowRange(rows=self._rows, first=first, last=last)
+        found._read_obs = lambda: self.obs.iloc[first:last]
+        found.n_cells, found.path = last - first, None
+        found.name = f"{self.name}, cells {first:,} to {last - 1:,}"
+        found._stack = ExitStack()
+        found.__dict__.pop("obs", None)
+        return found
 
     def close(self) -> None:
         """Close the file and remove scratch files; may be called more than once."""

@@ -77,8 +77,7 @@ def test_sources_and_results_in_a_bucket(
     done = run_shards(
         find_shards(["s3://bucket/atlas/*.h5ad"]),
         "s3://bucket/vectors",
-        tiny_model,
-        EmbedOptions(device="cpu", precision="float32"),
+        EmbedOptions(model=str(tiny_model), device="cpu", precision="float32"),
         ShardOptions(),
         on_shard=lambda *a: None,
         log=lambda line: None,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from support.command import write
+from support.command import Cli, refused, write
 from support.tiny import some_counts
 
 import cellscribe
@@ -32,13 +32,14 @@ def atlas(tmp_path: Path) -> Path:
     return folder
 
 
-def run(atlas: Path, out: Path, model: Path, said: list[str] | None = None, **sharing: Any) -> Run:
+def run_all(
+    atlas: Path, out: Path, model: Path, said: list[str] | None = None, **sharing: Any
+) -> Run:
     said = [] if said is None else said
     return run_shards(
         find_shards([atlas]),
         out,
-        model,
-        EmbedOptions(device="cpu", precision="float32"),
+        EmbedOptions(model=str(model), device="cpu", precision="float32"),
         ShardOptions(**sharing),
         on_shard=lambda name, what: said.append(f"{name} {what}"),
         log=said.append,
@@ -53,7 +54,7 @@ def test_each_source_has_its_vectors_and_its_line(
     atlas: Path, tmp_path: Path, tiny_model: Path
 ) -> None:
     out, said = tmp_path / "out", []
-    found = run(atlas, out, tiny_model, said)
+    found = run_all(atlas, out, tiny_model, said)
     assert sorted(said) == [f"part{i} done" for i in range(N_SHARDS)]
     assert found.failures == {}
     assert found.n_cells == sum(20 + i for i in range(N_SHARDS))
@@ -75,12 +76,12 @@ def test_a_rerun_does_what_is_missing_or_has_changed(
     atlas: Path, tmp_path: Path, tiny_model: Path
 ) -> None:
     out = tmp_path / "out"
-    run(atlas, out, tiny_model)
+    run_all(atlas, out, tiny_model)
     said: list[str] = []
     (out / "part1.parquet").unlink()
     write(atlas / "part2.h5ad", some_counts(33, seed=9))
     write(atlas / "part9.h5ad", some_counts(8, seed=8))
-    found = run(atlas, out, tiny_model, said)
+    found = run_all(atlas, out, tiny_model, said)
     assert sorted(said) == [
         "changed since they were embedded, so embedded again: part2",
         "part1 done", "part2 done", "part9 done",
@@ -94,30 +95,29 @@ def test_a_bad_source_is_listed_and_tried_again(
 ) -> None:
     out = tmp_path / "out"
     (atlas / "part1.h5ad").write_bytes(b"no cells")
-    found = run(atlas, out, tiny_model)
+    found = run_all(atlas, out, tiny_model)
     assert list(found.failures) == ["part1"]
     assert "part1.h5ad" in found.failures["part1"]
     assert not (out / "part1.parquet").exists()
     assert (out / "part3.parquet").exists()
     write(atlas / "part1.h5ad", some_counts(21, seed=1))
-    assert run(atlas, out, tiny_model).failures == {}
+    assert run_all(atlas, out, tiny_model).failures == {}
     (atlas / "part7.h5ad").write_bytes(b"no cells")
     with pytest.raises(InputError, match=r"part7\.h5ad"):
-        run(atlas, out, tiny_model, strict=True)
+        run_all(atlas, out, tiny_model, strict=True)
 
 
 def test_results_of_another_model_or_options_are_kept(
     atlas: Path, tmp_path: Path, tiny_model: Path
 ) -> None:
     out = tmp_path / "out"
-    run(atlas, out, tiny_model)
+    run_all(atlas, out, tiny_model)
     before = (out / "part0.parquet").read_bytes()
     with pytest.raises(InputError, match="holds results made with another dtype"):
         run_shards(
             find_shards([atlas]),
             out,
-            tiny_model,
-            EmbedOptions(device="cpu", precision="float32", dtype="float16"),
+            EmbedOptions(model=str(tiny_model), device="cpu", precision="float32", dtype="float16"),
             ShardOptions(),
             on_shard=lambda *a: None,
             log=lambda line: None,
@@ -129,20 +129,25 @@ def test_several_processes_make_the_same_even_if_one_is_killed(
     atlas: Path, tmp_path: Path, tiny_model: Path
 ) -> None:
     alone, shared = tmp_path / "alone", tmp_path / "shared"
-    run(atlas, alone, tiny_model)
+    run_all(atlas, alone, tiny_model)
     said: list[str] = []
 
     def kill_one(name: str, what: str) -> None:
         said.append(f"{name} {what}")
         if len(said) == 1:
-            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-            os.kill(int(children[0]), signal.SIGKILL)
+            here = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+            children = here.read_text().split()
+            workers = [
+                int(pid)
+                for pid in children
+                if b"cellscribe.atlas.child" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            ]
+            os.kill(workers[0], signal.SIGKILL)
 
     found = run_shards(
         find_shards([atlas]),
         shared,
-        tiny_model,
-        EmbedOptions(device="cpu", precision="float32"),
+        EmbedOptions(model=str(tiny_model), device="cpu", precision="float32"),
         ShardOptions(workers=2, patience=600),
         on_shard=kill_one,
         log=said.append,
@@ -159,8 +164,7 @@ def test_a_large_source_is_cut_and_joined_again(tmp_path: Path, tiny_model: Path
     found = run_shards(
         find_shards([source]),
         out,
-        tiny_model,
-        EmbedOptions(device="cpu", precision="float32"),
+        EmbedOptions(model=str(tiny_model), device="cpu", precision="float32"),
         ShardOptions(rows_per_shard=16),
         on_shard=lambda *a: None,
         log=lambda line: None,
@@ -177,11 +181,11 @@ def test_a_large_source_is_cut_and_joined_again(tmp_path: Path, tiny_model: Path
 def test_collect_refuses_what_is_not_whole(atlas: Path, tmp_path: Path, tiny_model: Path) -> None:
     out = tmp_path / "out"
     (atlas / "part1.h5ad").write_bytes(b"no cells")
-    run(atlas, out, tiny_model)
+    run_all(atlas, out, tiny_model)
     with pytest.raises(InputError, match=r"part1 has no vectors \(.*run embed again first"):
         cellscribe.collect(out, tmp_path / "all.npy")
     write(atlas / "part1.h5ad", some_counts(21, seed=1))
-    run(atlas, out, tiny_model)
+    run_all(atlas, out, tiny_model)
     path = out / "part2.parquet"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -192,3 +196,34 @@ def test_collect_refuses_what_is_not_whole(atlas: Path, tmp_path: Path, tiny_mod
         cellscribe.collect(atlas, tmp_path / "all.npy")
     with pytest.raises(InputError, match="lies in the output folder"):
         cellscribe.embed_files([path], out, model=tiny_model)
+
+
+def test_a_dry_run_looks_at_every_source_and_writes_nothing(
+    atlas: Path, tmp_path: Path, tiny_model: Path, run: Cli
+) -> None:
+    (atlas / "bad.h5ad").write_bytes(b"no cells")
+    out = tmp_path / "out"
+    ran = run("embed", atlas, "-o", out, "--model", tiny_model, "--dry-run", "--workers", 2)
+    assert ran.status == 0, ran
+    *lines, last = ran.out.splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["bad", *(f"part{i}" for i in range(4))]
+    assert [line.split("\t")[1] for line in lines[1:]] == ["20", "21", "22", "23"]
+    assert last.startswith("5 sources (1 not looked at or bad), 86 cells: about 0.0 min with 2 x ")
+    assert not out.exists()
+
+
+def test_the_command_line_lists_failures_with_status_1(
+    atlas: Path, tmp_path: Path, tiny_model: Path, run: Cli
+) -> None:
+    (atlas / "bad.h5ad").write_bytes(b"no cells")
+    out = tmp_path / "out"
+    ran = run("embed", f"{atlas}/*.h5ad", "-o", out, "--model", tiny_model, "--device", "cpu")
+    assert ran.status == 1
+    assert ran.out == f"{out}\n"
+    assert "4 of 5 sources, 86 cells" in ran.err
+    assert f"failed: bad: {atlas}/bad.h5ad: not an HDF5 file" in ran.err
+    again = run("tokenize", atlas / "part0.h5ad", "-o", tmp_path / "t", "--model", tiny_model)
+    assert again.status == 0, again
+    assert (tmp_path / "t" / "part0.parquet").exists()
+    wrong = run("embed", atlas, "-o", tmp_path / "x.npy", "--model", tiny_model, "--workers", 2)
+    assert "--workers and the like are for an output folder" in refused(wrong)

@@ -50,7 +50,6 @@ class Run:
 def run_shards(
     shards: Sequence[Shard],
     out: str | Path,
-    model: str | Path,
     options: EmbedOptions | TokenizeOptions,
     sharing: ShardOptions,
     *,
@@ -66,8 +65,6 @@ def run_shards(
         From `find_shards`.
     out
         Folder or URL of the results.
-    model
-        Name or directory.
     options
         Of each shard: `EmbedOptions` or `TokenizeOptions`.
     sharing
@@ -92,7 +89,6 @@ def run_shards(
         task = {
             "shards": [asdict(shard) for shard in shards],
             "out": str(out),
-            "model": str(model),
             "verb": _verb(options),
             "options": asdict(options),
             "sharing": asdict(replace(sharing, workers=1)),
@@ -100,7 +96,7 @@ def run_shards(
         claims = Claims(job.state, [shard.name for shard in shards], Worker())
         launch(task, job, sharing, on_shard=on_shard, log=log)
         return Run(manifest=job.write_manifest(shards, claims))
-    with open_session(model, options, log=log) as session:
+    with open_session(None, options, log=log) as session:
         job = Job(out, _identity(session, options), f".{sharing.form}")
         changed = job.reopen_changed(shards)
         if changed:

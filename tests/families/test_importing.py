@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -13,11 +15,13 @@ from families import every
 from support.command import Cli, nothing_new, refused
 
 import cellscribe
+import cellscribe.api.enhance as enhance_module
 from cellscribe.errors import InputError
 from cellscribe.families import importing
 from cellscribe.families.registry import FAMILIES, family_module, read_model
 from cellscribe.families.weights import check_names
 
+disk = namedtuple("disk", "total used free")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -179,6 +183,34 @@ def test_expression_comes_back_enhanced(models: dict[str, Path], run: Cli, tmp_p
         )
     )
     assert "gives no expression back; scFoundation does" in line
+
+
+def test_a_file_of_expression_is_the_same_as_the_table(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, cells = models["scfoundation"], every.cells_of(models["scfoundation"], 7)
+    options = cellscribe.EnhanceOptions(precision="float32", device="cpu", threads=1)
+    told: list[str] = []
+    whole = cellscribe.enhance(cells, model=model, options=options, log=told.append)
+    out = tmp_path / "deep.h5ad"
+    backed = cellscribe.enhance_file(cells, out, options, model=model, log=told.append)
+    assert backed.isbacked and backed.shape == whole.shape
+    backed.file.close()
+    found = ad.read_h5ad(out)
+    np.testing.assert_array_equal(found.X, whole.X)
+    pd.testing.assert_frame_equal(found.obs, whole.obs, check_categorical=False, check_dtype=False)
+    pd.testing.assert_frame_equal(found.var, whole.var, check_index_type=False, check_dtype=False)
+    assert found.uns["cellscribe"]["what"] == whole.uns["cellscribe"]["what"]
+
+    # the file goes where the table does not fit, and neither where the disk is too small
+    monkeypatch.setattr(enhance_module.os, "sysconf", lambda name: 16)
+    with pytest.raises(InputError, match=r"use cellscribe\.enhance_file, or cellscribe enhance"):
+        cellscribe.enhance(cells, model=model, options=options, log=told.append)
+    cellscribe.enhance_file(cells, tmp_path / "b.h5ad", options, model=model, log=told.append)
+    monkeypatch.setattr(enhance_module.shutil, "disk_usage", lambda path: disk(0, 0, 99))
+    with pytest.raises(InputError, match=r"c\.h5ad: 7 cells x .* are free there; write elsewhere"):
+        cellscribe.enhance_file(cells, tmp_path / "c.h5ad", options, model=model, log=told.append)
+    nothing_new(tmp_path, "deep.h5ad", "b.h5ad")
 
 
 # What is refused

@@ -34,7 +34,7 @@ from cellscribe.errors import InputError
 from cellscribe.families.registry import ModelHeader, RankedHeader
 from cellscribe.inference.session import Cells, Session
 from cellscribe.model.heads import Head, save_head
-from cellscribe.model.metadata import BERTS
+from cellscribe.model.metadata import of_another_family
 from cellscribe.training.trained_cells import TRAINED_CELLS
 from cellscribe.writing import writing
 
@@ -66,10 +66,7 @@ def need_ranked(header: ModelHeader) -> RankedHeader:
         The model is of another family.
     """
     if not isinstance(header, RankedHeader):
-        raise InputError(
-            f"{header.directory} is a model of the family {header.family}, which only embed, "
-            f"annotate --reference and info can use; this needs one of {', '.join(BERTS)}"
-        )
+        raise InputError(of_another_family(header.directory, header.family))
     return header
 
 

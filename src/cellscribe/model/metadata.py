@@ -210,8 +210,14 @@ def read_header(name: str | Path) -> Header:
     data = read_config(config_text(directory), str(directory / "config.json"))
     family = data["cellscribe"].get("family", BERTS[0])
     if family not in BERTS:
-        raise InputError(
-            f"{directory} is a model of the family {family}, which only embed, annotate "
-            f"--reference and info can use; this needs one of {', '.join(BERTS)}"
-        )
+        raise InputError(of_another_family(directory, family))
     return Header.from_config(directory, data)
+
+
+def of_another_family(directory: Path, family: str) -> str:
+    """Refusal of a model where a BERT of ranked genes is needed."""
+    return (
+        f"{directory} is a model of the family {family}: embed, tokenize, genes, perturb, evaluate, "
+        "annotate --reference and info take it, but finetune, export and train --init-from need "
+        f"one of {', '.join(BERTS)}"
+    )

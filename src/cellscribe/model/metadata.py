@@ -217,7 +217,7 @@ def read_header(name: str | Path) -> Header:
 def of_another_family(directory: Path, family: str) -> str:
     """Refusal of a model where a BERT of ranked genes is needed."""
     return (
-        f"{directory} is a model of the family {family}: embed, tokenize, genes, perturb, evaluate, "
-        "annotate --reference and info take it, but finetune, export and train --init-from need "
+        f"{directory} is a model of the family {family}: embed, tokenize, genes, perturb, "
+        "evaluate, annotate --reference and info take it, but finetune, export and train --init-from need "
         f"one of {', '.join(BERTS)}"
     )

@@ -29,6 +29,8 @@ def embed(
     copy: bool = False,
     layer: str | None = None,
     gene_key: str | None = None,
+    modality: str | None = None,
+    table: str | None = None,
     counts: CountsKind | None = None,
     pool: str | None = None,
     hidden_layer: int | None = None,
@@ -58,6 +60,8 @@ def embed(
         Where the raw counts are: ``"X"`` (default), ``"raw"``, or a layer's name.
     gene_key
         Column of ``var`` with Ensembl ids or symbols; found by its values if not given.
+    modality, table
+        Modality of a MuData (found by its name if not given) or table of a SpatialData.
     counts
         What the values are: ``"raw"`` counts (default), ``"fractional"`` ones, which were corrected
         or estimated (SoupX, alevin, RSEM), or ``"tpm"`` of bulk samples.
@@ -88,6 +92,8 @@ def embed(
         "key_added": key_added,
         "layer": layer,
         "gene_key": gene_key,
+        "modality": modality,
+        "table": table,
         "counts": counts,
         "pool": pool,
         "hidden_layer": hidden_layer,
@@ -134,6 +140,8 @@ def embed_file(
     key_added: str | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    modality: str | None = None,
+    table: str | None = None,
     counts: CountsKind | None = None,
     pool: str | None = None,
     hidden_layer: int | None = None,
@@ -159,7 +167,8 @@ def embed_file(
         ``.npy``, ``.h5ad``, ``.zarr`` or ``.parquet``.
     options
         All settings at once, in place of the keywords from `key_added` to `overwrite`.
-    model, key_added, layer, gene_key, counts, pool, hidden_layer, device, precision, dtype, threads
+    model, key_added, layer, gene_key, modality, table, counts, pool, hidden_layer, device,
+    precision, dtype, threads
         As for `embed`.
     resume
         Go on with an interrupted run, where there is one.
@@ -183,6 +192,8 @@ def embed_file(
         "key_added": key_added,
         "layer": layer,
         "gene_key": gene_key,
+        "modality": modality,
+        "table": table,
         "counts": counts,
         "pool": pool,
         "hidden_layer": hidden_layer,

@@ -40,6 +40,8 @@ def enhance(
     target_depth: str | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    modality: str | None = None,
+    table: str | None = None,
     counts: CountsKind | None = None,
     device: str | None = None,
     precision: Precision | None = None,
@@ -52,7 +54,8 @@ def enhance(
 
     Parameters
     ----------
-    source, layer, gene_key, counts, device, precision, threads, options, progress, log
+    source, layer, gene_key, modality, table, counts, device, precision, threads, options, progress,
+    log
         As for `embed_genes`.
     model
         A checkpoint directory of a family that can (scFoundation), or such a model, loaded.
@@ -74,6 +77,8 @@ def enhance(
         "target_depth": target_depth,
         "layer": layer,
         "gene_key": gene_key,
+        "modality": modality,
+        "table": table,
         "counts": counts,
         "device": device,
         "precision": precision,

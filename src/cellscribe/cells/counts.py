@@ -33,6 +33,7 @@ from cellscribe.cells.matrices import (
     Rows,
     make_rows,
 )
+from cellscribe.cells.multimodal import Wanted
 from cellscribe.cells.storage import DAMAGED, Array
 from cellscribe.cells.value_kinds import Sample, sample_cells
 from cellscribe.config import CountsKind, InputOptions
@@ -88,7 +89,7 @@ def open_counts(
     layer = layer or options.layer
     if isinstance(source, Counts):
         wanted = layer and resolve_layer(layer, list(source._matrices), source.name)
-        if wanted not in (None, source.layer):
+        if wanted not in (None, source._address):
             raise InputError(f"{source.name} is open at {source.layer}; open it anew for {layer!r}")
         if options.counts not in ("raw", source.kind):
             raise InputError(
@@ -97,7 +98,9 @@ def open_counts(
         return source
     stack = ExitStack()
     try:
-        opened = open_source(source, stack, scratch, log)
+        wanted_part = Wanted(modality=options.modality, table=options.table)
+        opened = open_source(source, stack, scratch, log, wanted_part)
+        wanted_part.check(opened)
         address = resolve_layer(layer, list(opened.matrices), opened.name)
         matrix = opened.matrices[address]()
         var = opened.var(address)
@@ -150,7 +153,8 @@ class Counts:
     var
         One row per gene: its name (str) and the columns of the file.
     layer
-        "X", "layers/<name>" or "raw/X".
+        "X", "layers/<name>" or "raw/X"; in a MuData or SpatialData behind "mod/<name>/" or
+        "tables/<name>/".
     kind
         What the values are said to be: "raw", "fractional" or "tpm".
     log
@@ -174,7 +178,7 @@ class Counts:
         self.name = source.name
         self.path = source.path
         self.form = source.form
-        self.layer = layer
+        self.layer, self._address = f"{source.part}{layer}", layer
         self._matrices: Mapping[str, Callable[[], Rows | Entries]] = source.matrices
         self._read_obs = source.obs
         self._rows = rows
@@ -290,7 +294,7 @@ class Counts:
             yield self._read(int(first), min(int(first) + RUN, self.n_cells))
 
     def _advise(self) -> str:
-        return advise_layer(self._matrices, self.layer)
+        return advise_layer(self._matrices, self._address)
 
     def part(self, first: int, last: int) -> Counts:
         """Give the cells from `first` to `last` (exclusive) as counts of their own.

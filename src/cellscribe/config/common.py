@@ -49,6 +49,10 @@ class InputOptions(Options):
     """Where the raw counts are: X (default), raw, or a layer's name."""
     gene_key: str | None = None
     """Column of var with Ensembl ids or symbols; found by its values if not given."""
+    modality: str | None = None
+    """Modality of a MuData with the counts of genes; found by its name if not given."""
+    table: str | None = None
+    """Table of a SpatialData; the one that it has if not given."""
     counts: CountsKind = "raw"
     """What the values are: raw counts, fractional ones (corrected or estimated), or tpm (bulk)."""
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from cellscribe.cells import formats
 from cellscribe.cells.features import names_genes
-from cellscribe.cells.formats import Source, stored_frame
-from cellscribe.cells.storage import is_group, member, text
+from cellscribe.cells.formats import Source
+from cellscribe.cells.frames import stored_frame, text
+from cellscribe.cells.storage import is_group, member
 from cellscribe.errors import InputError
 
 if TYPE_CHECKING:
@@ -75,10 +76,8 @@ def open_part(root: Any, path: Path, form: str, wanted: Wanted) -> Source | None
     if "mod" in keys and is_group(root["mod"]):
         group = root["mod"]
         key = _modality(group, name, wanted.modality)
-        return replace(
-            _part(group, key, path, f"{form}-mudata", "mod/"),
-            obs=_joint_obs(root, group[key], key, name),
-        )
+        source = _part(group, key, path, f"{form}-mudata", "mod/")
+        return replace(source, obs=_joint_obs(root, source.obs, name))
     if {"obs", "var"} <= keys:
         return None
     for tables in ("tables", "table"):
@@ -147,15 +146,14 @@ def _choose(
     return found[0]
 
 
-def _joint_obs(root: Any, part: Any, key: str, name: str) -> Callable[[], pd.DataFrame]:
+def _joint_obs(root: Any, own: Callable[[], pd.DataFrame], name: str) -> Callable[[], pd.DataFrame]:
     """Read the cells of a modality, and of all modalities' columns those that it lacks."""
 
     def read() -> pd.DataFrame:
-        where = f"{name}: mod/{key}/obs"
-        obs = formats.stored_frame(member(part, "obs", where), where)
+        obs = own()
         if "obs" not in root:
             return obs
-        joint = formats.stored_frame(root["obs"], f"{name}: obs")
+        joint = stored_frame(root["obs"], f"{name}: obs")
         if not (joint.index.is_unique and set(obs.index) <= set(joint.index)):
             return obs
         more = [column for column in joint if ":" not in str(column) and column not in obs]

@@ -10,6 +10,8 @@ cells that it knows. A run from before this file was added gets them from the co
 
     python scripts/bundle_model.py runs/mini --cells
 
+``SHA256SUMS`` is written last; ``--sums`` writes it alone, of the files as they are.
+
 The run's loss curve goes to ``benchmarks/mini``. ``RUN/start`` gets the network as training began,
 so that ``cellscribe evaluate`` can measure what training adds. The card's sections on accuracy and
 speed stay empty until `benchmarks.render_tables` fills them from ``benchmarks/evaluation``.
@@ -28,6 +30,7 @@ from cellscribe.corpus.components import COMPONENTS
 from cellscribe.corpus.store import open_corpus
 from cellscribe.families.registry import read_model
 from cellscribe.model.checkpoint import load_checkpoint, save_checkpoint
+from cellscribe.model.checksums import seal
 from cellscribe.model.encoder import MaskedGeneModel, initialise
 from cellscribe.report.model_card import write_card
 from cellscribe.training.runs import read_header
@@ -70,7 +73,9 @@ def keep_cells(corpus: Path, target: Path) -> Path:
     hashes = trained_cells(store)
     if hashes is None:
         raise SystemExit(f"{corpus} has more than {MOST:,} training cells")
-    return write_trained_cells(target, hashes)
+    path = write_trained_cells(target, hashes)
+    seal(target)
+    return path
 
 
 def mark_sections(card: Path) -> None:
@@ -95,6 +100,9 @@ def main() -> None:
     parser.add_argument(
         "--cells", action="store_true", help="only write the hashes of the training cells"
     )
+    parser.add_argument(
+        "--sums", action="store_true", help="only write the checksums of the bundled model again"
+    )
     options = parser.parse_args()
     name = read_header(options.run)["preset"]
     target = ROOT / "src/cellscribe/bundled" / name
@@ -102,6 +110,9 @@ def main() -> None:
         card = write_card(options.run, options.corpus, target)
         mark_sections(card)
         print(card)
+        return
+    if options.sums:
+        print(seal(target))
         return
     if options.cells:
         print(keep_cells(options.corpus, target))
@@ -124,6 +135,7 @@ def main() -> None:
         shutil.copy(cells, target / TRAINED_CELLS)
     else:
         keep_cells(options.corpus, target)
+    seal(target)
     mark_sections(write_card(options.run, options.corpus, target))
     curve = ROOT / "benchmarks" / name
     curve.mkdir(parents=True, exist_ok=True)

@@ -84,7 +84,7 @@ def test_toml_is_read_or_refused_in_a_line(tmp_path: Path) -> None:
     assert read_toml(path) == {"model": {"hidden_size": 64}}
     for bad in (b"[model\n", b"\xff\xfe"):
         path.write_bytes(bad)
-        with pytest.raises(InputError, match="not valid TOML") as caught:
+        with pytest.raises(InputError, match=r"not valid TOML|not a text file") as caught:
             read_toml(path)
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="cannot be read"):

@@ -286,8 +286,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no genes": (lambda folder: (folder / "genes.tsv").unlink(), "the gene table is missing"),
     "short genes": (shorter_genes, "belong to different models"),
     "genes": (lambda folder: (folder / "genes.tsv").write_text("a\tb\n"), "the first line must be"),
-    "no config": (lambda folder: (folder / "config.json").unlink(), "no readable config.json"),
-    "config": (lambda folder: (folder / "config.json").write_text("{"), "not a cellscribe model's"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "config.json: no such file"),
+    "config": (lambda folder: (folder / "config.json").write_text("{"), "damaged JSON"),
 }
 
 

@@ -99,7 +99,10 @@ def test_hash_tells_any_change(change: Callable[[Vocabulary], Vocabulary]) -> No
         (HEADER.encode() + b"0\t\xff\xfe\t\t\n", "not a text file"),
         ((HEADER + SPECIAL + "6\tENSG1\tA\t1.0\n").encode(), "line 7: expected token 5"),
         ((HEADER + SPECIAL + "5\tENSG1\t1.0\n").encode(), "line 7: expected token 5"),
-        ((HEADER + SPECIAL + "5\tENSG1\tA\tmuch\n").encode(), "line 7: 'much' is not a median"),
+        (
+            (HEADER + SPECIAL + "5\tENSG1\tA\tmuch\n").encode(),
+            "line 7: 'much' is not a median above",
+        ),
         ((HEADER + SPECIAL + "5\tENSG1\tA\t\n").encode(), "median above zero"),
         ((HEADER + SPECIAL + "5\tENSG1\tA\t0\n").encode(), "median above zero"),
         ((HEADER + SPECIAL + "5\tENSG1\tA\t-1\n").encode(), "median above zero"),

@@ -19,6 +19,7 @@ from cellscribe.evaluation.corpus_pca import corpus_pcas
 from cellscribe.evaluation.data import Cells, Data
 from cellscribe.evaluation.models import read_models
 from cellscribe.evaluation.tasks import celltype, confounding, integration
+from cellscribe.model.checksums import seal
 
 OPTIONS = EvaluateOptions(bootstrap=20, batch="donor")
 N, GENES, AXES = 60, 200, 4
@@ -37,6 +38,7 @@ def model(tiny_model: Path, tmp_path: Path) -> Path:
         loadings=axes.astype(np.float32),
         spread=np.ones(AXES, np.float32),
     ).save(folder)
+    seal(folder)
     return folder
 
 
@@ -87,6 +89,7 @@ def test_another_corpus_is_another_result(model: Path, data: Data) -> None:
     changed = dict(vars(before.components), mean=before.components.mean + 1)
     (model / COMPONENTS).unlink()
     Components(**changed).save(model)
+    seal(model)
     [after] = corpus_pcas(read_models([model], OPTIONS))
     assert (before.name, before.fingerprint) != (after.name, after.fingerprint)
     assert before.name == after.name

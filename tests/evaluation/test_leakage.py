@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +24,8 @@ from cellscribe.evaluation.leakage import seen
 from cellscribe.evaluation.models import Model, read_models
 from cellscribe.families.registry import read_model
 from cellscribe.model.checkpoint import load_checkpoint
+from cellscribe.model.checksums import seal
+from cellscribe.model.heads import Head, save_head
 from cellscribe.model.metadata import bundled_models
 from cellscribe.training import trained_cells as kept
 from cellscribe.training.trained_cells import (
@@ -146,8 +147,12 @@ def test_names_of_datasets(tmp_path: Path) -> None:
 
 
 def test_names_of_the_files_a_head_learnt_from(tmp_path: Path) -> None:
-    text = json.dumps({"sources": [{"name": "labelled.h5ad", "cells": 3}]})
-    (tmp_path / "head.json").write_text(text)
+    about = {"sources": [{"name": "labelled.h5ad", "cells": 3}]}
+    head = Head(
+        labels=["a", "b"], weight=np.ones((2, 3), np.float32), bias=np.ones(2, np.float32),
+        temperature=1.0, threshold=0.5, about=about,
+    )  # fmt: skip
+    save_head(tmp_path, head)
     assert seen(model_of(tmp_path), origin("labelled")) == "trained on labelled"
 
 
@@ -161,6 +166,7 @@ def test_a_twin_of_random_weights_has_seen_nothing(tmp_path: Path, sources: list
     folder = save_model(tmp_path / "m")
     cells = read_cells(sources[0].path, OPTIONS)
     write_trained_cells(folder, provenance_of(cells).hashes)
+    seal(folder)
     model, twin = read_models([folder], OPTIONS)
     assert seen(model, provenance_of(cells)).startswith("100 %")
     assert seen(twin, provenance_of(cells)) == ""
@@ -195,7 +201,8 @@ def test_a_trained_model_carries_its_cells(tmp_path: Path, monkeypatch: pytest.M
     assert found.dtype == np.uint64
     np.testing.assert_array_equal(found, expected)
     assert len(expected) == 200
-    names = {"README.md", "config.json", "genes.tsv", "model.safetensors", TRAINED_CELLS}
+    names = {"README.md", "SHA256SUMS", "config.json", "genes.tsv", "model.safetensors"}
+    names |= {TRAINED_CELLS}
     assert {path.name for path in model.iterdir()} == names
     assert "training cells" not in load_checkpoint(model).provenance
 

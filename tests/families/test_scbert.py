@@ -345,7 +345,7 @@ def test_what_load_refuses(folder: Path) -> None:
         checkpoint.load(
             published.settings | {"genes": 95}, published.tensors, published.table, ModelOptions()
         )
-    with pytest.raises(InputError, match="heads must be a whole number from 1 to 1,048,576, not 0"):
+    with pytest.raises(InputError, match="heads must be a whole number from 1 to 65,536, not 0"):
         checkpoint.load(
             published.settings | {"heads": 0}, published.tensors, published.table, ModelOptions()
         )

@@ -61,7 +61,7 @@ def test_there_and_back(tmp_path: Path, norm: str) -> None:
     config = replace(CONFIG, norm=norm, cls_token=False)
     model, vocabulary = make_model(config), make_vocabulary()
     save_checkpoint(tmp_path / "deep" / "model", model, vocabulary, PROVENANCE, readme="Hi\n")
-    names = ["README.md", "config.json", "genes.tsv", "model.safetensors"]
+    names = ["README.md", "SHA256SUMS", "config.json", "genes.tsv", "model.safetensors"]
     assert sorted(os.listdir(tmp_path / "deep" / "model")) == names
     assert os.listdir(tmp_path / "deep") == ["model"]
     loaded = load_checkpoint(tmp_path / "deep" / "model")
@@ -165,17 +165,20 @@ QUERY = "bert.encoder.layer.1.attention.self.query.weight"
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (drop("config.json"), "no readable config.json; not a model directory"),
-        (write("config.json", "{"), "not a cellscribe model's config.json"),
+        (drop("config.json"), "config.json: no such file; give a model directory"),
+        (write("config.json", "{"), "config.json: damaged JSON"),
         (write("config.json", '{"model_type": "bert"}'), "not a cellscribe model's config.json"),
         (change_config(hidden_size="wide"), "config.json: "),
-        (change_config(num_attention_heads=0), "not a multiple of num_attention_heads 0"),
+        (
+            change_config(num_attention_heads=0),
+            "num_attention_heads must be a whole number",
+        ),
         (drop("genes.tsv"), "the gene table is missing"),
         (
             lambda folder: make_vocabulary(39).write(folder / "genes.tsv"),
             "genes.tsv has 44 tokens, config.json says 45",
         ),
-        (drop("model.safetensors"), "model.safetensors: missing; copy the whole"),
+        (drop("model.safetensors"), "model.safetensors: no such file; SHA256SUMS lists it"),
         (cut("model.safetensors", 0), "model.safetensors: damaged"),
         (cut("model.safetensors", 4), "model.safetensors: damaged"),
         (cut("model.safetensors", 100), "model.safetensors: damaged"),
@@ -186,7 +189,10 @@ QUERY = "bert.encoder.layer.1.attention.self.query.weight"
             change_tensor(QUERY, lambda t: t[:, :-1].contiguous()),
             r"query.weight has shape \[16, 15\] where config.json asks for \[16, 16\]",
         ),
-        (change_config(num_hidden_layers=3), "layer.2.attention.self.query.weight is missing"),
+        (
+            change_config(num_hidden_layers=3),
+            "holds 2 layers, and num_hidden_layers",
+        ),
         (change_config(intermediate_size=32), "belong to different models"),
     ],
 )

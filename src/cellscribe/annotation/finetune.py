@@ -33,6 +33,7 @@ from cellscribe.config import FinetuneOptions
 from cellscribe.errors import InputError
 from cellscribe.families.registry import ModelHeader, RankedHeader
 from cellscribe.inference.session import Cells, Session
+from cellscribe.model.checksums import seal
 from cellscribe.model.heads import Head, save_head
 from cellscribe.model.metadata import of_another_family
 from cellscribe.training.trained_cells import TRAINED_CELLS
@@ -232,6 +233,7 @@ def save_finetuned(
         save_head(partial, head)
         if (folder / TRAINED_CELLS).exists():  # what the base knows, this model knows
             shutil.copyfile(folder / TRAINED_CELLS, partial / TRAINED_CELLS)
+        seal(partial)
 
 
 def card(base: str, head: Head) -> str:

@@ -89,6 +89,11 @@ class Family(Protocol):
 class NetworkFamily(Family, Protocol):
     """Module of a family with a network of its own."""
 
+    @property
+    def CONFIG(self) -> type[Any]:
+        """Dataclass of what `Published.settings` holds; it checks its own fields."""
+        ...
+
     def load(
         self,
         settings: Mapping[str, Any],

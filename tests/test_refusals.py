@@ -279,7 +279,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no weights": (
         lambda folder: (folder / "model.safetensors").unlink(),
-        "missing; copy the whole",
+        "model.safetensors: no such file",
     ),
     "shapes": (lambda folder: rewritten(folder, wrong_shape), "has shape [3, 3] where config.json"),
     "tensor": (lambda folder: rewritten(folder, one_missing), "LayerNorm.weight is missing"),

@@ -22,7 +22,8 @@ from cellscribe.errors import InputError
 from cellscribe.families.geneformer.dictionaries import check_medians, species_of
 from cellscribe.families.source import parse_json
 from cellscribe.families.unpickle import read_torch
-from cellscribe.families.weights import as_float, check_finite
+from cellscribe.families.weights import as_float
+from cellscribe.model.weights import check_finite
 
 KINDS = ("token_dictionary", "gene_median_dictionary", "gene_name_id_dict", "ensembl_mapping_dict")
 WORDS = "bert.embeddings.word_embeddings.weight"

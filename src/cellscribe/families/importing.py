@@ -20,9 +20,10 @@ from cellscribe.families.base import Published, PublishedBert
 from cellscribe.families.locate import locate
 from cellscribe.families.registry import open_model
 from cellscribe.families.source import Source, recorded
-from cellscribe.families.weights import check_finite, check_names
+from cellscribe.families.weights import check_names
 from cellscribe.lease import claim
 from cellscribe.model.checksums import seal
+from cellscribe.model.weights import check_finite
 from cellscribe.writing import hash_of, writing
 
 if TYPE_CHECKING:

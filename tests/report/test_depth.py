@@ -100,7 +100,7 @@ def test_a_report_of_cells_that_follow_depth_returns_its_warning(
         "cells": {"umis": umis, "umis_known": umis, "genes": n_known, "genes_known": n_known,
                   "tokens": n_known},
         "provenance": dict.fromkeys(embedding_files.FACTS, "x"),
-        "genes": type("Genes", (), {"summary": lambda self: "All found."})(),
+        "genes": type("Genes", (), {"key": "var_names", "summary": lambda self: "All found."})(),
     })()  # fmt: skip
     page = tmp_path / "report.html"
     found = embedding_files.draw(result, open_counts(cells), context=99, report=page)

@@ -18,7 +18,6 @@ from cellscribe.cells import archives, folders, formats, matrix_folders, parquet
 from cellscribe.cells.containers import open_hdf5, open_zarr
 from cellscribe.cells.foreign_files import H5SEURAT, guess, recognise, refuse_url
 from cellscribe.cells.formats import Source
-from cellscribe.cells.multimodal import Wanted
 from cellscribe.cells.storage import STORAGE_ERRORS
 from cellscribe.cells.text_files import first_bytes, shown
 from cellscribe.errors import InputError
@@ -26,12 +25,9 @@ from cellscribe.errors import InputError
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 HEAD = 32
 """First bytes that tell a format."""
-NOTHING = Wanted()
 
 
-def open_source(
-    source: Any, stack: ExitStack, scratch: Path | None, log: Log, wanted: Wanted = NOTHING
-) -> Source:
+def open_source(source: Any, stack: ExitStack, scratch: Path | None, log: Log) -> Source:
     """Recognise and open a path or an AnnData; `stack` closes what was opened.
 
     Raises
@@ -52,8 +48,8 @@ def open_source(
     path = Path(source)
     try:
         if path.is_dir():
-            return _open_folder(path, log, wanted)
-        return _open_file(path, stack, scratch, log, wanted)
+            return _open_folder(path, log)
+        return _open_file(path, stack, scratch, log)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path") from None
     except PermissionError:
@@ -66,15 +62,12 @@ def open_source(
         raise InputError(f"{shown(str(path))}: a null byte in the path; check it") from None
 
 
-def _open_file(
-    path: Path, stack: ExitStack, scratch: Path | None, log: Log, wanted: Wanted
-) -> Source:
+def _open_file(path: Path, stack: ExitStack, scratch: Path | None, log: Log) -> Source:
     head = first_bytes(path, HEAD)
-    # muon writes a line of text in front
-    if head.startswith((HDF5_MAGIC, b"MuData")):
+    if head.startswith(HDF5_MAGIC):
         if path.suffix.lower() == ".h5seurat":
             raise InputError(f"{path}: {H5SEURAT.format(name=shown(path.name))}")
-        return open_hdf5(path, stack, log, wanted)
+        return open_hdf5(path, stack, log)
     if matrix_folders.is_matrix(path):
         return matrix_folders.open_matrix(path, name=str(path), path=path, log=log)
     if head.startswith(parquet_tables.MAGIC):
@@ -98,8 +91,8 @@ def _is_tar(path: Path) -> bool:
         return False
 
 
-def _open_folder(path: Path, log: Log, wanted: Wanted) -> Source:
+def _open_folder(path: Path, log: Log) -> Source:
     if any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")):
-        return open_zarr(path, wanted)
+        return open_zarr(path)
     found = folders.choose(path, log)
     return matrix_folders.open_matrix(found, name=str(path), path=path, log=log)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cellscribe.cells.coexpression import Coexpression
+from cellscribe.corpus.expressed_together import expressed_together
 from cellscribe.corpus.statistics import (
     Repeats,
     SplitCounts,
@@ -51,6 +53,9 @@ class Card:
         Split -> its counts, in the order of the manifest.
     repeats
         Cells of equal content.
+    together
+        Source -> whether its genes are expressed together; sources of few cells are left out, and
+        without counts there are none.
     """
 
     name: str
@@ -62,6 +67,7 @@ class Card:
     n_special: int
     splits: Mapping[str, SplitCounts]
     repeats: Repeats
+    together: Mapping[str, Coexpression] = field(default_factory=dict)
 
     @property
     def cells(self) -> int:
@@ -135,4 +141,5 @@ def describe(corpus: Corpus, progress: Progress | None = None) -> Card:
         n_special=n_special,
         splits=splits,
         repeats=find_repeats(corpus),
+        together=expressed_together(corpus),
     )

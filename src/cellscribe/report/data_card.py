@@ -43,7 +43,7 @@ def checks(card: Card) -> list[Check]:
         found = [_shared_datasets(card), _repeats_across(card), *found]
     if TRAIN in card.splits and card.held_out:
         found += [_missing_labels(card, column) for column in COVERED if column in card.columns]
-    return found
+    return [*found, _shuffled_genes(card)]
 
 
 def warnings(card: Card) -> list[str]:
@@ -98,6 +98,19 @@ def _missing_labels(card: Card, column: str) -> Check:
     ]
     text = _listed(missing) if missing else "none: training has every held-out label."
     return Check(name=f"Labels of {column} that training lacks", passed=not missing, text=text)
+
+
+def _shuffled_genes(card: Card) -> Check:
+    judged = {name: each for name, each in card.together.items() if each.correlation is not None}
+    name = "Genes shuffled among the cells"
+    if not judged:
+        why = "no source has enough cells with counts of the genes that it takes"
+        return Check(name=name, passed=True, text=f"not judged: {why}.")
+    bad = [f"{source}: {each.warning}" for source, each in judged.items() if each.warning]
+    least = min(judged, key=lambda source: judged[source].correlation or 0.0)
+    text = f"none of {several(len(judged), 'source')} seen to be; the lowest, {least}: "
+    text += judged[least].sentence
+    return Check(name=name, passed=not bad, text=_listed(bad) if bad else text)
 
 
 def _listed(items: Sequence[str]) -> str:

@@ -11,14 +11,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix, vstack
 
+from cellscribe.cells.coexpression import Coexpression, coexpression
 from cellscribe.cells.counts import Counts
+from cellscribe.cells.genes import resolve
 from cellscribe.errors import InputError
 from cellscribe.inference.embed import Embedded, sample_rows
 from cellscribe.report.depth import LEAST_CELLS, MOST_CELLS, DepthExplained, depth_explained
 from cellscribe.report.embedding_page import (
     RATE,
     EmbeddingReport,
-    depth_warnings,
+    measured_warnings,
     write_report,
 )
 from cellscribe.report.figures import write_map
@@ -110,7 +112,7 @@ def draw(
         write_map(map_png, xy, labels, color_by, title)
     if report is None:
         return []
-    depth = _depth(vectors, result, counts)
+    depth, together = _measured(vectors, result, counts)
     cells = result.cells
     provenance = result.provenance
     facts = {name: str(provenance[key]) for key, name in FACTS.items()}
@@ -134,20 +136,26 @@ def draw(
         warnings=result.warnings,
         facts=facts,
         depth=depth,
+        together=together,
     )
     write_report(report, page, xy)
-    return depth_warnings(depth)
+    return measured_warnings(page)
 
 
-def _depth(
+def _measured(
     vectors: npt.NDArray[np.float32], result: Embedded, counts: Counts
-) -> DepthExplained | None:
-    """Measure how far the vectors follow depth, on some of the cells of the map."""
+) -> tuple[DepthExplained | None, Coexpression | None]:
+    """Look at the counts of some cells of the map: depth, and genes that go together."""
     usable = np.flatnonzero(np.isfinite(vectors).all(axis=1))
     some = usable[sample_rows(len(usable), MOST_CELLS)]
+    if not len(some):
+        return None, None
+    read, key = read_rows(counts, result.shown[some]), result.genes.key
+    names = counts.var.index if key == "var_names" or key not in counts.var else counts.var[key]
+    together = coexpression(read, resolve(names.astype(str)))
     if len(some) < LEAST_CELLS:
-        return None
-    return depth_explained(vectors[some], read_rows(counts, result.shown[some]))
+        return None, together
+    return depth_explained(vectors[some], read), together
 
 
 def read_rows(counts: Counts, rows: npt.NDArray[np.int64]) -> csr_matrix:

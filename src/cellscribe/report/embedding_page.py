@@ -18,6 +18,7 @@ from string import Template
 import numpy as np
 import numpy.typing as npt
 
+from cellscribe.cells.coexpression import Coexpression
 from cellscribe.report import html
 from cellscribe.report.colours import Colouring, colour_by_depth, colour_by_label
 from cellscribe.report.depth import LEAST_CELLS, DepthExplained
@@ -72,6 +73,8 @@ class EmbeddingReport:
         Provenance, shown as a table in the given order; ``cells/s`` also becomes a tile.
     depth
         How much of depth the vectors' clusters explain; None if it could not be measured.
+    together
+        Whether ribosomal genes are expressed together; None if no cell was looked at.
     """
 
     title: str
@@ -92,6 +95,7 @@ class EmbeddingReport:
     warnings: Sequence[str]
     facts: Mapping[str, str]
     depth: DepthExplained | None = None
+    together: Coexpression | None = None
 
     def __post_init__(self) -> None:
         for name in ("umis", "umis_known", "genes", "genes_known", "tokens"):
@@ -134,7 +138,7 @@ def render_page(report: EmbeddingReport, umap_xy: npt.NDArray) -> str:
     )
     body = Template(html.part("embedding_page.html")).substitute(
         map=_map(report, umap_xy, colouring),
-        gene_summary=escape(report.gene_summary),
+        gene_summary=escape(_about_genes(report)),
         **_histograms(report),
         empty=_empty(report.empty_cells),
         facts=_facts(report.facts),
@@ -144,15 +148,21 @@ def render_page(report: EmbeddingReport, umap_xy: npt.NDArray) -> str:
         title=report.title,
         source=report.source,
         tiles=key_figures(report),
-        warnings=[*report.warnings, *depth_warnings(report.depth)],
+        warnings=[*report.warnings, *measured_warnings(report)],
         body=body,
         script=html.part("embedding_page.js"),
     )
 
 
-def depth_warnings(depth: DepthExplained | None) -> list[str]:
-    """List the warning that vectors follow depth, if there is cause."""
-    return [depth.warning] if depth is not None and depth.warning else []
+def measured_warnings(report: EmbeddingReport) -> list[str]:
+    """List what the counts of some cells give cause to warn of."""
+    measured = (report.depth, report.together)
+    return [each.warning for each in measured if each is not None and each.warning]
+
+
+def _about_genes(report: EmbeddingReport) -> str:
+    """Tell how genes were found, and whether they go together as in real cells."""
+    return " ".join([report.gene_summary, *([report.together.sentence] if report.together else [])])
 
 
 def known_share(known: npt.NDArray, total: npt.NDArray) -> npt.NDArray[np.float64]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Annotated
 
 from cellscribe.cells.vocabulary import MAX_TOKENS
-from cellscribe.config.checked import Between, check_fields
-from cellscribe.config.encoder import Layers, Width
+from cellscribe.errors import InputError
+from cellscribe.families.base import check_count
 
 POSITIONS = "pos_emb.emb.weight"
 """Published name of the genes' vectors."""
@@ -19,22 +19,26 @@ MASK_TOKENS = 2
 class ScbertConfig:
     """Shape of the network; defaults are panglao_pretrain's."""
 
-    genes: Annotated[int, Between(1, MAX_TOKENS)] = 16_906
+    genes: int = 16_906
     """Genes, all of which the network reads; one empty place comes on top."""
-    bins: Width = 5
+    bins: int = 5
     """Highest bin of expression; one more token is the mask of pretraining."""
-    width: Width = 200
+    width: int = 200
     """Width of the residual stream."""
-    depth: Layers = 6
+    depth: int = 6
     """Performer layers."""
-    heads: Width = 10
+    heads: int = 10
     """Attention heads a layer."""
-    head_width: Width = 64
+    head_width: int = 64
     """Width of a head."""
-    ffn_width: Annotated[int, Between(1, 1 << 20)] = 800
+    ffn_width: int = 800
     """Width of the feed-forward layer."""
-    features: Width = 266
+    features: int = 266
     """Random features of attention."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            check_count("scBERT", field.name, value, mend="import the checkpoint again")
+        if self.genes > MAX_TOKENS:
+            raise InputError(f"scBERT: {self.genes:,} genes, at most {MAX_TOKENS:,} fit")

@@ -25,7 +25,7 @@ FILES = (".npy", ".h5ad", ".parquet", ".csv", ".html", ".png", ".json", ".md")
 """Endings of outputs that are files."""
 MODEL_FILES = frozenset(
     {
-        *("config.json", "model.safetensors", "genes.tsv", "README.md", "checksums.json"),
+        *("config.json", "model.safetensors", "genes.tsv", "README.md", "SHA256SUMS"),
         *("head.json", "head.safetensors", "components.safetensors", "training_cells.npy"),
     }
 )

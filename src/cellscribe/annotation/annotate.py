@@ -204,6 +204,11 @@ def annotate_cells(
             "temperature": head.temperature,
             "threshold": head.threshold,
         }
+        if head.weight.shape[1] != (width := session.embedder.width):
+            raise InputError(
+                f"{session.header.directory}: the head reads vectors of {head.weight.shape[1]:,} "
+                f"values, the model makes {width:,}; they belong to different models"
+            )
         labels, call = head.labels, call_by_head(head)
     else:
         opened, labelled = _open_reference(session, reference, options)

@@ -33,8 +33,9 @@ from cellscribe.config import FinetuneOptions
 from cellscribe.errors import InputError
 from cellscribe.families.registry import ModelHeader, RankedHeader
 from cellscribe.inference.session import Cells, Session
+from cellscribe.model.checksums import seal
 from cellscribe.model.heads import Head, save_head
-from cellscribe.model.metadata import BERTS
+from cellscribe.model.metadata import of_another_family
 from cellscribe.training.trained_cells import TRAINED_CELLS
 from cellscribe.writing import writing
 
@@ -66,10 +67,7 @@ def need_ranked(header: ModelHeader) -> RankedHeader:
         The model is of another family.
     """
     if not isinstance(header, RankedHeader):
-        raise InputError(
-            f"{header.directory} is a model of the family {header.family}, which only embed, "
-            f"annotate --reference and info can use; this needs one of {', '.join(BERTS)}"
-        )
+        raise InputError(of_another_family(header.directory, header.family))
     return header
 
 
@@ -235,6 +233,7 @@ def save_finetuned(
         save_head(partial, head)
         if (folder / TRAINED_CELLS).exists():  # what the base knows, this model knows
             shutil.copyfile(folder / TRAINED_CELLS, partial / TRAINED_CELLS)
+        seal(partial)
 
 
 def card(base: str, head: Head) -> str:

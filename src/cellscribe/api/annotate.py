@@ -40,6 +40,8 @@ def annotate(
     copy: bool = False,
     layer: str | None = None,
     gene_key: str | None = None,
+    modality: str | None = None,
+    table: str | None = None,
     counts: CountsKind | None = None,
     pool: str | None = None,
     hidden_layer: int | None = None,
@@ -72,7 +74,7 @@ def annotate(
         Start of the names of the columns that obs gets (``"cellscribe"`` if not given).
     copy
         Leave an AnnData as it is and return a changed copy.
-    layer, gene_key, counts, device, precision, threads
+    layer, gene_key, modality, table, counts, device, precision, threads
         As for `embed`.
     pool, hidden_layer
         How a cell's vector is made, with a reference.
@@ -107,6 +109,8 @@ def annotate(
         "key_added": key_added,
         "layer": layer,
         "gene_key": gene_key,
+        "modality": modality,
+        "table": table,
         "counts": counts,
         "pool": pool,
         "hidden_layer": hidden_layer,
@@ -124,12 +128,12 @@ def annotate(
         done, opened = annotate_cells(
             session, source, options, reference=reference, progress=progress
         )
-        table = done.table(opened.obs.index)
+        labelled = done.table(opened.obs.index)
     if isinstance(source, str | Path):
-        return table
+        return labelled
     adata = to_change(source, copy=copy)
     for name in COLUMNS:
-        adata.obs[f"{options.key_added}_{name}"] = table[name].array
+        adata.obs[f"{options.key_added}_{name}"] = labelled[name].array
     keep_about(adata, "annotation", done.about)
     return adata if copy else None
 

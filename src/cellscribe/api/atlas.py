@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,10 +107,11 @@ def _run(
 ) -> Run:
     from cellscribe.atlas.run import run_shards
 
+    if model is not None:
+        options = replace(options, model=str(model))
     return run_shards(
         shards_of(sources, out),
         out,
-        model or options.model,
         options,
         sharing or ShardOptions(),
         on_shard=on_shard or (lambda name, what: None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,16 @@ from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.cells.counts import Counts
 from cellscribe.config import CountsKind, EmbedOptions, OutputDtype, Precision, choose_options
 from cellscribe.config.renamed import former_keywords
-from cellscribe.inference.embed import Embedded, about_vectors, check_output, embed_cells
+from cellscribe.inference.embed import (
+    Embedded,
+    about_vectors,
+    check_output,
+    check_where,
+    embed_cells,
+)
+from cellscribe.inference.inputs import InputFiles
 from cellscribe.inference.session import open_session
+from cellscribe.lease import lease
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,6 +38,8 @@ def embed(
     copy: bool = False,
     layer: str | None = None,
     gene_key: str | None = None,
+    modality: str | None = None,
+    table: str | None = None,
     counts: CountsKind | None = None,
     pool: str | None = None,
     hidden_layer: int | None = None,
@@ -58,6 +69,8 @@ def embed(
         Where the raw counts are: ``"X"`` (default), ``"raw"``, or a layer's name.
     gene_key
         Column of ``var`` with Ensembl ids or symbols; found by its values if not given.
+    modality, table
+        Modality of a MuData (found by its name if not given) or table of a SpatialData.
     counts
         What the values are: ``"raw"`` counts (default), ``"fractional"`` ones, which were corrected
         or estimated (SoupX, alevin, RSEM), or ``"tpm"`` of bulk samples.
@@ -88,6 +101,8 @@ def embed(
         "key_added": key_added,
         "layer": layer,
         "gene_key": gene_key,
+        "modality": modality,
+        "table": table,
         "counts": counts,
         "pool": pool,
         "hidden_layer": hidden_layer,
@@ -134,6 +149,8 @@ def embed_file(
     key_added: str | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    modality: str | None = None,
+    table: str | None = None,
     counts: CountsKind | None = None,
     pool: str | None = None,
     hidden_layer: int | None = None,
@@ -159,7 +176,8 @@ def embed_file(
         ``.npy``, ``.h5ad``, ``.zarr`` or ``.parquet``.
     options
         All settings at once, in place of the keywords from `key_added` to `overwrite`.
-    model, key_added, layer, gene_key, counts, pool, hidden_layer, device, precision, dtype, threads
+    model, key_added, layer, gene_key, modality, table, counts, pool, hidden_layer, device,
+    precision, dtype, threads
         As for `embed`.
     resume
         Go on with an interrupted run, where there is one.
@@ -183,6 +201,8 @@ def embed_file(
         "key_added": key_added,
         "layer": layer,
         "gene_key": gene_key,
+        "modality": modality,
+        "table": table,
         "counts": counts,
         "pool": pool,
         "hidden_layer": hidden_layer,
@@ -197,16 +217,22 @@ def embed_file(
     report, map_png = (None if path is None else Path(path) for path in (report, map_png))
     drawn = [path for path in (report, map_png) if path is not None]
     out = Path(out)
-    # A conversion of the input may take long: an output that cannot be is refused before it.
-    check_output(out, Path(source) if isinstance(source, str | Path) else None, options)
-    with open_session(model, options, log=log) as session:
+    read = source if isinstance(source, str | Path) else getattr(source, "filename", None)
+    path = None if read is None else Path(read)
+    with ExitStack() as stack:
+        # A conversion of the input may take long: an output that cannot be is refused before it.
+        check_where(out, path, options)
+        stack.enter_context(lease(out, *drawn))
+        check_output(out, path, options)
+        files = InputFiles(path)
+        session = stack.enter_context(open_session(model, options, log=log))
         opened = session.open_counts(source)
         if drawn:
             from cellscribe.report.embedding_files import check_wishes, draw
 
             check_wishes(opened, color_by, drawn, out)
         cells = session.map_genes(opened, options.gene_key)
-        result = embed_cells(session, cells, out, options, progress=progress)
+        result = embed_cells(session, cells, out, options, files=files, progress=progress)
         if drawn:
             found = draw(
                 result,

@@ -39,6 +39,8 @@ def evaluate(
     bootstrap: int | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    modality: str | None = None,
+    table: str | None = None,
     counts: CountsKind | None = None,
     pool: str | None = None,
     hidden_layer: int | None = None,
@@ -74,7 +76,7 @@ def evaluate(
         Most cells of a file that are used, drawn at random (4,000).
     seeds, seed, bootstrap
         Repetitions, seed of the first one, draws for the intervals.
-    layer, gene_key, counts, pool, hidden_layer, device, precision, threads
+    layer, gene_key, modality, table, counts, pool, hidden_layer, device, precision, threads
         As for `embed`.
     overwrite
         Measure anew what the folder of results already has.
@@ -105,6 +107,8 @@ def evaluate(
         "bootstrap": bootstrap,
         "layer": layer,
         "gene_key": gene_key,
+        "modality": modality,
+        "table": table,
         "counts": counts,
         "pool": pool,
         "hidden_layer": hidden_layer,

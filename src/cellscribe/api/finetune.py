@@ -35,6 +35,8 @@ def finetune(
     mode: Mode | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    modality: str | None = None,
+    table: str | None = None,
     counts: CountsKind | None = None,
     pool: str | None = None,
     hidden_layer: int | None = None,
@@ -81,7 +83,7 @@ def finetune(
         Most passes over the cells, and the peak rate, where layers are trained.
     seed
         Seed of all random draws.
-    layer, gene_key, counts, device, precision, threads
+    layer, gene_key, modality, table, counts, device, precision, threads
         As for `embed`.
     overwrite
         Replace `out` if it exists.
@@ -101,6 +103,8 @@ def finetune(
         "mode": mode,
         "layer": layer,
         "gene_key": gene_key,
+        "modality": modality,
+        "table": table,
         "counts": counts,
         "pool": pool,
         "hidden_layer": hidden_layer,

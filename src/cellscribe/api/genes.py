@@ -31,6 +31,8 @@ def embed_genes(
     model: str | Path | Embedder | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    modality: str | None = None,
+    table: str | None = None,
     counts: CountsKind | None = None,
     hidden_layer: int | None = None,
     device: str | None = None,
@@ -44,7 +46,8 @@ def embed_genes(
 
     Parameters
     ----------
-    source, model, layer, gene_key, counts, hidden_layer, device, precision, threads, progress, log
+    source, model, layer, gene_key, modality, table, counts, hidden_layer, device, precision,
+    threads, progress, log
         As for `embed`.
     options
         All settings at once, in place of the keywords.
@@ -63,6 +66,8 @@ def embed_genes(
     given = {
         "layer": layer,
         "gene_key": gene_key,
+        "modality": modality,
+        "table": table,
         "counts": counts,
         "hidden_layer": hidden_layer,
         "device": device,
@@ -90,6 +95,8 @@ def gene_importance(
     group_by: str | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    modality: str | None = None,
+    table: str | None = None,
     counts: CountsKind | None = None,
     device: str | None = None,
     precision: Precision | None = None,
@@ -102,7 +109,8 @@ def gene_importance(
 
     Parameters
     ----------
-    source, layer, gene_key, counts, device, precision, threads, options, progress, log
+    source, layer, gene_key, modality, table, counts, device, precision, threads, options, progress,
+    log
         As for `embed_genes`.
     model
         A checkpoint directory of a family that tells it (scBERT), or such a model, loaded.
@@ -125,6 +133,8 @@ def gene_importance(
     given = {
         "layer": layer,
         "gene_key": gene_key,
+        "modality": modality,
+        "table": table,
         "counts": counts,
         "device": device,
         "precision": precision,

@@ -41,6 +41,8 @@ def perturb(
     seed: int | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    modality: str | None = None,
+    table: str | None = None,
     counts: CountsKind | None = None,
     pool: str | None = None,
     hidden_layer: int | None = None,
@@ -72,7 +74,7 @@ def perturb(
         Most cells that are perturbed, and most that make a goal, drawn at random (1,000).
     seed
         Seed of all random draws.
-    layer, gene_key, counts, pool, hidden_layer, device, precision, threads
+    layer, gene_key, modality, table, counts, pool, hidden_layer, device, precision, threads
         As for `embed`.
     options
         All settings at once, in place of the keywords.
@@ -114,6 +116,8 @@ def perturb(
         "seed": seed,
         "layer": layer,
         "gene_key": gene_key,
+        "modality": modality,
+        "table": table,
         "counts": counts,
         "pool": pool,
         "hidden_layer": hidden_layer,

@@ -25,6 +25,8 @@ def tokenize(
     model: str | Path | Embedder | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    modality: str | None = None,
+    table: str | None = None,
     counts: CountsKind | None = None,
     overwrite: bool | None = None,
     options: TokenizeOptions | None = None,
@@ -35,7 +37,7 @@ def tokenize(
 
     Parameters
     ----------
-    source, model, layer, gene_key, counts, progress, log
+    source, model, layer, gene_key, modality, table, counts, progress, log
         As for `embed`.
     out
         The ``.parquet`` file.
@@ -49,7 +51,14 @@ def tokenize(
     InputError
         Bad input, in one line that says how to fix it.
     """
-    given = {"layer": layer, "gene_key": gene_key, "counts": counts, "overwrite": overwrite}
+    given = {
+        "layer": layer,
+        "gene_key": gene_key,
+        "modality": modality,
+        "table": table,
+        "counts": counts,
+        "overwrite": overwrite,
+    }
     options = choose_options(TokenizeOptions, options, "tokenize", given)
     with open_session(model, options, log=log) as session:
         tokenizer = open_tokenizer(session.header)

@@ -28,7 +28,6 @@ def main() -> int:
         run_shards(
             shards,
             task["out"],
-            task["model"],
             OPTIONS[task["verb"]](**given),
             ShardOptions(**task["sharing"]),
             on_claim=_claimed,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cellscribe.atlas.claims import Claim, Claims, Worker
+from cellscribe.atlas.cut import cut_shards
 from cellscribe.atlas.job import Job
 from cellscribe.atlas.launch import launch
 from cellscribe.atlas.sources import Shard
@@ -49,7 +50,6 @@ class Run:
 def run_shards(
     shards: Sequence[Shard],
     out: str | Path,
-    model: str | Path,
     options: EmbedOptions | TokenizeOptions,
     sharing: ShardOptions,
     *,
@@ -65,8 +65,6 @@ def run_shards(
         From `find_shards`.
     out
         Folder or URL of the results.
-    model
-        Name or directory.
     options
         Of each shard: `EmbedOptions` or `TokenizeOptions`.
     sharing
@@ -83,12 +81,14 @@ def run_shards(
     InputError
         The model or the output cannot be used; with `sharing.strict`, why a shard failed.
     """
+    if sharing.rows_per_shard is not None:
+        shards = list(cut_shards(shards, sharing.rows_per_shard, options, log))
+        sharing = replace(sharing, rows_per_shard=None)
     if sharing.workers > 1:
         job = Job(out, None, f".{sharing.form}")
         task = {
             "shards": [asdict(shard) for shard in shards],
             "out": str(out),
-            "model": str(model),
             "verb": _verb(options),
             "options": asdict(options),
             "sharing": asdict(replace(sharing, workers=1)),
@@ -96,7 +96,7 @@ def run_shards(
         claims = Claims(job.state, [shard.name for shard in shards], Worker())
         launch(task, job, sharing, on_shard=on_shard, log=log)
         return Run(manifest=job.write_manifest(shards, claims))
-    with open_session(model, options, log=log) as session:
+    with open_session(None, options, log=log) as session:
         job = Job(out, _identity(session, options), f".{sharing.form}")
         changed = job.reopen_changed(shards)
         if changed:
@@ -145,7 +145,8 @@ def _embed(session: Session, options: EmbedOptions, log: Log) -> Make:
 
     def make(shard: Shard, path: Path) -> dict[str, Any]:
         own = replace(_own(options, shard), resume=False)
-        with open_counts(shard.path, options=own, log=log) as counts:
+        with open_counts(shard.path, options=own, log=log) as whole:
+            counts = whole.part(*shard.rows) if shard.rows else whole
             cells = session.map_genes(counts, shard.gene_key or options.gene_key)
             done = embed_cells(session, cells, path, own)
         # what the vectors are stands in the manifest, for all shards at once
@@ -165,9 +166,9 @@ def _tokenize(session: Session, options: TokenizeOptions, log: Log) -> Make:
 
     def make(shard: Shard, path: Path) -> dict[str, Any]:
         own = _own(options, shard)
-        with open_counts(shard.path, options=own, log=log) as counts:
+        with open_counts(shard.path, options=own, log=log) as whole:
             done = write_tokens(
-                counts,
+                whole.part(*shard.rows) if shard.rows else whole,
                 path,
                 lambda counts: session.map_genes(counts, shard.gene_key or options.gene_key).genes,
                 tokenizer.tokenize,

@@ -9,6 +9,7 @@ from pathlib import Path
 from cellscribe.callbacks import Log
 from cellscribe.cells import formats, hdf5_guard, loom, tenx
 from cellscribe.cells.formats import Source
+from cellscribe.cells.multimodal import Wanted, open_part
 from cellscribe.cells.storage import DAMAGED, is_group, member, names_of, reading, reason
 from cellscribe.errors import InputError
 
@@ -16,7 +17,7 @@ HDF5_CACHE_BYTES = 64 << 20
 """Holds the chunks that two neighbouring blocks share."""
 
 
-def open_zarr(path: Path) -> Source:
+def open_zarr(path: Path, wanted: Wanted) -> Source:
     """Open a zarr store.
 
     Raises
@@ -36,6 +37,10 @@ def open_zarr(path: Path) -> Source:
         raise InputError(
             f"{path}: not a readable zarr group ({reason(error)}); {DAMAGED}"
         ) from error
+    with reading(str(path)):
+        part = open_part(root, path, "zarr", wanted)
+    if part is not None:
+        return part
     if not {"obs", "var"} <= keys:
         raise InputError(
             f"{path}: a zarr store, but not an AnnData (it holds {names_of(keys)}); "
@@ -44,8 +49,8 @@ def open_zarr(path: Path) -> Source:
     return formats.anndata_store(root, path=path, form="zarr")
 
 
-def open_hdf5(path: Path, stack: ExitStack, log: Log) -> Source:
-    """Open an HDF5 file: h5ad, 10x or loom.
+def open_hdf5(path: Path, stack: ExitStack, log: Log, wanted: Wanted) -> Source:
+    """Open an HDF5 file: h5ad, h5mu, 10x or loom.
 
     Raises
     ------
@@ -70,6 +75,8 @@ def open_hdf5(path: Path, stack: ExitStack, log: Log) -> Source:
             return loom.loom_file(file, path=path)
         if "matrix" in keys or any(tenx.is_genome(file.get(key)) for key in keys):
             return tenx.h5_file(file, path=path, log=log)
+        if (part := open_part(file, path, "h5ad", wanted)) is not None:
+            return part
         if {"obs", "var"} <= keys:
             return formats.anndata_store(file, path=path, form="h5ad")
     raise InputError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -28,9 +29,11 @@ from cellscribe.cells.formats import Source
 from cellscribe.cells.layers import advise_layer, resolve_layer
 from cellscribe.cells.matrices import (
     Entries,
+    RowRange,
     Rows,
     make_rows,
 )
+from cellscribe.cells.multimodal import Wanted
 from cellscribe.cells.storage import DAMAGED, Array
 from cellscribe.cells.value_kinds import Sample, sample_cells
 from cellscribe.config import CountsKind, InputOptions
@@ -86,7 +89,7 @@ def open_counts(
     layer = layer or options.layer
     if isinstance(source, Counts):
         wanted = layer and resolve_layer(layer, list(source._matrices), source.name)
-        if wanted not in (None, source.layer):
+        if wanted not in (None, source._address):
             raise InputError(f"{source.name} is open at {source.layer}; open it anew for {layer!r}")
         if options.counts not in ("raw", source.kind):
             raise InputError(
@@ -95,7 +98,9 @@ def open_counts(
         return source
     stack = ExitStack()
     try:
-        opened = open_source(source, stack, scratch, log)
+        wanted_part = Wanted(modality=options.modality, table=options.table)
+        opened = open_source(source, stack, scratch, log, wanted_part)
+        wanted_part.check(opened)
         address = resolve_layer(layer, list(opened.matrices), opened.name)
         matrix = opened.matrices[address]()
         var = opened.var(address)
@@ -108,6 +113,7 @@ def open_counts(
         counts = Counts(opened, layer=address, rows=rows, var=var, stack=stack)
         counts.kind, counts.log, counts.layer_given = options.counts, log, layer is not None
         counts.trusted = trusted
+        counts.by_rows = not isinstance(matrix, Entries)
         return counts
     except BaseException:
         stack.close()
@@ -147,7 +153,8 @@ class Counts:
     var
         One row per gene: its name (str) and the columns of the file.
     layer
-        "X", "layers/<name>" or "raw/X".
+        "X", "layers/<name>" or "raw/X"; in a MuData or SpatialData behind "mod/<name>/" or
+        "tables/<name>/".
     kind
         What the values are said to be: "raw", "fractional" or "tpm".
     log
@@ -156,11 +163,14 @@ class Counts:
         Whether the user named the layer.
     trusted
         Whether the values were judged before.
+    by_rows
+        Whether the matrix is stored by cells, so that some of them can be read without the others.
     """
 
     kind: CountsKind = "raw"
     log: Log = staticmethod(log_stderr)
     layer_given = trusted = False
+    by_rows = True
 
     def __init__(
         self, source: Source, *, layer: str, rows: Rows, var: pd.DataFrame, stack: ExitStack
@@ -168,7 +178,7 @@ class Counts:
         self.name = source.name
         self.path = source.path
         self.form = source.form
-        self.layer = layer
+        self.layer, self._address = f"{source.part}{layer}", layer
         self._matrices: Mapping[str, Callable[[], Rows | Entries]] = source.matrices
         self._read_obs = source.obs
         self._rows = rows
@@ -284,7 +294,29 @@ class Counts:
             yield self._read(int(first), min(int(first) + RUN, self.n_cells))
 
     def _advise(self) -> str:
-        return advise_layer(self._matrices, self.layer)
+        return advise_layer(self._matrices, self._address)
+
+    def part(self, first: int, last: int) -> Counts:
+        """Give the cells from `first` to `last` (exclusive) as counts of their own.
+
+        They read this file, which must stay open, and have no path: an output that copies its
+        input would copy the other cells as well.
+
+        Raises
+        ------
+        ValueError
+            There are no such cells.
+        """
+        if not 0 <= first < last <= self.n_cells:
+            raise ValueError(f"cells {first} to {last} of {self.n_cells}")
+        found = copy(self)
+        found._rows = RowRange(rows=self._rows, first=first, last=last)
+        found._read_obs = lambda: self.obs.iloc[first:last]
+        found.n_cells, found.path = last - first, None
+        found.name = f"{self.name}, cells {first:,} to {last - 1:,}"
+        found._stack = ExitStack()
+        found.__dict__.pop("obs", None)
+        return found
 
     def close(self) -> None:
         """Close the file and remove scratch files; may be called more than once."""

@@ -18,6 +18,7 @@ from cellscribe.cells import archives, folders, formats, matrix_folders, parquet
 from cellscribe.cells.containers import open_hdf5, open_zarr
 from cellscribe.cells.foreign_files import H5SEURAT, guess, recognise, refuse_url
 from cellscribe.cells.formats import Source
+from cellscribe.cells.multimodal import Wanted
 from cellscribe.cells.storage import STORAGE_ERRORS
 from cellscribe.cells.text_files import first_bytes, shown
 from cellscribe.errors import InputError
@@ -25,9 +26,12 @@ from cellscribe.errors import InputError
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 HEAD = 32
 """First bytes that tell a format."""
+NOTHING = Wanted()
 
 
-def open_source(source: Any, stack: ExitStack, scratch: Path | None, log: Log) -> Source:
+def open_source(
+    source: Any, stack: ExitStack, scratch: Path | None, log: Log, wanted: Wanted = NOTHING
+) -> Source:
     """Recognise and open a path or an AnnData; `stack` closes what was opened.
 
     Raises
@@ -48,8 +52,8 @@ def open_source(source: Any, stack: ExitStack, scratch: Path | None, log: Log) -
     path = Path(source)
     try:
         if path.is_dir():
-            return _open_folder(path, log)
-        return _open_file(path, stack, scratch, log)
+            return _open_folder(path, log, wanted)
+        return _open_file(path, stack, scratch, log, wanted)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path") from None
     except PermissionError:
@@ -62,12 +66,15 @@ def open_source(source: Any, stack: ExitStack, scratch: Path | None, log: Log) -
         raise InputError(f"{shown(str(path))}: a null byte in the path; check it") from None
 
 
-def _open_file(path: Path, stack: ExitStack, scratch: Path | None, log: Log) -> Source:
+def _open_file(
+    path: Path, stack: ExitStack, scratch: Path | None, log: Log, wanted: Wanted
+) -> Source:
     head = first_bytes(path, HEAD)
-    if head.startswith(HDF5_MAGIC):
+    # muon writes a line of text in front
+    if head.startswith((HDF5_MAGIC, b"MuData")):
         if path.suffix.lower() == ".h5seurat":
             raise InputError(f"{path}: {H5SEURAT.format(name=shown(path.name))}")
-        return open_hdf5(path, stack, log)
+        return open_hdf5(path, stack, log, wanted)
     if matrix_folders.is_matrix(path):
         return matrix_folders.open_matrix(path, name=str(path), path=path, log=log)
     if head.startswith(parquet_tables.MAGIC):
@@ -91,8 +98,8 @@ def _is_tar(path: Path) -> bool:
         return False
 
 
-def _open_folder(path: Path, log: Log) -> Source:
+def _open_folder(path: Path, log: Log, wanted: Wanted) -> Source:
     if any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")):
-        return open_zarr(path)
+        return open_zarr(path, wanted)
     found = folders.choose(path, log)
     return matrix_folders.open_matrix(found, name=str(path), path=path, log=log)

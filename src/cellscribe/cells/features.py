@@ -181,6 +181,11 @@ def _read_words(var: pd.DataFrame) -> tuple[npt.NDArray[np.int8], npt.NDArray[np
     return state, words, used
 
 
+def names_genes(word: str) -> bool:
+    """Tell whether a word, such as "rna" or "Gene Expression", says that features are genes."""
+    return _state_of(word) == _State.GENE
+
+
 def _state_of(word: str) -> _State:
     """Read one word of a file."""
     plain = " ".join(re.findall(r"[a-z0-9]+", word.lower()))

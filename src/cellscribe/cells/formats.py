@@ -56,6 +56,8 @@ class Source:
         Reads the cell frame.
     keep
         ``n_genes`` bool, True for genes; None if all stored features are genes.
+    part
+        Where in a container of several it lies: "mod/rna/", "tables/table/" or "".
     """
 
     name: str
@@ -65,6 +67,7 @@ class Source:
     var: Callable[[str], pd.DataFrame]
     obs: Callable[[], pd.DataFrame]
     keep: Array | None = None
+    part: str = ""
 
 
 def stored_matrix(

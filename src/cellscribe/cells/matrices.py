@@ -306,6 +306,28 @@ class DenseRows:
         return self.read(0, min(rows, self.shape[0])).data
 
 
+@dataclass(frozen=True, kw_only=True)
+class RowRange:
+    """Consecutive rows of a matrix."""
+
+    rows: Rows
+    first: int
+    last: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells, genes."""
+        return self.last - self.first, self.rows.shape[1]
+
+    def read(self, first: int, last: int) -> csr_matrix:
+        """Read rows `first` to `last` (exclusive) of the range."""
+        return self.rows.read(self.first + first, self.first + last)
+
+    def sample(self) -> Array:
+        """Sample the whole matrix."""
+        return self.rows.sample()
+
+
 @dataclass(kw_only=True)
 class JoinedRows:
     """Matrices of other genes side by side, each with its own order of (some of) the cells.

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cellscribe.config.files import read_text
 from cellscribe.errors import InputError
 
 FILE = "gene_ids.tsv"
@@ -40,12 +41,9 @@ def read_synonyms(path: Path, token_of: Mapping[str, int]) -> dict[str, int] | N
     InputError
         The file has other columns, a name twice, or an id that the gene table lacks.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
+    if not path.is_symlink() and not path.exists():
         return None
-    except (OSError, UnicodeDecodeError):
-        raise InputError(f"{path}: cannot be read; copy the whole model folder") from None
+    lines = read_text(path, fix="copy the whole model folder").splitlines()
     if not lines or tuple(lines[0].split("\t")) != COLUMNS:
         raise InputError(f"{path}: the first line must be {' '.join(COLUMNS)}, tab-separated")
     found: dict[str, int] = {}

@@ -8,6 +8,8 @@ can read it. Its content hash is stored with every embedding and every corpus.
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +20,7 @@ import numpy.typing as npt
 
 from cellscribe.cells.synonyms import FILE as SYNONYMS
 from cellscribe.cells.synonyms import read_synonyms, synonyms_to_text
+from cellscribe.config.files import read_text
 from cellscribe.errors import InputError
 
 SPECIAL_TOKENS = ("[CLS]", "[MASK]", "[PAD]", "[SEP]", "[UKW]")
@@ -29,6 +32,7 @@ ALSO_CALLED = {"[CLS]": "<cls>", "[MASK]": "<mask>", "[PAD]": "<pad>", "[SEP]": 
 COLUMNS = ("token", "ensembl_id", "symbol", "median")
 MAX_TOKENS = 1 << 16
 """Tokens are stored as uint16, and rank keys keep 16 bits for them."""
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +196,15 @@ class Vocabulary(GeneTable):
         """
         ids, symbols, medians = _read_columns(Path(path))
         n_special = next((i for i, name in enumerate(ids) if name[:1] not in "[<"), len(ids))
+        if n_special == len(ids):
+            raise InputError(f"{path}: no gene in it; copy the whole model folder")
+        if lacking := [
+            i for i, median in enumerate(medians) if i >= n_special and median != median
+        ]:
+            raise InputError(
+                f"{path}, line {lacking[0] + 2}: every gene needs a median above zero, and "
+                f"{ids[lacking[0]][:60]!r} has none"
+            )
         return cls(
             ids=tuple(ids),
             symbols=tuple(symbols),
@@ -205,30 +218,37 @@ class Vocabulary(GeneTable):
 
 def _read_columns(path: Path) -> tuple[list[str], list[str], list[float]]:
     """Ids, symbols and medians of a ``genes.tsv``, in token order; NaN where a median is empty."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: the gene table is missing; copy the whole model folder"
-        ) from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file; a gene table is tab-separated UTF-8") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    fix = "the gene table is missing or damaged: copy the whole model folder"
+    lines = read_text(path, fix=fix).splitlines()
     if not lines or tuple(lines[0].split("\t")) != COLUMNS:
         raise InputError(f"{path}: the first line must be {' '.join(COLUMNS)}, tab-separated")
-    ids, symbols, medians = [], [], []
+    if len(lines) - 1 > MAX_TOKENS:
+        raise InputError(f"{path}: {len(lines) - 1:,} tokens, at most {MAX_TOKENS:,} fit")
+    ids: dict[str, int] = {}
+    symbols, medians = [], []
     for place, line in enumerate(lines[1:]):
-        fields = line.split("\t")
+        where, fields = f"{path}, line {place + 2}", line.split("\t")
         if len(fields) != len(COLUMNS) or fields[0] != str(place) or not fields[1]:
             raise InputError(
-                f"{path}, line {place + 2}: expected token {place}, an id, a symbol and "
-                "a median, tab-separated"
+                f"{where}: expected token {place}, an id, a symbol and a median, tab-separated"
             )
-        ids.append(fields[1])
+        if fields[1] in ids:
+            raise InputError(
+                f"{where}: an id stands twice: {fields[1][:60]!r} is in line {ids[fields[1]]} "
+                "already, and every token needs its own"
+            )
+        ids[fields[1]] = place + 2
         symbols.append(fields[2])
-        try:
-            medians.append(float(fields[3]) if fields[3] else np.nan)
-        except ValueError:
-            raise InputError(f"{path}, line {place + 2}: {fields[3]!r} is not a median") from None
-    return ids, symbols, medians
+        medians.append(_median(fields[3], where))
+    return list(ids), symbols, medians
+
+
+def _median(text: str, where: str) -> float:
+    """Read a median: a number above zero, or nothing."""
+    if not text:
+        return np.nan
+    # no "1_000", and no digits of other scripts, which `float` takes too
+    value = float(text) if NUMBER.fullmatch(text) else np.nan
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"{where}: {text[:60]!r} is not a median above zero")
+    return value

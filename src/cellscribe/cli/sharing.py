@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cellscribe.callbacks import log_stderr
 from cellscribe.cli.progress import progress_bar
-from cellscribe.config import Options, ShardOptions
+from cellscribe.config import EmbedOptions, Options, ShardOptions
 from cellscribe.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,6 +71,9 @@ def run_many(
     """
     from cellscribe.api.atlas import shards_of
 
+    if sharing.dry_run:
+        print_estimate(sources, out, options, sharing)
+        return
     total = len(shards_of(sources, out))
     ended: dict[str, str] = {}
     with progress_bar("Sources", "sources") as progress:
@@ -90,3 +93,31 @@ def run_many(
     print(out)
     if done < total:
         sys.exit(1)
+
+
+def print_estimate(
+    sources: tuple[str, ...], out: str, options: Options, sharing: ShardOptions
+) -> None:
+    """Print what a run would take, a line for each source and one for all.
+
+    Raises
+    ------
+    InputError
+        The verb embeds nothing; see also `estimate_run`.
+    """
+    from cellscribe.api.atlas import shards_of
+    from cellscribe.atlas.estimate import estimate_run
+
+    if not isinstance(options, EmbedOptions):
+        raise InputError("--dry-run is for embed")
+    found = estimate_run(shards_of(sources, out), options, log_stderr)
+    for shard in found.shards:
+        size = f"{shard['bytes'] / 1e6:,.1f} MB" if "bytes" in shard else ""
+        print(f"{shard['name']}\t{shard.get('reason') or format(shard['cells'], ',')}\t{size}")
+    bad = sum("reason" in shard for shard in found.shards)
+    minutes = found.seconds(sharing.workers) / 60
+    print(
+        f"{len(found.shards):,} sources ({bad:,} not looked at or bad), {found.n_cells:,} cells: "
+        f"about {minutes:,.1f} min with {sharing.workers} x {found.cells_per_second:,.0f} cells/s, "
+        f"{sharing.workers} x {found.memory_bytes / 1e9:.1f} GB of memory"
+    )

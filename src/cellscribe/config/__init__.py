@@ -6,6 +6,7 @@ a result carries.
 
 from cellscribe.config.annotate import AnnotateOptions
 from cellscribe.config.atlas import ShardOptions
+from cellscribe.config.checked import from_mapping
 from cellscribe.config.common import (
     CountsKind,
     DeviceOptions,
@@ -15,7 +16,6 @@ from cellscribe.config.common import (
     OutputDtype,
     Precision,
     choose_options,
-    from_mapping,
 )
 from cellscribe.config.corpus import (
     DATASET,

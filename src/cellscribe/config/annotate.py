@@ -33,8 +33,8 @@ class AnnotateOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, 
     """Start of the names of the columns that are added to obs."""
 
     def __post_init__(self) -> None:
-        check_positive(self, ("n_neighbors",))
         super().__post_init__()
+        check_positive(self, ("n_neighbors",))
         if self.reference is not None and self.label is None:
             raise InputError("say which column of the reference's obs holds the labels: --label")
         if self.reference is None:

@@ -20,6 +20,8 @@ class ShardOptions(Options):
     """Cut sources that are stored by rows into shards of so many cells."""
     strict: bool = False
     """Stop at the first source that fails, in place of listing the failures at the end."""
+    dry_run: bool = False
+    """Look at every source, try two seconds of the work, print what it all would take, and stop."""
     patience: float = 60.0
     """Seconds without a sign of life after which another worker takes a shard over."""
 

@@ -1,10 +1,9 @@
 """Options that verbs share, each with one meaning; the options of a verb inherit them."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
-from cellscribe.config.renamed import RENAMED
+from cellscribe.config.checked import check_fields, from_mapping
 from cellscribe.errors import InputError
 
 Precision = Literal["auto", "float32", "bf16", "fp16"]
@@ -19,6 +18,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Refuse values that no verb can work with."""
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,10 @@ class InputOptions(Options):
     """Where the raw counts are: X (default), raw, or a layer's name."""
     gene_key: str | None = None
     """Column of var with Ensembl ids or symbols; found by its values if not given."""
+    modality: str | None = None
+    """Modality of a MuData with the counts of genes; found by its name if not given."""
+    table: str | None = None
+    """Table of a SpatialData; the one that it has if not given."""
     counts: CountsKind = "raw"
     """What the values are: raw counts, fractional ones (corrected or estimated), or tpm (bulk)."""
 
@@ -107,25 +111,6 @@ def check_positive(options: Any, names: tuple[str, ...]) -> None:
         value = getattr(options, name)
         if value is not None and not value > 0:
             raise InputError(f"{name} must be positive, not {value}")
-
-
-def from_mapping(kind: type[T], values: dict[str, Any], where: str) -> T:
-    """Make options of `kind` from a mapping.
-
-    Raises
-    ------
-    InputError
-        A key is unknown; the line names it and the known ones. A value is refused by `kind`.
-    """
-    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    former = RENAMED.get(kind.__name__, {})
-    for key in values:
-        if key not in known and key not in former:
-            raise InputError(f"{where}: unknown key {key!r}; known are {', '.join(known)}")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise InputError(f"{where}: {error}") from None
 
 
 def choose_options(kind: type[T], options: T | None, verb: str, given: dict[str, Any]) -> T:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cellscribe.config.checked import check_fields
 from cellscribe.config.common import InputOptions, check_seed
 from cellscribe.errors import InputError
 
@@ -47,6 +48,7 @@ class CensusOptions:
     """Leave out, and list in census.json, datasets whose values are no raw counts."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.retries < 0:
             raise InputError(f"retries is {self.retries}; give 0 or more")
 
@@ -154,6 +156,7 @@ class SplitOptions:
     """Of the order of the cells, of val and test, and between hold-outs that are equally good."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_seed(self.seed, bits=64)
         if not 0 <= self.holdout < 1:
             raise InputError(f"holdout {self.holdout} is not a share; give 0 or more, less than 1")
@@ -190,6 +193,7 @@ class ReaderOptions:
     """Threads that decode and put together."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("batch_cells", "lanes", "threads", "context"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} must be positive, not {getattr(self, name)}")

@@ -33,7 +33,7 @@ class EvaluateOptions(DeviceOptions, InputOptions, ModelOptions, SeedOptions):
     """Measure anew what the folder of results already has."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, least in (("max_cells", 50), ("seeds", 1), ("bootstrap", 20)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be {least} or more, not {getattr(self, name)}")
-        super().__post_init__()

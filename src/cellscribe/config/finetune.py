@@ -31,6 +31,7 @@ class CalibrationOptions(SeedOptions):
     """Parts of the groups, held out in turn; with fewer groups, each is a part."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(self, ("min_cells",))
         if not 0 < self.accuracy <= 1:
             raise InputError(
@@ -40,7 +41,6 @@ class CalibrationOptions(SeedOptions):
             raise InputError(
                 f"folds {self.folds}: at least 2 are needed, one held out and one to learn"
             )
-        super().__post_init__()
 
 
 @accept_former_names
@@ -72,11 +72,11 @@ class FinetuneOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, 
     """AdamW's decay; none on norms, biases and embeddings."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         counts = ("layers", "rank", "calibration_folds", "epochs", "patience", "batch_cells")
         check_positive(self, (*counts, "genes_per_cell", "learning_rate"))
         if self.weight_decay < 0:
             raise InputError(f"weight_decay must not be negative, as {self.weight_decay} is")
-        super().__post_init__()
 
     @property
     def peak_rate(self) -> float:

@@ -40,8 +40,8 @@ class PerturbOptions(
     """Most cells that are perturbed, and most that make a goal, drawn at random with the seed."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("max_cells", "top"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be 1 or more, not {value}")
-        super().__post_init__()

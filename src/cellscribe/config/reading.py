@@ -8,22 +8,22 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from cellscribe.config.common import from_mapping
+from cellscribe.config.checked import from_mapping
 from cellscribe.config.encoder import ModelConfig
+from cellscribe.config.files import read_text
 from cellscribe.config.train import TrainOptions
 from cellscribe.errors import InputError
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file, or say in one line why not."""
+    text = read_text(Path(path), fix="give a TOML file of options")
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise InputError(f"{path}: not valid TOML (it nests too deep)") from None
+    except ValueError as error:
         raise InputError(f"{path}: not valid TOML ({error})") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def preset_names() -> list[str]:

@@ -8,6 +8,7 @@ batch: NVIDIA's sc-FM model card.
 from dataclasses import dataclass
 from typing import Literal
 
+from cellscribe.config.checked import check_fields
 from cellscribe.config.common import Precision, check_seed
 from cellscribe.config.renamed import accept_former_names
 from cellscribe.errors import InputError
@@ -102,6 +103,7 @@ class TrainOptions:
     """Write metrics for TensorBoard too."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         positive = ("schedule_steps", "global_batch", "micro_batch", "validate_every", "keep")
         more = ("checkpoint_every", "bad_steps", "validation_cells", "lanes")
         sizes = ("genes_per_cell", "min_genes_per_cell", "least_counts")

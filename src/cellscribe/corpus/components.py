@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.cells.log_norm import log_norm
+from cellscribe.cells.vocabulary import MAX_TOKENS
+from cellscribe.config.files import check_file
 from cellscribe.errors import InputError
 from cellscribe.writing import writing
 
@@ -33,6 +35,12 @@ MOST_CELLS = 50_000
 """Cells that a fit should look at: 600 MB."""
 TARGET_POWER = 0.25
 """Power to which an axis's spread counts in a target: 0 makes all axes alike, 1 leaves them."""
+
+PARTS = {
+    "tokens": np.integer, "mean": np.floating, "loadings": np.floating, "spread": np.floating,
+}  # fmt: skip
+"""Arrays of the file, and the kind of their numbers."""
+MOST_BYTES = 4 << 30
 
 Floats = npt.NDArray[np.float32]
 
@@ -105,25 +113,33 @@ def read_components(directory: Path) -> Components | None:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    path = directory / COMPONENTS
-    if not path.exists():
+    path, again = directory / COMPONENTS, "copy the whole model folder again"
+    if not path.is_symlink() and not path.exists():
         return None
+    check_file(path, fix=again, most=MOST_BYTES)
     try:
         kept = load_file(path)
-        found = Components(
-            tokens=kept["tokens"].astype(np.int64),
-            mean=kept["mean"].astype(np.float32),
-            loadings=kept["loadings"].astype(np.float32),
-            spread=kept["spread"].astype(np.float32),
-        )
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: damaged ({error}); copy the whole model folder again") from None
+        types = {name: kept[name].dtype for name in PARTS}
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: damaged ({error}); {again}") from None
+    for name, kind in PARTS.items():
+        if not np.issubdtype(types[name], kind):
+            raise InputError(f"{path}: damaged ({name} is of type {types[name]}); {again}")
+    found = Components(
+        tokens=kept["tokens"].astype(np.int64),
+        mean=kept["mean"].astype(np.float32),
+        loadings=kept["loadings"].astype(np.float32),
+        spread=kept["spread"].astype(np.float32),
+    )
     n_genes, n_components = found.loadings.shape if found.loadings.ndim == 2 else (-1, -1)
     whole = all(np.isfinite(part).all() for part in (found.mean, found.loadings, found.spread))
     if (found.tokens.shape, found.mean.shape, found.spread.shape) != (
         (n_genes,), (n_genes,), (n_components,),
     ) or not whole:  # fmt: skip
-        raise InputError(f"{path}: damaged (its parts do not fit); copy the model folder again")
+        raise InputError(f"{path}: damaged (its parts do not fit); {again}")
+    ascending = n_genes > 0 and found.tokens[0] >= 0 and (np.diff(found.tokens) > 0).all()
+    if not ascending or found.tokens[-1] >= MAX_TOKENS or not (found.spread > 0).all():
+        raise InputError(f"{path}: damaged (tokens out of order, or a spread of zero); {again}")
     return found
 
 

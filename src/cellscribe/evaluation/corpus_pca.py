@@ -17,8 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from cellscribe.corpus.components import Components, read_components
+from cellscribe.corpus.components import COMPONENTS, Components, read_components
+from cellscribe.errors import InputError
 from cellscribe.evaluation.models import Method
+from cellscribe.model.checksums import check_sum
 
 if TYPE_CHECKING:
     from cellscribe.evaluation.data import Cells
@@ -56,6 +58,27 @@ class CorpusPca:
         to_tokens = csr_matrix((np.ones(len(known)), (known, genes.token[known])), shape=shape)
         scores = self.components.scores((cells.counts @ to_tokens).tocsr())
         return scores[:, :AXES].astype(np.float64)
+
+
+def components_of(model: Model) -> Components | None:
+    """Read the components that lie next to a model's weights; None if it has none.
+
+    Raises
+    ------
+    InputError
+        The file is damaged, or of another gene table.
+    """
+    path = model.header.directory / COMPONENTS
+    found = read_components(model.header.directory)
+    if found is None:
+        return None
+    if found.tokens[-1] >= len(model.header.table):
+        raise InputError(
+            f"{path}: has token {found.tokens[-1]:,}, the gene table only "
+            f"{len(model.header.table):,}; copy the whole model folder again"
+        )
+    check_sum(path)
+    return found
 
 
 def corpus_rows(
@@ -98,7 +121,7 @@ def corpus_pcas(models: Sequence[Model]) -> list[CorpusPca]:
     """
     found = []
     for model in models:
-        components = None if model.random else read_components(model.header.directory)
+        components = None if model.random else components_of(model)
         if components is not None:
             found.append(CorpusPca(model=model, components=components))
     return found

@@ -8,7 +8,6 @@ training data: no reason found does not mean that there was no leakage.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import numpy.typing as npt
 from cellscribe.evaluation.data import CellProvenance, stem
 from cellscribe.evaluation.models import Model
 from cellscribe.families.registry import ModelHeader
-from cellscribe.model.heads import HEADER
+from cellscribe.model.heads import has_head, read_head_header
 from cellscribe.training.trained_cells import read_trained_cells
 
 FEW_CELLS, FEW_SHARE = 10, 0.01
@@ -53,9 +52,8 @@ def _listed(header: ModelHeader) -> set[str]:
         # one entry per dataset, "NAME (1,000 cells)"; another program may write one sentence
         entries: Iterable[object] = (listed,) if isinstance(listed, str) else listed
         names |= {str(entry).rpartition(" (")[0] or str(entry) for entry in entries}
-    head = header.directory / HEADER
-    if head.is_file():
-        sources = json.loads(head.read_text(encoding="utf-8")).get("sources", ())
+    if has_head(header.directory):
+        sources = read_head_header(header.directory).get("sources", ())
         names |= {stem(Path(source["name"])) for source in sources}
     return names
 

@@ -89,6 +89,11 @@ class Family(Protocol):
 class NetworkFamily(Family, Protocol):
     """Module of a family with a network of its own."""
 
+    @property
+    def CONFIG(self) -> type[Any]:
+        """Dataclass of what `Published.settings` holds; it checks its own fields."""
+        ...
+
     def load(
         self,
         settings: Mapping[str, Any],
@@ -223,35 +228,3 @@ def check_options(
 
 MOST = 1 << 20
 """Of any size of a network."""
-MOST_LAYERS = 1 << 10
-
-
-def check_count(family: str, name: str, value: object, *, least: int = 1, mend: str) -> None:
-    """Refuse a size of a network that none can have.
-
-    Parameters
-    ----------
-    family
-        Name of the family in messages.
-    name
-        Of the size; one of layers ends in ``depth`` or ``layers``.
-    value
-        The size.
-    least
-        Smallest one that a network can have.
-    mend
-        What helps, for the message.
-
-    Raises
-    ------
-    InputError
-        It is no whole number, or out of bounds.
-    """
-    most = MOST_LAYERS if name.endswith(("depth", "layers")) else MOST
-    if type(value) is not int or not least <= value <= most:
-        # Python refuses to spell out whole numbers of thousands of digits
-        is_long = type(value) is int and abs(value) > 1 << 64
-        raise InputError(
-            f"{family}: {name} must be a whole number from {least} to {most:,}, not "
-            f"{'a longer one' if is_long else repr(value)[:40]}; {mend}"
-        )

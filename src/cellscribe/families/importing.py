@@ -20,8 +20,10 @@ from cellscribe.families.base import Published, PublishedBert
 from cellscribe.families.locate import locate
 from cellscribe.families.registry import open_model
 from cellscribe.families.source import Source, recorded
-from cellscribe.families.weights import check_finite, check_names
+from cellscribe.families.weights import check_names
 from cellscribe.lease import claim
+from cellscribe.model.checksums import seal
+from cellscribe.model.weights import check_finite
 from cellscribe.writing import hash_of, writing
 
 if TYPE_CHECKING:
@@ -119,6 +121,7 @@ def write_published(
         _write_other(folder, published, provenance, readme)
     for file, text in published.texts.items():
         (folder / file).write_text(text, encoding="utf-8")
+    seal(folder)
 
 
 def source_files(files: Sequence[Path], folder: Path) -> list[str]:

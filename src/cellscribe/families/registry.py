@@ -8,7 +8,7 @@ differs between the two is a method of the header.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from cellscribe.cells.genes import GeneMap, map_genes
 from cellscribe.cells.rank import ranker
 from cellscribe.cells.tokens import Tokenize
 from cellscribe.cells.vocabulary import GeneTable
-from cellscribe.config import ModelOptions
+from cellscribe.config import ModelOptions, from_mapping
 from cellscribe.errors import InputError
 from cellscribe.families.base import CellModel, Family, NetworkFamily
 from cellscribe.families.bionemo import checkpoint as bionemo
@@ -29,6 +29,7 @@ from cellscribe.families.symbols import map_symbols
 from cellscribe.model.metadata import (
     BERTS,
     Header,
+    check_tables,
     config_text,
     find_checkpoint,
     hash_settings,
@@ -125,7 +126,7 @@ class ModelHeader:
         InputError
             Weights missing or damaged; an option that the family does not have.
         """
-        from cellscribe.model.checkpoint import read_weights
+        from cellscribe.model.weights import read_weights
 
         weights, digest = read_weights(self.directory)
         family = NETWORKS[self.family]
@@ -224,13 +225,18 @@ def read_model(name: str | Path | ModelHeader) -> ModelHeader:
             f"{directory}: a model of the family {family!r}, which this version does not know "
             f"(known: {', '.join((BERTS[0], *FAMILIES))}); update cellscribe"
         )
+    kind, where = NETWORKS[family].CONFIG, f"{directory / 'config.json'}: settings"
+    names = [each.name for each in fields(kind)]
+    settings = asdict(from_mapping(kind, own.get("settings", {}), where, needed=names))
+    table = GeneTable.read(directory / "genes.tsv")
+    check_tables(directory)
     return ModelHeader(
         name=directory.resolve().name,
         directory=directory,
         family=family,
-        table=GeneTable.read(directory / "genes.tsv"),
+        table=table,
         provenance=own["provenance"],
-        settings=own["settings"],
+        settings=settings,
     )
 
 

@@ -30,27 +30,6 @@ def as_float(name: str, tensor: torch.Tensor, where: str) -> torch.Tensor:
     return tensor.float().contiguous()
 
 
-def check_finite(tensors: Mapping[str, torch.Tensor], where: str) -> None:
-    """Refuse weights of which some are no numbers, or infinite.
-
-    Raises
-    ------
-    InputError
-        There are such; the line names the first five tensors and how many values of each.
-    """
-    bad = {}
-    for name, tensor in tensors.items():
-        # a sum is not finite if one of its parts is not; only then are these counted
-        if not tensor.sum().isfinite() and (n := int((~tensor.isfinite()).sum())):
-            bad[name] = f"{n:,} of {tensor.numel():,} values of {name}"
-    if bad:
-        more = f" and {len(bad) - SHOWN:,} more tensors" if len(bad) > SHOWN else ""
-        raise InputError(
-            f"{where}: {', '.join(list(bad.values())[:SHOWN])}{more} are not finite (NaN or "
-            "infinite); the weights are damaged or did not learn, copy or download them again"
-        )
-
-
 def check_names(
     found: Mapping[str, Any], wanted: Mapping[str, Any], where: str, *, spare: str = ""
 ) -> None:

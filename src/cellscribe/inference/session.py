@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,6 +95,9 @@ class Session:
     ) -> Counts:
         """Open cells for the length of the session; no gene is looked up yet."""
         options = part_of(InputOptions, self.options)
+        if layer is not None:
+            # a reference, and not the file that the options tell of
+            options = replace(options, modality=None, table=None)
         opened = open_counts(source, options=options, layer=layer, log=self.log)
         return self._stack.enter_context(opened)
 

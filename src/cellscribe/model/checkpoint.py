@@ -6,9 +6,10 @@ Names and shapes of the weights are those of Hugging Face's ``BertForMaskedLM``,
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,18 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig, Pooling
 from cellscribe.errors import InputError
+from cellscribe.model.checksums import seal
 from cellscribe.model.encoder import MaskedGeneModel
 from cellscribe.model.metadata import BERTS, Header, config_to_json, read_header
+from cellscribe.model.weights import WEIGHTS, Shapes, read_weights
 
-WEIGHTS = "model.safetensors"
 CELL_HEAD = "encoder.cell_head."
 """Prefix of our names of the cell head's parameters; `transformers` has none."""
+LAYER = re.compile(r"bert\.encoder\.layer\.([^.]*)\.")
+SPARE = re.compile(r"bert\.pooler\.|cls\.seq_relationship\.")
+"""Parts of BERT that other programs save too, and that nothing here uses."""
 BLOCK_NAMES = {
     "attention_out": "attention.output.dense",
     "attention_norm": "attention.output.LayerNorm",
@@ -97,17 +101,24 @@ def from_hugging_face(
     for name, wanted in template.items():
         parts = []
         for theirs, piece in to_hugging_face({name: wanted}).items():
-            if theirs not in weights:
-                raise InputError(f"{where}: {theirs} is missing; copy or download the model again")
-            if weights[theirs].shape != piece.shape:
-                raise InputError(
-                    f"{where}: {theirs} has shape {list(weights[theirs].shape)} where config.json "
-                    f"asks for {list(piece.shape)}; weights and config belong to different models"
-                )
+            there = tuple(weights[theirs].shape) if theirs in weights else None
+            _check_shape(theirs, there, tuple(piece.shape), where)
             parts.append(weights[theirs])
         # one part stays where the file is mapped: no copy is made of it
         state[name] = (torch.cat(parts) if len(parts) > 1 else parts[0]).to(wanted.dtype)
     return state
+
+
+def _check_shape(
+    name: str, found: tuple[int, ...] | None, wanted: tuple[int, ...], where: str
+) -> None:
+    if found is None:
+        raise InputError(f"{where}: {name} is missing; copy or download the model again")
+    if found != wanted:
+        raise InputError(
+            f"{where}: {name} has shape {list(found)} where config.json asks for {list(wanted)}; "
+            "weights and config belong to different models"
+        )
 
 
 def save_checkpoint(
@@ -150,9 +161,43 @@ def save_checkpoint(
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         vocabulary.write(partial / "genes.tsv")
         (partial / "README.md").write_text(readme)
+        seal(partial)
         partial.rename(directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_shapes(config: ModelConfig, found: Shapes, where: str) -> None:
+    """Refuse a file of weights that is not of a model of this shape, before it is read.
+
+    Raises
+    ------
+    InputError
+        It has other layers, fewer values than the shape needs, or tensors of something else.
+    """
+    belong = "weights and config belong to different models"
+    layers = {match[1] for name in found if (match := LAYER.match(name))}
+    if layers != {str(layer) for layer in range(config.num_hidden_layers)}:
+        raise InputError(
+            f"{where}: holds {len(layers):,} layers, and num_hidden_layers in config.json says "
+            f"{config.num_hidden_layers:,}; {belong}"
+        )
+    width = config.hidden_size
+    block = width * (4 * width + 2 * config.intermediate_size)
+    needed = config.num_hidden_layers * block + config.vocab_size * width
+    values = sum(math.prod(shape) for shape in found.values())
+    if needed > values:
+        raise InputError(
+            f"{where}: holds {values:,} values where config.json asks for {needed:,} at least; "
+            f"{belong}"
+        )
+    with torch.device("meta"):
+        wanted = to_hugging_face(MaskedGeneModel(config).state_dict())
+    for name, tensor in wanted.items():
+        _check_shape(name, found.get(name), tuple(tensor.shape), where)
+    for name in found:
+        if name not in wanted and not SPARE.match(name):
+            raise InputError(f"{where}: holds {name[:200]}, which is none of this model; {belong}")
 
 
 def load_checkpoint(name: str | Path | Header) -> Checkpoint:
@@ -169,8 +214,10 @@ def load_checkpoint(name: str | Path | Header) -> Checkpoint:
         Unknown name; config, gene table or weights missing, damaged or not of one model.
     """
     header = name if isinstance(name, Header) else read_header(name)
-    weights, digest = read_weights(header.directory)
     path = header.directory / WEIGHTS
+    weights, digest = read_weights(
+        header.directory, lambda shapes, where: check_shapes(header.config, shapes, where)
+    )
     with torch.device("meta"):
         model = MaskedGeneModel(header.config)
     state = from_hugging_face(weights, model.state_dict(), str(path))
@@ -185,22 +232,3 @@ def load_checkpoint(name: str | Path | Header) -> Checkpoint:
         pooling=header.pooling,
         family=header.family,
     )
-
-
-def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], str]:
-    """Tensors of a model directory, and the first 16 digits of the SHA-256 of their file.
-
-    Raises
-    ------
-    InputError
-        The file is missing or damaged.
-    """
-    path = directory / WEIGHTS
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        return load_file(path), digest
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; copy the whole model folder") from None
-    except SafetensorError as error:
-        raise InputError(f"{path}: damaged ({error}); copy or download the model again") from None

@@ -13,19 +13,40 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
+from cellscribe.config.checked import Between, Share, check_value
+from cellscribe.config.files import check_file, read_json
 from cellscribe.errors import InputError
+from cellscribe.model.checksums import check_sum
 
 FORMAT = "cellscribe head"
 WEIGHTS, HEADER = "head.safetensors", "head.json"
 UNKNOWN = "unknown"
 """Label of a cell that resembles none of the labels, or several of them too closely."""
 
+AGAIN = "fine-tune or copy the model again"
+
 Floats = npt.NDArray[np.floating]
+
+
+class _Source(TypedDict):
+    name: str
+
+
+class HeadKeys(TypedDict):
+    """What is read again of ``head.json``."""
+
+    format: Literal["cellscribe head"]
+    version: Literal[1]
+    labels: list[str]
+    temperature: Annotated[float, Between(above=0.0)]
+    threshold: Share
+    label: NotRequired[str]
+    sources: NotRequired[list[_Source]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +112,27 @@ def save_head(directory: Path, head: Head) -> None:
     (Path(directory) / HEADER).write_text(text, encoding="utf-8")
 
 
+def read_head_header(directory: Path) -> dict[str, Any]:
+    """Read ``head.json`` of a fine-tuned model.
+
+    Raises
+    ------
+    InputError
+        The file is damaged, or of another version.
+    """
+    path = Path(directory) / HEADER
+    about = read_json(path, fix=AGAIN)
+    try:
+        check_value(HeadKeys, about, "")
+    except InputError as error:
+        raise InputError(f"{path}: not a head that this version reads: {error}; {AGAIN}") from None
+    labels = about["labels"]
+    if len(set(labels)) < len(labels) or not all(labels):
+        raise InputError(f"{path}: labels are empty, or one stands twice; {AGAIN}")
+    check_sum(path)
+    return about
+
+
 def load_head(directory: Path) -> Head:
     """Read the head of a fine-tuned model.
 
@@ -99,34 +141,49 @@ def load_head(directory: Path) -> Head:
     InputError
         The model has no head, or the head is damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     directory = Path(directory)
     if not has_head(directory):
         raise InputError(
             f"{directory.name} is a model without a head; fine-tune it (cellscribe finetune) or "
             "give labelled cells with --reference"
         )
-    try:
-        about = json.loads((directory / HEADER).read_text(encoding="utf-8"))
-        if about.pop("format") != FORMAT or about.pop("version") != 1:
-            raise InputError(f"{directory / HEADER}: not a head that this version reads")
-        tensors = load_file(directory / WEIGHTS)
-        head = Head(
-            labels=[str(label) for label in about.pop("labels")],
-            weight=tensors["weight"],
-            bias=tensors["bias"],
-            temperature=float(about.pop("temperature")),
-            threshold=float(about.pop("threshold")),
-            about=about,
-        )
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise InputError(
-            f"{directory}: its head is damaged ({error}); fine-tune or copy the model again"
-        ) from None
-    if head.weight.shape[:1] != (len(head.labels),) or head.bias.shape != (len(head.labels),):
+    about = read_head_header(directory)
+    weight, bias = _read_tensors(directory / WEIGHTS)
+    labels = about.pop("labels")
+    if len(weight) != len(labels):
         raise InputError(f"{directory}: {HEADER} and {WEIGHTS} belong to different models")
-    return head
+    for name in ("format", "version"):
+        about.pop(name)
+    return Head(
+        labels=labels,
+        weight=weight,
+        bias=bias,
+        temperature=float(about.pop("temperature")),
+        threshold=float(about.pop("threshold")),
+        about=about,
+    )
+
+
+def _read_tensors(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Weight ``[C, D]`` and bias ``[C]``, finite."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    check_file(path, fix=AGAIN, most=1 << 30)
+    try:
+        tensors = load_file(path)
+        weight, bias = tensors["weight"], tensors["bias"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise InputError(f"{path}: damaged ({error}); {AGAIN}") from None
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor.dtype != np.float32 or not np.isfinite(tensor).all():
+            raise InputError(
+                f"{path}: {name} is of type {tensor.dtype}, or holds what is not a finite number; "
+                f"{AGAIN}"
+            )
+    if weight.ndim != 2 or bias.shape != weight.shape[:1]:
+        raise InputError(
+            f"{path}: weight {list(weight.shape)} and bias {list(bias.shape)} do not fit; {AGAIN}"
+        )
+    check_sum(path)
+    return weight, bias

@@ -14,20 +14,63 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, Self, get_args, get_type_hints
+from typing import Any, Literal, NotRequired, Self, TypedDict, get_args, get_type_hints
 
+from cellscribe.cells.synonyms import FILE as SYNONYMS
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig, Pooling, from_mapping
+from cellscribe.config.checked import check_value, shown
+from cellscribe.config.files import parse_json, read_text
 from cellscribe.errors import InputError
+from cellscribe.model.checksums import check_sum
 
 OWN_FIELDS = (
     "context", "norm", "cls_token", "sep_token", "head_act", "cell_vector_size", "cell_scores",
 )  # fmt: skip
 """Fields of `ModelConfig` that BERT's configuration does not have."""
+MOST_CONFIG = 16 << 20
+"""Bytes of ``config.json``; the names of 100,000 datasets take 5 MB."""
 BERTS = ("sc-fm", "geneformer", "bionemo")
 """Families that share one network, a BERT of ranked genes; the first is our own."""
 POOLS: tuple[str, ...] = get_args(get_type_hints(Pooling)["pool"])
 """Ways in which a BERT's vector of a cell can be made."""
+
+
+LATER = ("head_act", "sep_token", "cell_vector_size", "cell_scores")
+"""Fields of `ModelConfig` that the first checkpoints lack."""
+AGAIN = "copy or download the model folder again"
+
+
+class BertKeys(TypedDict):
+    """What is read of BERT's part of ``config.json`` besides the fields of `ModelConfig`."""
+
+    model_type: NotRequired[Literal["bert"]]
+    position_embedding_type: NotRequired[Literal["absolute"] | None]
+    is_decoder: NotRequired[Literal[False] | None]
+    add_cross_attention: NotRequired[Literal[False] | None]
+    tie_word_embeddings: NotRequired[Literal[True] | None]
+
+
+class OwnKeys(TypedDict):
+    """The part of ``config.json`` under ``"cellscribe"``, without the fields of `ModelConfig`."""
+
+    format: Literal[1]
+    family: NotRequired[str]
+    pooling: NotRequired[dict[str, Any]]
+    settings: NotRequired[dict[str, Any]]
+    provenance: Provenance
+
+
+Provenance = TypedDict(
+    "Provenance",
+    {
+        "trained on": NotRequired[list[str] | str],
+        "trained before on": NotRequired[list[str] | str],
+        "corpus": NotRequired[str],
+        "step": NotRequired[int],
+    },
+)
+"""Entries that are read again; the others are shown as they are."""
 
 
 def pools_of(config: ModelConfig) -> tuple[str, ...]:
@@ -84,13 +127,14 @@ class Header:
         """
         where, own = str(directory / "config.json"), data["cellscribe"]
         config = _model_config(data, where)
-        pooling = from_mapping(Pooling, own.get("pooling", {}), where)
+        pooling = _pooling(own, config, where)
         vocabulary = Vocabulary.read(directory / "genes.tsv")
         if len(vocabulary) != config.vocab_size:
             raise InputError(
                 f"{directory}: genes.tsv has {len(vocabulary):,} tokens, config.json says "
                 f"{config.vocab_size:,}; they belong to different models"
             )
+        check_tables(directory)
         return cls(
             name=directory.resolve().name,
             directory=directory,
@@ -133,9 +177,52 @@ def config_from_json(text: str, where: str) -> tuple[ModelConfig, dict[str, Any]
 
 
 def _model_config(data: Mapping[str, Any], where: str) -> ModelConfig:
-    known = {f.name for f in dataclasses.fields(ModelConfig)}
-    fields = {key: value for key, value in {**data, **data["cellscribe"]}.items() if key in known}
-    return from_mapping(ModelConfig, fields, where)
+    own = data["cellscribe"]
+    names = [field.name for field in dataclasses.fields(ModelConfig)]
+    fields = {name: data[name] for name in names if name in data and name not in OWN_FIELDS}
+    fields |= {name: own[name] for name in OWN_FIELDS if name in own}
+    # the first checkpoints have no family, and lack what came later
+    later = LATER if "family" not in own else LATER[2:]
+    needed = [name for name in names if name not in later]
+    try:
+        check_value(BertKeys, data, "")
+    except InputError as error:
+        raise InputError(f"{where}: {error}; {AGAIN}") from None
+    return from_mapping(ModelConfig, fields, where, needed=needed)
+
+
+def _pooling(own: Mapping[str, Any], config: ModelConfig, where: str) -> Pooling:
+    """Read which vectors make the vector of a cell, of those that the model has."""
+    if "family" in own and "pooling" not in own:
+        raise InputError(f"{where}: pooling is missing; {AGAIN}")
+    needed = ("hidden_layer", "pool") if "pooling" in own else ()
+    pooling = from_mapping(Pooling, own.get("pooling", {}), f"{where}: pooling", needed=needed)
+    layers = config.num_hidden_layers
+    if -pooling.hidden_layer > layers + 1:
+        raise InputError(
+            f"{where}: pooling.hidden_layer {pooling.hidden_layer} of a model of {layers} layers; "
+            f"{AGAIN}"
+        )
+    lacks = {"head": not config.cell_vector_size, "cls": not config.cls_token}
+    if lacks.get(pooling.pool) or (pooling.pool == "head" and pooling.hidden_layer != -1):
+        raise InputError(
+            f"{where}: pooling.pool {pooling.pool!r} is not one of this model with hidden_layer "
+            f"{pooling.hidden_layer}; {AGAIN}"
+        )
+    return pooling
+
+
+def check_tables(directory: Path) -> None:
+    """Compare the gene table, and the names next to it, with the directory's checksums.
+
+    Raises
+    ------
+    InputError
+        One is not the file that was saved.
+    """
+    check_sum(directory / "genes.tsv")
+    if (directory / SYNONYMS).exists():
+        check_sum(directory / SYNONYMS)
 
 
 def read_config(text: str, where: str) -> dict[str, Any]:
@@ -146,17 +233,25 @@ def read_config(text: str, where: str) -> dict[str, Any]:
     InputError
         It is not one that cellscribe wrote.
     """
+    data = parse_json(text, where, fix=AGAIN)
+    own = data.get("cellscribe")
+    if not isinstance(own, dict):
+        raise InputError(
+            f"{where}: not a cellscribe model's config.json; bring in a published model with "
+            "cellscribe import"
+        )
+    known = (*OwnKeys.__annotations__, *OWN_FIELDS)
     try:
-        data = json.loads(text)
-        own = data["cellscribe"]
-        if isinstance(own["provenance"], dict) and isinstance(own.get("family", ""), str):
-            return data
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise InputError(
-        f"{where}: not a cellscribe model's config.json; bring in a published model with "
-        "cellscribe import"
-    )
+        for key in own:
+            if key not in known:
+                raise InputError(f"{shown(key)} is unknown; known are {', '.join(known)}")
+        check_value(OwnKeys, own, "")
+    except InputError as error:
+        raise InputError(
+            f"{where}: not a cellscribe model's config.json of this version: cellscribe: {error}; "
+            f"{AGAIN}, or update cellscribe"
+        ) from None
+    return data
 
 
 def bundled_models() -> list[str]:
@@ -174,12 +269,15 @@ def find_checkpoint(name: str | Path) -> Path:
         There is neither a directory nor a bundled model of that name.
     """
     path = Path(name)
-    if path.is_dir():
-        return path
+    try:
+        if path.is_dir():
+            return path
+    except OSError as error:  # a name that no file can have
+        raise InputError(f"no model {shown(str(name))}: {error.strerror}") from None
     if str(name) in bundled_models():
         return Path(str(resources.files("cellscribe") / "bundled" / str(name)))
     raise InputError(
-        f"no model {str(name)!r}: give a checkpoint directory or a bundled model "
+        f"no model {str(name)[:200]!r}: give a checkpoint directory or a bundled model "
         f"({', '.join(bundled_models()) or 'none here'})"
     )
 
@@ -190,12 +288,9 @@ def config_text(directory: Path) -> str:
     Raises
     ------
     InputError
-        There is none.
+        There is none, or it cannot be read.
     """
-    try:
-        return (directory / "config.json").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise InputError(f"{directory}: no readable config.json; not a model directory") from None
+    return read_text(directory / "config.json", fix="give a model directory", most=MOST_CONFIG)
 
 
 def read_header(name: str | Path) -> Header:
@@ -210,8 +305,14 @@ def read_header(name: str | Path) -> Header:
     data = read_config(config_text(directory), str(directory / "config.json"))
     family = data["cellscribe"].get("family", BERTS[0])
     if family not in BERTS:
-        raise InputError(
-            f"{directory} is a model of the family {family}, which only embed, annotate "
-            f"--reference and info can use; this needs one of {', '.join(BERTS)}"
-        )
+        raise InputError(of_another_family(directory, family))
     return Header.from_config(directory, data)
+
+
+def of_another_family(directory: Path, family: str) -> str:
+    """Refusal of a model where a BERT of ranked genes is needed."""
+    return (
+        f"{directory} is a model of the family {family}: embed, tokenize, genes, perturb, "
+        "evaluate, annotate --reference and info take it, but finetune, export and train --init-from need "
+        f"one of {', '.join(BERTS)}"
+    )

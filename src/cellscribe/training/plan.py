@@ -60,7 +60,7 @@ def settle(
     below = found.model
     if init_from is not None:
         below = dataclasses.asdict(read_header(init_from).config)
-    where = f"preset {found.name}"
+    where = f"train with preset {found.name}"
     return (
         from_mapping(ModelConfig, {**below, **shape}, where),
         from_mapping(TrainOptions, {**found.training, **settings}, where),

@@ -21,6 +21,7 @@ from cellscribe.callbacks import Log
 from cellscribe.config import ModelConfig, TrainOptions
 from cellscribe.errors import InputError
 from cellscribe.lease import lease
+from cellscribe.model.checksums import seal
 from cellscribe.model.device import cpu_facts
 from cellscribe.model.encoder import MaskedGeneModel, initialise, set_compute_dtype
 from cellscribe.training import checkpoints, runs
@@ -332,6 +333,7 @@ def _finish(plan: TrainPlan, state: TrainState, views: Views | None, log: Log) -
             views.components.save(partial)
         if hashes is not None:
             write_trained_cells(partial, hashes)
+        seal(partial)
 
 
 @contextmanager

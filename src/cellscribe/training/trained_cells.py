@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from cellscribe.config.files import check_file
 from cellscribe.errors import InputError
+from cellscribe.model.checksums import check_sum
 from cellscribe.writing import writing
 
 if TYPE_CHECKING:
@@ -67,12 +69,16 @@ def read_trained_cells(directory: Path) -> Hashes | None:
         The file is damaged.
     """
     path = directory / TRAINED_CELLS
-    if not path.exists():
+    if not path.is_symlink() and not path.exists():
         return None
+    check_file(path, fix="copy the whole model folder again")
     try:
         hashes = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, SyntaxError, OverflowError) as error:
         raise InputError(f"{path}: damaged ({error}); copy the whole model folder again") from None
-    if hashes.dtype != np.uint64 or hashes.ndim != 1:
+    if not isinstance(hashes, np.ndarray) or hashes.dtype != np.uint64 or hashes.ndim != 1:
         raise InputError(f"{path}: not hashes of cells; copy the whole model folder again")
+    if (hashes[1:] <= hashes[:-1]).any():
+        raise InputError(f"{path}: damaged (out of order); copy the whole model folder again")
+    check_sum(path)
     return hashes

@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from cellscribe.config import ImportOptions, ModelConfig, Pooling, from_mapping
+from cellscribe.config.checked import check_value, hints_of
 from cellscribe.errors import InputError
-from cellscribe.families.base import PublishedBert, check_count
+from cellscribe.families.base import PublishedBert
 from cellscribe.families.geneformer.dictionaries import Dictionaries, read_dictionaries
 from cellscribe.families.shards import WEIGHTS, read_weights, without_prefixes
 from cellscribe.families.source import AGAIN, Source
-from cellscribe.families.weights import as_float, check_finite, check_names
+from cellscribe.families.weights import as_float, check_names
 from cellscribe.model.metadata import OWN_FIELDS
+from cellscribe.model.weights import check_finite
 
 if TYPE_CHECKING:
     import torch
@@ -160,16 +162,13 @@ def model_config(data: Mapping[str, Any], found: Dictionaries, where: str) -> Mo
     missing = sorted(name for name in names if name not in data)
     if missing:
         raise InputError(f"{where}: {', '.join(missing[:5])} missing; copy or download it again")
-    for name in names:
-        if name.endswith(("_prob", "_eps", "_range")):
-            if type(data[name]) not in (int, float) or not 0 <= data[name] <= 1:
-                raise InputError(f"{where}: {name} must be from 0 to 1, not {data[name]!r:.40}")
-        elif name != "hidden_act":
-            # token types may be none
-            check_count(where, name, data[name], least=int(name != "type_vocab_size"), mend=AGAIN)
+    try:
+        given = {name: check_value(hints_of(ModelConfig)[name], data[name], name) for name in names}
+    except InputError as error:
+        raise InputError(f"{where}: {error}; {AGAIN}") from None
     token_of = found.vocabulary.token_of
     specials = {"cls_token": "<cls>" in token_of, "sep_token": "<eos>" in token_of}
-    fields = {name: data[name] for name in names} | specials
+    fields = given | specials
     fields["pad_token_id"] = token_of["<pad>"]
     positions = fields["max_position_embeddings"]
     fields["context"] = positions - sum(specials.values())

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import torch
 
 WANTS = "scBERT: panglao_pretrain.pth, with --genes FILE for the order of its genes"
+CONFIG = ScbertConfig
 POOLS = {
     "mean": "mean of the last hidden layer, after its norm, over all genes, the silent ones too",
     "max": "largest value of the last hidden layer, after its norm, over all genes, by dimension",
@@ -218,13 +219,14 @@ def _config(tensors: Mapping[str, torch.Tensor], depth: int, path: Path) -> Scbe
     up, qkv = tensors["performer.layers.0.up.weight"], tensors["performer.layers.0.qkv.weight"]
     if any(x.ndim != 2 for x in (tokens, places, projection, up, qkv)):
         raise InputError(f"{path}: its tensors are not those of scBERT; download it again")
-    return ScbertConfig(
-        genes=len(places) - 1,
-        bins=len(tokens) - MASK_TOKENS,
-        width=tokens.shape[1],
-        depth=depth,
-        heads=len(qkv) // (3 * projection.shape[1]),
-        head_width=projection.shape[1],
-        ffn_width=len(up),
-        features=len(projection),
-    )
+    shape = {
+        "genes": len(places) - 1,
+        "bins": len(tokens) - MASK_TOKENS,
+        "width": tokens.shape[1],
+        "depth": depth,
+        "heads": len(qkv) // (3 * projection.shape[1]),
+        "head_width": projection.shape[1],
+        "ffn_width": len(up),
+        "features": len(projection),
+    }
+    return from_mapping(ScbertConfig, shape, "scBERT")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
+from typing import Annotated
 
 from cellscribe.cells.vocabulary import MAX_TOKENS
-from cellscribe.errors import InputError
-from cellscribe.families.base import check_count
+from cellscribe.config.checked import Between, check_fields
+from cellscribe.config.encoder import Layers, Width
 
 POSITIONS = "pos_emb.emb.weight"
 """Published name of the genes' vectors."""
@@ -19,26 +19,22 @@ MASK_TOKENS = 2
 class ScbertConfig:
     """Shape of the network; defaults are panglao_pretrain's."""
 
-    genes: int = 16_906
+    genes: Annotated[int, Between(1, MAX_TOKENS)] = 16_906
     """Genes, all of which the network reads; one empty place comes on top."""
-    bins: int = 5
+    bins: Width = 5
     """Highest bin of expression; one more token is the mask of pretraining."""
-    width: int = 200
+    width: Width = 200
     """Width of the residual stream."""
-    depth: int = 6
+    depth: Layers = 6
     """Performer layers."""
-    heads: int = 10
+    heads: Width = 10
     """Attention heads a layer."""
-    head_width: int = 64
+    head_width: Width = 64
     """Width of a head."""
-    ffn_width: int = 800
+    ffn_width: Annotated[int, Between(1, 1 << 20)] = 800
     """Width of the feed-forward layer."""
-    features: int = 266
+    features: Width = 266
     """Random features of attention."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            check_count("scBERT", field.name, value, mend="import the checkpoint again")
-        if self.genes > MAX_TOKENS:
-            raise InputError(f"scBERT: {self.genes:,} genes, at most {MAX_TOKENS:,} fit")
+        check_fields(self)

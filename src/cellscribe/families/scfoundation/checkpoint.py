@@ -40,6 +40,7 @@ WANTS = "scFoundation: models.ckpt, with OS_scRNA_gene_index.19264.tsv beside it
 ALL = "the last hidden layer at S and at T, its maximum and its mean over a cell's genes, in a row"
 MAXIMUM = "maximum of the last hidden layer over a cell's genes, T and S"
 BY_RDE = ", by the branch for read-depth enhancement"
+CONFIG = ScfoundationConfig
 POOLS = {
     "all": ALL,
     "max": MAXIMUM,

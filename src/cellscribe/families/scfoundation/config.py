@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from cellscribe.cells.vocabulary import MAX_TOKENS
+from cellscribe.config.checked import Between, check_fields
+from cellscribe.config.encoder import Layers, Width
 from cellscribe.errors import InputError
-from cellscribe.families.base import MOST, check_count
 
 SPECIALS = ("<T>", "<S>", "<pad>")
 """Places after the genes: target depth, own depth, padding."""
@@ -38,43 +38,34 @@ BRANCHES = {
 class ScfoundationConfig:
     """Shape of the network; defaults are the published one."""
 
-    genes: int = 19_264
+    genes: Annotated[int, Between(1, MAX_TOKENS - len(SPECIALS))] = 19_264
     """Genes; the places of T, S and padding come on top."""
-    bins: int = 100
+    bins: Width = 100
     """Soft bins of values."""
-    bin_alpha: float = 1.0
+    bin_alpha: Annotated[float, Between(-1e6, 1e6)] = 1.0
     """Weight of the first score of a bin, relative to its second."""
-    width: int = 768
+    width: Width = 768
     """Width of the encoder's residual stream."""
-    depth: int = 12
+    depth: Layers = 12
     """Blocks of the encoder."""
-    heads: int = 12
+    heads: Width = 12
     """Attention heads a block."""
-    decoder_width: int = 512
+    decoder_width: Width = 512
     """Width of the decoder's residual stream."""
-    decoder_depth: int = 6
+    decoder_depth: Layers = 6
     """Performer layers of the decoder."""
-    decoder_heads: int = 8
+    decoder_heads: Width = 8
     """Attention heads a layer."""
-    decoder_head_width: int = 64
+    decoder_head_width: Width = 64
     """Width of a decoder's head."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name == "bin_alpha":
-                if type(value) not in (int, float) or not abs(value) <= MOST:
-                    raise InputError(f"scFoundation: bin_alpha must be a number, not {value!r:.40}")
-            else:
-                mend = "import the checkpoint again"
-                check_count("scFoundation", field.name, value, mend=mend)
+        check_fields(self)
         if self.width % self.heads:
             raise InputError(
                 f"scFoundation: width {self.width} is not a multiple of its {self.heads} heads; "
                 f"{AGAIN}"
             )
-        if self.genes + len(SPECIALS) > MAX_TOKENS:
-            raise InputError(f"scFoundation: {self.genes:,} genes, at most {MAX_TOKENS:,} fit")
 
     @property
     def features(self) -> int:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
 WANTS = "scGPT: a folder with best_model.pt, args.json and vocab.json"
+CONFIG = ScgptConfig
 POOLS = {
     "cls": "the last hidden layer at <cls>, scaled to unit length",
     "mean": "mean of the last hidden layer over a cell's genes, scaled to unit length",

@@ -2,57 +2,49 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
+from typing import Annotated
 
 from cellscribe.cells.vocabulary import MAX_TOKENS
 from cellscribe.config import ModelConfig
+from cellscribe.config.checked import Between, check_fields
+from cellscribe.config.encoder import Layers, Places, Tokens, Width
 from cellscribe.errors import InputError
-from cellscribe.families.base import MOST, check_count
 
 LAYER_NORM_EPS = 1e-5
-AGAIN = "give args.json as its makers published it"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScgptConfig:
     """Shape of the network, and how a cell is read; defaults are scGPT's own for embedding."""
 
-    vocab_size: int
+    vocab_size: Tokens
     """Tokens, special ones included."""
-    hidden_size: int
+    hidden_size: Width
     """Width of the residual stream (embsize)."""
-    num_hidden_layers: int
+    num_hidden_layers: Layers
     """Transformer blocks (nlayers)."""
-    num_attention_heads: int
+    num_attention_heads: Width
     """Attention heads a block (nheads)."""
-    intermediate_size: int
+    intermediate_size: Annotated[int, Between(1, 1 << 20)]
     """Width of the feed-forward layer (d_hid)."""
-    cls_token: int
+    cls_token: Annotated[int, Between(0, MAX_TOKENS - 1)]
     """Id of <cls>, which comes before the genes."""
-    cls_value: float = -2.0
+    cls_value: Annotated[float, Between(-1e6, 1e6)] = -2.0
     """Value that goes with <cls> (pad_value)."""
-    n_bins: int = 51
+    n_bins: Annotated[int, Between(3, 1 << 16)] = 51
     """Bins of values, that of zero included."""
-    context: int = 1_199
+    context: Places = 1_199
     """Most genes of a cell that are read; <cls> is not counted."""
 
     def __post_init__(self) -> None:
-        least = {"cls_token": 0, "n_bins": 3}
-        for field in dataclasses.fields(self):
-            name, value = field.name, getattr(self, field.name)
-            if name != "cls_value":
-                check_count("scGPT", name, value, least=least.get(name, 1), mend=AGAIN)
-            elif type(value) not in (int, float) or not abs(value) <= MOST:
-                raise InputError(f"scGPT: cls_value must be a number, not {value!r:.40}; {AGAIN}")
+        check_fields(self)
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"scGPT: width {self.hidden_size} is not a multiple of its "
                 f"{self.num_attention_heads} heads; args.json belongs to another model"
             )
-        if self.vocab_size > MAX_TOKENS:
-            raise InputError(f"scGPT: {self.vocab_size:,} tokens, at most {MAX_TOKENS:,} fit")
-        if not 0 <= self.cls_token < self.vocab_size:
+        if self.cls_token >= self.vocab_size:
             raise InputError(f"scGPT: <cls> is token {self.cls_token} of {self.vocab_size:,}")
 
     def block(self) -> ModelConfig:

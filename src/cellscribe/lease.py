@@ -88,11 +88,10 @@ def lease(*outs: Path) -> Iterator[None]:
         A place cannot be written to.
     """
     with ExitStack() as stack:
-        paths = {_lock_path(Path(out)): Path(out) for out in reversed(outs)}
-        for out in reversed(paths.values()):
-            stack.callback(_take(out))
+        for out in outs:
+            stack.callback(_take(Path(out)))
             with disk_errors(out):
-                sweep(out)
+                sweep(Path(out))
         yield
 
 

@@ -292,13 +292,57 @@ def test_mouse(table: pd.DataFrame, small: Vocabulary) -> None:
     message = str(error.value)
     assert any(name in message for name in table.index[:3])
     assert "ENSG00000141510 (TP53)" in message
-    assert "orthologues" in message
+    assert "give --species mouse" in message
 
 
 @pytest.mark.parametrize("names", [["x", "y", "z", "4"], [str(i) for i in range(50)], ["", None]])
 def test_too_few(names: list[Any], small: Vocabulary) -> None:
-    with pytest.raises(InputError, match=r"0 of \d+ genes are known.*TP53.*--gene-key"):
+    with pytest.raises(InputError, match=r"0 of \d+ genes are known.*TP53.*put Ensembl ids"):
         map_genes(var(names), small)
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        ([f"ENST{i:011d}.2" for i in range(20)], "which are Ensembl ids of transcripts"),
+        ([f"chr1:{i}00-{i}99" for i in range(20)], "which are regions of the genome"),
+        ([str(i) for i in range(20)], "which are numbers"),
+        (["GFP", "mCherry", "Cas9"], "found GFP, mCherry, Cas9 in var_names; expected human"),
+    ],
+)
+def test_too_few_says_what_is_there(names: list[str], reason: str, small: Vocabulary) -> None:
+    with pytest.raises(InputError, match=reason):
+        map_genes(var(names), small)
+
+
+def test_too_few_names_only_columns_that_are_there(small: Vocabulary) -> None:
+    table = var(["x", "y"], what=["TP53", "CD4"])
+    with pytest.raises(InputError, match=r"another column of var with it \(what\)$"):
+        map_genes(table, small, gene_key="var_names")
+    with pytest.raises(InputError) as error:
+        map_genes(var(["x", "y"]), small, gene_key="var_names")
+    assert "--gene-key" not in str(error.value)
+    genes = [symbol for symbol in human_genes()["symbol"] if symbol.startswith("OR")]
+    with pytest.raises(InputError, match="which are genes, but not the model's"):
+        map_genes(var(genes), small)
+
+
+@pytest.mark.parametrize("names", [list(GENES), [FACTS[name] for name in GENES], ["Cd4", "Trp53"]])
+def test_genes_x_cells_are_told_to_be_transposed(names: list[str], small: Vocabulary) -> None:
+    barcodes = ["AAACCTGAGAAACCAT-1", "AAACCTGAGAAACCAA-1"]
+    asked: list[int] = []
+
+    def cells() -> list[str]:
+        asked.append(1)
+        return names
+
+    with pytest.raises(InputError, match=rf"genes x cells.*{names[0]}.*AAACC.*transpose"):
+        map_genes(var(barcodes), small, cells=cells)
+    asked.clear()
+    assert map_genes(var(list(GENES)), small, cells=cells).n_known == 5
+    assert not asked  # names of cells are not read where the genes are known
+    with pytest.raises(InputError, match="which are barcodes of cells"):
+        map_genes(var(barcodes), small, cells=lambda: barcodes)
 
 
 def test_rule_for_too_few(coding: Vocabulary) -> None:

@@ -14,7 +14,7 @@ from cellscribe.annotation.annotate import (
 )
 from cellscribe.api.embed import keep_about, to_change
 from cellscribe.callbacks import Log, Progress, log_stderr
-from cellscribe.config import AnnotateOptions, CountsKind, Precision, choose_options
+from cellscribe.config import AnnotateOptions, CountsKind, Precision, Species, choose_options
 from cellscribe.config.renamed import former_keywords
 from cellscribe.inference.session import open_session
 
@@ -40,6 +40,7 @@ def annotate(
     copy: bool = False,
     layer: str | None = None,
     gene_key: str | None = None,
+    species: Species | None = None,
     modality: str | None = None,
     table: str | None = None,
     counts: CountsKind | None = None,
@@ -74,7 +75,7 @@ def annotate(
         Start of the names of the columns that obs gets (``"cellscribe"`` if not given).
     copy
         Leave an AnnData as it is and return a changed copy.
-    layer, gene_key, modality, table, counts, device, precision, threads
+    layer, gene_key, species, modality, table, counts, device, precision, threads
         As for `embed`.
     pool, hidden_layer
         How a cell's vector is made, with a reference.
@@ -109,6 +110,7 @@ def annotate(
         "key_added": key_added,
         "layer": layer,
         "gene_key": gene_key,
+        "species": species,
         "modality": modality,
         "table": table,
         "counts": counts,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +10,17 @@ import numpy.typing as npt
 
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.cells.counts import Counts
-from cellscribe.config import CountsKind, EmbedOptions, OutputDtype, Precision, choose_options
-from cellscribe.config.renamed import former_keywords
-from cellscribe.inference.embed import (
-    Embedded,
-    about_vectors,
-    check_output,
-    check_where,
-    embed_cells,
+from cellscribe.config import (
+    CountsKind,
+    EmbedOptions,
+    OutputDtype,
+    Precision,
+    Species,
+    choose_options,
 )
-from cellscribe.inference.inputs import InputFiles
+from cellscribe.config.renamed import former_keywords
+from cellscribe.inference.embed import Embedded, about_vectors, check_output, embed_cells
 from cellscribe.inference.session import open_session
-from cellscribe.lease import lease
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -38,6 +36,7 @@ def embed(
     copy: bool = False,
     layer: str | None = None,
     gene_key: str | None = None,
+    species: Species | None = None,
     modality: str | None = None,
     table: str | None = None,
     counts: CountsKind | None = None,
@@ -69,6 +68,8 @@ def embed(
         Where the raw counts are: ``"X"`` (default), ``"raw"``, or a layer's name.
     gene_key
         Column of ``var`` with Ensembl ids or symbols; found by its values if not given.
+    species
+        ``"mouse"`` for mouse genes, which are read as their one-to-one human orthologues.
     modality, table
         Modality of a MuData (found by its name if not given) or table of a SpatialData.
     counts
@@ -101,6 +102,7 @@ def embed(
         "key_added": key_added,
         "layer": layer,
         "gene_key": gene_key,
+        "species": species,
         "modality": modality,
         "table": table,
         "counts": counts,
@@ -149,6 +151,7 @@ def embed_file(
     key_added: str | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    species: Species | None = None,
     modality: str | None = None,
     table: str | None = None,
     counts: CountsKind | None = None,
@@ -176,7 +179,7 @@ def embed_file(
         ``.npy``, ``.h5ad``, ``.zarr`` or ``.parquet``.
     options
         All settings at once, in place of the keywords from `key_added` to `overwrite`.
-    model, key_added, layer, gene_key, modality, table, counts, pool, hidden_layer, device,
+    model, key_added, layer, gene_key, species, modality, table, counts, pool, hidden_layer, device,
     precision, dtype, threads
         As for `embed`.
     resume
@@ -201,6 +204,7 @@ def embed_file(
         "key_added": key_added,
         "layer": layer,
         "gene_key": gene_key,
+        "species": species,
         "modality": modality,
         "table": table,
         "counts": counts,
@@ -217,22 +221,16 @@ def embed_file(
     report, map_png = (None if path is None else Path(path) for path in (report, map_png))
     drawn = [path for path in (report, map_png) if path is not None]
     out = Path(out)
-    read = source if isinstance(source, str | Path) else getattr(source, "filename", None)
-    path = None if read is None else Path(read)
-    with ExitStack() as stack:
-        # A conversion of the input may take long: an output that cannot be is refused before it.
-        check_where(out, path, options)
-        stack.enter_context(lease(out, *drawn))
-        check_output(out, path, options)
-        files = InputFiles(path)
-        session = stack.enter_context(open_session(model, options, log=log))
+    # A conversion of the input may take long: an output that cannot be is refused before it.
+    check_output(out, Path(source) if isinstance(source, str | Path) else None, options)
+    with open_session(model, options, log=log) as session:
         opened = session.open_counts(source)
         if drawn:
             from cellscribe.report.embedding_files import check_wishes, draw
 
             check_wishes(opened, color_by, drawn, out)
         cells = session.map_genes(opened, options.gene_key)
-        result = embed_cells(session, cells, out, options, files=files, progress=progress)
+        result = embed_cells(session, cells, out, options, progress=progress)
         if drawn:
             found = draw(
                 result,

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from cellscribe.api.genes import claim_form, gene_frame
 from cellscribe.callbacks import Log, Progress, log_stderr
-from cellscribe.config import CountsKind, EnhanceOptions, Precision, choose_options
+from cellscribe.config import CountsKind, EnhanceOptions, Precision, Species, choose_options
 from cellscribe.config.renamed import former_keywords
 from cellscribe.errors import InputError
 from cellscribe.inference.session import Cells, Session, open_session
@@ -40,6 +40,7 @@ def enhance(
     target_depth: str | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    species: Species | None = None,
     modality: str | None = None,
     table: str | None = None,
     counts: CountsKind | None = None,
@@ -54,8 +55,8 @@ def enhance(
 
     Parameters
     ----------
-    source, layer, gene_key, modality, table, counts, device, precision, threads, options, progress,
-    log
+    source, layer, gene_key, species, modality, table, counts, device, precision, threads,
+    options, progress, log
         As for `embed_genes`.
     model
         A checkpoint directory of a family that can (scFoundation), or such a model, loaded.
@@ -77,6 +78,7 @@ def enhance(
         "target_depth": target_depth,
         "layer": layer,
         "gene_key": gene_key,
+        "species": species,
         "modality": modality,
         "table": table,
         "counts": counts,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellscribe.callbacks import Log, Progress, log_stderr
-from cellscribe.config import CountsKind, EvaluateOptions, Precision, choose_options
+from cellscribe.config import CountsKind, EvaluateOptions, Precision, Species, choose_options
 from cellscribe.config.renamed import former_keywords
 from cellscribe.errors import InputError
 from cellscribe.inference.session import choose_model
@@ -39,6 +39,7 @@ def evaluate(
     bootstrap: int | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    species: Species | None = None,
     modality: str | None = None,
     table: str | None = None,
     counts: CountsKind | None = None,
@@ -76,7 +77,8 @@ def evaluate(
         Most cells of a file that are used, drawn at random (4,000).
     seeds, seed, bootstrap
         Repetitions, seed of the first one, draws for the intervals.
-    layer, gene_key, modality, table, counts, pool, hidden_layer, device, precision, threads
+    layer, gene_key, species, modality, table, counts, pool, hidden_layer, device, precision,
+    threads
         As for `embed`.
     overwrite
         Measure anew what the folder of results already has.
@@ -107,6 +109,7 @@ def evaluate(
         "bootstrap": bootstrap,
         "layer": layer,
         "gene_key": gene_key,
+        "species": species,
         "modality": modality,
         "table": table,
         "counts": counts,

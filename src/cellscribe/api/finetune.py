@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 from cellscribe.annotation.finetune import Finetuned, finetune_model, need_ranked
 from cellscribe.annotation.labels import read_labels
 from cellscribe.callbacks import Log, Progress, log_stderr
-from cellscribe.config import CountsKind, FinetuneOptions, Pooling, Precision, choose_options
+from cellscribe.config import (
+    CountsKind,
+    FinetuneOptions,
+    Pooling,
+    Precision,
+    Species,
+    choose_options,
+)
 from cellscribe.config.finetune import Mode
 from cellscribe.config.renamed import former_keywords
 from cellscribe.errors import InputError
@@ -35,6 +42,7 @@ def finetune(
     mode: Mode | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    species: Species | None = None,
     modality: str | None = None,
     table: str | None = None,
     counts: CountsKind | None = None,
@@ -83,7 +91,7 @@ def finetune(
         Most passes over the cells, and the peak rate, where layers are trained.
     seed
         Seed of all random draws.
-    layer, gene_key, modality, table, counts, device, precision, threads
+    layer, gene_key, species, modality, table, counts, device, precision, threads
         As for `embed`.
     overwrite
         Replace `out` if it exists.
@@ -103,6 +111,7 @@ def finetune(
         "mode": mode,
         "layer": layer,
         "gene_key": gene_key,
+        "species": species,
         "modality": modality,
         "table": table,
         "counts": counts,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cellscribe.callbacks import Log, Progress, log_stderr
-from cellscribe.config import CountsKind, GenesOptions, Precision, choose_options
+from cellscribe.config import CountsKind, GenesOptions, Precision, Species, choose_options
 from cellscribe.config.renamed import former_keywords
 from cellscribe.errors import InputError
 from cellscribe.inference.session import Session, open_session
@@ -31,6 +31,7 @@ def embed_genes(
     model: str | Path | Embedder | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    species: Species | None = None,
     modality: str | None = None,
     table: str | None = None,
     counts: CountsKind | None = None,
@@ -46,8 +47,8 @@ def embed_genes(
 
     Parameters
     ----------
-    source, model, layer, gene_key, modality, table, counts, hidden_layer, device, precision,
-    threads, progress, log
+    source, model, layer, gene_key, species, modality, table, counts, hidden_layer, device,
+    precision, threads, progress, log
         As for `embed`.
     options
         All settings at once, in place of the keywords.
@@ -66,6 +67,7 @@ def embed_genes(
     given = {
         "layer": layer,
         "gene_key": gene_key,
+        "species": species,
         "modality": modality,
         "table": table,
         "counts": counts,
@@ -95,6 +97,7 @@ def gene_importance(
     group_by: str | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    species: Species | None = None,
     modality: str | None = None,
     table: str | None = None,
     counts: CountsKind | None = None,
@@ -109,8 +112,8 @@ def gene_importance(
 
     Parameters
     ----------
-    source, layer, gene_key, modality, table, counts, device, precision, threads, options, progress,
-    log
+    source, layer, gene_key, species, modality, table, counts, device, precision, threads,
+    options, progress, log
         As for `embed_genes`.
     model
         A checkpoint directory of a family that tells it (scBERT), or such a model, loaded.
@@ -133,6 +136,7 @@ def gene_importance(
     given = {
         "layer": layer,
         "gene_key": gene_key,
+        "species": species,
         "modality": modality,
         "table": table,
         "counts": counts,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cellscribe.api.genes import claim_form
 from cellscribe.callbacks import Log, Progress, log_stderr
-from cellscribe.config import CountsKind, PerturbOptions, Precision, choose_options
+from cellscribe.config import CountsKind, PerturbOptions, Precision, Species, choose_options
 from cellscribe.config.renamed import former_keywords
 from cellscribe.inference.outputs import sidecar
 from cellscribe.inference.session import open_session
@@ -41,6 +41,7 @@ def perturb(
     seed: int | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    species: Species | None = None,
     modality: str | None = None,
     table: str | None = None,
     counts: CountsKind | None = None,
@@ -74,7 +75,8 @@ def perturb(
         Most cells that are perturbed, and most that make a goal, drawn at random (1,000).
     seed
         Seed of all random draws.
-    layer, gene_key, modality, table, counts, pool, hidden_layer, device, precision, threads
+    layer, gene_key, species, modality, table, counts, pool, hidden_layer, device, precision,
+    threads
         As for `embed`.
     options
         All settings at once, in place of the keywords.
@@ -116,6 +118,7 @@ def perturb(
         "seed": seed,
         "layer": layer,
         "gene_key": gene_key,
+        "species": species,
         "modality": modality,
         "table": table,
         "counts": counts,

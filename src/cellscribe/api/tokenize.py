@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.cells.tokenize import Tokenized, write_tokens
-from cellscribe.config import CountsKind, TokenizeOptions, choose_options
+from cellscribe.config import CountsKind, Species, TokenizeOptions, choose_options
 from cellscribe.errors import InputError
 from cellscribe.families.registry import open_tokenizer
 from cellscribe.inference.session import open_session
@@ -25,6 +25,7 @@ def tokenize(
     model: str | Path | Embedder | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
+    species: Species | None = None,
     modality: str | None = None,
     table: str | None = None,
     counts: CountsKind | None = None,
@@ -37,7 +38,7 @@ def tokenize(
 
     Parameters
     ----------
-    source, model, layer, gene_key, modality, table, counts, progress, log
+    source, model, layer, gene_key, species, modality, table, counts, progress, log
         As for `embed`.
     out
         The ``.parquet`` file.
@@ -54,6 +55,7 @@ def tokenize(
     given = {
         "layer": layer,
         "gene_key": gene_key,
+        "species": species,
         "modality": modality,
         "table": table,
         "counts": counts,

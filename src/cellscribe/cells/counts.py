@@ -7,7 +7,7 @@ returned, see `check_values`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from copy import copy
 from dataclasses import replace
@@ -212,6 +212,10 @@ class Counts:
                 f"{self.name}: {self.n_cells:,} cells, but {len(obs):,} are named; {DAMAGED}"
             )
         return obs
+
+    def cell_names(self) -> Iterable[str]:
+        """Read the names of the cells."""
+        return [str(name) for name in self.obs.index]
 
     def blocks(self, rows: int = 4096, start: int = 0) -> Iterator[csr_matrix]:
         """Read consecutive blocks of cells from row `start` on, each checked.

@@ -10,8 +10,7 @@ Letters: ``G`` columns of the file, ``U`` distinct identifiers in one column of 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.cells.features import judge_features
-from cellscribe.cells.lookup import HumanLookup
+from cellscribe.cells.gene_refusals import Place, check_known, first_names
+from cellscribe.cells.lookup import Lookup, lookup_of
 from cellscribe.cells.spellings import Kind
 from cellscribe.cells.symbols import as_text, human_genes, resolve
 from cellscribe.cells.vocabulary import GeneTable
+from cellscribe.config import Species
 from cellscribe.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,17 +33,10 @@ __all__ = ["GeneMap", "human_genes", "map_genes", "resolve"]
 
 VAR_NAMES = "var_names"
 """Key that stands for the names of the file's columns."""
-MIN_KNOWN = 0.10
-"""Least share of known genes, of the file's human columns or of a smaller vocabulary."""
-MIN_BESIDE_OTHERS = 0.01
-"""Known columns per column of another species, at least: below it the file is not a human one."""
 NEAR_TIE = 0.95
 """A column with Ensembl ids is taken if it knows this share of the best column's genes."""
 SAMPLE = 1_000
 """Values looked at before a column of ``var`` is read whole."""
-
-_TITLE_CASE = re.compile(r"(?:mt-)?[A-Z][a-z0-9]*[a-z][a-z0-9.-]*")
-_SPECIES = {"ENSMUSG": "mouse", "ENSRNOG": "rat", "ENSDARG": "zebrafish"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +67,10 @@ class GeneMap:
         Columns left out because the file says that they are not gene expression.
     feature_note
         What was decided of features whose kind the file does not say in known words.
+    species
+        Whose genes the file has.
+    n_no_orthologue
+        Columns of mouse genes left out because no one-to-one human orthologue of theirs is known.
     """
 
     token: npt.NDArray[np.int32]
@@ -88,6 +86,8 @@ class GeneMap:
     unknown_examples: tuple[str, ...]
     n_other_features: int = 0
     feature_note: str = ""
+    species: str = "human"
+    n_no_orthologue: int = 0
 
     def summary(self) -> str:
         """Describe the map in one or two sentences."""
@@ -97,13 +97,15 @@ class GeneMap:
             "by an older name": self.n_alias,
         }
         how = ", ".join(f"{n:,} {way}" for way, n in ways.items() if n)
+        genes = "genes" if self.species == "human" else f"{self.species} genes"
         text = (
-            f"{self.n_known:,} of {self.n_genes:,} genes are known ({how}; read from {self.key})."
+            f"{self.n_known:,} of {self.n_genes:,} {genes} are known ({how}; read from {self.key})."
         )
         notes = {
             "repeat an earlier gene and are summed with it": self.n_duplicates,
             "belong to another species and are left out": self.n_other_species,
             "are not gene expression and are left out": self.n_other_features,
+            "have no one-to-one human orthologue and are left out": self.n_no_orthologue,
         }
         notes = {note: n for note, n in notes.items() if n}
         if notes:
@@ -130,7 +132,7 @@ class _Column:
         return bool(known.size) and float(np.mean(known == Kind.ENSEMBL)) > 0.5
 
 
-def _read_column(key: str, values: Any, look_up: HumanLookup) -> _Column:
+def _read_column(key: str, values: Any, look_up: Lookup) -> _Column:
     """Look up every distinct value of a column once."""
     import pandas as pd
 
@@ -175,7 +177,7 @@ def candidate_columns(var: pd.DataFrame, gene_key: str | None, name: str) -> dic
     return {VAR_NAMES: var_names} | text
 
 
-def _read_columns(candidates: dict[str, pd.Series], look_up: HumanLookup) -> list[_Column]:
+def _read_columns(candidates: dict[str, pd.Series], look_up: Lookup) -> list[_Column]:
     """Read the columns that a sample shows to be gene identifiers; the one to trust comes first."""
     n_genes = len(next(iter(candidates.values())))
     rows = np.unique(np.linspace(0, n_genes - 1, min(n_genes, SAMPLE)).astype(np.int64))
@@ -201,59 +203,14 @@ def _read_columns(candidates: dict[str, pd.Series], look_up: HumanLookup) -> lis
     )
 
 
-def first_names(names: Iterable[str], n: int) -> tuple[str, ...]:
-    """Return the first `n` distinct names, shortened for a message."""
-    found: dict[str, None] = {}
-    for name in names:
-        if name:
-            found[name if len(name) <= 40 else name[:37] + "..."] = None
-        if len(found) == n:
-            break
-    return tuple(found)
-
-
-def _check(
-    column: _Column, human: npt.NDArray[np.bool_], vocabulary: GeneTable, name: str, tried: str
-) -> None:
-    """Refuse another species' genes, and files of which too little is known.
-
-    `human` marks the gene columns that no prefix or id gives to another species.
-    """
-    other = column.kind == Kind.OTHER_SPECIES
-    n_known, n_human, n_other = int((column.token >= 0).sum()), int(human.sum()), int(other.sum())
-    few = n_known == 0 or n_known < MIN_KNOWN * min(n_human, vocabulary.n_genes)
-    genes = range(vocabulary.n_special, min(vocabulary.n_special + 3, len(vocabulary)))
-    expected = ", ".join(
-        f"{vocabulary.ids[t]} ({s})" if (s := vocabulary.symbols[t]) else vocabulary.ids[t]
-        for t in genes
-    )
-    title = [n for n in column.names[human] if _TITLE_CASE.fullmatch(n) and "orf" not in n]
-    n_named = sum(1 for n in column.names[human] if n)
-    foreign = ", ".join(first_names(column.names[other], 3))
-    if 2 * len(title) > n_named:
-        species, foreign = "mouse", ", ".join(first_names(title, 3))
-    elif (few and 2 * n_other > len(other)) or n_known < MIN_BESIDE_OTHERS * n_other:
-        start = foreign[:7].upper()
-        is_mouse = start.startswith(("MM", "GRCM"))
-        species = "mouse" if is_mouse else _SPECIES.get(start, "another species")
-    elif few:
-        found = ", ".join(first_names(column.names[human], 3)) or "only empty names"
-        raise InputError(
-            f"{name}: {n_known:,} of {n_human:,} genes are known to the model, too few (found "
-            f"{found} in {column.key}; expected human genes such as {expected}; looked at {tried})"
-            "; name the column with Ensembl ids or symbols with --gene-key"
-        )
-    else:
-        return
-    raise InputError(
-        f"{name}: the genes look like {species} (found {foreign} in {column.key}; expected human "
-        f"genes such as {expected}); map them to their human orthologues first and name "
-        "that column with --gene-key"
-    )
-
-
 def map_genes(
-    var: pd.DataFrame, vocabulary: GeneTable, *, gene_key: str | None = None, name: str = "input"
+    var: pd.DataFrame,
+    vocabulary: GeneTable,
+    *,
+    gene_key: str | None = None,
+    species: Species = "human",
+    cells: Callable[[], Iterable[str]] | None = None,
+    name: str = "input",
 ) -> GeneMap:
     """Find the gene identifiers of a file and give each of its columns a token.
 
@@ -265,33 +222,44 @@ def map_genes(
         Genes that have tokens, by Ensembl id.
     gene_key
         The only place to look: a column of `var`, or ``"var_names"``.
+    species
+        Whose genes the file has. Those of ``"mouse"`` are read as their one-to-one human
+        orthologues; a vocabulary of mouse genes reads them as they are, whatever is given here.
+    cells
+        Gives the names of the cells; asked for only to tell whether the file is transposed.
     name
         Name of the file in messages.
 
     Raises
     ------
     InputError
-        There is no `gene_key`; the file is of another species; it has fewer than 10 % of the
-        genes that it could have in common with the vocabulary.
+        There is no `gene_key`; the file is of another species, or genes x cells; it has fewer than
+        10 % of the genes that it could have in common with the vocabulary.
     """
     if not len(var):
         raise InputError(f"{name}: no genes; the file has no columns")
     candidates = candidate_columns(var, gene_key, name)
-    best, *rest = _read_columns(candidates, HumanLookup(vocabulary))
+    look_up = lookup_of(vocabulary, "mouse" if vocabulary.species == "mouse" else species)
+    best, *rest = _read_columns(candidates, look_up)
     features = judge_features(var, name)
-    other_features = features.left_out
     token, kind = best.token.copy(), best.kind.copy()
     for column in rest:
-        # a human Ensembl id and another species are final; a symbol may replace anything else
+        # an Ensembl id and another species are final; a symbol may replace anything else
         open_rows = (token < 0) & (kind != Kind.ENSEMBL) & (kind != Kind.OTHER_SPECIES)
         open_rows &= (column.token >= 0) & ((kind == Kind.NOTHING) | (column.kind == Kind.ENSEMBL))
         token[open_rows], kind[open_rows] = column.token[open_rows], column.kind[open_rows]
-    token[other_features] = -1
-    other = (kind == Kind.OTHER_SPECIES) & ~other_features
-    human = ~other & ~other_features
-    _check(
-        _Column(best.key, best.names, kind, token), human, vocabulary, name, ", ".join(candidates)
+    token[features.left_out] = -1
+    other = (kind == Kind.OTHER_SPECIES) & ~features.left_out
+    own = ~other & ~features.left_out
+    place = Place(
+        name=name,
+        key=best.key,
+        tried=tuple(candidates),
+        gene_key=gene_key,
+        columns=(VAR_NAMES, *map(str, var.columns)),
+        cells=cells,
     )
+    check_known(best.names, kind, token, own, vocabulary, look_up, place)
     known = token >= 0
     n_tokens = len(np.unique(token[known]))
     return GeneMap(
@@ -305,7 +273,9 @@ def map_genes(
         n_alias=int((kind[known] == Kind.ALIAS).sum()),
         n_duplicates=int(known.sum()) - n_tokens,
         n_other_species=int(other.sum()),
-        unknown_examples=first_names(best.names[human & ~known], 5),
+        unknown_examples=first_names(best.names[own & ~known], 5),
         n_other_features=features.n_left_out,
         feature_note=features.note,
+        species=look_up.reader.species,
+        n_no_orthologue=look_up.count_lost(best.names[own & ~known]),
     )

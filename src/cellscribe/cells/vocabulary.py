@@ -72,6 +72,12 @@ class GeneTable:
         return {name: token for token, name in enumerate(self.ids)}
 
     @cached_property
+    def species(self) -> str:
+        """Whose genes they are: "mouse" if most ids are Ensembl's of the mouse, else "human"."""
+        n_mouse = sum(name.startswith("ENSMUSG") for name in self.ids)
+        return "mouse" if 2 * n_mouse > self.n_genes else "human"
+
+    @cached_property
     def hash(self) -> str:
         """SHA-256 of ids and symbols, the first 16 hexadecimal digits."""
         return hashlib.sha256("\n".join((*self.ids, *self.symbols)).encode()).hexdigest()[:16]

@@ -15,6 +15,7 @@ from cellscribe.config.common import (
     Options,
     OutputDtype,
     Precision,
+    Species,
     choose_options,
 )
 from cellscribe.config.corpus import (
@@ -71,6 +72,7 @@ __all__ = [
     "Preset",
     "ReaderOptions",
     "ShardOptions",
+    "Species",
     "SplitOptions",
     "TokenizeOptions",
     "TrainOptions",

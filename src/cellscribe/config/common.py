@@ -7,6 +7,7 @@ from cellscribe.config.checked import check_fields, from_mapping
 from cellscribe.errors import InputError
 
 Precision = Literal["auto", "float32", "bf16", "fp16"]
+Species = Literal["human", "mouse"]
 OutputDtype = Literal["float32", "float16"]
 CountsKind = Literal["raw", "fractional", "tpm"]
 T = TypeVar("T")
@@ -49,6 +50,8 @@ class InputOptions(Options):
     """Where the raw counts are: X (default), raw, or a layer's name."""
     gene_key: str | None = None
     """Column of var with Ensembl ids or symbols; found by its values if not given."""
+    species: Species = "human"
+    """Whose genes the file has; mouse genes are read as their one-to-one human orthologues."""
     modality: str | None = None
     """Modality of a MuData with the counts of genes; found by its name if not given."""
     table: str | None = None
@@ -58,6 +61,8 @@ class InputOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.species not in (known := get_args(Species)):
+            raise InputError(f"species {self.species!r} is unknown; there are {', '.join(known)}")
         if self.counts not in (kinds := get_args(CountsKind)):
             raise InputError(f"counts {self.counts!r} is unknown; there are {', '.join(kinds)}")
 

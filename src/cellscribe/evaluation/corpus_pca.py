@@ -52,7 +52,9 @@ class CorpusPca:
 
     def scores(self, cells: Cells) -> npt.NDArray[np.float64]:
         """Project cells, ``[B, AXES]``."""
-        genes = self.model.header.map_genes(cells.var, gene_key=cells.gene_key, name=cells.name)
+        genes = self.model.header.map_genes(
+            cells.var, gene_key=cells.gene_key, species=cells.species, name=cells.name
+        )
         known = np.flatnonzero(genes.token >= 0)
         shape = (cells.counts.shape[1], len(self.model.header.table))
         to_tokens = csr_matrix((np.ones(len(known)), (known, genes.token[known])), shape=shape)

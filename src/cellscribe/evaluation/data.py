@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cellscribe.cells.columns import text_column
-from cellscribe.config import CountsKind, EvaluateOptions, InputOptions
+from cellscribe.config import CountsKind, EvaluateOptions, InputOptions, Species
 from cellscribe.corpus.build.gene_space import all_genes
 from cellscribe.corpus.build.packing import gene_hashes, to_space
 from cellscribe.corpus.store import MANIFEST, Corpus, open_corpus
@@ -63,6 +63,8 @@ class Cells:
     """Cells of the file, of which these were drawn."""
     kind: CountsKind = "raw"
     """What the counts are, see `InputOptions.counts`."""
+    species: Species = "human"
+    """Whose genes they are."""
 
     @property
     def n_cells(self) -> int:
@@ -88,12 +90,14 @@ class Cells:
 
     @cached_property
     def hash(self) -> str:
-        """Hash of counts, genes and `gene_key`, 16 hexadecimal digits."""
+        """Hash of counts, genes and how they are read, 16 hexadecimal digits."""
         digest = hashlib.sha256(f"{self.gene_key}\n{_text_of(self.var)}".encode())
         for part in (self.counts.data, self.counts.indices, self.counts.indptr):
             digest.update(np.ascontiguousarray(part).tobytes())
         if self.kind != "raw":
             digest.update(self.kind.encode())
+        if self.species != "human":
+            digest.update(self.species.encode())
         return digest.hexdigest()[:16]
 
     @cached_property
@@ -171,6 +175,7 @@ def read_cells(path: Path | AnnData, options: EvaluateOptions, *, name: str = ""
             gene_key=options.gene_key,
             n_in_file=counts.n_cells,
             kind=counts.kind,
+            species=options.species,
         )
 
 
@@ -219,7 +224,9 @@ def cell_hashes(cells: Cells) -> npt.NDArray[np.uint64]:
     from cellscribe.cells.genes import map_genes
 
     genes = all_genes()
-    mapped = map_genes(cells.var, genes, gene_key=cells.gene_key, name=cells.name)
+    mapped = map_genes(
+        cells.var, genes, gene_key=cells.gene_key, species=cells.species, name=cells.name
+    )
     rows = to_space(cells.counts, mapped.token, gene_hashes(genes.ids))
     return rows.cell_hash[rows.n_genes > 0]
 

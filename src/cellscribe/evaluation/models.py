@@ -160,7 +160,7 @@ class Model:
         return vectors
 
     def _embed(self, cells: Cells) -> npt.NDArray[np.float32]:
-        vectors = self.embedder.embed(cells.open(), gene_key=cells.gene_key)
+        vectors = self.embedder.embed(cells.open(), gene_key=cells.gene_key, species=cells.species)
         return vectors.astype(np.float32, copy=False)
 
     def gene_vectors(self, cells: Cells) -> GeneVectors:
@@ -181,7 +181,9 @@ class Model:
                 found = GeneVectors(**{name: kept[name] for name in kept.files})
         else:
             with cells.open() as counts:
-                genes = self.header.map_genes(counts.var, gene_key=cells.gene_key, name=cells.name)
+                genes = self.header.map_genes(
+                    counts.var, gene_key=cells.gene_key, species=cells.species, name=cells.name
+                )
                 found = gene_vectors(self.embedder, counts, genes)
             if path:
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -152,7 +152,9 @@ def _check_genes(cells: Cells, models: Sequence[Model]) -> None:
     """Refuse cells with too few genes that a model knows, before anything is measured."""
     for model in models:
         if not model.random:
-            model.header.map_genes(cells.var, gene_key=cells.gene_key, name=cells.name)
+            model.header.map_genes(
+                cells.var, gene_key=cells.gene_key, species=cells.species, name=cells.name
+            )
 
 
 def _check_names(cases: Sequence[_TaskCase]) -> None:

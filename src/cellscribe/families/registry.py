@@ -7,7 +7,7 @@ differs between the two is a method of the header.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from cellscribe.cells.genes import GeneMap, map_genes
 from cellscribe.cells.rank import ranker
 from cellscribe.cells.tokens import Tokenize
 from cellscribe.cells.vocabulary import GeneTable
-from cellscribe.config import ModelOptions, from_mapping
+from cellscribe.config import ModelOptions, Species, from_mapping
 from cellscribe.errors import InputError
 from cellscribe.families.base import CellModel, Family, NetworkFamily
 from cellscribe.families.bionemo import checkpoint as bionemo
@@ -107,7 +107,13 @@ class ModelHeader:
         return tuple(FAMILIES[self.family].POOLS)
 
     def map_genes(
-        self, var: pd.DataFrame, *, gene_key: str | None = None, name: str = "input"
+        self,
+        var: pd.DataFrame,
+        *,
+        gene_key: str | None = None,
+        species: Species = "human",
+        cells: Callable[[], Iterable[str]] | None = None,
+        name: str = "input",
     ) -> GeneMap:
         """Find the token of each column of a file, by the symbols that the family publishes.
 
@@ -116,7 +122,9 @@ class ModelHeader:
         InputError
             See `symbols.map_symbols`.
         """
-        return map_symbols(var, self.table, gene_key=gene_key, name=name)
+        return map_symbols(
+            var, self.table, gene_key=gene_key, species=species, cells=cells, name=name
+        )
 
     def load(self, options: ModelOptions | None = None) -> Opened:
         """Load the weights, on the CPU in float32.
@@ -155,7 +163,13 @@ class RankedHeader(Header, ModelHeader):
         return pools_of(self.config)
 
     def map_genes(
-        self, var: pd.DataFrame, *, gene_key: str | None = None, name: str = "input"
+        self,
+        var: pd.DataFrame,
+        *,
+        gene_key: str | None = None,
+        species: Species = "human",
+        cells: Callable[[], Iterable[str]] | None = None,
+        name: str = "input",
     ) -> GeneMap:
         """Find the token of each column of a file, by Ensembl id, symbol or alias.
 
@@ -164,7 +178,9 @@ class RankedHeader(Header, ModelHeader):
         InputError
             See `cells.genes.map_genes`.
         """
-        return map_genes(var, self.table, gene_key=gene_key, name=name)
+        return map_genes(
+            var, self.table, gene_key=gene_key, species=species, cells=cells, name=name
+        )
 
     def load(self, options: ModelOptions | None = None) -> Opened:
         """Load the weights, on the CPU in float32.

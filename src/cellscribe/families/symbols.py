@@ -8,20 +8,14 @@ its Ensembl ids, as for our own models.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cellscribe.cells.features import judge_features
-from cellscribe.cells.genes import (
-    MIN_KNOWN,
-    GeneMap,
-    candidate_columns,
-    first_names,
-    human_genes,
-    map_genes,
-)
+from cellscribe.cells.gene_refusals import MIN_KNOWN, first_names
+from cellscribe.cells.genes import GeneMap, candidate_columns, human_genes, map_genes
 from cellscribe.cells.lookup import own_symbols
 from cellscribe.cells.spellings import (
     UNKNOWN,
@@ -41,6 +35,7 @@ from cellscribe.cells.symbols import (
     numbered_symbols,
 )
 from cellscribe.cells.vocabulary import GeneTable
+from cellscribe.config import Species
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +65,13 @@ def symbol_table(names: Sequence[str]) -> GeneTable:
 
 
 def map_symbols(
-    var: pd.DataFrame, table: GeneTable, *, gene_key: str | None = None, name: str = "input"
+    var: pd.DataFrame,
+    table: GeneTable,
+    *,
+    gene_key: str | None = None,
+    species: Species = "human",
+    cells: Callable[[], Iterable[str]] | None = None,
+    name: str = "input",
 ) -> GeneMap:
     """Find the token of each column of a file by its published gene symbol.
 
@@ -84,6 +85,8 @@ def map_symbols(
         The only place to look: a column of `var`, or ``"var_names"``. By default the column
         with the most exact symbols; if none has enough of them, `cells.genes.map_genes` decides by
         Ensembl id.
+    species, cells
+        As for `cells.genes.map_genes`; mouse genes are read by it.
     name
         Name of the file in messages.
 
@@ -92,6 +95,8 @@ def map_symbols(
     InputError
         See `cells.genes.map_genes`.
     """
+    if species != "human":
+        return map_genes(var, table, gene_key=gene_key, species=species, cells=cells, name=name)
     read = _Published(table)
     features = judge_features(var, name)
     other = features.left_out
@@ -106,7 +111,7 @@ def map_symbols(
     known = best >= 0
     enough = MIN_KNOWN * min(int((~other).sum()), len(read.token_of))
     if known.sum() < max(enough, 1):
-        return map_genes(var, table, gene_key=gene_key, name=name)
+        return map_genes(var, table, gene_key=gene_key, cells=cells, name=name)
     n_tokens = len(np.unique(best[known]))
     return GeneMap(
         token=best,

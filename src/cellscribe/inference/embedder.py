@@ -7,8 +7,7 @@ Letters: ``B`` cells of a block, ``D`` width.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,12 +27,12 @@ from cellscribe.config import (
     ModelOptions,
     OutputDtype,
     Precision,
+    Species,
     choose_options,
 )
 from cellscribe.families.bert.model import Bert
 from cellscribe.families.registry import ModelHeader, Opened, open_model
 from cellscribe.inference.cpu import CPU_TOKENS, Block, Rows, Work, cpu_blocks, map_batches
-from cellscribe.inference.finite import check_finite, check_float16
 from cellscribe.inference.gpu import GPU_TOKENS, gpu_blocks
 from cellscribe.inference.resume import CELL, cell_facts
 from cellscribe.model.attention_cpu import has_bf16_kernel
@@ -155,6 +154,7 @@ class Embedder:
         *,
         layer: str | None = None,
         gene_key: str | None = None,
+        species: Species = "human",
         counts: CountsKind = "raw",
         dtype: OutputDtype = "float32",
         progress: Progress | None = None,
@@ -167,6 +167,8 @@ class Embedder:
             As for `open_counts`: raw counts in any known format.
         gene_key
             Column of ``var`` with Ensembl ids or symbols; found by its values if not given.
+        species
+            ``"mouse"`` for mouse genes, which are read as their one-to-one human orthologues.
         counts
             What the values are: ``"raw"`` counts, ``"fractional"`` ones or ``"tpm"``.
         dtype
@@ -187,7 +189,13 @@ class Embedder:
         """
         options = InputOptions(layer=layer, counts=counts)
         with open_counts(source, options=options) as opened:
-            genes = self.header.map_genes(opened.var, gene_key=gene_key, name=opened.name)
+            genes = self.header.map_genes(
+                opened.var,
+                gene_key=gene_key,
+                species=species,
+                cells=opened.cell_names,
+                name=opened.name,
+            )
             return self.embed_counts(opened, genes, dtype=dtype, progress=progress)[0]
 
     def embed_counts(
@@ -212,8 +220,6 @@ class Embedder:
         done = 0
         for block in self.blocks(counts, genes, progress=progress):
             rows = slice(done, done + len(block.vectors))
-            if dtype == "float16":
-                check_float16(block.vectors, done)
             vectors[rows], cells[rows] = block.vectors, cell_facts(block.cells)
             done += len(block.vectors)
         return vectors, cells
@@ -225,27 +231,17 @@ class Embedder:
         *,
         start: int = 0,
         progress: Progress | None = None,
-    ) -> Generator[Block]:
+    ) -> Iterator[Block]:
         """Embed block by block from row `start` on; memory does not grow with the file.
 
         The same rows give the same bytes whatever `start` is, if it is a multiple of
         `pipeline.BLOCK`.
-
-        Raises
-        ------
-        InputError
-            Bad input; vectors that are not finite, see `finite.check_finite`.
         """
         if self.device.type == "cuda" and isinstance(self.cells, Bert):
-            blocks = gpu_blocks(self.cells, counts, genes, start, progress)
+            yield from gpu_blocks(self.cells, counts, genes, start, progress)
         else:
             run = partial(cpu_blocks, workers=self._workers, tokens=self.batch_tokens)
-            blocks = run(self.cells, counts, genes, start, progress)
-        with closing(blocks):  # type: ignore[type-var]
-            for block in blocks:
-                check_finite(block.vectors, block.cells, start, self.cells, self.precision)
-                start += len(block.vectors)
-                yield block
+            yield from run(self.cells, counts, genes, start, progress)
 
     def each_batch(
         self,

@@ -103,7 +103,13 @@ class Session:
 
     def map_genes(self, counts: Counts, gene_key: str | None = None) -> Cells:
         """Look up the genes of opened counts."""
-        genes = self.header.map_genes(counts.var, gene_key=gene_key, name=counts.name)
+        genes = self.header.map_genes(
+            counts.var,
+            gene_key=gene_key,
+            species=part_of(InputOptions, self.options).species,
+            cells=counts.cell_names,
+            name=counts.name,
+        )
         return Cells(counts=counts, genes=genes)
 
     @property
@@ -154,6 +160,7 @@ class Session:
             "layer": counts.layer,
             "counts": counts.kind,
             "gene_key": genes.key,
+            "species": genes.species,
             "n_cells": counts.n_cells,
             "n_genes": genes.n_genes,
             "n_genes_known": genes.n_known,

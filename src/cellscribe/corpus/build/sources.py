@@ -158,7 +158,14 @@ def inspect_source(
         The source cannot be used.
     """
     with open_counts(path, options=options, log=log) as counts:
-        mapped = map_genes(counts.var, genes, gene_key=options.gene_key, name=counts.name)
+        mapped = map_genes(
+            counts.var,
+            genes,
+            gene_key=options.gene_key,
+            species=options.species,
+            cells=counts.cell_names,
+            name=counts.name,
+        )
         labels, reason, notes = read_labels(counts, name, options)
         with closing(counts.blocks(FIRST_LOOK)) as blocks:  # type: ignore[type-var]
             next(blocks)

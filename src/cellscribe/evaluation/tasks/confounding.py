@@ -234,7 +234,9 @@ def token_lengths(model: Model, cells: Cells) -> Floats:
     """``[B]`` genes of each cell that a model knows, at most as many as it reads."""
     from cellscribe.cells.tokens import known_counts
 
-    genes = model.header.map_genes(cells.var, gene_key=cells.gene_key, name=cells.name)
+    genes = model.header.map_genes(
+        cells.var, gene_key=cells.gene_key, species=cells.species, name=cells.name
+    )
     known = known_counts(cells.counts, genes.token).genes_known
     return np.minimum(known, model.embedder.context).astype(np.float64)
 

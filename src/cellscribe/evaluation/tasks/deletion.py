@@ -172,7 +172,9 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
     places = target_columns(cells, [conditions.targets[name][0] for name in single])
     known = np.ones(cells.counts.shape[1], dtype=bool)
     for model in models:
-        genes = model.header.map_genes(cells.var, gene_key=cells.gene_key, name=cells.name)
+        genes = model.header.map_genes(
+            cells.var, gene_key=cells.gene_key, species=cells.species, name=cells.name
+        )
         known &= genes.token >= 0
     controls = np.flatnonzero(conditions.is_control)
     targets: dict[str, int] = {}
@@ -228,7 +230,9 @@ def methods(case: Case, model: Model) -> list[Method]:
 
         cells = case.cells
         vectors = model.vectors(cells)
-        genes = model.header.map_genes(cells.var, gene_key=cells.gene_key, name=cells.name)
+        genes = model.header.map_genes(
+            cells.var, gene_key=cells.gene_key, species=cells.species, name=cells.name
+        )
 
         def move(rows: Rows, column: int) -> Floats:
             tokens = np.array([genes.token[column]])

@@ -152,7 +152,9 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
     table = all_genes()
     label_of = read_gene_list(options.gene_list)
     cells = data.cells.take(draw(data.cells.n_cells, MOST_CELLS, options.seed))
-    place = map_genes(cells.var, table, gene_key=cells.gene_key, name=cells.name).token
+    place = map_genes(
+        cells.var, table, gene_key=cells.gene_key, species=cells.species, name=cells.name
+    ).token
     expressed = _per_ten_thousand(cells.counts, place, len(table))
     detected = np.flatnonzero(expressed.getnnz(axis=0) >= FEWEST_CELLS)
     chosen = np.zeros(len(table), dtype=np.bool_)
@@ -264,7 +266,9 @@ def _check_classes(labels: list[str], classes: list[str], path: Path, name: str)
 
 def _tokens(model: Model, cells: Cells, place: npt.NDArray[np.int32], n: int) -> Integers:
     """Find the token of each gene of the table by the file's columns, ``[n]``; -1 for none."""
-    found = model.header.map_genes(cells.var, gene_key=cells.gene_key, name=cells.name).token
+    found = model.header.map_genes(
+        cells.var, gene_key=cells.gene_key, species=cells.species, name=cells.name
+    ).token
     tokens = np.full(n, -1, dtype=np.int64)
     np.maximum.at(tokens, place[place >= 0], found[place >= 0])
     return tokens

@@ -231,7 +231,9 @@ def gflop(model: Model, cells: Cells) -> float | None:
     run = network.config.num_hidden_layers + 1 + network.rule.hidden_layer
     config = dataclasses.replace(network.config, num_hidden_layers=run)
     with cells.open() as counts:
-        genes = model.header.map_genes(counts.var, gene_key=cells.gene_key, name=cells.name)
+        genes = model.header.map_genes(
+            counts.var, gene_key=cells.gene_key, species=cells.species, name=cells.name
+        )
         lengths = [
             int(length)
             for block in token_blocks(counts, genes, network.tokenize)
@@ -247,7 +249,8 @@ def measure(job: Mapping[str, Any], clock: Callable[[], float] = time.perf_count
     ----------
     job
         `path` of the cells, `warm_up` of the first ones; `model`, `device`, `precision`, `threads`
-        and `options` as for `inference.embedder.load`, `model` None for the baseline; `gene_key`.
+        and `options` as for `inference.embedder.load`, `model` None for the baseline; `gene_key`
+        and `species`.
     clock
         Returns seconds.
     """
@@ -300,7 +303,9 @@ def _ready(job: Mapping[str, Any]) -> tuple[Callable[[str], Any], str]:
     def embed(path: str) -> Any:
         options = InputOptions(counts=job.get("counts", "raw"))
         return found.embed(
-            open_counts(path, options=options, trusted=True), gene_key=job["gene_key"]
+            open_counts(path, options=options, trusted=True),
+            gene_key=job["gene_key"],
+            species=job.get("species", "human"),
         )
 
     return embed, str(found.device)
@@ -319,6 +324,7 @@ def _repeat(case: Case, job: Mapping[str, Any], repeats: int = REPEATS) -> list[
             "path": str(path),
             "warm_up": str(warm_up),
             "gene_key": cells.gene_key,
+            "species": cells.species,
             "counts": cells.kind,
         }
         return [_in_a_process(whole) for _ in range(repeats)]

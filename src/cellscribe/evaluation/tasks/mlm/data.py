@@ -125,7 +125,9 @@ def _of_file(cells: Cells, name: str, models: list[Model], options: EvaluateOpti
     header = models[0].header
     assert isinstance(header, RankedHeader)  # `_key` gave a key
     vocabulary, config = header.table, header.config
-    genes = header.map_genes(cells.var, gene_key=cells.gene_key, name=cells.name)
+    genes = header.map_genes(
+        cells.var, gene_key=cells.gene_key, species=cells.species, name=cells.name
+    )
     found = rank_cells(cells.counts, genes.token, vocabulary.medians, config.context)
     filled = np.flatnonzero(found.lengths)
     if len(filled) < FEWEST:

@@ -365,7 +365,9 @@ def _predict_with(case: Case, model: Model) -> Predict | None:
     found = model.gene_vectors(case.cells.take(np.sort(controls)))
     rows = predictors.principal(found.vectors.astype(np.float64))
     cells = case.cells
-    tokens = model.header.map_genes(cells.var, gene_key=cells.gene_key, name=cells.name).token
+    tokens = model.header.map_genes(
+        cells.var, gene_key=cells.gene_key, species=cells.species, name=cells.name
+    ).token
     row_of = {int(token): row for row, token in enumerate(found.tokens)}
     vectors = {
         label: rows[row_of[int(tokens[column])]]

@@ -51,7 +51,7 @@ def table(names: list[str], key: str = "feature_types", **columns: Any) -> pd.Da
     gene=st.sampled_from(FOR_GENES),
     other=st.sampled_from(FOR_OTHERS),
     key=st.sampled_from(
-        ["feature_types", "feature_type", "Feature Type", "modality", "feature_biotype", "Type"]
+        ["feature_types", "featureType", "Feature Type", "modality", "feature_biotype", "Type"]
     ),
     order=st.permutations(range(6)),
     categorical=st.booleans(),
@@ -109,6 +109,18 @@ def test_unknown_words_of_genes_that_are_there_already_are_asked_for() -> None:
     with pytest.raises(InputError, match=r"'second'.*genes that are there already"):
         words = ["first"] * 4 + ["second"] * 2
         map_genes(table([*GENES, "CD4-1", "TP53-1"], words=words), TABLE)
+
+
+def test_unknown_words_next_to_features_without_one() -> None:
+    names = [*GENES, "CD4-1", "TP53-1"]
+    for missing in (np.nan, ""):
+        with pytest.raises(InputError, match=r"'x'.* of 2 features whose names are genes that are"):
+            judge_features(table(names, words=[missing] * 4 + ["x"] * 2))
+    with pytest.raises(InputError, match="'1'"):
+        judge_features(table(names, words=["0"] * 4 + ["1"] * 2))
+    assert not not_genes(table([*GENES, "CD8A"], words=[np.nan] * 4 + ["x"])).any()
+    tags = table([*GENES, "tag1", "tag2"], words=[np.nan] * 4 + ["x"] * 2)
+    assert not_genes(tags).tolist() == [False] * 4 + [True] * 2
 
 
 def test_no_gene_at_all() -> None:

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 GENE_EXPRESSION = "Gene Expression"
 Mask = npt.NDArray[np.bool_]
 
-_SURE_COLUMNS = ("feature_types", "feature_type", "modality", "modalities", "feature_biotype")
-_OTHER_COLUMNS = ("type", "mod", "assay", "feature_class")
+_SURE_COLUMNS = ("featuretypes", "featuretype", "modality", "modalities", "featurebiotype")
+_OTHER_COLUMNS = ("type", "mod", "assay", "featureclass")
 """Columns that say it in some files, and something else in others: unknown words mean nothing."""
 _ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "ensembl", "feature_id", "id", "ensg")
-_MISSING = {"", "nan", "na", "n a", "none", "null", "unknown", "unspecified", "0"}
+_MISSING = {"", "nan", "na", "n a", "none", "null", "unknown", "unspecified"}
 _GENE = re.compile(
     r"(?:(?:whole|targeted|single cell|single nucleus|spatial|human|mouse) )*"
     r"(?:genes?(?: exp(?:r|ression)?)?|geneexpression|gex|(?:m|sc|sn|c?d)?rna(?: ?seq)?"
@@ -132,7 +132,7 @@ def judge_features(var: pd.DataFrame, name: str = "input") -> Features:
             f"{key!r}); give the gene-expression matrix"
         )
     notes = []
-    if (state == _State.UNKNOWN).any() and (left_out.any() or len(set(words[words != ""])) > 1):
+    if (state == _State.UNKNOWN).any() and len(set(words)) > 1:
         notes += _judge_unknown(var, state, words, name, key, left_out)
     missing = state == _State.MISSING
     typed = ~missing & ~left_out
@@ -162,7 +162,7 @@ def _read_words(var: pd.DataFrame) -> tuple[npt.NDArray[np.int8], npt.NDArray[np
     words = np.full(len(var), "", dtype=object)
     used = ""
     for place, column in enumerate(var.columns):
-        key = re.sub(r"[\s.]+", "_", str(column).strip().lower())
+        key = re.sub(r"[\W_]+", "", str(column).lower())
         if key not in _SURE_COLUMNS and key not in _OTHER_COLUMNS:
             continue
         codes, distinct = pd.factorize(var.iloc[:, place].to_numpy(dtype=object))
@@ -210,11 +210,15 @@ def _judge_unknown(
     """
     unknown = state == _State.UNKNOWN
     held = set(_genes_of(var, state == _State.GENE)) - {""}
-    by_size = sorted(set(words[unknown]), key=lambda word: (-int((words == word).sum()), word))
+    kinds = set(words[unknown]) | {""}
+    by_size = sorted(kinds, key=lambda word: (-int((words == word).sum()), word))
     genes, others = [], []
     for word in by_size:
-        rows = unknown & (words == word)
+        rows = (words == word) & ~left_out
         found = set(_genes_of(var, rows)) - {""}
+        if not word:  # features without a word are judged when all others are
+            held |= found
+            continue
         if 2 * len(found) < int(rows.sum()):
             others.append(word)
             left_out |= rows
@@ -228,7 +232,7 @@ def _judge_unknown(
             genes.append(word)
             held |= found
             state[rows] = _State.GENE
-    if not (state == _State.GENE).any():
+    if not (state == _State.GENE).any() and not (words == "").any():
         left_out &= ~unknown  # nothing is known: the names decide as in a file without the column
         return []
     told = []

@@ -93,6 +93,7 @@ def embed_cells(
         "counts": counts.kind,
         "input": fingerprint(counts),
         "gene_key": genes.key,
+        "species": genes.species,
         "precision": embedder.precision,
         "device": embedder.device.type,
         "dtype": options.dtype,

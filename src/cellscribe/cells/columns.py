@@ -19,6 +19,8 @@ NO_LABEL_WORDS = ("", "na", "n/a", "nan", "none", "unknown", "unassigned")
 def text_column(obs: pd.DataFrame, name: str, flag: str, source: str) -> npt.NDArray[np.object_]:
     """Read a column as texts, "" where a value is missing.
 
+    Numbers that are all whole come out as whole numbers, also where they are stored as floats.
+
     Parameters
     ----------
     obs
@@ -41,11 +43,16 @@ def text_column(obs: pd.DataFrame, name: str, flag: str, source: str) -> npt.NDA
         near = near or columns[:NAMES_SHOWN]
         more = f"; near it: {', '.join(near)}" if near else "; it has no columns"
         raise InputError(f"{source}: obs has no column {name!r} ({flag}){more}")
-    values = obs[name]
-    if isinstance(values, pd.DataFrame):
+    if columns.count(name) > 1:
         raise InputError(f"{source}: obs has several columns {name!r} ({flag}); rename one")
-    texts = values.astype(object).where(values.notna(), "")
-    return np.array([str(text).strip() for text in texts], dtype=object)
+    # by place: a column's own name need not be a text
+    values = obs.iloc[:, columns.index(name)]
+    found = list(values.astype(object).where(values.notna(), ""))
+    # a missing value turns a column of whole numbers into one of floats
+    floats = [value for value in found if isinstance(value, float | np.floating)]
+    if floats and all(value.is_integer() for value in floats):
+        found = [int(value) if isinstance(value, float | np.floating) else value for value in found]
+    return np.array([str(text).strip() for text in found], dtype=object)
 
 
 def has_label(texts: npt.NDArray[np.object_]) -> npt.NDArray[np.bool_]:

@@ -5,12 +5,21 @@ from __future__ import annotations
 import importlib
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from cellscribe.callbacks import Log
 from cellscribe.cells import formats, hdf5_guard, loom, tenx
 from cellscribe.cells.formats import Source
 from cellscribe.cells.multimodal import Wanted, open_part
-from cellscribe.cells.storage import DAMAGED, is_group, member, names_of, reading, reason
+from cellscribe.cells.storage import (
+    DAMAGED,
+    is_group,
+    member,
+    names_of,
+    reading,
+    reason,
+    shortened,
+)
 from cellscribe.errors import InputError
 
 HDF5_CACHE_BYTES = 64 << 20
@@ -29,13 +38,15 @@ def open_zarr(path: Path, wanted: Wanted) -> Source:
 
     from cellscribe.cells.zarr_store import CheckedStore
 
+    root = None
     try:
         root = zarr.open_group(CheckedStore(path), mode="r")
         keys = set(root)
     # metadata that is missing or mangled surfaces as whatever its parser meets
     except Exception as error:
+        where = str(path) if root is None else _damaged_member(root, path)
         raise InputError(
-            f"{path}: not a readable zarr group ({reason(error)}); {DAMAGED}"
+            f"{where}: not a readable zarr group ({reason(error)}); {DAMAGED}"
         ) from error
     with reading(str(path)):
         part = open_part(root, path, "zarr", wanted)
@@ -47,6 +58,17 @@ def open_zarr(path: Path, wanted: Wanted) -> Source:
             "give the folder that holds obs, var and X"
         )
     return formats.anndata_store(root, path=path, form="zarr")
+
+
+def _damaged_member(root: Any, path: Path) -> str:
+    """Name the member of a store that cannot be opened, or the store."""
+    for name in sorted(entry.name for entry in path.iterdir() if entry.is_dir()):
+        try:
+            root[name]
+        # of any kind: the error itself is reported by the caller
+        except Exception:  # noqa: BLE001
+            return f"{path}: {shortened(name)}"
+    return str(path)
 
 
 def open_hdf5(path: Path, stack: ExitStack, log: Log, wanted: Wanted) -> Source:
@@ -70,15 +92,18 @@ def open_hdf5(path: Path, stack: ExitStack, log: Log, wanted: Wanted) -> Source:
         raise InputError(
             f"{path}: cannot be opened as HDF5 ({reason(error)}); {DAMAGED}"
         ) from error
-    with reading(str(path)):
-        if "matrix" in keys and not is_group(member(file, "matrix", str(path))):
+    name = str(path)
+    with reading(name):
+        if "matrix" in keys and not is_group(member(file, "matrix", name)):
             return loom.loom_file(file, path=path)
-        if "matrix" in keys or any(tenx.is_genome(file.get(key)) for key in keys):
+        if "matrix" in keys:
             return tenx.h5_file(file, path=path, log=log)
         if (part := open_part(file, path, "h5ad", wanted)) is not None:
             return part
         if {"obs", "var"} <= keys:
             return formats.anndata_store(file, path=path, form="h5ad")
+        if any(tenx.is_genome(member(file, key, name)) for key in sorted(keys)):
+            return tenx.h5_file(file, path=path, log=log)
     raise InputError(
         f"{path}: HDF5, but neither h5ad, 10x nor loom (it holds {names_of(keys)}); "
         "write it as .h5ad with anndata"

@@ -10,6 +10,7 @@ is a chunk and a band whatever the size of the file, and every input is read twi
 from __future__ import annotations
 
 import errno
+import shutil
 import tempfile
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -23,7 +24,7 @@ from numba import njit
 
 from cellscribe.callbacks import Log
 from cellscribe.cells.matrices import CsrRows, Entries
-from cellscribe.cells.storage import Array
+from cellscribe.cells.storage import DAMAGED, Array
 from cellscribe.errors import InputError
 
 IN_MEMORY = 30_000_000
@@ -78,6 +79,12 @@ def to_rows(entries: Entries, stack: ExitStack, scratch: Path | None, log: Log) 
         return _in_memory(entries, held)
     folder = scratch_folder(stack, scratch)
     n_bytes = entries.n_entries * (8 + entries.dtype.itemsize)
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes:
+        raise InputError(
+            f"scratch folder {folder} has {free / 1e9:.1f} GB free; ordering {entries.where} by "
+            f"cells needs {n_bytes / 1e9:.1f} GB: free them, or set TMPDIR to a larger disk"
+        )
     log(
         f"{entries.where} is stored by columns: ordering it by cells once, "
         f"{n_bytes / 1e9:.1f} GB under {folder}"
@@ -105,15 +112,22 @@ def scratch_folder(stack: ExitStack, scratch: Path | None) -> Path:
         ) from error
 
 
-def _row_pointers(entries: Entries, chunks: Iterable[tuple[Array, Array, Array]]) -> Array:
+def _row_pointers(
+    entries: Entries, chunks: Iterable[tuple[Array, Array, Array]], *, with_values: bool
+) -> Array:
     lengths = np.zeros(entries.shape[0], np.int64)
-    for cells, _, _ in chunks:
+    for cells, genes, values in chunks:
+        # whoever made the stream: the kernels below write where these numbers say
+        inside = not cells.size or (cells.min() >= 0 and cells.max() < len(lengths))
+        paired = len(genes) == len(cells) and (not with_values or len(values) == len(cells))
+        if not inside or not paired:
+            raise InputError(f"{entries.where}: an entry lies outside the matrix; {DAMAGED}")
         _count_entries(cells, lengths)
     return np.concatenate([[0], np.cumsum(lengths)])
 
 
 def _in_memory(entries: Entries, held: list[tuple[Array, Array, Array]]) -> CsrRows:
-    indptr = _row_pointers(entries, held)
+    indptr = _row_pointers(entries, held, with_values=True)
     genes = np.empty(indptr[-1], np.int32)
     values = np.empty(indptr[-1], entries.dtype)
     cursor = indptr[:-1].copy()
@@ -152,7 +166,7 @@ class _File:
 
 
 def _on_disk(entries: Entries, stack: ExitStack, folder: Path) -> CsrRows:
-    indptr = _row_pointers(entries, entries.chunks(False))
+    indptr = _row_pointers(entries, entries.chunks(False), with_values=False)
     first_rows = _bands(indptr)
     size = int(indptr[-1])
     files = [
@@ -178,8 +192,10 @@ def _on_disk(entries: Entries, stack: ExitStack, folder: Path) -> CsrRows:
         low, high = int(indptr[row]), int(indptr[next_row])
         cells, genes, values = (file[low:high] for file in files)
         placed_genes, placed_values = np.empty_like(genes), np.empty_like(values)
+        cells = cells - np.int32(row)
+        _check_band(cells, np.diff(indptr[row : next_row + 1]), entries.where)
         cursor = indptr[row:next_row] - low
-        _scatter_entries(cells - np.int32(row), genes, values, cursor, placed_genes, placed_values)
+        _scatter_entries(cells, genes, values, cursor, placed_genes, placed_values)
         genes_file.write(low, placed_genes)
         values_file.write(low, placed_values)
     cells_file.file.close()
@@ -191,6 +207,19 @@ def _on_disk(entries: Entries, stack: ExitStack, folder: Path) -> CsrRows:
         shape=entries.shape,
         where=entries.where,
     )
+
+
+def _check_band(cells: Array, lengths: Array, where: str) -> None:
+    """Check that a band has the entries that were counted, before they are put in their places.
+
+    Raises
+    ------
+    InputError
+        The file changed between the two passes, or the scratch files did.
+    """
+    inside = cells.size == 0 or (cells.min() >= 0 and cells.max() < len(lengths))
+    if not inside or (np.bincount(cells, minlength=len(lengths)) != lengths).any():
+        raise InputError(f"{where} changed while it was read; start again when it is at rest")
 
 
 def _bands(indptr: Array) -> Array:

@@ -31,12 +31,16 @@ from cellscribe.cells import hdf5_probe
 from cellscribe.cells.storage import DAMAGED
 from cellscribe.errors import InputError
 
-STEP_SECONDS = 10.0
-"""Computing that one step of the walk may take; sound files of any size take far less."""
-STEP_SECONDS_A_GB = 1.0
+STEP_SECONDS = 2.0
+"""Computing that one step of the walk may take; in sound files it is some milliseconds."""
+STEP_SECONDS_A_GB = 0.5
 """More of it for each GB of the file, as counting chunks is one step."""
 ENDED = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that come from outside: not the file's fault."""
+
+MEMORY = -1_000
+ANSWERS = {b"done\n": 0, b"memory\n": MEMORY}
+"""Answer of the child -> status of the file, next to those with which a child ends."""
 
 _passed: set[tuple[int, ...]] = set()
 _children: dict[int, subprocess.Popen[bytes]] = {}
@@ -71,7 +75,7 @@ def check(path: Path, log: Log, meanwhile: Callable[[], object] = lambda: None) 
     with _lock:
         kept = _running() is not None
         status = _walk(request, meanwhile)
-        if status != 0 and kept:
+        if status not in (0, -signal.SIGPROF, MEMORY) and kept:
             # it was ending for want of work, or suffered from a file before
             status = _walk(request)
     if status < 0 and -status not in ENDED:
@@ -82,7 +86,7 @@ def check(path: Path, log: Log, meanwhile: Callable[[], object] = lambda: None) 
 
 
 def _walk(request: bytes, meanwhile: Callable[[], object] = lambda: None) -> int:
-    """Send a request and wait: 0 if the file passed, else the status with which the child ended."""
+    """Send a request and wait: 0 if the file passed, `MEMORY`, or how the child ended."""
     try:
         child = _running() or _start()
     except OSError:
@@ -94,8 +98,9 @@ def _walk(request: bytes, meanwhile: Callable[[], object] = lambda: None) -> int
             child.stdin.write(request)
             child.stdin.flush()
         meanwhile()
-        if child.stdout.readline() == b"done\n":
-            return 0
+        answer = child.stdout.readline()
+        if answer in ANSWERS:
+            return ANSWERS[answer]
     except BaseException:
         # its answer would be taken for that to the next file
         _stop()
@@ -146,7 +151,9 @@ def _close() -> int:
 
 
 def _end(number: int) -> str:
-    """Say what a signal that ended the child means."""
+    """Say what the status of a walk means."""
+    if number == -MEMORY:
+        return "the HDF5 library asks for far more memory than the file has bytes"
     if number in (signal.SIGPROF, signal.SIGALRM):
         return "the HDF5 library does not come to an end on it"
     return f"the HDF5 library crashes on it (signal {number})"

@@ -4,7 +4,8 @@
 its input names a file and the seconds that a step may take; it answers with a line when it has
 opened every group, array and attribute, counted the chunks of every array, and read the texts,
 whose heaps are the part of the library that damaged bytes reach most deeply. What raises an error
-is passed over: the same call raises it again where the file is read.
+is passed over: the same call raises it again where the file is read. Only where HDF5 asks for far
+more memory than the file has bytes, as for a text that claims 4 GB, the answer says so.
 
 The process ends itself, by the signals of its own timers, where one step takes more computing or
 waiting than its limit allows; each step sets the timers anew, so a large file or a slow disk is
@@ -13,32 +14,36 @@ never taken for a hang. It also ends when it is idle, and when its input is clos
 
 import json
 import math
+import os
 import resource
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 IDLE_SECONDS = 60
-MEMORY_BYTES = 16 << 30
-"""Address space: damaged sizes must not fill the machine."""
+WAITING = 60
+"""How much longer a step may wait (for a slow disk, for a busy machine) than it may compute."""
+MEMORY_BYTES = 1 << 30
+"""Address space that a walk may take, next to twice the size of its file."""
 PIECE = 4_096
 """Values at each end of an array that are read."""
 TEXTS = 100_000
 """Texts at each end of an array that are read."""
 ROW_BYTES = 16 << 20
 """Longer attributes, and arrays with longer rows, are not read."""
-CHUNK_BYTES = 256 << 20
+CHUNK_BYTES = 64 << 20
 """Arrays with larger chunks are not read."""
 MOST = 200_000
 """Members after which the walk ends; files of cells have hundreds."""
 
 
 def step(seconds: float) -> None:
-    """Give the next step so many seconds of computing, and ten times as many of waiting."""
+    """Give the next step so many seconds of computing, and far more of waiting."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
-    signal.setitimer(signal.ITIMER_REAL, 10 * seconds)
+    signal.setitimer(signal.ITIMER_REAL, WAITING * seconds)
 
 
 def walk(root: Any, seconds: float) -> Iterator[Any]:
@@ -50,7 +55,7 @@ def walk(root: Any, seconds: float) -> Iterator[Any]:
     while waiting and len(seen) < MOST:
         found = waiting.pop()
         step(seconds)
-        with suppress(Exception):
+        with passing_over():
             info = h5py.h5o.get_info(found.id)
             if (info.fileno, info.addr) in seen:
                 continue
@@ -58,14 +63,24 @@ def walk(root: Any, seconds: float) -> Iterator[Any]:
             yield found
             for key in found if isinstance(found, h5py.Group) else ():
                 step(seconds)
-                with suppress(Exception):
+                with passing_over():
                     waiting.append(found[key])
+
+
+@contextmanager
+def passing_over() -> Iterator[None]:
+    """Go on after an error, but not where memory is wanting."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MemoryError) or "allocat" in str(error):
+            raise MemoryError from error
 
 
 def look_at_attributes(found: Any) -> None:
     """Read every attribute of an element."""
     for key in found.attrs:
-        with suppress(Exception):
+        with passing_over():
             attribute = found.attrs.get_id(key)
             if math.prod(attribute.shape or ()) * attribute.dtype.itemsize <= ROW_BYTES:
                 found.attrs[key]
@@ -92,16 +107,30 @@ def look_at_values(found: Any, seconds: float) -> None:
         found[low : low + count]
 
 
-def look_at(path: str, seconds: float) -> None:
-    """Walk through a file."""
+def look_at(path: str, seconds: float) -> bytes:
+    """Walk through a file; how it ended."""
     import h5py
 
-    with suppress(Exception), h5py.File(path, "r") as file:
-        for found in walk(file, seconds):
-            with suppress(Exception):
-                look_at_attributes(found)
-                if isinstance(found, h5py.Dataset):
-                    look_at_values(found, seconds)
+    try:
+        with passing_over(), h5py.File(path, "r") as file:
+            for found in walk(file, seconds):
+                with passing_over():
+                    look_at_attributes(found)
+                    if isinstance(found, h5py.Dataset):
+                        look_at_values(found, seconds)
+    except MemoryError:
+        return b"memory"
+    return b"done"
+
+
+def limit_memory(path: str) -> None:
+    """Give the walk through a file as much address space as it may need."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limit = used + MEMORY_BYTES + 2 * os.stat(path).st_size
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def main() -> None:
@@ -110,18 +139,17 @@ def main() -> None:
         signal.signal(name, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, IDLE_SECONDS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # with numpy's threads started, the address space that it takes is known
     import h5py  # noqa: F401
 
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     for line in sys.stdin.buffer:
         path, seconds = json.loads(line)
-        look_at(path, seconds)
+        # no /proc: not Linux
+        with suppress(OSError):
+            limit_memory(path)
+        answer = look_at(path, seconds)
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, IDLE_SECONDS)
-        sys.stdout.buffer.write(b"done\n")
+        sys.stdout.buffer.write(answer + b"\n")
         sys.stdout.buffer.flush()
 
 

@@ -5,16 +5,23 @@ a pipe would hold the program for ever, and a device has no end. A chunk whose f
 reads as zeros; for the arrays of a sparse matrix that is an error, also when it goes missing while
 the store is read.
 
+A chunk of texts begins with their number, and numcodecs makes room for as many as it says, 16 GB
+for four wrong bytes; it has no option for that, so its two decoders of texts are replaced, when
+this module is imported, by ones that first compare the number with the bytes that follow.
+
 This module imports zarr, so others import it inside functions.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from numcodecs import VLenBytes, VLenUTF8
 from zarr.storage import LocalStore
 
 from cellscribe.cells.storage import DAMAGED, reading, shortened
@@ -59,7 +66,8 @@ class CheckedStore(LocalStore):
             if found is not None:
                 return found
         for path in self.whole:
-            if key.startswith(f"{path}/"):
+            # what zarr looks for by several names is metadata
+            if key.startswith(f"{path}/") and not key.endswith(METADATA):
                 raise FileNotFoundError(f"{key} went missing while the store was read")
         return None
 
@@ -130,3 +138,21 @@ def _missing(array: Any, n_units: int, unit: int) -> int:
     if n_units > len(there) + 1:
         return n_units - len(there)
     return sum(array.metadata.encode_chunk_key((at,)) not in there for at in range(n_units))
+
+
+def _bounded(decode: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse chunks of texts that are too short for the number that they begin with."""
+
+    @functools.wraps(decode)
+    def checked(self: Any, buf: Any, out: Any = None) -> Any:
+        view = memoryview(buf).cast("B")
+        # each text takes the four bytes of its length
+        if 4 * int.from_bytes(view[:4], "little") > len(view) - 4:
+            raise ValueError(f"{len(view):,} bytes hold fewer texts than they claim")
+        return decode(self, buf, out)
+
+    return checked
+
+
+for _codec in (VLenUTF8, VLenBytes):
+    _codec.decode = _bounded(_codec.decode)

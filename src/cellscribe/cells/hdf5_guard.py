@@ -31,7 +31,7 @@ from cellscribe.cells import hdf5_probe
 from cellscribe.cells.storage import DAMAGED
 from cellscribe.errors import InputError
 
-STEP_SECONDS = 2.0
+STEP_SECONDS = 1.0
 """Computing that one step of the walk may take; in sound files it is some milliseconds."""
 STEP_SECONDS_A_GB = 0.5
 """More of it for each GB of the file, as counting chunks is one step."""

@@ -88,10 +88,11 @@ def lease(*outs: Path) -> Iterator[None]:
         A place cannot be written to.
     """
     with ExitStack() as stack:
-        for out in outs:
-            stack.callback(_take(Path(out)))
+        paths = {_lock_path(Path(out)): Path(out) for out in reversed(outs)}
+        for out in reversed(paths.values()):
+            stack.callback(_take(out))
             with disk_errors(out):
-                sweep(Path(out))
+                sweep(out)
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,16 @@ from cellscribe.config import (
     choose_options,
 )
 from cellscribe.config.renamed import former_keywords
-from cellscribe.inference.embed import Embedded, about_vectors, check_output, embed_cells
+from cellscribe.inference.embed import (
+    Embedded,
+    about_vectors,
+    check_output,
+    check_where,
+    embed_cells,
+)
+from cellscribe.inference.inputs import InputFiles
 from cellscribe.inference.session import open_session
+from cellscribe.lease import lease
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -221,16 +230,22 @@ def embed_file(
     report, map_png = (None if path is None else Path(path) for path in (report, map_png))
     drawn = [path for path in (report, map_png) if path is not None]
     out = Path(out)
-    # A conversion of the input may take long: an output that cannot be is refused before it.
-    check_output(out, Path(source) if isinstance(source, str | Path) else None, options)
-    with open_session(model, options, log=log) as session:
+    read = source if isinstance(source, str | Path) else getattr(source, "filename", None)
+    path = None if read is None else Path(read)
+    with ExitStack() as stack:
+        # A conversion of the input may take long: an output that cannot be is refused before it.
+        check_where(out, path, options)
+        stack.enter_context(lease(out, *drawn))
+        check_output(out, path, options)
+        files = InputFiles(path)
+        session = stack.enter_context(open_session(model, options, log=log))
         opened = session.open_counts(source)
         if drawn:
             from cellscribe.report.embedding_files import check_wishes, draw
 
             check_wishes(opened, color_by, drawn, out)
         cells = session.map_genes(opened, options.gene_key)
-        result = embed_cells(session, cells, out, options, progress=progress)
+        result = embed_cells(session, cells, out, options, files=files, progress=progress)
         if drawn:
             found = draw(
                 result,

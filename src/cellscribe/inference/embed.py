@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ import numpy.typing as npt
 
 from cellscribe.callbacks import Progress
 from cellscribe.cells.genes import GeneMap
-from cellscribe.config import EmbedOptions
+from cellscribe.config import EmbedOptions, InputOptions, ModelOptions
 from cellscribe.errors import InputError
+from cellscribe.inference.inputs import HashedCounts, InputChangedError, InputFiles
 from cellscribe.inference.outputs import check_form, finish, sidecar
 from cellscribe.inference.resume import Partial, fingerprint, partial_folder
-from cellscribe.inference.session import Cells, Session
-from cellscribe.writing import OutputError, check_target
+from cellscribe.inference.session import Cells, Session, part_of
+from cellscribe.writing import OutputError, check_place, check_taken
 
 MOST_SHOWN = 10_000
 """Cells that a map shows; of more, a random sample."""
@@ -56,6 +59,7 @@ def embed_cells(
     out: Path,
     options: EmbedOptions,
     *,
+    files: InputFiles | None = None,
     progress: Progress | None = None,
 ) -> Embedded:
     """Embed every cell of opened counts into a file.
@@ -71,13 +75,15 @@ def embed_cells(
         Until then the work lies in ``OUT.partial``.
     options
         Type of the vectors, whether to resume or overwrite.
+    files
+        The files of `source`, looked at before it was opened; now if not given.
     progress
         Called with (cells done, cells in all).
 
     Raises
     ------
     InputError
-        Bad input or options.
+        Bad input or options, an input that changes, vectors that are not finite.
     OutputError
         The disk is full; what is done is kept and `options.resume` goes on.
     Interrupted
@@ -85,33 +91,20 @@ def embed_cells(
     """
     counts, genes, embedder = source.counts, source.genes, session.embedder
     check_output(out, counts.path, options)
-    identity = {
-        "model": embedder.hash,
-        "gene_table": session.header.table.hash,
-        "pooling": embedder.pooling,
-        "layer": counts.layer,
-        "counts": counts.kind,
-        "input": fingerprint(counts),
-        "gene_key": genes.key,
-        "species": genes.species,
-        "precision": embedder.precision,
-        "device": embedder.device.type,
-        "dtype": options.dtype,
-    }
+    files = files or InputFiles(counts.path)
     partial = Partial(
         out,
         (counts.n_cells, embedder.width),
         options.dtype,
-        identity,
+        run_identity(session, source, options),
         resume=options.resume,
         overwrite=options.overwrite,
     )
     began, first = time.perf_counter(), partial.done
     try:
+        partial.check_input(counts, files.digest)
         if partial.done < counts.n_cells:
-            blocks = embedder.blocks(counts, genes, start=partial.done, progress=progress)
-            for block in blocks:
-                partial.append(block.vectors, block.cells)
+            _add_blocks(partial, session, source, files, progress)
         seconds = time.perf_counter() - began
         cells = partial.cells()
         if not cells["tokens"].any():
@@ -129,11 +122,23 @@ def embed_cells(
             shown=shown,
             vectors=np.concatenate([partial.vectors(row, row + 1) for row in shown]),
         )
-        finish(out, partial, counts, result.provenance, options.key_added)
+        finish(out, partial, counts, result.provenance, options.key_added, files)
         return result
+    except InputChangedError as error:
+        if not partial.done:
+            partial.discard()
+            raise
+        raise InputChangedError(
+            f"{error}, and go on with the same command and --resume: what is done is kept, and "
+            "used if the counts of its cells are still the same"
+        ) from None
     except InputError as error:
         # Space can be made; the input will not get better by going on.
         if partial.fresh and not (partial.done and isinstance(error, OutputError)):
+            partial.discard()
+        raise
+    except Exception:
+        if not partial.done:
             partial.discard()
         raise
     except KeyboardInterrupt:
@@ -148,20 +153,74 @@ def embed_cells(
         partial.close()
 
 
+def _add_blocks(
+    partial: Partial,
+    session: Session,
+    source: Cells,
+    files: InputFiles,
+    progress: Progress | None,
+) -> None:
+    """Embed the rows that are not done."""
+    with (
+        HashedCounts(source.counts) as hashed,
+        closing(
+            session.embedder.blocks(
+                hashed.counts, source.genes, start=partial.done, progress=progress
+            )
+        ) as blocks,
+    ):
+        for block in blocks:
+            stop = partial.done + len(block.vectors)
+            files.check(now=stop == source.counts.n_cells)
+            partial.append(block.vectors, block.cells, hashed.take(partial.done, stop))
+
+
+def run_identity(session: Session, source: Cells, options: EmbedOptions) -> dict[str, Any]:
+    """All that decides the vectors of a run; their places are told by `Partial`."""
+    counts, genes, embedder = source.counts, source.genes, session.embedder
+    chosen = part_of(ModelOptions, options), part_of(InputOptions, options)
+    read = {name: value for part in chosen for name, value in asdict(part).items()}
+    return {
+        **embedder.identity,
+        **{name: value if value is None else str(value) for name, value in read.items()},
+        # as they were resolved, in place of as they were asked for
+        "pooling": embedder.pooling,
+        "layer": counts.layer,
+        "counts": counts.kind,
+        "gene_key": genes.key,
+        "species": genes.species,
+        "precision": embedder.precision,
+        "device": embedder.device.type,
+        "dtype": options.dtype,
+        "input": fingerprint(counts, genes),
+        "version of cellscribe": metadata.version("cellscribe"),
+    }
+
+
+def check_where(out: Path, source: Path | None, options: EmbedOptions) -> None:
+    """Refuse an output of an unknown form, or in a place that `check_place` refuses."""
+    check_form(out, options.key_added)
+    for path in _outputs(out):
+        check_place(path, source)
+
+
 def check_output(out: Path, source: Path | None, options: EmbedOptions) -> None:
     """Refuse an output before anything is opened for it.
 
     Raises
     ------
     InputError
-        Unknown form, or `check_target` refuses it.
+        `check_where` or `check_taken` refuses it.
     """
-    check_form(out, options.key_added)
+    check_where(out, source, options)
     # Who goes on with a run has agreed to what it replaces.
     replacing = options.overwrite or (options.resume and partial_folder(out).exists())
-    check_target(out, source, overwrite=replacing)
-    if out.suffix in (".npy", ".parquet"):
-        check_target(sidecar(out), source, overwrite=replacing)
+    for path in _outputs(out):
+        check_taken(path, overwrite=replacing)
+
+
+def _outputs(out: Path) -> list[Path]:
+    return [out, sidecar(out)] if out.suffix in (".npy", ".parquet") else [out]
 
 
 def sample_rows(n_cells: int, most: int) -> npt.NDArray[np.int64]:

@@ -7,7 +7,8 @@ Letters: ``B`` cells of a block, ``D`` width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,6 +34,7 @@ from cellscribe.config import (
 from cellscribe.families.bert.model import Bert
 from cellscribe.families.registry import ModelHeader, Opened, open_model
 from cellscribe.inference.cpu import CPU_TOKENS, Block, Rows, Work, cpu_blocks, map_batches
+from cellscribe.inference.finite import check_finite, check_float16
 from cellscribe.inference.gpu import GPU_TOKENS, gpu_blocks
 from cellscribe.inference.resume import CELL, cell_facts
 from cellscribe.model.attention_cpu import has_bf16_kernel
@@ -220,6 +222,8 @@ class Embedder:
         done = 0
         for block in self.blocks(counts, genes, progress=progress):
             rows = slice(done, done + len(block.vectors))
+            if dtype == "float16":
+                check_float16(block.vectors, done)
             vectors[rows], cells[rows] = block.vectors, cell_facts(block.cells)
             done += len(block.vectors)
         return vectors, cells
@@ -231,17 +235,27 @@ class Embedder:
         *,
         start: int = 0,
         progress: Progress | None = None,
-    ) -> Iterator[Block]:
+    ) -> Generator[Block]:
         """Embed block by block from row `start` on; memory does not grow with the file.
 
         The same rows give the same bytes whatever `start` is, if it is a multiple of
         `pipeline.BLOCK`.
+
+        Raises
+        ------
+        InputError
+            Bad input; vectors that are not finite, see `finite.check_finite`.
         """
         if self.device.type == "cuda" and isinstance(self.cells, Bert):
-            yield from gpu_blocks(self.cells, counts, genes, start, progress)
+            blocks = gpu_blocks(self.cells, counts, genes, start, progress)
         else:
             run = partial(cpu_blocks, workers=self._workers, tokens=self.batch_tokens)
-            yield from run(self.cells, counts, genes, start, progress)
+            blocks = run(self.cells, counts, genes, start, progress)
+        with closing(blocks):  # type: ignore[type-var]
+            for block in blocks:
+                check_finite(block.vectors, block.cells, start, self.cells, self.precision)
+                start += len(block.vectors)
+                yield block
 
     def each_batch(
         self,

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -24,8 +25,9 @@ from pandas.api.types import infer_dtype, is_numeric_dtype
 from cellscribe.cells.counts import Counts
 from cellscribe.cells.pipeline import BLOCK
 from cellscribe.errors import InputError
+from cellscribe.inference.inputs import InputChangedError, InputFiles
 from cellscribe.inference.resume import GO_ON, Partial
-from cellscribe.writing import disk_errors, remove, replace, writing
+from cellscribe.writing import disk_errors, make_writable, remove, replace, writing
 
 FORMS = (".npy", ".h5ad", ".zarr", ".parquet")
 CONTAINERS = {".h5ad": "h5ad", ".zarr": "zarr"}
@@ -40,7 +42,12 @@ def check_form(out: Path, key_added: str) -> None:
 
 
 def finish(
-    out: Path, partial: Partial, counts: Counts, provenance: Mapping[str, Any], key_added: str
+    out: Path,
+    partial: Partial,
+    counts: Counts,
+    provenance: Mapping[str, Any],
+    key_added: str,
+    files: InputFiles,
 ) -> None:
     """Write `out` from a complete run and remove the partial folder.
 
@@ -48,19 +55,25 @@ def finish(
     ------
     OutputError
         The disk is full; the run can be resumed.
+    InputChangedError
+        The input is no longer what was read; likewise.
     """
     partial.close()
     made = partial.folder / f"out{out.suffix}"
     with disk_errors(out, GO_ON):
         # Of an attempt that the disk, or a kill, cut short.
         remove(made)
+        files.check(now=True)
         if out.suffix in CONTAINERS:
             _write_container(made, partial, counts, provenance, key_added)
+            files.check(now=True)
         else:
             if out.suffix == ".npy":
                 made = partial.folder / "vectors.npy"
             else:
                 _write_parquet(made, partial, counts)
+            # whose names and annotations were read, or which was copied, after its counts
+            files.check(now=True)
             with writing(sidecar(out)) as note:
                 note.write_text(json.dumps(dict(provenance), indent=2) + "\n", encoding="utf-8")
         _settle(made)
@@ -109,7 +122,7 @@ def _write_container(
     copied = counts.form == CONTAINERS[path.suffix] and counts.path is not None
     if copied:
         assert counts.path is not None
-        (shutil.copytree if Path(counts.path).is_dir() else shutil.copyfile)(counts.path, path)
+        copy_input(counts.path, path)
     if path.suffix == ".h5ad":
         import h5py
 
@@ -126,6 +139,32 @@ def _write_container(
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Consolidated metadata")
                 zarr.consolidate_metadata(root.store)
+
+
+def copy_input(source: Path, path: Path) -> None:
+    """Copy an input so that the copy can be written to, whatever may be done with the input.
+
+    Raises
+    ------
+    InputChangedError
+        The input is gone.
+    """
+    try:
+        if source.is_dir():
+            shutil.copytree(source, path, copy_function=shutil.copyfile)
+        else:
+            shutil.copyfile(source, path)
+    except (FileNotFoundError, shutil.Error) as error:
+        if isinstance(error, shutil.Error) and os.path.exists(source):
+            # copytree gathers what went wrong as text
+            full = f"errno = {errno.ENOSPC}" if f"[Errno {errno.ENOSPC}]" in str(error) else ""
+            raise OSError(full or str(error)[:200]) from error
+        if not source.exists():
+            raise InputChangedError(f"{source} was moved or removed; put it back") from None
+        raise
+    finally:
+        if path.exists():
+            make_writable(path)
 
 
 def _fill(

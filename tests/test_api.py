@@ -110,7 +110,7 @@ def test_layers_and_gene_keys(cells: ad.AnnData, embedder: cellscribe.Embedder) 
     for key in ("odd", None):
         vectors = embedder.embed(cells, layer="counts", gene_key=key)
         np.testing.assert_array_equal(vectors, expected)
-    with pytest.raises(InputError, match="use --layer counts"):
+    with pytest.raises(InputError, match='use layer="counts"'):
         embedder.embed(cells)
     with pytest.raises(InputError, match="0 of 200 genes are known"):
         embedder.embed(cells, layer="counts", gene_key="var_names")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -161,7 +162,14 @@ def __getattr__(name: str) -> Any:
         return importlib.metadata.version("cellscribe")
     if name not in _HOMES:
         raise AttributeError(f"module 'cellscribe' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    found = getattr(importlib.import_module(_HOMES[name]), name)
+    if isinstance(found, FunctionType):
+        from cellscribe.errors import boundary
+
+        found = boundary(found)
+    # found once: from here on it is an attribute like any other
+    globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
-from cellscribe.errors import printable
+from cellscribe.errors import printable, worded
 
 Log = Callable[[str], None]
 """Called with one line that a user should read, without a line break."""
@@ -29,7 +29,7 @@ class Progress(Protocol):
 
 def log_stderr(line: str) -> None:
     """Print a line to standard error; what a terminal would obey in it is escaped."""
-    print(printable(line), file=sys.stderr, flush=True)
+    print(printable(worded(line)), file=sys.stderr, flush=True)
 
 
 def no_progress(done: int, total: int, what: str | None = None) -> None:

@@ -7,12 +7,24 @@ line: what is wrong, then how to fix it. The command line prints that line and l
 Names in files are written by others. An escape sequence among them could rewrite the terminal that
 shows it, and a bidirectional override could turn the line round: `printable` shows both as what
 they are.
+
+A function of ``import cellscribe`` raises what went wrong from its own frame (`boundary`): the
+forty frames of HDF5 below it help nobody who gave a wrong path. They are kept in the error's
+``cause``, and shown as Python shows them if the environment has ``CELLSCRIBE_DEBUG``.
 """
 
 from __future__ import annotations
 
+import functools
+import os
 import re
 import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 LONGEST = 800
 """Characters of a message; of a longer one the middle is left out: the fix stands at the end."""
@@ -37,10 +49,56 @@ PROSE = re.compile(
 
 
 class InputError(ValueError):
-    """Bad input; the message is one line that says how to fix it."""
+    """Bad input; the message is one line that says how to fix it.
+
+    Attributes
+    ----------
+    cause
+        The error below it, if there was one.
+    """
+
+    cause: BaseException | None = None
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
+
+
+_speakers: list[str] = []
+
+
+@contextmanager
+def spoken_by(speaker: str) -> Iterator[None]:
+    """Leave messages in the words of the command line while it runs."""
+    _speakers.append(speaker)
+    try:
+        yield
+    finally:
+        _speakers.pop()
+
+
+def worded(message: str) -> str:
+    """A message as its reader types settings: flags on the command line, else keywords."""
+    return message if _speakers else for_python(message)
+
+
+def boundary(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function raise an `InputError` from its own frame, in words of Python."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **settings: P.kwargs) -> R:
+        try:
+            return function(*args, **settings)
+        except InputError as error:
+            if os.environ.get("CELLSCRIBE_DEBUG"):
+                raise
+            error.cause = error.cause or error.__cause__ or error.__context__
+            error.args = (worded(str(error)),)
+            raise error.with_traceback(None) from None
+        except KeyboardInterrupt as stop:
+            stop.args = tuple(worded(part) for part in stop.args if isinstance(part, str))
+            raise
+
+    return call
 
 
 def for_python(message: str) -> str:

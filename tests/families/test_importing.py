@@ -115,7 +115,7 @@ def test_every_pool_that_is_offered_works(model: Path) -> None:
     assert len(set(seen)) == len(seen) > 1
     first = cellscribe.load(model, device="cpu", threads=1).embed(cells)[0].tobytes()
     assert seen[0][1] == first or family == "geneformer"
-    with pytest.raises(InputError, match="has no --pool nothing; it has "):
+    with pytest.raises(InputError, match='has no pool="nothing"; it has '):
         cellscribe.load(model, options=cellscribe.EmbedOptions(pool="nothing"))
 
 

@@ -58,7 +58,7 @@ def test_wishes_that_cannot_be_met(tiny_model: Path, words: dict, message: str) 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there(tiny_model: Path) -> None:
-    with pytest.raises(InputError, match="--device cpu"):
+    with pytest.raises(InputError, match='device="cpu"'):
         cellscribe.load(tiny_model, device="cuda")
 
 

@@ -67,7 +67,7 @@ def test_float16_that_overflows_is_told(
     norm = [name for name in dict(model.cells.network.named_parameters()) if "ffn_norm" in name][-2]
     weights(model, norm).mul_(1e6)
     assert np.abs(model.embed(adata)).max() > 70_000 > np.abs(before).max()
-    told = r"have values above 65504, the largest of float16; use --dtype float32"
+    told = r"have values above 65504, the largest of float16; use dtype=.float32"
     with pytest.raises(InputError, match=told):
         cellscribe.embed(adata, model=model, dtype="float16")
     with pytest.raises(InputError, match=told):

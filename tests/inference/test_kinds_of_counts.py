@@ -40,7 +40,7 @@ def test_halves_of_counts_have_the_vectors_of_the_counts(
 ) -> None:
     halves = cells(COUNTS / 2)
     model = cellscribe.load(tiny_model, precision="float32", device="cpu")
-    with pytest.raises(InputError, match="--counts fractional"):
+    with pytest.raises(InputError, match='counts="fractional"'):
         cellscribe.embed(halves, model=model)
     cellscribe.embed(halves, model=model, counts="fractional")
     np.testing.assert_array_equal(halves.obsm["X_cellscribe"], whole)

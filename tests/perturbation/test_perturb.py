@@ -392,7 +392,7 @@ def test_imported_families(family: str, tmp_path: Path) -> None:
     assert 0 <= single["p"].iloc[0] <= 1
     if family == "scgpt":
         assert table["gene_shift"].isna().all()
-        with pytest.raises(InputError, match="use --mode delete"):
+        with pytest.raises(InputError, match='use mode="delete"'):
             cellscribe.perturb(cells, top=3, mode="promote", **quiet)
 
 

@@ -16,7 +16,7 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.config import Dict
 
-from cellscribe.errors import InputError, one_line
+from cellscribe.errors import InputError, one_line, spoken_by
 
 app = App(
     name="cellscribe",
@@ -77,7 +77,8 @@ def run(program: App, arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         try:
-            program(arguments, exit_on_error=False, print_error=False)
+            with spoken_by("the command line"):
+                program(arguments, exit_on_error=False, print_error=False)
         finally:
             # here, where a reader that went away can still be distinguished from an error
             sys.stdout.flush()

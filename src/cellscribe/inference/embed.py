@@ -15,7 +15,7 @@ import numpy.typing as npt
 from cellscribe.callbacks import Progress
 from cellscribe.cells.genes import GeneMap
 from cellscribe.config import EmbedOptions, InputOptions, ModelOptions
-from cellscribe.errors import InputError
+from cellscribe.errors import InputError, worded
 from cellscribe.inference.inputs import HashedCounts, InputChangedError, InputFiles
 from cellscribe.inference.outputs import check_form, finish, sidecar
 from cellscribe.inference.resume import Partial, fingerprint, partial_folder
@@ -275,7 +275,7 @@ def find_warnings(cells: npt.NDArray[Any], context: int, genes: GeneMap) -> list
             f"{cut / len(cells):.0%} of the cells have more known genes than the {context:,} that "
             "the model reads; the others are left out."
         )
-    return found
+    return [worded(sentence) for sentence in found]
 
 
 def about_vectors(

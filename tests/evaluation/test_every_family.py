@@ -59,3 +59,11 @@ def test_it_is_asked_what_a_deleted_gene_does(imported: Path) -> None:
     assert len(table) == 3
     assert (table["n_cells"] > 0).all()
     assert (table["shift"] > 0).all()
+
+
+def test_its_tokens_embed_as_the_counts_do(imported: Path) -> None:
+    out = imported / "tokens.parquet"
+    cellscribe.tokenize(imported / "cells.h5ad", out, model=imported / "model", log=silent)
+    model = cellscribe.load(imported / "model", precision="float32", device="cpu")
+    wanted = model.embed(imported / "cells.h5ad")
+    np.testing.assert_array_equal(cellscribe.embed(out, model=model, log=silent), wanted)

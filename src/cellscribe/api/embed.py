@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.cells.counts import Counts
+from cellscribe.cells.token_source import TokenCells
 from cellscribe.config import (
     CountsKind,
     EmbedOptions,
@@ -20,6 +21,7 @@ from cellscribe.config import (
     choose_options,
 )
 from cellscribe.config.renamed import former_keywords
+from cellscribe.errors import InputError
 from cellscribe.inference.embed import (
     Embedded,
     about_vectors,
@@ -64,7 +66,8 @@ def embed(
     Parameters
     ----------
     source
-        AnnData, in memory or backed, or a file of any known format. Raw counts.
+        AnnData, in memory or backed, or a file of any known format. Raw counts. Or tokens of the
+        model: a file of `tokenize`, or a Hugging Face dataset folder.
     model
         A bundled model's name (``"mini"`` if not given), a checkpoint directory, or a loaded
         model from `load`.
@@ -124,7 +127,7 @@ def embed(
     }
     options = choose_options(EmbedOptions, options, "embed", given)
     with open_session(model, options, log=log) as session:
-        cells = session.open(source)
+        cells = session.map_genes(session.open_cells(source), options.gene_key)
         vectors, facts = session.embedder.embed_counts(
             cells.counts, cells.genes, dtype=options.dtype, progress=progress
         )
@@ -239,7 +242,11 @@ def embed_file(
         check_output(out, path, options)
         files = InputFiles(path)
         session = stack.enter_context(open_session(model, options, log=log))
-        opened = session.open_counts(source)
+        opened = session.open_cells(source)
+        if report is not None and isinstance(opened, TokenCells):
+            raise InputError(
+                f"{opened.name} holds tokens and no counts, which a report shows; leave --report out"
+            )
         if drawn:
             from cellscribe.report.embedding_files import check_wishes, draw
 

@@ -12,11 +12,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from cellscribe.cells.counts import Counts
 from cellscribe.cells.genes import GeneMap
 from cellscribe.cells.rank import ranker
+from cellscribe.cells.token_source import TokenCells, holds_tokens
 from cellscribe.cells.tokens import CellTokens, Tokenize
 from cellscribe.cells.vocabulary import Vocabulary
 
@@ -44,13 +45,16 @@ def ranked_blocks(
 def token_blocks(
     counts: Counts, genes: GeneMap, tokenize: Tokenize, *, start: int = 0
 ) -> Generator[CellTokens]:
-    """Tokens of cells from row `start` on, `BLOCK` cells at a time.
+    """Tokens of cells from row `start` on, `BLOCK` cells at a time; of tokens, as they are.
 
     Raises
     ------
     InputError
         From `Counts.blocks`.
     """
+    if holds_tokens(counts):
+        yield from cast(TokenCells, counts).token_blocks(BLOCK, start)
+        return
     with ThreadPoolExecutor(usable_cores(), thread_name_prefix="tokenize") as pool:
         blocks = read_ahead(counts.blocks(BLOCK, start), depth=1)
         yield from ordered_map(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from cellscribe.callbacks import Progress
 from cellscribe.cells.genes import GeneMap
+from cellscribe.cells.token_source import TokenCells
 from cellscribe.config import EmbedOptions, InputOptions, ModelOptions
 from cellscribe.errors import InputError, worded
 from cellscribe.inference.inputs import HashedCounts, InputChangedError, InputFiles
@@ -290,10 +291,11 @@ def about_vectors(
     dtype
         Type of the vectors.
     """
+    totals = {name: int(cells[name].sum()) for name in ("umis", "umis_known")}
     return session.about(
         source,
         dtype=dtype,
         n_empty_cells=int((cells["tokens"] == 0).sum()),
-        umis=int(cells["umis"].sum()),
-        umis_known=int(cells["umis_known"].sum()),
+        # tokens do not tell how many counts they were made of
+        **({} if isinstance(source.counts, TokenCells) else totals),
     )

@@ -21,6 +21,7 @@ from cellscribe.callbacks import Progress
 from cellscribe.cells.counts import Counts, open_counts
 from cellscribe.cells.genes import GeneMap
 from cellscribe.cells.pipeline import usable_cores
+from cellscribe.cells.token_source import holds_tokens
 from cellscribe.config import (
     CountsKind,
     DeviceOptions,
@@ -249,7 +250,8 @@ class Embedder:
         InputError
             Bad input; vectors that are not finite, see `finite.check_finite`.
         """
-        if self.device.type == "cuda" and isinstance(self.cells, Bert):
+        ranked = holds_tokens(counts)
+        if self.device.type == "cuda" and isinstance(self.cells, Bert) and not ranked:
             blocks = gpu_blocks(self.cells, counts, genes, start, progress)
         else:
             run = partial(cpu_blocks, workers=self._workers, tokens=self.batch_tokens)

@@ -18,15 +18,20 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from cellscribe.cells.counts import Counts
+from cellscribe.cells.token_source import TokenCells, holds_tokens
+from cellscribe.cells.tokens import CellTokens
 from cellscribe.errors import InputError
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
+
+T = TypeVar("T")
 
 DIGEST = 16
 """Bytes of a hash: two blocks that differ have the same once in 2**64 blocks."""
@@ -158,9 +163,16 @@ class HashedCounts:
 
     def blocks(self, rows: int = 4096, start: int = 0) -> Iterator[csr_matrix]:
         """Read blocks as `Counts.blocks` does."""
+        return self._noted(self._counts.blocks(rows, start), start)
+
+    def token_blocks(self, rows: int, start: int = 0) -> Iterator[CellTokens]:
+        """Read blocks as `TokenCells.token_blocks` does."""
+        return self._noted(cast(TokenCells, self._counts).token_blocks(rows, start), start)
+
+    def _noted(self, blocks: Iterator[T], start: int) -> Iterator[T]:
         first = start
-        for block in self._counts.blocks(rows, start):
-            n_rows = block.shape[0]
+        for block in blocks:
+            n_rows = rows_of(block)
             self._hashes[first] = n_rows, self._pool.submit(hash_block, block)
             first += n_rows
             yield block
@@ -178,11 +190,28 @@ class HashedCounts:
         return found
 
 
-def hash_block(block: csr_matrix) -> bytes:
-    """Hash a CSR block: row pointers, columns and values, and their types."""
-    stored = slice(int(block.indptr[-1]))
+def read_blocks(counts: Counts, rows: int) -> Iterator[csr_matrix] | Iterator[CellTokens]:
+    """Read what an input holds, counts or tokens, from its first row on."""
+    if holds_tokens(counts):
+        return cast(TokenCells, counts).token_blocks(rows)
+    return counts.blocks(rows)
+
+
+def rows_of(block: csr_matrix | CellTokens) -> int:
+    """Cells of a block."""
+    return len(block.lengths) if isinstance(block, CellTokens) else block.shape[0]
+
+
+def hash_block(block: csr_matrix | CellTokens) -> bytes:
+    """Hash a CSR block: row pointers, columns and values, and their types; or one of tokens."""
+    if isinstance(block, CellTokens):
+        more = [] if block.values is None else [block.values]
+        parts = [block.offsets, block.tokens, *more]
+    else:
+        stored = slice(int(block.indptr[-1]))
+        parts = [block.indptr, block.indices[stored], block.data[stored]]
     digest = hashlib.blake2b(digest_size=DIGEST)
-    for values in (block.indptr, block.indices[stored], block.data[stored]):
+    for values in cast(list[npt.NDArray[Any]], parts):
         digest.update(values.dtype.str.encode())
         digest.update(np.ascontiguousarray(values).view(np.uint8).data)
     return digest.digest()

@@ -24,6 +24,7 @@ from pandas.api.types import infer_dtype, is_numeric_dtype
 
 from cellscribe.cells.counts import Counts
 from cellscribe.cells.pipeline import BLOCK
+from cellscribe.cells.token_source import TokenCells
 from cellscribe.errors import InputError
 from cellscribe.inference.inputs import InputChangedError, InputFiles
 from cellscribe.inference.resume import GO_ON, Partial
@@ -195,7 +196,7 @@ def _fill(
 
 
 def write_cells(root: Any, counts: Counts) -> None:
-    """Write obs, var and X of an input of another form."""
+    """Write obs, var and X of an input of another form; of tokens there is obs alone."""
     from anndata import AnnData
 
     with warnings.catch_warnings():
@@ -205,7 +206,8 @@ def write_cells(root: Any, counts: Counts) -> None:
     write_element(root, "/", empty)
     if "X" in root:
         del root["X"]
-    write_rows(root, counts)
+    if not isinstance(counts, TokenCells):
+        write_rows(root, counts)
 
 
 def need_groups(root: Any, names: tuple[str, ...], source: str, other: str) -> None:

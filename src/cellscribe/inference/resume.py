@@ -32,7 +32,7 @@ from cellscribe.cells.tokens import CellTokens
 from cellscribe.config import OutputDtype
 from cellscribe.errors import InputError
 from cellscribe.inference.finite import check_float16
-from cellscribe.inference.inputs import DIGEST, hash_block
+from cellscribe.inference.inputs import DIGEST, hash_block, read_blocks
 from cellscribe.writing import disk_errors, remove
 
 CELL = np.dtype(
@@ -232,7 +232,7 @@ class Partial:
         """
         if self.done and (not files or files != self.files):
             blocks, first = self.blocks(), 0
-            reading = counts.blocks(int(blocks["rows"][0]))
+            reading = read_blocks(counts, int(blocks["rows"][0]))
             with closing(reading):  # type: ignore[type-var]
                 for block, read in zip(blocks, reading, strict=False):
                     last = first + int(block["rows"]) - 1

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from cellscribe.callbacks import Log, log_stderr
 from cellscribe.cells.counts import Counts, open_counts
 from cellscribe.cells.genes import GeneMap
+from cellscribe.cells.token_source import Expected, TokenCells, is_tokens, token_map
 from cellscribe.config import DeviceOptions, InputOptions, ModelOptions, Options
 from cellscribe.errors import InputError
-from cellscribe.families.registry import ModelHeader, read_model
+from cellscribe.families.registry import NETWORKS, ModelHeader, read_model
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -101,8 +102,43 @@ class Session:
         opened = open_counts(source, options=options, layer=layer, log=self.log)
         return self._stack.enter_context(opened)
 
+    def open_cells(self, source: str | Path | AnnData | Counts) -> Counts:
+        """Open cells that are to be embedded, which may come as tokens.
+
+        Raises
+        ------
+        InputError
+            As `open_counts`; tokens of another model, or options that say where counts are.
+        """
+        if not is_tokens(source):
+            return self.open_counts(source)
+        path = Path(source)  # type: ignore[arg-type]
+        for field in fields(InputOptions):
+            if getattr(self.options, field.name, field.default) != field.default:
+                flag = field.name.replace("_", "-")
+                raise InputError(f"{path} holds tokens and no counts; leave --{flag} out")
+        return self._stack.enter_context(TokenCells(path, self._expected_tokens(), log=self.log))
+
+    def _expected_tokens(self) -> Expected:
+        """What tokens have to be for this model."""
+        header, table = self.header, self.header.table
+        if header.family in NETWORKS:
+            about = {"family": header.family, "vocabulary_hash": table.hash}
+            return Expected(about=about, n_tokens=len(table), context=None)
+        tokenizer = header.tokenizer()
+        return Expected(
+            about=tokenizer.about,
+            n_tokens=len(table),
+            n_special=table.n_special,
+            front=tokenizer.front,
+            back=tokenizer.back,
+            context=self.embedder.context,
+        )
+
     def map_genes(self, counts: Counts, gene_key: str | None = None) -> Cells:
-        """Look up the genes of opened counts."""
+        """Look up the genes of opened counts; of tokens there is nothing to look up."""
+        if isinstance(counts, TokenCells):
+            return Cells(counts=counts, genes=token_map(len(self.header.table)))
         genes = self.header.map_genes(
             counts.var,
             gene_key=gene_key,
@@ -147,6 +183,7 @@ class Session:
             What the verb adds.
         """
         counts, genes, embedder = cells.counts, cells.genes, self.embedder
+        known = {"n_genes": genes.n_genes, "n_genes_known": genes.n_known}
         return {
             "cellscribe": metadata.version("cellscribe"),
             "model": self.header.name,
@@ -162,8 +199,7 @@ class Session:
             "gene_key": genes.key,
             "species": genes.species,
             "n_cells": counts.n_cells,
-            "n_genes": genes.n_genes,
-            "n_genes_known": genes.n_known,
+            **({} if isinstance(counts, TokenCells) else known),
             **more,
         }
 

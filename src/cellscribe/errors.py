@@ -43,7 +43,8 @@ SWITCHES = re.compile(
 """Flags without a value."""
 PROSE = re.compile(
     "again|and|are|as|at|be|by|do|does|for|from|goes|has|have|here|holds|if|in|is|it|its|names|needs|"
-    "of|on|once|or|means|out|perturbs|reads|shows|takes|that|the|this|to|together|too|twice|were|whose|with"
+    "of|on|once|or|means|out|perturbs|reads|shows|takes|that|the|this|to|together|too|twice|were|"
+    "whose|with"
 )
 """Words behind a flag that are not its value."""
 

@@ -216,7 +216,7 @@ def test_damaged_tokens_are_refused(tokens: Path, tiny_model: Path, tmp_path: Pa
 
 
 def test_options_of_counts_mean_nothing(tokens: Path, tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no counts; leave layer=... out"):
+    with pytest.raises(InputError, match=r"no counts; leave layer=... out"):
         cellscribe.embed(tokens, model=tiny_model, layer="counts")
     with pytest.raises(InputError, match="which a report shows"):
         cellscribe.embed_file(

@@ -358,7 +358,7 @@ def test_options_that_cannot_be(corpus: Path) -> None:
     assert "raise it" in told(batch_cells=3, world_size=4)
     assert "rank 2" in told(rank=2, world_size=2)
     assert "there are train, val" in told(split="test")
-    assert "there are padded and packed" in told(layout="ragged")
+    assert "layout must be 'padded' or 'packed'" in told(layout="ragged")
     assert "negative" in told(seed=-1)
     for name in ("batch_cells", "lanes", "threads", "context"):
         assert f"{name} must be positive" in told(**{name: 0})

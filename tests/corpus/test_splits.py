@@ -151,8 +151,8 @@ def test_what_cannot_be_met_is_told_by_name(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"holdout": 1}, "holdout 1 is not a share"),
-        ({"holdout": float("nan")}, "holdout nan is not a share"),
+        ({"holdout": 1}, "holdout 1.0 is not a share"),
+        ({"holdout": float("nan")}, "holdout must be a finite number, not nan"),
         ({"validation": -0.1}, "validation -0.1 is not a share"),
         ({"train": ("a", "b"), "unseen": "b"}, "dataset 'b' is to be in train and held out"),
         ({"train": ("a", "b"), "held_out": ("a",)}, "dataset 'a' is to be in train and held out"),

@@ -81,5 +81,5 @@ def test_a_corpus_that_contradicts_itself_is_refused(corpus: Path, tmp_path: Pat
             2, table.schema.field(2), pa.array(tokens, table.schema.field(2).type)
         )
 
-    with pytest.raises(InputError, match="train has token 155, the gene table only 155; build"):
+    with pytest.raises(InputError, match="has token 155, and the genes of the table are 5 to 154"):
         describe_with(tmp_path, strange)

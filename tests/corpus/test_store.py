@@ -13,7 +13,7 @@ from support.command import Cli, refused
 from support.corpus import write_corpus
 
 from cellscribe import writing
-from cellscribe.corpus import store
+from cellscribe.corpus import manifest, store
 from cellscribe.errors import InputError
 
 
@@ -60,7 +60,7 @@ def cut(folder: Path) -> None:
 
 
 def change(folder: Path, edit: Any) -> None:
-    path = folder / store.MANIFEST
+    path = folder / manifest.MANIFEST
     told = json.loads(path.read_text())
     edit(told)
     path.write_text(json.dumps(told))
@@ -88,15 +88,15 @@ def another_table(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        (lambda f: (f / store.MANIFEST).unlink(), "holds no corpus; make one with"),
-        (lambda f: (f / store.MANIFEST).write_text("{"), "not a corpus's manifest"),
-        (lambda f: (f / store.MANIFEST).write_text("[]"), "not a corpus's manifest"),
+        (lambda f: (f / manifest.MANIFEST).unlink(), "holds no corpus; make one with"),
+        (lambda f: (f / manifest.MANIFEST).write_text("{"), "manifest.json: damaged JSON"),
+        (lambda f: (f / manifest.MANIFEST).write_text("[]"), "manifest.json: damaged JSON"),
         (lambda f: change(f, lambda told: told.update(version=9)), "of version 9"),
         (lambda f: (f / store.tokens_name("train", 1)).unlink(), r"00001.parquet is missing"),
         (swap_shards, "does not fit the manifest"),
         (cut, "does not fit the manifest"),
         (fewer_rows, "has 39 cells, the manifest 40"),
-        (garbage, "is damaged"),
+        (garbage, "it is damaged or was replaced"),
         (another_table, "is not the gene table of the manifest"),
         (lambda f: (f / store.GENES).unlink(), "the gene table is missing"),
     ],

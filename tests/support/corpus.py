@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from cellscribe import writing
 from cellscribe.cells.vocabulary import Vocabulary
-from cellscribe.corpus import store
+from cellscribe.corpus import manifest, store
 from support.tiny import real_genes
 
 N_GENES = 150
@@ -50,21 +50,21 @@ def write_corpus(
             path = folder / store.tokens_name(split, place)
             path.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(table, path, row_group_size=row_group, compression="none")
-            told = {
+            half = {
                 "name": store.tokens_name(split, place),
                 "bytes": writing.size_of(path),
                 "sha256": writing.hash_of(path),
             }
-            shards.append({"cells": size, "tokens": told})
+            shards.append({"cells": size, "tokens": half})
             number += size
             tokens[split] += sum(table["length"].to_pylist())
             side = split if split in ("train", "test_unseen") else "holdout"
             for name in table["dataset_id"].to_pylist():
                 ids_of.setdefault(name, {"side": side, "cells": 0})["cells"] += 1
         splits[split] = {"cells": sum(sizes), "tokens": tokens[split], "shards": shards}
-    manifest: dict[str, Any] = {
-        "format": store.FORMAT,
-        "version": store.VERSION,
+    told: dict[str, Any] = {
+        "format": manifest.FORMAT,
+        "version": manifest.VERSION,
         "cellscribe": "0.0.1",
         "options": {"seed": seed, "min_genes": 5, "genes": N_GENES, "vocabulary": None},
         "labels": list(store.LABELS),
@@ -82,7 +82,7 @@ def write_corpus(
         },
         "splits": splits,
     }
-    writing.write_json(folder / store.MANIFEST, manifest | (more or {}))
+    writing.write_json(folder / manifest.MANIFEST, told | (more or {}))
     return folder
 
 

@@ -162,8 +162,8 @@ HEADERS: dict[str, tuple[Any, str]] = {
     "no version": (without("version"), "is not a run's header"),
     "no corpus": (without("corpus"), "lacks 'corpus'"),
     "no model": (without("model"), "lacks 'model'"),
-    "no vocabulary": (lambda h: h["model"].pop("vocab_size"), r"is damaged \(KeyError"),
-    "no sessions": (lambda h: h.update(sessions=[]), "no preset, corpus or session"),
+    "no vocabulary": (lambda h: h["model"].pop("vocab_size"), "model.vocab_size is missing"),
+    "no sessions": (lambda h: h.update(sessions=[]), "damaged: sessions is empty"),
 }
 
 
@@ -207,7 +207,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is no training run: no readable run\.json"):
         read_run(tmp_path)
     (tmp_path / "run.json").write_text("[]")
-    with pytest.raises(InputError, match="is not a run's header"):
+    with pytest.raises(InputError, match=r"run\.json: damaged JSON"):
         read_run(tmp_path)
     folder = write_run(tmp_path / "r", 5)
     (folder / "metrics.jsonl").unlink()

@@ -199,5 +199,3 @@ class ReaderOptions:
                 raise InputError(f"{name} must be positive, not {getattr(self, name)}")
         if self.seed < 0:
             raise InputError(f"seed must not be negative, as {self.seed} is")
-        if self.layout not in ("padded", "packed"):
-            raise InputError(f"no layout {self.layout!r}; there are padded and packed")

@@ -25,8 +25,9 @@ import numpy.typing as npt
 
 from cellscribe.cells.vocabulary import CLS, PAD
 from cellscribe.config import ReaderOptions
+from cellscribe.config.checked import shown
 from cellscribe.corpus.order import EpochOrder, Ints
-from cellscribe.corpus.row_groups import RowGroup, TokenFiles, row_groups
+from cellscribe.corpus.row_groups import RowGroup, TokenFiles, check_tokens, row_groups
 from cellscribe.corpus.store import Corpus, open_corpus
 from cellscribe.errors import InputError
 
@@ -148,10 +149,11 @@ class Reader:
                     "the run began with, or begin anew"
                 )
         epoch, batch = state["epoch"], state["batch"]
-        if not (isinstance(epoch, int) and epoch >= 0 and batch in range(len(self))):
+        whole_numbers = type(epoch) is int and type(batch) is int
+        if not (whole_numbers and 0 <= epoch < 1 << 31 and 0 <= batch < len(self)):
             raise InputError(
-                f"the reader's state is at batch {batch} of epoch {epoch}, and an epoch has "
-                f"{len(self):,} batches; begin anew"
+                f"the reader's state is at batch {shown(batch)} of epoch {shown(epoch)}, and an "
+                f"epoch has {len(self):,} batches; begin anew"
             )
         self._epoch, self._batch = epoch, batch
 
@@ -210,7 +212,9 @@ class Reader:
 
     def _load(self, files: TokenFiles, group: int) -> RowGroup:
         file, place, rows = self._groups[group]
-        return files.read(file, place, rows)
+        found = files.read(file, place, rows)
+        check_tokens(found.tokens, self.corpus.vocabulary, self._files[file])
+        return found
 
     def _put_together(
         self,

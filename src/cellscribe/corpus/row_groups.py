@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from cellscribe.cells.vocabulary import GeneTable
 from cellscribe.errors import InputError
 
 if TYPE_CHECKING:
@@ -61,10 +62,11 @@ class TokenFiles:
         InputError
             The file is missing, damaged, or was replaced.
         """
-        with _readable(self._paths[file]), self._open(file) as opened:
+        with readable(self._paths[file]), self._open(file) as opened:
             table = opened.read_row_group(place, columns=COLUMNS, use_threads=False)
             if table.num_rows != rows:
                 raise OSError("its row groups have changed since it was opened")
+            table.validate(full=True)
             ranked = whole(table["input_ids"])
             return RowGroup(
                 tokens=ranked.values.to_numpy(zero_copy_only=True),
@@ -109,7 +111,7 @@ def row_groups(paths: list[Path]) -> list[tuple[int, int, int]]:
 
     groups = []
     for file, path in enumerate(paths):
-        with _readable(path):
+        with readable(path):
             footer = pq.read_metadata(path)
         groups += [
             (file, place, footer.row_group(place).num_rows)
@@ -118,8 +120,28 @@ def row_groups(paths: list[Path]) -> list[tuple[int, int, int]]:
     return groups
 
 
+def check_tokens(tokens: npt.NDArray[np.integer], vocabulary: GeneTable, path: Path) -> None:
+    """Refuse tokens that are no genes of a table; kernels index with them.
+
+    Raises
+    ------
+    InputError
+        There is one; the line names it.
+    """
+    if not len(tokens):
+        return
+    low, high = int(tokens.min()), int(tokens.max())
+    if low < vocabulary.n_special or high >= len(vocabulary):
+        token = high if high >= len(vocabulary) else low
+        raise InputError(
+            f"{path} has token {token}, and the genes of the table are {vocabulary.n_special} to "
+            f"{len(vocabulary) - 1:,}; it is damaged or was replaced: copy the corpus anew, or "
+            "build it again"
+        )
+
+
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Turn errors of reading a token file into an `InputError` of one line."""
     import pyarrow as pa
 
@@ -127,9 +149,11 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise InputError(f"{path} has vanished; put it back, or copy the whole corpus") from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, MemoryError, UnicodeError, pa.ArrowException, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
         number = getattr(error, "errno", None)
-        reason = os.strerror(number) if number else str(error)
+        reason = os.strerror(number) if number else str(error) or type(error).__name__
         raise InputError(
             f"{path} cannot be read ({reason}); it is damaged or was replaced: copy the corpus "
             "anew, or build it again"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from cellscribe.corpus.row_groups import whole
 from cellscribe.corpus.store import NO_LABEL, Corpus
 from cellscribe.errors import InputError
 
@@ -142,14 +143,18 @@ def count_split(
             labels[column].update(label_counts(table[column]))
         for name in DEPTHS:
             depths[name] = depths[name].plus(ValueCounts.of(table[name].to_numpy()))
-        for chunk in table["input_ids"].chunks:
-            found = np.bincount(chunk.flatten().to_numpy(), minlength=len(gene_cells))
-            if len(found) > len(gene_cells):
+            if depths[name].values[:1] < 0:
                 raise InputError(
-                    f"{corpus.path}: {split} has token {len(found) - 1}, the gene table only "
-                    f"{len(gene_cells):,}; build the corpus again"
+                    f"{corpus.path}: a cell of {split} has a negative {name}; build the corpus "
+                    "again"
                 )
-            gene_cells += found
+        ranked = whole(table["input_ids"])
+        if (np.diff(ranked.offsets.to_numpy()) != table["length"].to_numpy()).any():
+            raise InputError(
+                f"{corpus.path}: length of a cell of {split} is not the number of its tokens; "
+                "build the corpus again"
+            )
+        gene_cells += np.bincount(ranked.values.to_numpy(), minlength=len(gene_cells))
         progress(cells)
     tokens = int(gene_cells.sum())
     listed = corpus.splits[split].get("tokens", tokens)

@@ -14,7 +14,7 @@ shuffled over all sources before they are written, so consecutive rows are a ran
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,14 +23,16 @@ from typing import TYPE_CHECKING, Any
 
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import LABELS
+from cellscribe.config.files import check_file
+from cellscribe.corpus.manifest import CORE, MANIFEST, read_manifest
+from cellscribe.corpus.row_groups import check_tokens, readable, whole
 from cellscribe.errors import InputError
 from cellscribe.writing import hash_of, size_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT, VERSION = "cellscribe corpus", 1
-MANIFEST, GENES = "manifest.json", "genes.tsv"
+GENES = "genes.tsv"
 NO_LABEL = "unknown"
 """Label of cells whose source gives none; the Census writes the same word."""
 ROW_GROUP = 1_024
@@ -145,11 +147,29 @@ class Corpus:
         return lines
 
     def cells(self, split: str, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Read columns of a split's cells, one table per shard."""
+        """Read columns of a split's cells, one table per shard.
+
+        Raises
+        ------
+        InputError
+            A shard is missing or damaged, or a token is not in the gene table.
+        """
         import pyarrow.parquet as pq
 
         for path in self.token_files(split):
-            yield pq.read_table(path, columns=list(columns), partitioning=None)
+            with readable(path):
+                table = pq.read_table(path, columns=list(columns), partitioning=None)
+                # indices of labels in range, text in UTF-8: nothing that reads them looks again
+                table.validate(full=True)
+            for name in columns:
+                if name in CORE and table[name].null_count:
+                    raise InputError(
+                        f"{path}: column {name!r} has empty places; copy the corpus anew"
+                    )
+            if "input_ids" in columns:
+                tokens = whole(table["input_ids"]).values
+                check_tokens(tokens.to_numpy(zero_copy_only=False), self.vocabulary, path)
+            yield table
 
 
 def open_corpus(path: str | Path, *, deep: bool = False) -> Corpus:
@@ -169,49 +189,68 @@ def open_corpus(path: str | Path, *, deep: bool = False) -> Corpus:
     """
     path = Path(path)
     again = "run the cellscribe corpus build that made it again"
-    if not (path / MANIFEST).is_file():
+    if not os.path.lexists(path / MANIFEST):
         if (path / ".build").is_dir():
             raise InputError(f"{path}: the corpus is not finished; {again}, and it goes on")
         raise InputError(f"{path} holds no corpus; make one with cellscribe corpus build")
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        form, version = manifest["format"], manifest["version"]
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path / MANIFEST} is not a corpus's manifest; {again}") from None
-    if (form, version) != (FORMAT, VERSION):
-        raise InputError(
-            f"{path} is a {form} of version {version}; this cellscribe reads {VERSION}"
-        )
+    manifest = read_manifest(path, again)
     corpus = Corpus(path=path, manifest=manifest, vocabulary=Vocabulary.read(path / GENES))
     if corpus.vocabulary.hash != manifest["vocabulary"]["hash"]:
         raise InputError(f"{path / GENES} is not the gene table of the manifest; {again}")
     for split in corpus.splits:
         for shard in corpus.shards(split):
-            _check_shard(path, shard, again, deep=deep)
+            _check_shard(corpus, shard, again, deep=deep)
     return corpus
 
 
-def _check_shard(path: Path, shard: dict[str, Any], fix: str, *, deep: bool) -> None:
+def _check_shard(corpus: Corpus, shard: dict[str, Any], fix: str, *, deep: bool) -> None:
     """Compare a shard with the manifest; a corpus may have no counts at all."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     for half in ("tokens", "counts"):
         entry = shard.get(half)
-        if entry is None or (half == "counts" and not (path / half).exists()):
+        if entry is None or (half == "counts" and not (corpus.path / half).exists()):
             continue
-        there = path / entry["name"]
+        there = corpus.path / entry["name"]
         if not there.exists():
             raise InputError(f"{there} is missing; copy the whole corpus, or remove it and {fix}")
+        if half == "tokens":
+            check_file(there, fix=f"remove the corpus and {fix}")
         if size_of(there) != entry["bytes"] or (deep and hash_of(there) != entry["sha256"]):
             raise InputError(f"{there} does not fit the manifest; remove the corpus and {fix}")
-    tokens = path / shard["tokens"]["name"]
-    try:
-        rows = pq.read_metadata(tokens).num_rows
-    except (pa.ArrowInvalid, OSError):
-        raise InputError(f"{tokens} is damaged; remove the corpus and {fix}") from None
-    if rows != shard["cells"]:
+    tokens = corpus.path / shard["tokens"]["name"]
+    with readable(tokens):
+        footer = pq.read_metadata(tokens)
+        schema = footer.schema.to_arrow_schema()
+    if footer.num_rows != shard["cells"]:
         raise InputError(
-            f"{tokens} has {rows:,} cells, the manifest {shard['cells']:,}; "
+            f"{tokens} has {footer.num_rows:,} cells, the manifest {shard['cells']:,}; "
             f"remove the corpus and {fix}"
         )
+    _check_columns(tokens, schema, corpus.labels, fix)
+
+
+def _check_columns(path: Path, schema: pa.Schema, labels: Sequence[str], fix: str) -> None:
+    """Refuse a token file whose columns are not those of `token_schema`."""
+    import pyarrow as pa
+
+    for wanted in token_schema(labels):
+        places = schema.get_all_field_indices(wanted.name)
+        if len(places) != 1:
+            raise InputError(
+                f"{path} has {len(places)} columns {wanted.name!r} where there should be one; "
+                f"remove the corpus and {fix}"
+            )
+        found = schema.field(places[0]).type
+        if pa.types.is_dictionary(wanted.type):
+            is_text = pa.types.is_string(found) or pa.types.is_large_string(found)
+            fits = found == wanted.type or is_text
+        elif pa.types.is_list(wanted.type):
+            fits = pa.types.is_list(found) and found.value_type == wanted.type.value_type
+        else:
+            fits = found == wanted.type
+        if not fits:
+            raise InputError(
+                f"{path}: column {wanted.name!r} is of type {found}, not {wanted.type}; remove the "
+                f"corpus and {fix}"
+            )

@@ -23,7 +23,8 @@ from cellscribe.cells.columns import text_column
 from cellscribe.config import CountsKind, EvaluateOptions, InputOptions, Species
 from cellscribe.corpus.build.gene_space import all_genes
 from cellscribe.corpus.build.packing import gene_hashes, to_space
-from cellscribe.corpus.store import MANIFEST, Corpus, open_corpus
+from cellscribe.corpus.manifest import MANIFEST
+from cellscribe.corpus.store import Corpus, open_corpus
 from cellscribe.errors import InputError
 from cellscribe.evaluation.scores import UnfitError
 

@@ -313,6 +313,6 @@ def of_another_family(directory: Path, family: str) -> str:
     """Refusal of a model where a BERT of ranked genes is needed."""
     return (
         f"{directory} is a model of the family {family}: embed, tokenize, genes, perturb, "
-        "evaluate, annotate --reference and info take it, but finetune, export and train --init-from need "
-        f"one of {', '.join(BERTS)}"
+        "evaluate, annotate --reference and info take it, but finetune, export and train "
+        f"--init-from need one of {', '.join(BERTS)}"
     )

@@ -16,22 +16,37 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from cellscribe.callbacks import Log
 from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.config.checked import Count, check_value
+from cellscribe.config.files import check_file, read_json
 from cellscribe.errors import InputError
 from cellscribe.model.checkpoint import load_checkpoint, save_checkpoint
 from cellscribe.model.encoder import MaskedGeneModel
+from cellscribe.model.weights import check_finite, read_tensors
 from cellscribe.training.distributed import Team
 from cellscribe.writing import disk_errors, hash_of, remove
 
+HASHED = ("model/model.safetensors", "state.safetensors")
+"""Files whose SHA-256 is in ``state.json``."""
 AVERAGES = ("exp_avg", "exp_avg_sq", "step")
 Whole = dict[str, torch.Tensor]
+
+
+Hashes = TypedDict("Hashes", {"model/model.safetensors": str, "state.safetensors": str})
+
+
+class State(TypedDict):
+    """What is read of ``state.json`` here; the loop's own part is `loop.TrainState`."""
+
+    step: Count
+    hashes: Hashes
 
 
 def gather(
@@ -92,8 +107,7 @@ def save(
             partial.mkdir()
             _write(lambda: save_weights(partial / "model", weights, model, vocabulary, {}))
             _write(lambda: save_file(averages, partial / "state.safetensors"))
-            names = ("model/model.safetensors", "state.safetensors")
-            record = {**state, "hashes": {name: hash_of(partial / name) for name in names}}
+            record = {**state, "hashes": {name: hash_of(partial / name) for name in HASHED}}
             (partial / "state.json").write_text(json.dumps(record, indent=1) + "\n")
             for path in sorted(partial.rglob("*")):
                 _flush(path)
@@ -146,26 +160,37 @@ def newest(
 
 
 def _read(path: Path, model: MaskedGeneModel) -> tuple[dict[str, Any], Whole, Whole]:
-    try:
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        for name, digest in state["hashes"].items():
-            if hash_of(path / name) != digest:
-                raise InputError(f"{name} is not what was saved")
-        averages = load_file(path / "state.safetensors")
-    except OSError as error:
-        raise InputError(f"{error.strerror}: {Path(error.filename).name}") from None
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise InputError(f"not readable: {error}") from None
+    state = read_json(path / "state.json", fix="it was not saved whole")
+    check_value(State, state, "")
+    if state["step"] != int(path.name):
+        raise InputError(f"state.json is of step {state['step']:,}")
+    for name in HASHED:
+        check_file(path / name, fix="it was not saved whole")
+        if hash_of(path / name) != state["hashes"][name]:
+            raise InputError(f"{name} is not what was saved")
+    averages = read_tensors(path / "state.safetensors", fix="it was not saved whole")
+    check_finite(averages, "state.safetensors")
     saved = load_checkpoint(path / "model")
     if saved.config != model.config:
         raise InputError("it is of a model of another shape")
-    return state, dict(saved.model.named_parameters()), averages
+    weights: Whole = dict(saved.model.named_parameters())
+    wanted = {f"{key}.{name}": key for name in weights for key in AVERAGES}
+    for name in averages:
+        if name not in wanted:
+            raise InputError(f"state.safetensors has {name[:100]}, which is none of the model's")
+    for name, parameter in weights.items():
+        found = [averages.get(f"{key}.{name}") for key in AVERAGES]
+        shapes = [None if each is None else each.shape for each in found]
+        if shapes not in ([None] * 3, [parameter.shape, parameter.shape, torch.Size([])]):
+            raise InputError(f"state.safetensors lacks averages of {name}, or they do not fit")
+    return state, weights, averages
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Return finished checkpoints, oldest first."""
     found = folder.iterdir() if folder.is_dir() else ()
-    return sorted((p for p in found if p.name.isdigit()), key=lambda path: int(path.name))
+    named = (p for p in found if p.name.isascii() and p.name.isdigit() and len(p.name) < 20)
+    return sorted(named, key=lambda path: int(path.name))
 
 
 def prune(folder: Path, keep: int, best: int | None) -> None:

@@ -67,11 +67,12 @@ def need_tensorboard() -> None:
 def _keep_lines(path: Path, steps: int) -> None:
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = "".join(lines[:steps])
-    if kept != "".join(lines):
+    # as bytes: a line that is damaged is no reason not to go on
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = b"".join(lines[:steps])
+    if kept != b"".join(lines):
         partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-        partial.write_text(kept, encoding="utf-8")
+        partial.write_bytes(kept)
         os.replace(partial, path)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from cellscribe.callbacks import Log
-from cellscribe.config import ModelConfig, TrainOptions
+from cellscribe.config import ModelConfig, TrainOptions, from_mapping
 from cellscribe.errors import InputError
 from cellscribe.lease import lease
 from cellscribe.model.checksums import seal
@@ -240,7 +240,10 @@ def _newest(
     if found is None:
         return TrainState(), None, {}
     saved, weights, averages = found
-    state = TrainState(**{f.name: saved[f.name] for f in dataclasses.fields(TrainState)})
+    names = [each.name for each in dataclasses.fields(TrainState)]
+    known = {name: saved[name] for name in names if name in saved}
+    where = str(plan.run / "checkpoints" / f"{saved['step']:06}" / "state.json")
+    state = from_mapping(TrainState, known, where, needed=names)
     log(f"Going on after step {state.step:,}.")
     return state, weights, averages
 

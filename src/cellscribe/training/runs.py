@@ -12,12 +12,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from cellscribe.cells.vocabulary import SPECIAL_TOKENS
+from cellscribe.config import ModelConfig, TrainOptions
+from cellscribe.config.checked import Between, Count, check_value, hints_of, shown
+from cellscribe.config.files import read_bytes, read_json
 from cellscribe.config.renamed import RENAMED
 from cellscribe.errors import InputError
 
@@ -35,8 +38,46 @@ RISEN, LONG_AGO = 0.01, 0.2
 """A run is called overfitted if the loss on val rose by more than the first share above its lowest
 value, and the best step is more than the second share of the run before the last validation."""
 
+MOST_METRICS = 1 << 30
+"""Bytes of ``metrics.jsonl``; a step takes 200."""
+MOST_AMOUNT = 1 << 53
+LARGEST_LOSS = 1e30
+
 Steps = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
+
+
+class SplitSize(TypedDict):
+    """Size of a split of the corpus."""
+
+    cells: NotRequired[Count]
+    tokens: NotRequired[Count]
+
+
+class RunCorpus(TypedDict):
+    """The corpus of a run."""
+
+    name: str
+    hash: str
+    vocabulary: NotRequired[str | None]
+    splits: dict[str, SplitSize]
+
+
+class RunModel(TypedDict):
+    """The model of a run; its other fields are those of `ModelConfig`."""
+
+    vocab_size: Annotated[int, Between(len(SPECIAL_TOKENS) + 1, 1 << 16)]
+
+
+class RunHeader(TypedDict):
+    """What is read of ``run.json``."""
+
+    preset: str
+    model: RunModel
+    training: dict[str, Any]
+    corpus: RunCorpus
+    parameters: Count
+    sessions: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,59 +223,60 @@ def read_run(folder: str | Path) -> Run:
 
 def _check_header(run: Run, path: Path) -> None:
     """Check the entries of a header that are used later."""
-    header = run.header
     try:
-        _ = (run.train_cells, run.guessing, run.planned, int(header["parameters"]))
-        text = (header["preset"], header["corpus"]["name"], header["corpus"]["hash"])
-        sessions = [dict(session) for session in header["sessions"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        _ = (run.guessing, run.planned)
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged ({error!r}); restore it") from None
-    if not all(isinstance(word, str) for word in text) or not sessions:
-        raise InputError(f"{path} is damaged: no preset, corpus or session; restore it")
+    if run.planned < 1:
+        raise InputError(f"{path} is damaged: {run.planned:,} steps are planned; restore it")
 
 
 def read_header(folder: Path) -> dict[str, Any]:
     """Read ``run.json``; errors as in `read_run`."""
     path = folder / HEADER
-    try:
-        header = json.loads(path.read_text(encoding="utf-8"))
-        form, version = header["format"], header["version"]
-    except OSError:
+    if not path.is_file():
         problem = "no such folder" if not folder.exists() else f"no readable {HEADER} in it"
         raise InputError(
             f"{folder} is no training run: {problem}; name a folder that cellscribe train made"
-        ) from None
-    except (ValueError, KeyError, TypeError):
-        raise InputError(
-            f"{path} is not a run's header; name a folder that cellscribe train made"
-        ) from None
+        )
+    header = read_json(path, fix="name a folder that cellscribe train made, or restore it")
+    form, version = header.get("format"), header.get("version")
+    if not isinstance(form, str) or type(version) is not int:
+        raise InputError(f"{path} is not a run's header; name a folder that cellscribe train made")
     if (form, version) != (FORMAT, VERSION):
         raise InputError(
-            f"{folder} is a {form} of version {version}; this cellscribe reads a {FORMAT} of "
+            f"{folder} is a {form[:60]} of version {version}; this cellscribe reads a {FORMAT} of "
             f"version {VERSION}: use the one that made it"
         )
     for key in HEADER_KEYS:
         if key not in header:
             raise InputError(f"{path} lacks {key!r}; restore it")
-    if isinstance(header["training"], dict):  # a run of an earlier version has former names
-        former = RENAMED["TrainOptions"]
+    former = RENAMED["TrainOptions"]  # a run of an earlier version has former names
+    try:
+        check_value(RunHeader, header, "")
         header["training"] = {former.get(k, k): v for k, v in header["training"].items()}
+        for part, kind in (("model", ModelConfig), ("training", TrainOptions)):
+            for key, hint in hints_of(kind).items():
+                if key in header[part]:
+                    check_value(hint, header[part][key], f"{part}.{key}")
+    except InputError as error:
+        raise InputError(f"{path} is damaged: {error}; restore it") from None
+    if not header["sessions"]:
+        raise InputError(f"{path} is damaged: sessions is empty; restore it")
     return header
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        problem = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
-        raise InputError(f"{path} {problem}: the run has no step yet; try again later") from None
+    if not path.exists():
+        raise InputError(f"{path} is missing: the run has no step yet; try again later")
+    raw = read_bytes(path, fix="restore the file", most=MOST_METRICS)
     texts = raw.split(b"\n")
     lines: list[dict[str, Any]] = []
     for place, text in enumerate(texts):
         is_last = place == len(texts) - 1
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             if is_last:
                 break
             raise InputError(f"{path}: line {place + 1} is damaged; restore the file") from None
@@ -255,8 +297,18 @@ def _number(line: Mapping[str, Any], name: str) -> float:
     value = line[name]
     if value is None and name not in ("cells", "tokens", "seconds"):
         return math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{METRICS}: step {line['step']} has {name} {value!r}; restore the file")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # NaN and infinity stand for a loss that is not finite; of amounts there is no such thing
+    if name in ("cells", "tokens"):
+        fits = type(value) is int and 0 <= value <= MOST_AMOUNT
+    elif name == "seconds":
+        fits = is_number and 0 <= value <= MOST_AMOUNT
+    else:
+        fits = is_number and not abs(value) > LARGEST_LOSS
+    if not fits:
+        raise InputError(
+            f"{METRICS}: step {line['step']} has {name} {shown(value)}; restore the file"
+        )
     return float(value)
 
 

@@ -27,14 +27,8 @@ from cellscribe.corpus.build.sources import BadSource
 from cellscribe.corpus.build.spill import SpillFile
 from cellscribe.corpus.build.splits import SPLITS
 from cellscribe.corpus.build.write_shards import write_shards
-from cellscribe.corpus.store import (
-    FORMAT,
-    GENES,
-    MANIFEST,
-    VERSION,
-    Corpus,
-    open_corpus,
-)
+from cellscribe.corpus.manifest import FORMAT, MANIFEST, VERSION
+from cellscribe.corpus.store import GENES, Corpus, open_corpus
 from cellscribe.errors import InputError
 from cellscribe.lease import lease
 from cellscribe.writing import disk_errors, remove, write_json

@@ -36,7 +36,7 @@ from cellscribe.corpus.build.splits import (
     split_cells,
     split_datasets,
 )
-from cellscribe.corpus.store import VERSION
+from cellscribe.corpus.manifest import VERSION
 from cellscribe.errors import InputError
 
 if TYPE_CHECKING:

@@ -171,5 +171,5 @@ def test_few_cells_are_not_judged_again() -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(InputError, match=r"there are raw, fractional, tpm"):
+    with pytest.raises(InputError, match="must be 'raw', 'fractional' or 'tpm'"):
         InputOptions(counts="umi")  # type: ignore[arg-type]

@@ -245,7 +245,7 @@ def embed_file(
         opened = session.open_cells(source)
         if report is not None and isinstance(opened, TokenCells):
             raise InputError(
-                f"{opened.name} holds tokens and no counts, which a report shows; leave --report out"
+                f"{opened.name} holds tokens and no counts, as a report shows; leave --report out"
             )
         if drawn:
             from cellscribe.report.embedding_files import check_wishes, draw

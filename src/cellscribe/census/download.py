@@ -10,6 +10,8 @@ download resumable:
     The request, by which a second run is recognised. The version is the build date, null for a
     store given by its address; ``uri`` is the address that was read; ``organism`` is null for a
     single experiment, which does not name it.
+``measurement``, ``x_layer``, ``gene_column``, ``dataset_column``
+    Names in the store, part of the request.
 ``datasets``
     By `dataset_id`: ``file``, ``cells``, ``non_zeros``, ``umis``, ``bytes``, ``sha256``.
 ``left_out``
@@ -29,7 +31,7 @@ from typing import Any, TypeVar
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.census import soma, soma_cells
 from cellscribe.census.dataset_file import Dataset, write_dataset
-from cellscribe.census.state import CensusState, locked
+from cellscribe.census.state import NAMES, CensusState, locked
 from cellscribe.config import DATASET, CensusOptions
 from cellscribe.errors import InputError
 
@@ -145,7 +147,14 @@ def download_census(
         state = CensusState(out, _identity(source, options))
         extents = _scan_obs(source, options, log)[1]
         state.begin(extents)
-        matrix = soma.retry(lambda: soma.open_matrix(source), source.uri, options.retries, log)
+        matrix = soma.retry(
+            lambda: soma.open_matrix(
+                source, options.measurement, options.x_layer, options.gene_column
+            ),
+            source.uri,
+            options.retries,
+            log,
+        )
         done, total = 0, sum(extent.cells for extent in extents.values())
         report(done, total)
         for name, extent in extents.items():
@@ -172,7 +181,10 @@ def _fetch(dataset: Dataset, state: CensusState, progress: Callable[[int], None]
 
 def _open(options: CensusOptions, log: Log) -> AbstractContextManager[soma.Source]:
     uri = soma.address(options.uri)
-    return soma.opened(uri, options.census_version, options.organism, options.retries, log)
+    dataset = None if options.dataset_column == "none" else options.dataset_column
+    return soma.opened(
+        uri, options.census_version, options.organism, options.retries, log, dataset=dataset
+    )
 
 
 def _identity(source: soma.Source, options: CensusOptions) -> dict[str, Any]:
@@ -182,6 +194,7 @@ def _identity(source: soma.Source, options: CensusOptions) -> dict[str, Any]:
         "organism": source.organism,
         "filter": options.value_filter,
         "obs": options.columns,
+        **{name: getattr(options, name) for name in NAMES},
     }
 
 
@@ -190,7 +203,13 @@ def _scan_obs(
 ) -> tuple[dict[str, Counter[str]], dict[str, soma_cells.Extent]]:
     """Check columns and filters, then count."""
     wanted = dict.fromkeys(options.columns, "name others with --obs")
-    wanted[DATASET] = "it is needed, since each dataset becomes a file"
+    del wanted[DATASET]
+    if source.dataset is not None:
+        wanted[source.dataset] = (
+            "each dataset becomes a file: name their column with --dataset-column, or take all "
+            "cells as one with --dataset-column none"
+        )
+    counted = [name for name in options.columns if name in wanted]
     wanted |= {column: f"give {flags}" for column, (_, flags) in options.conditions.items()}
 
     def retry(action: Callable[[], T]) -> T:
@@ -201,7 +220,7 @@ def _scan_obs(
         # a wrong condition alone gives a clearer reason
         for text in (options.where, options.value_filter):
             soma_cells.check_filter(source, text)
-        return soma_cells.scan_obs(source, options.value_filter, options.columns)
+        return soma_cells.scan_obs(source, options.value_filter, counted)
 
     labels, datasets = retry(count)
     if not datasets:

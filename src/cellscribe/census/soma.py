@@ -7,6 +7,7 @@ x genes, sparse). tiledbsoma and cellxgene-census are optional and imported when
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from cellscribe.callbacks import Log
-from cellscribe.config import SOMA_ID
+from cellscribe.config import DATASET, SOMA_ID
 from cellscribe.errors import InputError
 
 T = TypeVar("T")
@@ -48,6 +49,8 @@ class Source:
         The SOMA objects.
     organism
         Name of the organism; None for a single experiment, which does not name it.
+    dataset
+        Column of `obs` with each cell's dataset; None if all cells are one.
     """
 
     version: str | None
@@ -55,6 +58,12 @@ class Source:
     experiment: Any
     obs: Any
     organism: str | None
+    dataset: str | None = DATASET
+
+    @property
+    def stem(self) -> str:
+        """Name of the only dataset, after the address."""
+        return re.sub(r"[^\w.+-]+", "_", self.uri.rstrip("/").rpartition("/")[2]) or "cells"
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,13 @@ def reason(error: BaseException) -> str:
 
 @contextmanager
 def opened(
-    uri: str | None, version: str, organism: str, retries: int, log: Log
+    uri: str | None,
+    version: str,
+    organism: str,
+    retries: int,
+    log: Log,
+    *,
+    dataset: str | None = DATASET,
 ) -> Iterator[Source]:
     """Open one organism of a Census, or a single experiment.
 
@@ -124,6 +139,8 @@ def opened(
         Version of the published Census: a build date, "stable" or "latest".
     organism
         Name of the organism, such as "Homo sapiens".
+    dataset
+        Column of obs with each cell's dataset; None to take all cells as one.
 
     Raises
     ------
@@ -143,7 +160,7 @@ def opened(
             return experiment, _member(experiment, "obs", where), known
 
         experiment, obs, known = retry(descend, where, retries, log)
-        yield Source(build, str(top.uri), experiment, obs, known)
+        yield Source(build, str(top.uri), experiment, obs, known, dataset)
 
 
 def _open_version(version: str) -> tuple[str, Any]:
@@ -188,35 +205,72 @@ def _experiment(top: Any, organism: str, where: str) -> tuple[Any, str | None]:
     return data[key], organism
 
 
-def _member(collection: Any, key: str, where: str) -> Any:
+def _member(collection: Any, key: str, where: str, flag: str = "") -> Any:
     if key not in collection:
         there = ", ".join(sorted(collection)) or "nothing"
-        raise InputError(f"{where} has no {key!r}, as a Census experiment has; there are {there}")
+        what = f"; name another with {flag}" if flag else ", as a Census experiment has"
+        raise InputError(f"{where} has no {key!r}{what}; there are {there}")
     return collection[key]
 
 
-def open_matrix(source: Source) -> Matrix:
+def _layer(layers: Any, wanted: str | None, where: str) -> Any:
+    """Choose the sparse matrix with the raw counts."""
+    there = sorted(layers)
+    name = wanted or ("raw" if "raw" in there else there[0] if len(there) == 1 else "")
+    if name not in there:
+        what = f"has no layer {name!r}" if name else "has several layers"
+        raise InputError(
+            f"{where}: X {what}; name the one with raw counts with --x-layer: "
+            f"{', '.join(there) or 'there is none'}"
+        )
+    if layers[name].soma_type != "SOMASparseNDArray":
+        raise InputError(
+            f"{where}: layer {name!r} of X is a {layers[name].soma_type}; write it as sparse "
+            "(scipy.sparse.csr_matrix(adata.X)) with tiledbsoma.io.from_anndata"
+        )
+    return layers[name]
+
+
+def open_matrix(
+    source: Source,
+    measurement: str = "RNA",
+    x_layer: str | None = None,
+    gene_column: str | None = None,
+) -> Matrix:
     """Open the raw counts and read the table of genes.
+
+    Parameters
+    ----------
+    source
+        The experiment.
+    measurement
+        Its measurement with the genes.
+    x_layer
+        Layer of X; "raw", or the only one, if not given.
+    gene_column
+        Column of var with the genes' names; "feature_id", or else "var_id" (which
+        ``tiledbsoma.io.from_anndata`` makes of var_names), if not given.
 
     Raises
     ------
     InputError
-        The experiment does not have the layout of the Census.
+        The experiment has no such measurement, layer or column, or leaves a choice of layers.
     """
-    element = source.experiment
-    for key in ("ms", "RNA"):
-        element = _member(element, key, source.uri)
-    raw = _member(_member(element, "X", source.uri), "raw", source.uri)
-    table = _member(element, "var", source.uri)
-    names = [name for name in ("feature_name", "feature_length") if name in table.keys()]  # noqa: SIM118
-    if "feature_id" not in table.keys():  # noqa: SIM118
+    where = source.uri
+    element = _member(_member(source.experiment, "ms", where), measurement, where, "--measurement")
+    raw = _layer(_member(element, "X", where), x_layer, where)
+    table = _member(element, "var", where)
+    there = list(table.keys())
+    found = gene_column or next((name for name in ("feature_id", "var_id") if name in there), "")
+    if found not in there:
         raise InputError(
-            f"{source.uri}: var has no column 'feature_id' (Ensembl ids); "
-            f"there are {', '.join(table.keys())}"
+            f"{where}: var has no column {found or 'feature_id'!r} (Ensembl ids or symbols); name "
+            f"one with --gene-column: {', '.join(there)}"
         )
-    genes = table.read(column_names=[SOMA_ID, "feature_id", *names]).concat().to_pandas()
+    names = [name for name in ("feature_name", "feature_length") if name in there and name != found]
+    genes = table.read(column_names=[SOMA_ID, found, *names]).concat().to_pandas()
     genes = genes.sort_values(SOMA_ID)
-    var = genes[["feature_id", *names]].set_index("feature_id").rename_axis(None)
+    var = genes[[found, *names]].set_index(found).rename_axis(None)
     var.index = var.index.astype(str)
     return Matrix(raw, genes[SOMA_ID].to_numpy(), var)
 

@@ -81,13 +81,17 @@ def scan_obs(
         name: Counter() for name in columns if _is_label(source.obs.schema.field(name).type)
     }
     extents: dict[str, Extent] = {}
-    wanted = list(dict.fromkeys([SOMA_ID, DATASET, *labels]))
+    given = [] if source.dataset is None else [source.dataset]
+    wanted = list(dict.fromkeys([SOMA_ID, *given, *labels]))
     for table in source.obs.read(column_names=wanted, value_filter=value_filter):
         for name, counter in labels.items():
             for entry in pc.value_counts(table[name].cast(pa.string())):
                 label, cells = entry["values"].as_py(), entry["counts"].as_py()
                 counter[MISSING if label is None else label] += cells
-        keyed = pa.table({DATASET: table[DATASET].cast(pa.string()), SOMA_ID: table[SOMA_ID]})
+        of_cell = pa.array([source.stem] * len(table), pa.string())
+        if source.dataset is not None:
+            of_cell = table[source.dataset].cast(pa.string())
+        keyed = pa.table({DATASET: of_cell, SOMA_ID: table[SOMA_ID]})
         found = keyed.group_by(DATASET).aggregate(
             [(SOMA_ID, "count"), (SOMA_ID, "min"), (SOMA_ID, "max")]
         )
@@ -118,16 +122,21 @@ def read_obs(
     Returns
     -------
     DataFrame
-        Indexed by the id as text; with a column `soma_joinid` in addition to `columns`.
+        Indexed by the id as text; with a column `soma_joinid` in addition to `columns`. The
+        dataset is in `dataset_id`, whatever the store calls it.
     """
     import pyarrow as pa
 
-    only = f"{DATASET} == {dataset!r}"
+    only = [] if source.dataset is None else [f"{source.dataset} == {dataset!r}"]
+    stored = [name for name in columns if name != DATASET or source.dataset == DATASET]
     table = source.obs.read(
         coords=(slice(extent.first, extent.last),),
-        column_names=list(dict.fromkeys([SOMA_ID, *columns])),
-        value_filter=only if value_filter is None else f"{only} and {value_filter}",
+        column_names=list(dict.fromkeys([SOMA_ID, *stored])),
+        value_filter=" and ".join([*only, *([value_filter] if value_filter else [])]) or None,
     ).concat()
+    if DATASET in columns and DATASET not in stored:
+        names = pa.array([dataset] * len(table), pa.string())
+        table = table.append_column(DATASET, names)
     table = table.take(pa.compute.sort_indices(table[SOMA_ID]))
     frame = {}
     for name in dict.fromkeys([*columns, SOMA_ID]):

@@ -15,6 +15,7 @@ from typing import Any
 
 from cellscribe.callbacks import Log
 from cellscribe.census.soma_cells import Extent
+from cellscribe.config import CensusOptions
 from cellscribe.errors import InputError
 from cellscribe.lease import lease
 from cellscribe.writing import disk_errors, remove, write_json
@@ -27,7 +28,13 @@ FLAGS = {
     "organism": "--organism",
     "filter": "filter",
     "obs": "--obs",
+    "measurement": "--measurement",
+    "x_layer": "--x-layer",
+    "gene_column": "--gene-column",
+    "dataset_column": "--dataset-column",
 }
+NAMES = ("measurement", "x_layer", "gene_column", "dataset_column")
+"""Options that name what other stores than the Census call otherwise."""
 
 
 @contextmanager
@@ -87,6 +94,8 @@ class CensusState:
                 )
             return
         kept = self._read()
+        # a download of before these names goes on
+        kept = {name: getattr(CensusOptions(), name) for name in NAMES} | kept
         for key, value in self.identity.items():
             if kept.get(key) != value and not self._mirror(key):
                 raise InputError(

@@ -63,8 +63,6 @@ class InputOptions(Options):
         super().__post_init__()
         if self.species not in (known := get_args(Species)):
             raise InputError(f"species {self.species!r} is unknown; there are {', '.join(known)}")
-        if self.counts not in (kinds := get_args(CountsKind)):
-            raise InputError(f"counts {self.counts!r} is unknown; there are {', '.join(kinds)}")
 
 
 @dataclass(frozen=True, kw_only=True)

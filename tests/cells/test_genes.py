@@ -365,7 +365,7 @@ HGNC:2\tBBB\tb\tApproved\tSHARED, OLDA, CCC\tFORMER\tENSG00000000002\tgene with 
 HGNC:3\tCCC\tc\tApproved\t\t\tENSG00000000009\tgene with protein product
 HGNC:4\tGONE\tsymbol withdrawn, see [HGNC:1](/x)\tSymbol Withdrawn\t\t\t\tunknown
 HGNC:5\tRENAMED\te\tApproved\t\t\tENSG00000000005\tgene with protein product
-HGNC:6\tHOMELESS\tf\tApproved\tFORMER\tP1\t\tgene with protein product
+HGNC:6\tHOMELESS\tf\tApproved\tFORMER\tP1, A-1\t\tgene with protein product
 """
 ENSEMBL = """ENSG00000000001,AAA,1,9,protein_coding
 ENSG00000000002,BBB,1,9,protein_coding
@@ -391,6 +391,7 @@ def test_making_the_table() -> None:
         ["9", "CCC", "protein_coding", ""],  # HGNC places it, the gene list lacks it
         ["3", "BBB", "lncRNA", ""],
     ]
+    assert text.splitlines()[-1] == "\t\t\tA-1"  # a name with separators that is nobody's
     assert maker.pack(text) == maker.pack(text)
     assert gzip.decompress(maker.pack(text)).decode() == text
 

@@ -93,6 +93,7 @@ class HumanLookup(Lookup):
             loose=self._loose,
             loose_older=older_with_other_separators,
             numbered=numbered_symbols() | numbered_names(self.own.keys() - self.genes.keys()),
+            nobody=table().nobody,
             is_current=is_current,
         )
 

@@ -43,16 +43,21 @@ FOREIGN: Found = (Kind.OTHER_SPECIES, ())
 LONGEST = 120
 """A longer name is no gene's."""
 
-_PATCH = r"(?:\.p\d+)?(?:[._-](?:pre[._-]?m?rna|20\d\d[._-][A-Z]))?"
+_PATCH = (
+    r"(?:[._-](?:p\d+|pre[._-]?m?rna|20\d\d[._-][A-Z]|\d\.\d\.\d"
+    r"|ensembl\d*|gencode\w?\d*))*"
+)
 _PREFIXES = {
-    "human": rf"(?:GRCh3[78]|hg19|hg38|hs1|T2T(?:[._-]?CHM13)?(?:v\d(?:\.\d)?)?){_PATCH}"
-    r"|CHM13(?:v\d(?:\.\d)?)?|human|homo[._-]?sapiens|hsa",
-    "mouse": rf"(?:mm\d+|GRCm\d+){_PATCH}|mouse|mus[._-]?musculus|mmu",
+    "human": r"(?:refdata-gex-)?(?:GRCh3[78]|hg19|hg38|hs1|T2T(?:[._-]?CHM13)?(?:v\d(?:\.\d)?)?)"
+    rf"{_PATCH}|CHM13(?:v\d)?(?:\.\d)?|human|homo[._-]?sapiens|hsa|hs|gene",
+    "mouse": rf"(?:refdata-gex-)?(?:mm\d+|GRCm\d+){_PATCH}|mouse|mus[._-]?musculus|mmu"
+    r"|gene",
 }
 _RAT = r"(?:rn\d+|Rnor\d*|mRatBN\d*)(?:\.\d+)?|rat|rattus[._-]?norvegicus|rno"
 ID_PREFIX = {"human": "ENSG", "mouse": "ENSMUSG"}
-REPEAT = re.compile(r"(.+)[.-]\d{1,3}")
-"""A name made unique: "TBCE-1" (anndata) or "TBCE.1" (R)."""
+REPEAT = re.compile(r"(.+)[.-](\d{1,9})")
+"""A name made unique: "TBCE-1" (anndata), "TBCE.1" (R); or with Entrez's number: "A1BG.503538"."""
+_CLONE = re.compile(r"(?:RP|CT[A-D]|XX|KB|LL|GS|CH|CITF|ABC)\w*-\w+|[A-Z]{1,3}\d{5,}", re.I)
 _Y_COPY = re.compile(r"(.+)[._-]PAR[._-]Y(?:[._-]\d+)?", re.IGNORECASE)
 # an id inside a name: species, number, maybe its version and its Y copy
 _ID_INSIDE = re.compile(
@@ -121,6 +126,8 @@ class Reader:
         next to it.
     species
         ``"human"`` or ``"mouse"``.
+    nobody
+        Names, in capitals, that are known to be several genes' or one's that the table lacks.
     """
 
     exact: Callable[[str], Found | None]
@@ -129,6 +136,7 @@ class Reader:
     numbered: frozenset[str]
     is_current: Callable[[str], bool]
     species: str = "human"
+    nobody: frozenset[str] = frozenset()
 
     def read(self, name: str, *, whole: bool = False) -> Found:
         """Find what a name means; `whole` if it is a part of one, which has no parts itself."""
@@ -147,25 +155,35 @@ class Reader:
 
     def _dressed(self, name: str, whole: bool) -> Found | None:
         """Genes of a name with separators, by rules 1 to 7."""
+        if len(name) > 2 and name[0] == name[-1] and name[0] in "\"'":
+            return self.read(name[1:-1], whole=whole)
         if _foreign(self.species).match(name):
             return FOREIGN
         if not whole and (found := self._composite(name)):
             return found
         if copy := _Y_COPY.fullmatch(name):
             return self.read(copy[1], whole=whole)
-        if found := self.loose(name) or self._repeat(name) or self.loose_older(name):
+        if found := self.loose(name):
+            return found
+        if name.upper() in self.nobody:
+            return UNKNOWN
+        if found := self._repeat(name) or self.loose_older(name):
             return found
         bare = strip_genome(name, self.species)
         return self.read(bare, whole=whole) if bare != name else None
 
     def _repeat(self, name: str) -> Found | None:
-        """Genes of a repeated approved symbol."""
+        """Genes of a repeated approved symbol, or of the first repeat of an older name."""
         bare = repeated(name, self.numbered)
         if bare is None:
             return None
         found, loose = self.exact(bare), self.loose(bare)
         if found and found[0] != Kind.SYMBOL:
-            return loose if loose and loose[1] == found[1] else None
+            if loose and loose[1] == found[1]:
+                return loose
+            # MLL-3 may be meant for MLL3, and RP11-95H11.1 is a gene of that clone
+            first = name[len(bare) + 1 :] == "1" and not _CLONE.fullmatch(bare)
+            return found if first and found[0] == Kind.ALIAS else None
         return found or loose or self._repeat(bare)
 
     def _composite(self, name: str) -> Found | None:
@@ -215,11 +233,12 @@ def _compiled() -> dict[str, tuple[re.Pattern[str], re.Pattern[str]]]:
     """Species -> pattern of its prefixes, and pattern of what belongs to another one."""
     patterns = {}
     for species, own in _PREFIXES.items():
-        others = "|".join([*(p for s, p in _PREFIXES.items() if s != species), _RAT])
+        others = [p.removesuffix("|gene") for s, p in _PREFIXES.items() if s != species]
         number = ID_PREFIX[species].removeprefix("ENS")
+        other_ids = rf"ENS(?!{number}R?\d)[A-Z]{{0,6}}G\d{{11}}"
         patterns[species] = (
-            re.compile(rf"^(?:{own})[._-]+(?=.)", re.IGNORECASE),
-            re.compile(rf"(?:{others})[._-]+.|ENS(?!{number}R?\d)[A-Z]{{0,6}}G\d{{11}}", re.I),
+            re.compile(rf"^(?:{own})[._:|-]+(?=.)", re.IGNORECASE),
+            re.compile(rf"(?:{'|'.join([*others, _RAT])})[._:|-]+.|{other_ids}", re.IGNORECASE),
         )
     return patterns
 

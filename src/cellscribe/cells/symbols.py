@@ -49,6 +49,8 @@ class Table:
     """Folded symbol -> symbol, where only one fits."""
     others: dict[str, str]
     """Folded previous symbol or alias -> symbol."""
+    nobody: frozenset[str]
+    """Folded names with separators that are several genes', or one's that the table lacks."""
 
 
 @cache
@@ -56,10 +58,13 @@ def table() -> Table:
     """Read the bundled table; the same object at every call."""
     packed = (resources.files("cellscribe") / "bundled" / "symbols.tsv.gz").read_bytes()
     lines = gzip.decompress(packed).decode().splitlines()
-    rows, others = [], {}
+    rows, others, nobody = [], {}, frozenset[str]()
     genes: dict[str, tuple[str, ...]] = {}
     for line in lines[next(i for i, line in enumerate(lines) if line[0] != "#") + 1 :]:
         number, symbol, biotype, names = line.split("\t")
+        if not number:
+            nobody = frozenset(names.split("|"))
+            continue
         gene = "ENSG" + number.zfill(11)
         rows.append((gene, symbol, biotype))
         if symbol:
@@ -70,7 +75,7 @@ def table() -> Table:
     for symbol in genes:
         # two symbols that differ only in case leave no answer for a third spelling
         folded[symbol.upper()] = "" if symbol.upper() in folded else symbol
-    return Table(tuple(rows), {row[0]: row[1] for row in rows}, genes, folded, others)
+    return Table(tuple(rows), {row[0]: row[1] for row in rows}, genes, folded, others, nobody)
 
 
 def human_genes() -> pd.DataFrame:
@@ -158,6 +163,7 @@ def _reader() -> Reader:
         loose=with_other_separators,
         loose_older=older_with_other_separators,
         numbered=numbered_symbols(),
+        nobody=table().nobody,
         is_current=is_current,
     )
 

@@ -31,9 +31,9 @@ from cellscribe.cells.symbols import (
     as_it_stands,
     as_text,
     ensembl_genes,
-    is_current,
     numbered_symbols,
 )
+from cellscribe.cells.symbols import table as human_names
 from cellscribe.cells.vocabulary import GeneTable
 from cellscribe.config import Species
 
@@ -148,7 +148,9 @@ class _Published:
             loose=self._loose,
             loose_older=lambda name: None,
             numbered=numbered_symbols() | numbered_names(self.token_of),
-            is_current=is_current,
+            nobody=human_names().nobody,
+            # where the family has no such id, the symbol next to it counts
+            is_current=self.symbol_of.__contains__,
         )
         self.seen: dict[str, int] = {}
 

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.text_cells import DENSE, mtx, put, read, refusal, same_cells, tenx
 
+from cellscribe.cells import convert
 from cellscribe.cells.number_text import parse_entries, read_odd
 
 FIRST = "%%MatrixMarket matrix coordinate integer general\n"
@@ -102,6 +103,7 @@ HEAD = FIRST + "14 6 2\n"
         (HEAD.replace("integer", "real") + "1 1 5\n2 2 1e400\n", "missing or infinite"),
         (HEAD + "1 1 " + "5" * 100_000 + "\n", "is no number|above 2147483647|whole numbers"),
         (HEAD + "1" * (2 << 20), "a line is longer than 1 MB"),
+        (HEAD + "1 1 5\n1 1 99999999999999999999\n", "above 2147483647"),
     ],
 )
 @pytest.mark.parametrize("zipped", [False, True])
@@ -134,3 +136,19 @@ def test_blocks_may_end_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for size in (1, 2, 3, 7, 50):
         monkeypatch.setattr(text_files, "READ_BYTES", size)
         np.testing.assert_array_equal(read(folder)[0].to_numpy(), DENSE)
+
+
+def test_a_matrix_that_changes_between_two_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convert, "IN_MEMORY", 10)
+    folder = put(tmp_path / "x", tenx())
+    np.testing.assert_array_equal(read(folder)[0].to_numpy(), DENSE)
+    bands = convert._bands
+
+    def rewritten(indptr: np.ndarray) -> np.ndarray:
+        put(folder, {"matrix.mtx": mtx(np.roll(DENSE, 1, axis=0).T)})
+        return bands(indptr)
+
+    monkeypatch.setattr(convert, "_bands", rewritten)
+    assert "changed while it was read" in refusal(folder)

@@ -181,6 +181,8 @@ LONG = BY_GENE.rename_axis("gene").reset_index().melt("gene", var_name="cell", v
         (BY_GENE.to_csv().splitlines()[0], "no line below the header"),
         ("", "the file is empty"),
         ("\n\n\n", "no line below the header"),
+        ('a,b\n"c,1\n', "the first lines are not divided"),
+        ('"a,b\nc,1\n', "neither side of the table"),
         ("just\nwords\nhere\n", "the first lines are not divided"),
         (LONG.to_csv(index=False), "a long table"),
         (BY_GENE.set_axis([f"g{i}" for i in range(14)]).to_csv(), "neither side of the table"),

@@ -191,6 +191,13 @@ def _on_disk(entries: Entries, stack: ExitStack, folder: Path) -> CsrRows:
     for row, next_row in pairwise(first_rows):
         low, high = int(indptr[row]), int(indptr[next_row])
         cells, genes, values = (file[low:high] for file in files)
+        # a file that changed between the passes would be put in order past the ends of arrays
+        places = np.clip(cells - np.int32(row), -1, next_row - row) + 1
+        lengths = np.bincount(places, minlength=next_row - row + 1)
+        if not np.array_equal(lengths[1:], np.diff(indptr[row : next_row + 1])):
+            raise InputError(
+                f"{entries.where} changed while it was read; run again when the file is whole"
+            )
         placed_genes, placed_values = np.empty_like(genes), np.empty_like(values)
         cells = cells - np.int32(row)
         _check_band(cells, np.diff(indptr[row : next_row + 1]), entries.where)

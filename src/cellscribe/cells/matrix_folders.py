@@ -38,6 +38,8 @@ FIRST = (
     *("features.csv", "all_genes.csv", "genes.csv", "barcodes.csv", "cell_metadata.csv"),
 )
 """Names that are taken before others, in this order."""
+MOST_NAMES = 50_000_000
+"""Cells or genes that may have names: they are held in memory."""
 PARTS = ("spliced", "unspliced", "ambiguous", "mature", "nascent")
 """Matrices that hold one part of the counts of a cell."""
 
@@ -155,6 +157,7 @@ class _Tables:
         for candidates in self.found.values():
             candidates.sort()
         self.read: dict[Path, list[list[str]]] = {}
+        self.most_names = min(max(self.header.shape), MOST_NAMES) + 10_000
 
     def choose(self) -> tuple[Table, Table, bool]:
         """Give the genes, the cells, and whether rows are cells."""
@@ -197,7 +200,7 @@ class _Tables:
 
     def _columns(self, path: Path) -> list[list[str]]:
         if path not in self.read:
-            self.read[path] = read_table(path, self._called(path))
+            self.read[path] = read_table(path, self._called(path), self.most_names)
         return self.read[path]
 
     def _called(self, path: Path) -> str:

@@ -30,6 +30,7 @@ SHORTEST = 6
 """Bytes of the shortest entry, "1 1 1" and its line end."""
 LONGEST = 1 << 20
 """Bytes that a line may have."""
+TOO_LARGE = float(2**62)
 LARGEST = 2**31 - 1
 """Rows or columns that a matrix may have."""
 VELOCYTO = (
@@ -136,14 +137,13 @@ class MatrixMarket:
             values[place] = value
         found: Array = values[:n]
         if self.is_integer:
-            finite = np.isfinite(found).all()
-            whole = found.astype(np.int64) if finite else np.zeros(n, np.int64)
-            if not finite or (whole != found).any():
+            if not (np.isfinite(found) & (found == np.floor(found))).all():
                 raise InputError(
                     f"{self.name} holds values that are not whole numbers, though its first line "
                     "says integer; write real in that line if this is meant"
                 )
-            found = whole
+            # too large for a count in any case, and told as such when blocks are checked
+            found = np.clip(found, -TOO_LARGE, TOO_LARGE).astype(np.int64)
         return rows[:n], columns[:n], found, at
 
     def _fault(self, block: bytes, end: int, at: int, line: int, n_fields: int) -> InputError:

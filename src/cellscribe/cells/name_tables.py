@@ -44,22 +44,30 @@ def decoded(data: bytes) -> str:
         return data.decode("latin-1")
 
 
-def read_table(path: Path, name: str) -> list[list[str]]:
+def read_table(path: Path, name: str, most_lines: int) -> list[list[str]]:
     """Read a table as its columns; empty lines are left out.
+
+    Parameters
+    ----------
+    most_lines
+        Lines that it may have; names are held in memory.
 
     Raises
     ------
     InputError
         It cannot be read, is empty or too large, or has unclosed quotes.
     """
-    parts, size = [], 0
+    parts, size, n_lines = [], 0, 0
     try:
         with open_text(path) as file, closing(line_blocks(file, name, LONGEST)) as blocks:
             for block in blocks:
                 parts.append(block)
-                size += len(block)
-                if size > LARGEST:
-                    raise InputError(f"{name} holds more than {LARGEST >> 30} GiB of names")
+                size, n_lines = size + len(block), n_lines + block.count(b"\n")
+                if size > LARGEST or n_lines > most_lines:
+                    raise InputError(
+                        f"{name} holds more names than the matrix has ({n_lines:,} and more); "
+                        "use files of one run"
+                    )
     except TEXT_ERRORS as error:
         raise unreadable(name, error) from error
     text = decoded(b"".join(parts)).replace("\r\n", "\n").replace("\r", "\n")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 MAGIC = b"PAR1"
-VALUES = 4_000_000
+VALUES = 1 << 24
 """Values of a batch."""
 PANDAS_INDEX = "__index_level_"
 

@@ -27,7 +27,8 @@ from cellscribe.errors import InputError
 
 BD_ANTIBODY = "|pAbO"
 """Ending of BD Rhapsody's names of antibodies."""
-MOST_LINES = 2**31 - 1
+MOST_LINES = 20_000_000
+"""Lines of a table; each has a name in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +135,9 @@ def _scan(table: Table) -> _Scan:
             scan.held.append(_placed(piece, scan.n_lines, scan.whole))
         scan.n_lines += piece.n_lines
         if scan.n_lines > MOST_LINES:
-            raise InputError(f"{table.name}: more than {MOST_LINES:,} lines; split the table")
+            raise InputError(
+                f"{table.name}: more than {MOST_LINES:,} lines; write the cells as .h5ad"
+            )
     return scan
 
 

@@ -115,22 +115,21 @@ def find_layout(lines: list[bytes], name: str) -> Layout:
     if len(kept) < 2:
         raise InputError(f"{name}: no line below the header; give a table of counts")
     first_kept = lines.index(kept[0])
-    best: tuple[tuple[int, int], str, list[list[str]]] | None = None
+    best: tuple[tuple[int, int], str] | None = None
     for delimiter in DELIMITERS:
-        rows = _split(kept, delimiter)
-        if rows is None:
-            continue
-        width = len(rows[1])
-        alike = sum(len(row) == width for row in rows[1:])
-        if width > 1 and len(rows[0]) in (width, width - 1):
-            score = (alike, width)
-            best = (score, delimiter, rows) if best is None or score > best[0] else best
+        head, width, *others = [_n_fields(line, delimiter) for line in kept]
+        alike = sum(other == width for other in others)
+        if width > 1 and head in (width, width - 1) and (best is None or (alike, width) > best[0]):
+            best = (alike, width), delimiter
     if best is None:
         raise InputError(
             f"{name}: no table; the first lines are not divided into as many fields by tabs, "
             f"commas, semicolons or blanks ({shown(kept[0], 40)!r})"
         )
-    _, delimiter, rows = best
+    (_, width), delimiter = best
+    # a line of another length is refused when the table is read
+    alike_lines = [line for line in kept[1:] if _n_fields(line, delimiter) == width]
+    rows = [_fields(line, delimiter) for line in [kept[0], *alike_lines]]
     return _layout(rows, delimiter, first_kept + 1, name)
 
 
@@ -148,20 +147,25 @@ def _n_comments(lines: list[bytes]) -> int:
     return n
 
 
-def _split(lines: list[bytes], delimiter: str) -> list[list[str]] | None:
-    text = [decoded(line) for line in lines]
-    if not any('"' in line for line in text):
-        return [line.split(delimiter) for line in text]
+def _fields(line: bytes, delimiter: str) -> list[str]:
+    text = decoded(line)
+    if '"' not in text:
+        return text.split(delimiter)
     try:
-        return list(csv.reader(text, delimiter=delimiter))
+        return next(csv.reader([text], delimiter=delimiter), [])
     except csv.Error:
-        return None
+        return []
+
+
+def _n_fields(line: bytes, delimiter: str) -> int:
+    if b'"' in line:
+        return len(_fields(line, delimiter))
+    return line.count(delimiter.encode()) + 1
 
 
 def _layout(rows: list[list[str]], delimiter: str, n_skipped: int, name: str) -> Layout:
     header, data = [field.strip() for field in rows[0]], rows[1:]
     width = len(data[0])
-    data = [row for row in data if len(row) == width]
     tail = all(not row[-1].strip() for row in data)
     if len(header) == width - 1:
         # a delimiter at the end of each line, or R's header without a name for the first column
@@ -214,6 +218,8 @@ def _refuse_no_header(header: list[str], data: list[list[str]], name: str) -> No
 
 def _holds_names(at: int, header: list[str], values: list[str]) -> bool:
     """Tell a column of names; the first column is one, unless it is headed by a gene."""
+    if at and any(value.isdigit() for value in values):
+        return False
     like_numbers = [
         bool(_LIKE_NUMBER.fullmatch(value)) for value in values if value.strip() not in MISSING
     ]

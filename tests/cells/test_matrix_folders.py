@@ -161,6 +161,8 @@ def test_a_named_file_is_the_one_that_is_read(tmp_path: Path) -> None:
     folder = put(tmp_path / "x", tenx() | {other: mtx(2 * DENSE.T)})
     same_cells(folder / other, dense=2 * DENSE)
     same_cells(folder / "matrix.mtx")
+    # a name without .mtx is known by the first line
+    same_cells(put(folder, {"counts.txt": mtx(3 * DENSE.T)}) / "counts.txt", dense=3 * DENSE)
     assert same_cells(folder) == [f"{folder}: reading matrix.mtx; name another to read it: {other}"]
 
 

@@ -64,7 +64,7 @@ TABLES: dict[str, str] = {
     "decimals": BY_GENE.astype(float).to_csv(),
     "exponents": BY_GENE.astype(float).to_csv(float_format="%.6e"),
     "annotated genes": GENE_LENGTHS.to_csv(),
-    "annotated cells": with_columns(BY_CELL, sample="a", nCount_RNA=5.5).to_csv(),
+    "annotated cells": with_columns(BY_CELL, sample="a", nCount_RNA=5.5, sex=1).to_csv(),
     "row numbers": BY_GENE.reset_index(names="gene").to_csv(),
 }
 
@@ -88,7 +88,7 @@ def test_what_stands_next_to_the_counts_is_kept_or_named(tmp_path: Path) -> None
     assert said[0].endswith("columns left out, which hold no counts: Length")
     with open_counts(tmp_path / "x.csv", log=said.append) as counts:
         assert list(counts.obs["sample"]) == ["a"] * len(CELLS)
-    assert said[2].endswith("which hold no counts: nCount_RNA")
+    assert said[2].endswith("which hold no counts: nCount_RNA, sex")
 
 
 def test_ids_and_mouse_genes_tell_the_axis_too(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ LONG = BY_GENE.rename_axis("gene").reset_index().melt("gene", var_name="cell", v
         (changed(2, 1, "1,5", sep=";"), "'1,5' has a comma in it; write numbers with a"),
         (changed(2, 1, "1,234"), "'1,234' has a comma in it"),
         (changed(2, 1, "-1"), "values below zero"),
-        (changed(2, 1, "0.5"), "normalised values"),
+        (changed(2, 1, "0.5"), "fractional counts"),
         (changed(2, 1, "inf"), "missing or infinite"),
         (changed(2, 1, "x" * 200_000), "is no number"),
         (BY_GENE.to_csv() + "GAPDH,1,2,3,4,5,6,7\n", "line 16 has more fields, the lines above"),

@@ -20,10 +20,11 @@ from cellscribe.cells.foreign_files import H5SEURAT, guess, recognise, refuse_ur
 from cellscribe.cells.formats import Source
 from cellscribe.cells.multimodal import Wanted
 from cellscribe.cells.storage import STORAGE_ERRORS
-from cellscribe.cells.text_files import first_bytes, shown
+from cellscribe.cells.text_files import first_bytes, first_text, shown
 from cellscribe.errors import InputError
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+MATRIX_MARKET = b"%%matrixmarket"
 HEAD = 32
 """First bytes that tell a format."""
 NOTHING = Wanted()
@@ -75,7 +76,7 @@ def _open_file(
         if path.suffix.lower() == ".h5seurat":
             raise InputError(f"{path}: {H5SEURAT.format(name=shown(path.name))}")
         return open_hdf5(path, stack, log, wanted)
-    if matrix_folders.is_matrix(path):
+    if matrix_folders.is_matrix(path) or first_text(path).lower().startswith(MATRIX_MARKET):
         return matrix_folders.open_matrix(path, name=str(path), path=path, log=log)
     if head.startswith(parquet_tables.MAGIC):
         return parquet_tables.open_table(path, log)

@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 
 from cellscribe.cells.storage import DAMAGED
-from cellscribe.cells.text_files import TEXT_ERRORS, compression, open_text, plain_name, shown
-from cellscribe.errors import InputError
+from cellscribe.cells.text_files import compression, first_text, plain_name, shown
 
 FORMATS = (
     "h5ad, zarr, 10x .h5, Matrix Market (a folder, .mtx, .tar.gz or .zip), csv/tsv, parquet, loom"
@@ -60,7 +59,7 @@ def recognise(path: Path, head: bytes) -> str | None:
     name = plain_name(path)
     if not head:
         return "the file is empty"
-    inside = _text_head(path) if compression(head) else head
+    inside = first_text(path)
     if name.endswith(R_FORMATS) or inside.startswith(_SAVED_BY_R):
         return _from_r(path, name)
     for start, what in OTHERS.items():
@@ -93,13 +92,3 @@ def _from_r(path: Path, name: str) -> str:
     if name.endswith((".rdata", ".rda", ".robj")):
         return CONVERT.format(read=f"get(load('{file}')[1])")
     return CONVERT.format(read=f"readRDS('{file}')")
-
-
-def _text_head(path: Path) -> bytes:
-    """Read the first bytes under a compression; none where it is damaged."""
-    try:
-        with open_text(path) as file:
-            return file.read(64)
-    # a damaged file has nothing that could be recognised
-    except (InputError, *TEXT_ERRORS):
-        return b""

@@ -117,6 +117,16 @@ def open_text(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
+def first_text(path: Path) -> bytes:
+    """Read the first bytes under a compression; none where it is damaged."""
+    try:
+        with open_text(path) as file:
+            return file.read(64)
+    # a damaged file has nothing that could be recognised
+    except TEXT_ERRORS:
+        return b""
+
+
 def most_bytes(path: Path) -> float:
     """Bound the bytes of text that a file can hold."""
     return path.stat().st_size * MOST_EXPANDED.get(compression(first_bytes(path)), float("inf"))

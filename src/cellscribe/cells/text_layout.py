@@ -31,12 +31,16 @@ DELIMITERS = "\t,; |"
 MISSING = ("", "NA", "NaN", "nan", "N/A", "null", "None")
 _LIKE_NUMBER = re.compile(r"\s*[+-]?[\d.,\s]*\d[\d.,\s]*(?:[eE][+-]?\d+)?\s*")
 NOT_COUNTS = re.compile(
-    # of genes: featureCounts and biomaRt; of cells: Seurat and scanpy
-    r"(?:(?:gene|exon|transcript|eff(?:ective)?|merged)?[._ ]?length|start|end|width|"
-    r"(?:entrez|ncbi)[._ ]?(?:gene)?[._ ]?(?:id)?|n_?cells(?:_by_counts)?|ncount_\w+|nfeature_\w+|"
-    r"n_?(?:counts?|genes?|umis?)|n_genes_by_counts|total_counts(?:_mt)?|total_umis?|"
-    r"(?:percent|pct)[._](?:counts[._])?(?:mt|mito\w*|ribo)|size_?factors?|seurat_clusters|"
-    r"chr|chrom|chromosome|strand|leiden|louvain|clusters?|doublet_scores?|umap_?\d|tsne_?\d|pc_?\d+)",
+    # of genes: featureCounts and biomaRt
+    r"(?:(?:gene|exon|transcript|eff(?:ective)?|merged)?[._ ]?length|start|end|width|strand|"
+    r"chr|chrom|chromosome|(?:entrez|ncbi)[._ ]?(?:gene)?[._ ]?(?:id)?|n_?cells(?:_by_counts)?|"
+    # of cells: Seurat, scanpy and clinical tables; some are older names of genes too
+    r"ncount(?:_\w+)?|nfeature(?:_\w+)?|n_?(?:counts?|genes?|umis?)|n_genes_by_counts|"
+    r"(?:log1p_)?total_counts(?:_\w+)?|log1p_\w+|total_umis?|\w*res\.[\d.]+|"
+    r"(?:percent|pct)[._](?:counts[._])?(?:mt|mito\w*|ribo)|size_?factors?|\w*clusters?|"
+    r"leiden|louvain|(?:s|g2m|phase|doublet)[._]?scores?|umap_?\d|tsne_?\d|pc_?\d+|"
+    r"in_tissue|array_(?:row|col)|(?:center_)?[xy]|cpm|tpm|fpkm|rpkm|"
+    r"sex|gender|age|rin|ph|pmi|bmi|type|mt|batch|lib|library|donor|day|time|std)",
     re.IGNORECASE,
 )
 """Names of columns of numbers that are no counts of a gene or a cell."""

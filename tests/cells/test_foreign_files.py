@@ -43,6 +43,7 @@ def test_every_verb_keeps_the_words_of_a_url(run: Cli, tmp_path: Path) -> None:
         ["embed", url, "-o", f"{out}.npy"],
         ["tokenize", url, "-o", f"{out}.parquet"],
         ["corpus", "build", url, "-o", out],
+        ["evaluate", "mini", "--data", url, "-o", out],
     ):
         ran = run(*words)
         assert ran.status == 2

@@ -110,7 +110,7 @@ def test_a_config_lies_under_the_flags(
         ("model = 'x'\n", "no verb 'model'"),
         ("[embed]\nthreads = 'many'\n", "threads"),
         ("[embed\n", "not valid TOML"),
-        ("\x00\xff", "not valid TOML"),
+        ("\x00\xff", "not a text file"),
         (None, "no such file"),
     ],
 )

@@ -33,6 +33,7 @@ from cellscribe.cells.counts import Counts
 from cellscribe.cells.genes import GeneMap
 from cellscribe.config import AnnotateOptions
 from cellscribe.errors import InputError
+from cellscribe.escaping import safe_cells
 from cellscribe.inference.outputs import (
     keep_facts,
     need_groups,
@@ -311,7 +312,7 @@ def write_annotation(out: Path, annotation: Annotation, counts: Counts, key_adde
         return
     with writing(out) as partial:
         if out.suffix == ".csv":
-            table.to_csv(partial, float_format="%.6g")
+            safe_cells(table).to_csv(partial, float_format="%.6g")
         else:
             # The texts, not categories: every reader of Parquet takes them for what they are.
             plain = table.astype({"label": str, "best": str}).reset_index()

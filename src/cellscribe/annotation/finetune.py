@@ -31,6 +31,7 @@ from cellscribe.annotation.linear import fit_head
 from cellscribe.callbacks import Progress, in_step, no_progress
 from cellscribe.config import FinetuneOptions
 from cellscribe.errors import InputError
+from cellscribe.escaping import plain
 from cellscribe.families.registry import ModelHeader, RankedHeader
 from cellscribe.inference.session import Cells, Session
 from cellscribe.model.checksums import seal
@@ -247,12 +248,14 @@ def card(base: str, head: Head) -> str:
     }[facts["mode"]]
     held, crossed = found["held_out"], found["crossed"]
     groups = (
-        f"groups of `{facts['group']}`" if facts["group"] else "random cells: no group was told"
+        f"groups of {plain(facts['group'])}"
+        if facts["group"]
+        else "random cells: no group was told"
     )
     lines = [
-        f"# {base}, fine-tuned on {facts['label']}",
+        f"# {plain(base)}, fine-tuned on {plain(facts['label'])}",
         "",
-        f"{trained} learnt `{facts['label']}` from {sum(facts['cells'].values()):,} cells. "
+        f"{trained} learnt {plain(facts['label'])} from {sum(facts['cells'].values()):,} cells. "
         "Apply it with `cellscribe annotate DATA --model THIS_FOLDER -o OUT.csv`.",
         "",
         "## On held-out cells",
@@ -279,18 +282,18 @@ def card(base: str, head: Head) -> str:
         "",
         "| label | cells |",
         "|---|---|",
-        *(f"| {label} | {n:,} |" for label, n in facts["cells"].items()),
+        *(f"| {plain(label)} | {n:,} |" for label, n in facts["cells"].items()),
         "",
-        *(f"- left out: {n:,} cells ({why})" for why, n in facts["left_out"].items()),
+        *(f"- left out: {n:,} cells ({plain(why)})" for why, n in facts["left_out"].items()),
         "",
         "## Sources",
         "",
         *(
-            f"- {source['name']} ({source['cells']:,} cells"
+            f"- {plain(source['name'])} ({source['cells']:,} cells"
             + (f", SHA-256 {source['hash']}…)" if source["hash"] else ")")
             for source in facts["sources"]
         ),
-        f"- model: {facts['model']['name']} (hash {facts['model']['hash']})",
+        f"- model: {plain(facts['model']['name'])} (hash {facts['model']['hash']})",
         "",
     ]
     return "\n".join(lines)

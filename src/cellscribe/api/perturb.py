@@ -11,6 +11,7 @@ from cellscribe.api.genes import claim_form
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.config import CountsKind, PerturbOptions, Precision, Species, choose_options
 from cellscribe.config.renamed import former_keywords
+from cellscribe.escaping import safe_cells
 from cellscribe.inference.outputs import sidecar
 from cellscribe.inference.session import open_session
 from cellscribe.perturbation.perturb import perturb_cells
@@ -158,7 +159,7 @@ def perturb_file(
         about = json.dumps(table.attrs.pop("cellscribe"), indent=2)
         with writing(out) as partial:
             if out.suffix == ".csv":
-                table.to_csv(partial, index=False)
+                safe_cells(table).to_csv(partial, index=False)
             else:
                 table.to_parquet(partial, index=False)
             with writing(sidecar(out)) as note:

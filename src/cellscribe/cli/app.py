@@ -74,7 +74,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(program: App, arguments: list[str] | None = None) -> None:
     """Run a program of commands as `main` does."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    stopped: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        stopped.append(128 + number)
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
     try:
         try:
             with spoken_by("the command line"):
@@ -83,6 +89,8 @@ def run(program: App, arguments: list[str] | None = None) -> None:
             # here, where a reader that went away can still be distinguished from an error
             sys.stdout.flush()
     except (InputError, CycloptsError) as error:
+        if stopped:
+            sys.exit(stopped[0])
         fail(str(error), 2)
     except KeyboardInterrupt as interrupt:
         fail(str(interrupt) or "interrupted", 130)
@@ -90,6 +98,22 @@ def run(program: App, arguments: list[str] | None = None) -> None:
         # or Python would try once more to write what is left, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except BaseException as error:
+        # a library may have made an error of its own of the signal that ended its call
+        if stopped:
+            sys.exit(stopped[0])
+        if _interrupted(error):
+            fail("interrupted", 130)
+        raise
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether an error was made of Ctrl-C: safetensors makes a text of what is raised in it."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt) or "KeyboardInterrupt" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def fail(line: str, status: int) -> None:

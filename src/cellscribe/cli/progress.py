@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cellscribe.callbacks import Log, Progress
+from cellscribe.errors import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -47,6 +48,13 @@ def progress_bar(what: str, unit: str = "cells") -> Iterator[Progress]:
             bar.stop()
 
 
+def escape(text: str) -> str:
+    """Escape rich's markup."""
+    from rich.markup import escape as escape_markup
+
+    return escape_markup(text)
+
+
 class _Bar:
     """Shows reports on a bar, which appears with the first one."""
 
@@ -55,7 +63,8 @@ class _Bar:
         self.task: Any = None
 
     def __call__(self, done: int, total: int, what: str | None = None) -> None:
-        what = what or self.what
+        # names of files may be in it, which are neither markup nor escape sequences
+        what = escape(printable(what)) if what else self.what
         if self.task is None:
             self.task = self.bar.add_task(what, total=total, completed=done, rate="…")
             self.bar.start()

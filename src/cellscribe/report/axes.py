@@ -12,10 +12,10 @@ import re
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from cellscribe.errors import InputError
+from cellscribe.escaping import escape
 from cellscribe.report.numbers import rounded
 from cellscribe.report.umap import EXTRA
 

@@ -6,7 +6,6 @@ adds layout and figures.
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ import numpy as np
 from cellscribe.corpus.card import Card, describe
 from cellscribe.corpus.store import open_corpus
 from cellscribe.errors import InputError
+from cellscribe.escaping import escape
 from cellscribe.report import data_card as words
 from cellscribe.report import data_card_tables as tables
 from cellscribe.report import html

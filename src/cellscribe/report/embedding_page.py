@@ -11,7 +11,6 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from string import Template
 
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.cells.coexpression import Coexpression
+from cellscribe.escaping import escape
 from cellscribe.report import html
 from cellscribe.report.colours import Colouring, colour_by_depth, colour_by_label
 from cellscribe.report.depth import LEAST_CELLS, DepthExplained

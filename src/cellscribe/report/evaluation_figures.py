@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
+from cellscribe.escaping import escape
 from cellscribe.evaluation.scores import Curve, Estimate, Kind
 from cellscribe.report.axes import one_line
 from cellscribe.report.colours import FOLDED, PALETTE

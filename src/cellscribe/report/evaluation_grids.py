@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from html import escape
 
+from cellscribe.escaping import escape
 from cellscribe.evaluation.scores import Estimate, Metric
 from cellscribe.report.evaluation_tables import DataTable, Summary, TaskTables, best
 from cellscribe.report.numbers import decimals

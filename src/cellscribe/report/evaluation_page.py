@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from cellscribe.errors import InputError
+from cellscribe.escaping import escape
 from cellscribe.evaluation.results import FOLDER, Result, read_all
 from cellscribe.report import evaluation_grids as grids
 from cellscribe.report import html, losses

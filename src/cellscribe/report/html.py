@@ -9,10 +9,10 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from html import escape
 from importlib import resources
 from string import Template
 
+from cellscribe.escaping import escape
 from cellscribe.report.numbers import several
 from cellscribe.report.tables import Table
 

@@ -6,10 +6,9 @@ and markers repeat the information without colour.
 
 from __future__ import annotations
 
-from html import escape
-
 import numpy as np
 
+from cellscribe.escaping import escape
 from cellscribe.report.colours import PALETTE
 from cellscribe.report.curves import Level, Line
 from cellscribe.report.run_tables import RunsByName

@@ -6,9 +6,11 @@ intervals, and the best of a column is bold.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from html import escape
+
+from cellscribe.escaping import plain
+
+__all__ = ["FOLD", "Table", "plain", "table_lines"]
 
 FOLD = 25
 """Rows beyond which a Markdown table is folded, and labels that a figure shows."""
@@ -32,12 +34,6 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     n_text: int = 1
     total: bool = False
-
-
-def plain(text: str) -> str:
-    """Escape a text, so that Markdown and HTML show it as it is."""
-    text = escape(" ".join(text.split()), quote=False)
-    return re.sub(r"[\\`*\[\]|~$]|(?<!\w)_|_(?!\w)", lambda found: "\\" + found[0], text)
 
 
 def table_lines(table: Table) -> str:

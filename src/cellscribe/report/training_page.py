@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from cellscribe.errors import InputError
+from cellscribe.escaping import escape
 from cellscribe.report import html, losses
 from cellscribe.report import run_tables as tables
 from cellscribe.report.axes import need_matplotlib

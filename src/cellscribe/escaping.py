@@ -26,7 +26,8 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 def escape(text: str, quote: bool = True) -> str:
     """Escape a text for HTML; what is unseen or turns the line round is shown as an escape."""
-    return html.escape(printable(text), quote)
+    shown = re.sub(r"[^\n\t]+", lambda found: printable(found[0]), text)
+    return html.escape(shown, quote)
 
 
 def plain(text: str) -> str:

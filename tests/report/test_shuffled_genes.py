@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from support.tiny import real_genes
 
 import cellscribe
 from cellscribe.cells.coexpression import GENES
 from cellscribe.corpus.card import describe
 from cellscribe.report.data_card import checks, warnings
-from support.tiny import real_genes
 
 N_CELLS = 400
 

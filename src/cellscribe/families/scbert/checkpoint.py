@@ -168,12 +168,15 @@ def read_genes(path: str | Path) -> list[str]:
 def _column_names(path: Path) -> list[str]:
     import h5py
 
+    from cellscribe.callbacks import log_stderr
+    from cellscribe.cells import hdf5_guard
     from cellscribe.cells.frames import stored_frame
     from cellscribe.cells.storage import member
 
-    if not path.exists():
+    if not path.is_file():
         raise InputError(f"{path}: no such file; {GENES_HELP}")
     try:
+        hdf5_guard.check(path, log_stderr)
         with h5py.File(path) as root:
             frame = stored_frame(member(root, "var", str(path)), f"{path}: var")
     except OSError:

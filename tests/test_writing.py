@@ -184,6 +184,9 @@ def test_a_model_is_replaced_only_if_it_holds_nothing_else(
     bundled = Path(cellscribe.__file__).parent / "bundled" / "mini"
     for folder in (model, exported, bundled):
         assert foreign_in(folder) == []
+    (model / "gene_ids.tsv").touch()  # as families with names of their own have it
+    assert foreign_in(model) == []
+    (model / "gene_ids.tsv").unlink()
     (model / "thesis.tex").touch()
     (exported / "tokenizer.json").touch()
     assert foreign_in(model) == ["thesis.tex"]

@@ -26,10 +26,12 @@ FILES = (".npy", ".h5ad", ".parquet", ".csv", ".html", ".png", ".json", ".md")
 MODEL_FILES = frozenset(
     {
         *("config.json", "model.safetensors", "genes.tsv", "README.md", "SHA256SUMS"),
+        *("gene_ids.tsv",),
         *("head.json", "head.safetensors", "components.safetensors", "training_cells.npy"),
     }
 )
-"""Files of a model's folder, see `model.checkpoint`, `model.heads`, `corpus.components`."""
+"""Files of a model's folder, see `model.checkpoint`, `model.heads`, `corpus.components`,
+`cells.synonyms`."""
 EXPORTED_FILES = frozenset(
     f"{name}.pkl"
     for name in (

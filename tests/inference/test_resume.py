@@ -183,6 +183,21 @@ def test_a_damaged_state_is_refused(text: str, stopped: Path, run: Run) -> None:
         run(stopped, resume=True)
 
 
+@pytest.mark.parametrize("names", [(), ("vectors.npy",), ("vectors.npy", "cells.bin")])
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_killed_before_its_first_state_begins_anew(
+    names: tuple[str, ...], resume: bool, run: Run, tmp_path: Path
+) -> None:
+    out, whole = tmp_path / "out.npy", tmp_path / "whole.npy"
+    run(whole)
+    folder_of(out).mkdir()
+    for name in names:
+        (folder_of(out) / name).write_bytes(b"\x93NUMPY")
+    run(out, resume=resume)
+    same_bytes(out, whole)
+    assert not folder_of(out).exists()
+
+
 @pytest.mark.parametrize("suffix", FORMS)
 def test_an_old_output_stays_until_the_new_one_is_whole(
     suffix: str, run: Run, tmp_path: Path

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 import math
 import platform
 import re
@@ -19,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from cellscribe.config.checked import check_value, hints_of
+from cellscribe.config.files import read_json
 from cellscribe.errors import InputError
 from cellscribe.evaluation.scores import Curve, Estimate, Kind, Scores
 from cellscribe.writing import write_json
@@ -26,6 +27,7 @@ from cellscribe.writing import write_json
 FORMAT, VERSION = "cellscribe evaluation", 1
 FOLDER = "results"
 """Folder of the JSON files, in the folder of an evaluation."""
+AGAIN = "remove it and measure again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +99,13 @@ def read(path: Path) -> Result:
     InputError
         The file is not a result.
     """
+    stored = read_json(path, fix=AGAIN)
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
         if (stored.pop("format"), stored.pop("version")) != (FORMAT, VERSION):
             raise KeyError
         scores = stored.pop("scores")
+        hints = hints_of(Result)
+        told = {name: check_value(hints[name], value, name) for name, value in stored.items()}
         return Result(
             scores=Scores(
                 estimates={name: _estimate(**each) for name, each in scores["estimates"].items()},
@@ -109,17 +113,14 @@ def read(path: Path) -> Result:
                     title: {name: _number(value) for name, value in row.items()}
                     for title, row in scores["breakdowns"].items()
                 },
-                curves={
-                    title: Curve(**{**each, "y": [_number(value) for value in each["y"]]})
-                    for title, each in scores["curves"].items()
-                },
+                curves={title: _curve(each) for title, each in scores["curves"].items()},
             ),
-            **stored,
+            **told,
         )
+    except InputError as error:
+        raise InputError(f"{path}: {error}; {AGAIN}") from None
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise InputError(
-            f"{path}: not a result of this cellscribe evaluate; remove it and measure again"
-        ) from None
+        raise InputError(f"{path}: not a result of this cellscribe evaluate; {AGAIN}") from None
 
 
 def read_all(folder: Path) -> list[Result]:
@@ -156,4 +157,12 @@ def _estimate(*, draws: str = "", **figures: float | None) -> Estimate:
 
 
 def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
+    return math.nan if value is None else check_value(float, value, "a figure")
+
+
+def _curve(told: dict[str, Any]) -> Curve:
+    y = [_number(value) for value in told["y"]]
+    curve: Curve = check_value(Curve, {**told, "y": []}, "a curve")
+    if len(curve.x) != len(y):
+        raise ValueError("a curve's axes differ in length")
+    return dataclasses.replace(curve, y=y)

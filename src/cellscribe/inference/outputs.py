@@ -14,7 +14,8 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -132,14 +133,31 @@ def _write_container(
     else:
         import zarr
 
-        indexed = copied and zarr.open_group(path, mode="r").metadata.consolidated_metadata
-        root = zarr.open_group(path, mode="r+" if copied else "w", use_consolidated=False)
-        _fill(root, copied, partial, counts, provenance, key_added)
-        if indexed:
-            # The copy's index knows nothing of the vectors, and a reader would believe it.
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Consolidated metadata")
-                zarr.consolidate_metadata(root.store)
+        with _damaged_copy(counts) if copied else nullcontext():
+            indexed = copied and zarr.open_group(path, mode="r").metadata.consolidated_metadata
+            root = zarr.open_group(path, mode="r+" if copied else "w", use_consolidated=False)
+            _fill(root, copied, partial, counts, provenance, key_added)
+            if indexed:
+                # The copy's index knows nothing of the vectors, and a reader would believe it.
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", message="Consolidated metadata")
+                    zarr.consolidate_metadata(root.store)
+
+
+@contextmanager
+def _damaged_copy(counts: Counts) -> Iterator[None]:
+    """Say where an input's copy cannot be written to, that it is the input that is damaged."""
+    try:
+        yield
+    except (OSError, InputError, MemoryError):
+        raise
+    # the parser of zarr's metadata raises whatever it meets; cells were read around the damage
+    except Exception as error:
+        what = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"{counts.name}: not a whole zarr store ({what}), so no copy of it can be written; "
+            "name an output that ends in .npy, or write the store anew with anndata"
+        ) from error
 
 
 def copy_input(source: Path, path: Path) -> None:

@@ -49,7 +49,8 @@ BLOCK_RECORD = np.dtype(
     [("rows", "<i4"), ("counts", "V16"), ("made", "V16")]  # digests of `inputs.DIGEST` bytes
 )
 """One block: its cells, a hash of their counts, and one of their vectors and facts."""
-FILES = frozenset({"vectors.npy", "cells.bin", "blocks.bin", "state.json", "state.json.new"})
+STATE = "state.json"
+FILES = frozenset({"vectors.npy", "cells.bin", "blocks.bin", STATE, f"{STATE}.new"})
 """Files of the folder; besides there may be an output that is not finished, ``out.*``."""
 LARGEST_STATE = 1 << 20
 GO_ON = "free some space and go on with the same command and --resume"
@@ -107,7 +108,7 @@ class Partial:
     def _go_on(self, resume: bool, overwrite: bool) -> None:
         """Take up what is there, or remove it."""
         self._refuse_foreign()
-        if resume:
+        if resume and os.path.lexists(self.folder / STATE):
             self._read_state()
             self.fresh = self.done == 0
         elif overwrite or self._nothing_done():
@@ -131,7 +132,9 @@ class Partial:
             )
 
     def _nothing_done(self) -> bool:
-        """Whether the run was ended before its first block."""
+        """Whether the run was ended before its first block, or before it could say what it is."""
+        if not os.path.lexists(self.folder / STATE):
+            return True
         try:
             return int(self._state()["done"]) == 0
         except InputError:
@@ -155,7 +158,7 @@ class Partial:
 
     def _state(self) -> dict[str, Any]:
         """Read ``state.json``; every part has its type, and no number is out of bounds."""
-        path = self.folder / "state.json"
+        path = self.folder / STATE
         try:
             with path.open("rb") as file:
                 state = json.loads(file.read(LARGEST_STATE))
@@ -184,7 +187,7 @@ class Partial:
         )
 
     def _write_state(self) -> None:
-        partial = self.folder / "state.json.new"
+        partial = self.folder / f"{STATE}.new"
         state = {
             "done": self.done,
             "blocks": self.n_blocks,
@@ -195,7 +198,7 @@ class Partial:
             json.dump(state, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, self.folder / "state.json")
+        os.replace(partial, self.folder / STATE)
 
     def _check_rows(self) -> None:
         """Refuse rows that are not what was written."""

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from cellscribe.callbacks import Log
-from cellscribe.cells import archives, folders, formats, matrix_folders, parquet_tables, text_tables
+from cellscribe.cells import (
+    archives,
+    folders,
+    formats,
+    matrix_folders,
+    parquet_tables,
+    soma_experiment,
+    text_tables,
+)
 from cellscribe.cells.containers import open_hdf5, open_zarr
 from cellscribe.cells.foreign_files import H5SEURAT, guess, recognise, refuse_url
 from cellscribe.cells.formats import Source
@@ -53,7 +61,7 @@ def open_source(
     path = Path(source)
     try:
         if path.is_dir():
-            return _open_folder(path, log, wanted)
+            return _open_folder(path, stack, log, wanted)
         return _open_file(path, stack, scratch, log, wanted)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path") from None
@@ -99,8 +107,10 @@ def _is_tar(path: Path) -> bool:
         return False
 
 
-def _open_folder(path: Path, log: Log, wanted: Wanted) -> Source:
+def _open_folder(path: Path, stack: ExitStack, log: Log, wanted: Wanted) -> Source:
     if any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")):
         return open_zarr(path, wanted)
+    if soma_experiment.is_experiment(path):
+        return soma_experiment.open_experiment(path, stack, wanted)
     found = folders.choose(path, log)
     return matrix_folders.open_matrix(found, name=str(path), path=path, log=log)

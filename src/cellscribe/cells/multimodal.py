@@ -50,7 +50,8 @@ class Wanted:
                 )
 
 
-PREFIX = {"modality": "mod/", "table": "tables/"}
+PREFIX = {"modality": ("mod/", "ms/"), "table": ("tables/",)}
+"""Where parts lie: in MuData, in SOMA, in SpatialData."""
 
 
 def open_part(root: Any, path: Path, form: str, wanted: Wanted) -> Source | None:
@@ -112,6 +113,19 @@ def _modality(group: Any, name: str, wanted: str | None) -> str:
         else:
             found = there
     return _choose(found, wanted, name, "modality", "MuData", there)
+
+
+def choose_measurement(there: list[str], name: str, wanted: str | None) -> str:
+    """Choose the measurement of a SOMA experiment whose features are genes.
+
+    Raises
+    ------
+    InputError
+        The names leave a choice, or there is none of the name that is wanted.
+    """
+    genes = [key for key in there if names_genes(key)]
+    found = genes if len(genes) == 1 and wanted is None else there
+    return _choose(found, wanted, name, "modality", "SOMA experiment", there)
 
 
 def _has_genes(part: Any, where: str) -> bool:

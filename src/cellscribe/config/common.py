@@ -53,7 +53,7 @@ class InputOptions(Options):
     species: Species = "human"
     """Whose genes the file has; mouse genes are read as their one-to-one human orthologues."""
     modality: str | None = None
-    """Modality of a MuData with the counts of genes; found by its name if not given."""
+    """Modality of a MuData, or measurement of a SOMA experiment; found by its name if not given."""
     table: str | None = None
     """Table of a SpatialData; the one that it has if not given."""
     counts: CountsKind = "raw"

@@ -93,6 +93,16 @@ def test_the_same_cells_in_every_spelling(files: dict[str, str | bytes], tmp_pat
         ),
         pytest.param(
             {
+                "gene.mtx": mtx(DENSE),
+                "gene.genes.txt": SYMBOLS_ONLY,
+                "gene.barcodes.txt": BARCODES,
+                "output.ec.txt": "0\n1\n",
+            },
+            "gene.mtx",
+            id="bustools",
+        ),
+        pytest.param(
+            {
                 "quants_mat.mtx": mtx(DENSE),
                 "quants_mat_rows.txt": BARCODES,
                 "quants_mat_cols.txt": SYMBOLS_ONLY,
@@ -164,6 +174,15 @@ def test_a_named_file_is_the_one_that_is_read(tmp_path: Path) -> None:
     # a name without .mtx is known by the first line
     same_cells(put(folder, {"counts.txt": mtx(3 * DENSE.T)}) / "counts.txt", dense=3 * DENSE)
     assert same_cells(folder) == [f"{folder}: reading matrix.mtx; name another to read it: {other}"]
+
+
+def test_one_of_several_parts_may_be_named(tmp_path: Path) -> None:
+    parts = ("mature", "nascent", "ambiguous", "total")
+    files = {f"cells_x_genes.{part}.mtx": mtx(DENSE * at) for at, part in enumerate(parts, 1)}
+    names = {"cells_x_genes.genes.txt": SYMBOLS_ONLY, "cells_x_genes.barcodes.txt": BARCODES}
+    folder = put(tmp_path / "x", files | names)
+    same_cells(folder / "cells_x_genes.total.mtx", dense=4 * DENSE)
+    assert "each holds a part of the counts; name one of them" in refusal(folder)
 
 
 def test_several_samples_in_a_folder_each_have_their_own_names(tmp_path: Path) -> None:

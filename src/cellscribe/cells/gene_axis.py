@@ -61,8 +61,9 @@ def genes_on_lines(name: str, lines: Sequence[Sequence[str]], fields: Sequence[s
     if max(down, across) >= LEAST and max(down, across) > 2 * min(down, across):
         return down > across
     first = listed(list(lines[0][:3])) if lines else "no names"
-    both = "both the lines and the columns" if min(down, across) >= LEAST else "neither side"
+    is_both = min(down, across) >= LEAST
+    which = "both lines and columns bear" if is_both else "neither lines nor columns bear"
     raise InputError(
-        f"{name}: {both} of the table bear names of genes (lines: {first}; columns: "
+        f"{name}: {which} names of genes (lines: {first}; columns: "
         f"{listed(list(fields[:3]), 3)}); name genes by Ensembl ids or symbols, and cells otherwise"
     )

@@ -179,10 +179,11 @@ def _mark_antibodies(var: pd.DataFrame) -> None:
 
 def _refuse_long(table: Table, columns: dict[str, list[str]], down: bool) -> None:
     """Refuse a table with a line for each gene of each cell: it would be read as one cell."""
-    if len(table.fields) > 1 or len(columns) < 2:
+    if not down or len(columns) < 2:
         return
     genes = max(columns.values(), key=share_of_genes)
-    if len(set(genes)) < 0.9 * len(genes):
+    # names of genes that stand twice are few, but for one cell they may not be taken for many
+    if len(set(genes)) < (0.9 if len(table.fields) == 1 else 0.5) * len(genes):
         raise InputError(
             f"{table.name}: a long table, with a line for each gene of each cell "
             f"({listed([*columns, *table.fields])}); write it wide, with "

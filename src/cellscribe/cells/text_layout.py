@@ -138,8 +138,10 @@ def find_layout(lines: list[bytes], name: str) -> Layout:
 
 
 def _n_comments(lines: list[bytes]) -> int:
-    """Count the lines of comments above the header: "##", or "#" of another shape."""
-    n = 0
+    """Count the lines above the header: "##", or "#" of another shape; GCT's and Excel's first."""
+    if lines and lines[0].startswith((b"#1.2", b"#1.3")):
+        return 2
+    n = 1 if lines and re.fullmatch(rb"(?:\xef\xbb\xbf)?sep=.", lines[0]) else 0
     while n < len(lines) - 1:
         line, following = lines[n].lstrip(b'"'), lines[n + 1]
         shape = [line.count(mark) for mark in (b"\t", b",", b";")]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import every
+from families import every, published_bionemo
 from families.published_geneformer import write_published
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +22,7 @@ from cellscribe.errors import InputError
 from cellscribe.families.geneformer.dictionaries import check_medians, species_of
 from cellscribe.families.source import parse_json
 from cellscribe.families.unpickle import read_torch
-from cellscribe.families.weights import as_float
+from cellscribe.families.weights import as_float, renamed
 from cellscribe.model.weights import check_finite
 
 KINDS = ("token_dictionary", "gene_median_dictionary", "gene_name_id_dict", "ensembl_mapping_dict")
@@ -275,3 +275,44 @@ def test_which_medians_go_with_it_is_asked_where_there_are_two(tmp_path: Path) -
 )
 def test_species_by_most_ids(genes: list[str], species: str) -> None:
     assert species_of(genes) == species
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("num_attention_heads: 2", "num_attention_heads: 1e400"),
+        ("num_attention_heads: 2", "num_attention_heads: 1.5"),
+        ("num_attention_heads: 2", "num_attention_heads: -2"),
+        ("layernorm_epsilon: 1.0e-12", "layernorm_epsilon: nan"),
+        ("normalization: LayerNorm", "normalization: RMSNorm"),
+    ],
+)
+def test_bionemos_settings_are_bounded(old: str, new: str, tmp_path: Path) -> None:
+    folder = published_bionemo.write_nemo_2(tmp_path / "a")
+    path = folder / "context" / "model.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    assert new.partition(":")[0].removeprefix("num_").split("_")[0] in refusal(folder)
+
+
+@pytest.mark.parametrize("part", [torch.tensor(1.0), np.zeros(3), None, [1]])
+def test_a_branch_of_something_else(part: Any, tmp_path: Path) -> None:
+    source, _ = every.write("scfoundation", tmp_path / "published")
+    path = source if source.is_file() else next(source.glob("*.ckpt"))
+    data = read_torch(path)
+    torch.save({**data, "gene": part}, path)
+    assert "branch gene: no table" in refusal(source)
+    config = {**data["gene"]["config"], "model": part}
+    torch.save({**data, "gene": {**data["gene"], "config": config}}, path)
+    assert "branch gene: its configuration lacks" in refusal(source)
+
+
+def test_rows_that_cannot_be_stacked() -> None:
+    one, two = torch.zeros(2, 3), torch.zeros(2, 4)
+    names = {"a": ("b", "c")}
+    assert renamed({"b": one, "c": one}, names, "x")["a"].shape == (4, 3)
+    for other in (two, torch.tensor(1.0), torch.zeros(3)):
+        with pytest.raises(InputError, match="b, c do not fit each other"):
+            renamed({"b": one, "c": other}, names, "x")
+    assert renamed({"b": torch.tensor(1.0)}, {"a": ("b",)}, "x")["a"].ndim == 0

@@ -93,5 +93,11 @@ def renamed(
     made = {}
     for name, parts in names.items():
         tensors = [as_float(part, published[part], where) for part in parts]
+        # stacked by rows, so all but the number of rows must be the same
+        if len(tensors) > 1 and len({(t.ndim, t.shape[1:]) for t in tensors} | {(0, ())}) != 2:
+            raise InputError(
+                f"{where}: {', '.join(parts)} do not fit each other; give the checkpoint as its "
+                "makers published it"
+            )
         made[name] = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
     return made

@@ -12,6 +12,7 @@ Geneformer's own weights, which is Geneformer in all but names (`transformer_eng
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from cellscribe.config import ImportOptions, ModelConfig, Pooling
 from cellscribe.errors import InputError
-from cellscribe.families.base import PublishedBert
+from cellscribe.families.base import MOST, PublishedBert
 from cellscribe.families.bionemo import genes, transformer_engine
 from cellscribe.families.bionemo.nemo_archive import CONFIG, NemoArchive, yaml_values
-from cellscribe.families.source import Source
+from cellscribe.families.source import Source, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -210,25 +211,29 @@ def _leaves(node: Any) -> Iterator[tuple[str, str]]:
 
 
 def _number(found: _Found, name: str, default: float) -> float:
-    """Read a stated number."""
+    """Read a stated number above zero."""
     try:
-        return float(found.stated.get(name, default))
+        number = float(found.stated.get(name, default))
     except ValueError:
+        number = math.nan
+    if not 0 < number < MOST:
         raise InputError(
-            f"{found.where}: its config says {name}: {found.stated[name]}, which is no number; "
-            "copy or download it again"
-        ) from None
+            f"{found.where}: its config says {name}: {first_line(found.stated[name])}, which is no "
+            "number that it can have; copy or download it again"
+        )
+    return number
 
 
 def _heads(found: _Found, width: int) -> int:
     """How many attention heads: as the config says, else by the width that all published have."""
     from cellscribe.families.bionemo.megatron import HEAD_WIDTH
 
-    heads = int(_number(found, "num_attention_heads", max(width // HEAD_WIDTH, 1)))
-    if heads < 1 or width % heads:
+    stated = _number(found, "num_attention_heads", max(width // HEAD_WIDTH, 1))
+    heads = int(stated)
+    if heads != stated or heads < 1 or width % heads:
         raise InputError(
-            f"{found.where}: {heads} attention heads do not divide a width of {width}; config and "
-            "weights belong to different models"
+            f"{found.where}: {stated:g} attention heads do not divide a width of {width}; config "
+            "and weights belong to different models"
         )
     return heads
 
@@ -239,8 +244,8 @@ def _check_norm(found: _Found) -> None:
     centred = found.stated.get("layernorm_zero_centered_gamma", "false")
     if kind.lower() != "layernorm" or centred.lower() not in ("false", "0", "null"):
         raise InputError(
-            f"{found.where}: its config says normalization: {kind}, zero-centred: {centred}; only "
-            "the plain LayerNorm of all published models is read"
+            f"{found.where}: its config says normalization: {first_line(kind)}, zero-centred: "
+            f"{first_line(centred)}; only the plain LayerNorm of all published models is read"
         )
 
 

@@ -244,11 +244,13 @@ def _branches(
 
 def _config(part: Any, branch: str, path: Path) -> ScfoundationConfig:
     """Read the shape of a branch; settings of the data win over the model's, as published."""
+    if not isinstance(part, Mapping):
+        raise InputError(f"{path}, branch {branch}: no table of weights and settings; {AGAIN}")
     try:
         config = part["config"]
         model = config["model"]
         merged = {**config["model_config"][model], **config["dataset_config"]["rnaseq"]}
-        kinds = (model, merged["encoder"]["module_type"], merged["decoder"]["module_type"])
+        sides = [str(merged[side]["module_type"]) for side in ("encoder", "decoder")]
         values = {
             "genes": merged["seq_len"] - 2,
             "bins": merged["bin_num"],
@@ -259,14 +261,14 @@ def _config(part: Any, branch: str, path: Path) -> ScfoundationConfig:
             values[f"{prefix}width"] = shape["hidden_dim"]
             values[f"{prefix}depth"], values[f"{prefix}heads"] = shape["depth"], shape["heads"]
         values["decoder_head_width"] = merged["decoder"]["dim_head"]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, IndexError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{path}, branch {branch}: its configuration lacks {first_line(error)}; {AGAIN}"
         ) from None
-    if kinds != (MODEL, "transformer", "performer"):
-        named = "{} of {} and {}".format(*kinds)
+    if (model, *sides) != (MODEL, "transformer", "performer"):
+        named = first_line(f"{model} of {sides[0]} and {sides[1]}")
         raise InputError(
-            f"{path}, branch {branch}: a model {first_line(named)}; only "
+            f"{path}, branch {branch}: a model {named}; only "
             f"{MODEL} of transformer and performer, as published, is read"
         )
     return from_mapping(ScfoundationConfig, values, f"{path}, branch {branch}")

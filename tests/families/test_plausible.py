@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from anndata import AnnData
 from families import every, published_bionemo
 from families.published_geneformer import write_published
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from scipy.sparse import csr_matrix
 
 import cellscribe
 from cellscribe.errors import InputError
@@ -253,6 +257,18 @@ def test_a_mouse_model_keeps_its_own_genes(tmp_path: Path) -> None:
     facts = cellscribe.info(out)
     assert facts["species"] == "mouse"
     assert "Apache" not in facts["licence"]
+    # cells named either way give the same vectors, and human ones are refused
+    counts = np.random.default_rng(5).poisson(1.0, (4, len(ids) - 2))
+    embedder = cellscribe.load(out, device="cpu", threads=1, precision="float32")
+    vectors = [
+        embedder.embed(AnnData(csr_matrix(counts), var=pd.DataFrame(index=list(names))))
+        for names in (ids[2:], header.table.symbols[2:])
+    ]
+    np.testing.assert_array_equal(*vectors)
+    assert np.isfinite(vectors[0]).all() and vectors[0].any(axis=1).all()
+    people = [f"ENSG{name[7:]}" for name in ids[2:]]
+    with pytest.raises(InputError, match="mouse"):
+        embedder.embed(AnnData(csr_matrix(counts), var=pd.DataFrame(index=people)))
 
 
 def test_which_medians_go_with_it_is_asked_where_there_are_two(tmp_path: Path) -> None:
@@ -316,3 +332,27 @@ def test_rows_that_cannot_be_stacked() -> None:
         with pytest.raises(InputError, match="b, c do not fit each other"):
             renamed({"b": one, "c": other}, names, "x")
     assert renamed({"b": torch.tensor(1.0)}, {"a": ("b",)}, "x")["a"].ndim == 0
+
+
+# The disk
+
+
+@pytest.mark.parametrize("family", ["geneformer", "scgpt"])
+def test_a_full_disk_is_said_and_nothing_is_left(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, _ = every.write(family, tmp_path / "published")
+    ours = cellscribe.import_model(source, tmp_path / "ours", log=lambda line: None)
+
+    def full(*_: Any, **__: Any) -> None:
+        text = "I/O error: No space left on device (os error 28)"
+        raise SafetensorError(f"Error while serializing: {text}")
+
+    for module in ("safetensors.torch", "cellscribe.model.checkpoint"):
+        monkeypatch.setattr(f"{module}.save_file", full)
+    with pytest.raises(InputError, match="cannot be written: the disk is full"):
+        cellscribe.import_model(source, tmp_path / "out", log=lambda line: None)
+    if family == "geneformer":
+        with pytest.raises(InputError, match="cannot be written: the disk is full"):
+            cellscribe.export_model(ours, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"published", "ours"}

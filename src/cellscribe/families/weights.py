@@ -94,7 +94,8 @@ def renamed(
     for name, parts in names.items():
         tensors = [as_float(part, published[part], where) for part in parts]
         # stacked by rows, so all but the number of rows must be the same
-        if len(tensors) > 1 and len({(t.ndim, t.shape[1:]) for t in tensors} | {(0, ())}) != 2:
+        kinds = {(tensor.ndim, tensor.shape[1:]) for tensor in tensors}
+        if len(tensors) > 1 and (len(kinds) > 1 or tensors[0].ndim == 0):
             raise InputError(
                 f"{where}: {', '.join(parts)} do not fit each other; give the checkpoint as its "
                 "makers published it"

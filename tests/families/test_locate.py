@@ -147,12 +147,12 @@ def test_a_clone_with_its_model_one_folder_down(folder: Path, told: list[str]) -
     second = folder.with_name("Geneformer-V2-316M")
     shutil.copytree(folder, second)
     line = refusal(folder.parent)
-    assert f"holds 2 models, {folder.name}, {second.name}; choose one by --subfolder" in line
+    assert f"holds 2 models, {folder.name}, {second.name}; choose one by subfolder=" in line
     told.clear()
     imported(folder.parent, told, out="b", subfolder=second.name)
     assert told[0].endswith(f"from {second}")
     for wrong, words in (
-        ("nowhere", "no such folder (--subfolder)"),
+        ("nowhere", "no such folder (subfolder="),
         ("../hub", "give a folder within"),
         ("/etc", "give a folder within"),
         ("", "give a folder within"),

@@ -368,7 +368,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Scbert:
 def of_full_size(full: Scbert, shared_data: Path, golden: dict[str, Any]) -> None:
     adata = anndata.read_h5ad(shared_data / golden["file"])
     symbols = published_genes(SHAPES["full"])
-    # the published code reads names to the letter; HLA.A for HLA-A, which R writes, is read here too
+    # the published code reads names to the letter; here HLA.A, which R writes, is HLA-A too
     exact = adata.var["gene_symbol"].astype(str).where(adata.var["gene_symbol"].isin(symbols), "-")
     genes = map_symbols(adata.var.assign(exact=exact), symbol_table(symbols), gene_key="exact")
     cells = full.tokenize(csr_matrix(adata.X[[golden["row"]]]), genes.token)

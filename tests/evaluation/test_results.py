@@ -126,3 +126,33 @@ def test_what_it_was_made_with() -> None:
     made = results.made_here()
     assert made["scikit-learn"] == sklearn.__version__
     assert json.loads(json.dumps(made)) == made
+
+
+def test_every_field_of_a_result_is_refused_by_name_or_read(tmp_path: Path) -> None:
+    estimate = Estimate(value=0.5, low=0.4, high=0.6)
+    curve = Curve(x=[1.0, 2.0], y=[0.1, math.nan], x_label="x", y_label="y")
+    scores = Scores(estimates={"f1": estimate}, breakdowns={"by": {"a": 1.0}}, curves={"c": curve})
+    result = Result(task="t", data="d", method="m", kind="model", seed=0, scores=scores)
+    path = results.write(tmp_path, result)
+    told = json.loads(path.read_text())
+    ways = [(key,) for key in told] + [("scores", key) for key in told["scores"]]
+    ways += [("scores", "estimates", "f1", key) for key in ("value", "low", "high")]
+    ways += [("scores", "curves", "c", key) for key in ("x", "y", "x_label", "log_x")]
+    for way in ways:
+        for value in (None, True, 10**400, -1, "x", [], [None], {"a": {"b": 1}}, ...):
+            changed = json.loads(json.dumps(told))
+            inner = changed
+            for key in way[:-1]:
+                inner = inner[key]
+            inner.pop(way[-1], None)
+            if value is not ...:
+                inner[way[-1]] = value
+            path.write_text(json.dumps(changed))
+            try:
+                found = results.read(path)
+            except InputError as error:
+                assert path.name in str(error)
+                continue
+            assert isinstance(found.scores.estimates, dict)
+            assert found.kind in ("model", "random", "baseline")
+            assert type(found.seed) is int

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,7 +31,6 @@ ALSO_CALLED = {"[CLS]": "<cls>", "[MASK]": "<mask>", "[PAD]": "<pad>", "[SEP]": 
 COLUMNS = ("token", "ensembl_id", "symbol", "median")
 MAX_TOKENS = 1 << 16
 """Tokens are stored as uint16, and rank keys keep 16 bits for them."""
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,8 +251,11 @@ def _median(text: str, where: str) -> float:
     """Read a median: a number above zero, or nothing."""
     if not text:
         return np.nan
-    # no "1_000", and no digits of other scripts, which `float` takes too
-    value = float(text) if NUMBER.fullmatch(text) else np.nan
+    try:
+        # no "1_000", and no digits of other scripts, which `float` takes too
+        value = float(text) if text.isascii() and "_" not in text else math.nan
+    except ValueError:
+        value = math.nan
     if not (math.isfinite(value) and value > 0):
         raise InputError(f"{where}: {text[:60]!r} is not a median above zero")
     return value

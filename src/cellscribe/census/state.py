@@ -7,15 +7,16 @@ removes. The folder is held during a download (`lease`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from cellscribe.callbacks import Log
 from cellscribe.census.soma_cells import Extent
 from cellscribe.config import CensusOptions
+from cellscribe.config.checked import Count, check_value
+from cellscribe.config.files import read_json
 from cellscribe.errors import InputError
 from cellscribe.lease import lease
 from cellscribe.writing import disk_errors, remove, write_json
@@ -35,6 +36,23 @@ FLAGS = {
 }
 NAMES = ("measurement", "x_layer", "gene_column", "dataset_column")
 """Options that name what other stores than the Census call otherwise."""
+
+
+class KeptDataset(TypedDict):
+    """A dataset that is in place."""
+
+    file: str
+    bytes: Count
+    cells: Count
+
+
+class Kept(TypedDict):
+    """What is read of ``census.json`` besides the identity of the download."""
+
+    format: Literal["cellscribe census"]
+    version: Literal[1]
+    datasets: dict[str, KeptDataset]
+    left_out: dict[str, str]
 
 
 @contextmanager
@@ -127,16 +145,17 @@ class CensusState:
         return key == "uri" and self.identity["census_version"] is not None
 
     def _read(self) -> dict[str, Any]:
+        fix = "name another folder"
         try:
-            kept = json.loads(self.path.read_text(encoding="utf-8"))
-            form, version = kept["format"], kept["version"]
-            whole = isinstance(kept["datasets"], dict) and isinstance(kept["left_out"], dict)
-        except (OSError, ValueError, KeyError, TypeError):
-            form, version, whole = None, None, False
-        if form != FORMAT or version != VERSION or not whole:
+            kept = read_json(self.path, fix=fix)
+            check_value(Kept, kept, "")
+            for name, about in kept["datasets"].items():
+                if Path(about["file"]).name != about["file"]:
+                    raise InputError(f"datasets.{name[:60]}.file is no name of a file")
+        except InputError as error:
             raise InputError(
-                f"{self.path} is damaged or of another version of cellscribe; name another folder"
-            )
+                f"{self.path} is damaged or of another version of cellscribe ({error}); {fix}"
+            ) from None
         return dict(kept)
 
     def has(self, dataset: str, cells: int, skip_bad: bool, log: Log) -> bool:

@@ -14,11 +14,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 
-from cellscribe.config.checked import check_value, hints_of
+from cellscribe.config.checked import check_value
 from cellscribe.config.files import read_json
 from cellscribe.errors import InputError
 from cellscribe.evaluation.scores import Curve, Estimate, Kind, Scores
@@ -27,7 +27,55 @@ from cellscribe.writing import write_json
 FORMAT, VERSION = "cellscribe evaluation", 1
 FOLDER = "results"
 """Folder of the JSON files, in the folder of an evaluation."""
+
+
 AGAIN = "remove it and measure again"
+
+
+class StoredEstimate(TypedDict):
+    """An `Estimate`; null stands for NaN, here and below."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    draws: NotRequired[str]
+
+
+class StoredCurve(TypedDict):
+    """A `Curve`."""
+
+    x: list[float]
+    y: list[float | None]
+    x_label: str
+    y_label: str
+    log_x: NotRequired[bool]
+
+
+class StoredScores(TypedDict):
+    """`Scores`."""
+
+    estimates: dict[str, StoredEstimate]
+    breakdowns: dict[str, dict[str, float | None]]
+    curves: dict[str, StoredCurve]
+
+
+class Stored(TypedDict):
+    """A file of a result."""
+
+    format: Literal["cellscribe evaluation"]
+    version: Literal[1]
+    task: str
+    data: str
+    method: str
+    kind: Kind
+    seed: int
+    scores: StoredScores
+    about: NotRequired[dict[str, Any]]
+    identity: NotRequired[dict[str, Any]]
+    model: NotRequired[dict[str, Any] | None]
+    seen: NotRequired[str]
+    seconds: NotRequired[float | None]
+    made: NotRequired[dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +147,19 @@ def read(path: Path) -> Result:
     InputError
         The file is not a result.
     """
-    stored = read_json(path, fix=AGAIN)
     try:
-        if (stored.pop("format"), stored.pop("version")) != (FORMAT, VERSION):
-            raise KeyError
+        stored = read_json(path, fix=AGAIN)
+        check_value(Stored, stored, "")
+    except InputError as error:
+        raise InputError(
+            f"{path}: not a result of this cellscribe evaluate: {error}; {AGAIN}"
+        ) from None
+    try:
+        for key in ("format", "version"):
+            stored.pop(key)
         scores = stored.pop("scores")
-        hints = hints_of(Result)
-        told = {name: check_value(hints[name], value, name) for name, value in stored.items()}
+        if any(len(each["x"]) != len(each["y"]) for each in scores["curves"].values()):
+            raise ValueError("axes of a curve differ in length")
         return Result(
             scores=Scores(
                 estimates={name: _estimate(**each) for name, each in scores["estimates"].items()},
@@ -113,12 +167,13 @@ def read(path: Path) -> Result:
                     title: {name: _number(value) for name, value in row.items()}
                     for title, row in scores["breakdowns"].items()
                 },
-                curves={title: _curve(each) for title, each in scores["curves"].items()},
+                curves={
+                    title: Curve(**{**each, "y": [_number(value) for value in each["y"]]})
+                    for title, each in scores["curves"].items()
+                },
             ),
-            **told,
+            **stored,
         )
-    except InputError as error:
-        raise InputError(f"{path}: {error}; {AGAIN}") from None
     except (ValueError, LookupError, TypeError, AttributeError):
         raise InputError(f"{path}: not a result of this cellscribe evaluate; {AGAIN}") from None
 
@@ -157,12 +212,4 @@ def _estimate(*, draws: str = "", **figures: float | None) -> Estimate:
 
 
 def _number(value: float | None) -> float:
-    return math.nan if value is None else check_value(float, value, "a figure")
-
-
-def _curve(told: dict[str, Any]) -> Curve:
-    y = [_number(value) for value in told["y"]]
-    curve: Curve = check_value(Curve, {**told, "y": []}, "a curve")
-    if len(curve.x) != len(y):
-        raise ValueError("a curve's axes differ in length")
-    return dataclasses.replace(curve, y=y)
+    return math.nan if value is None else float(value)

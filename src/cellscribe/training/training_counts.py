@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,8 @@ def _size(path: Path) -> int:
     """Return the number of counts of a shard, without reading them."""
     import zarr
 
-    return int(zarr.open_group(path, mode="r")["X/data"].shape[0])  # type: ignore[union-attr]
+    with _readable(path):
+        return int(zarr.open_group(path, mode="r")["X/data"].shape[0])  # type: ignore[union-attr]
 
 
 def _read(corpus: Corpus, paths: list[Path]) -> Iterator[Arrays]:
@@ -114,17 +116,45 @@ def _read(corpus: Corpus, paths: list[Path]) -> Iterator[Arrays]:
 
     token_of = {gene: token for token, gene in enumerate(corpus.vocabulary.ids)}
     for path in paths:
-        cells = anndata.read_zarr(path)
-        counts = cells.X
-        token = np.array([token_of.get(gene, -1) for gene in cells.var_names], np.int32)
-        known = token[counts.indices] >= 0
-        ends = np.concatenate([[0], np.cumsum(known)])[counts.indptr]
-        yield {
-            "tokens": token[counts.indices[known]].astype(np.uint16),
-            "values": counts.data[known].astype(np.uint32),
-            "lengths": np.diff(ends),
-            "numbers": cells.obs_names.to_numpy().astype(np.int64),
-        }
+        with _readable(path):
+            cells = anndata.read_zarr(path)
+            counts = cells.X
+            _check_counts(counts, cells.n_vars)
+            token = np.array([token_of.get(gene, -1) for gene in cells.var_names], np.int32)
+            known = token[counts.indices] >= 0
+            ends = np.concatenate([[0], np.cumsum(known)])[counts.indptr]
+            part = {
+                "tokens": token[counts.indices[known]].astype(np.uint16),
+                "values": counts.data[known].astype(np.uint32),
+                "lengths": np.diff(ends),
+                "numbers": cells.obs_names.to_numpy().astype(np.int64),
+            }
+        yield part
+
+
+def _check_counts(counts: Any, n_genes: int) -> None:
+    """Refuse arrays of a sparse matrix that contradict each other; kernels index with them."""
+    indptr, indices, data = counts.indptr, counts.indices, counts.data
+    ends = np.array([indptr[0], indptr[-1], len(indices)]) == np.array([0, len(data), len(data)])
+    if not ends.all() or (np.diff(indptr.astype(np.int64)) < 0).any():
+        raise ValueError("row pointers and counts do not fit")
+    if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < n_genes:
+        raise ValueError("a column is none of the genes")
+    if not (np.isfinite(data).all() and (data >= 0).all()):
+        raise ValueError("a count is negative or no number")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn whatever zarr and anndata raise on a damaged shard into one line."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error)[:200] or type(error).__name__
+        raise InputError(
+            f"{path} cannot be read ({reason}); it is damaged: copy the corpus anew, or build it "
+            "again"
+        ) from error
 
 
 def _packed(corpus: Corpus, paths: list[Path]) -> Arrays:
@@ -135,9 +165,18 @@ def _packed(corpus: Corpus, paths: list[Path]) -> Arrays:
             _pack(corpus, paths, folder)
     while not folder.exists():
         time.sleep(POLL)
-    mapped = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in DTYPES}
+    again = "remove it, and it is made again"
+    try:
+        mapped = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in DTYPES}
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{folder} cannot be read ({error}); {again}") from None
     cells = corpus.splits[SPLIT]["cells"]
-    if not len(mapped["numbers"]) == len(mapped["lengths"]) == cells:
+    n_values = int(mapped["lengths"].sum())
+    fit = all(
+        mapped[name].dtype == kind and mapped[name].ndim == 1 for name, kind in DTYPES.items()
+    )
+    fit = fit and len(mapped["numbers"]) == len(mapped["lengths"]) == cells
+    if not fit or not n_values == len(mapped["tokens"]) == len(mapped["values"]):
         raise InputError(f"{folder} is not of this corpus; remove it, and it is made again")
     return mapped
 

@@ -146,6 +146,43 @@ def test_the_cause_is_kept_and_all_of_it_is_shown_to_who_asks(
     assert isinstance(caught.value.__cause__, KeyError)
 
 
+@pytest.mark.parametrize("name", ["x" * 254, "x" * 5000, "a\0b", "loop", "loop/x", "file/x"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda path: cellscribe.info(path),
+        lambda path: cellscribe.load(path),
+        lambda path: cellscribe.embed(path),
+        lambda path: cellscribe.open_corpus(path),
+        lambda path: cellscribe.evaluate("mini", path, f"{path}.out"),
+        lambda path: cellscribe.report_runs(path),
+        lambda path: cellscribe.build_corpus(path, f"{path}.out"),
+        lambda path: cellscribe.corpus_card(path),
+        lambda path: cellscribe.import_model(path, f"{path}.out"),
+        lambda path: cellscribe.export_model("mini", path),
+    ],
+    ids=[
+        "info",
+        "load",
+        "embed",
+        "open_corpus",
+        "evaluate",
+        "report",
+        "build",
+        "card",
+        "import",
+        "export",
+    ],
+)
+def test_any_path_gets_a_line(verb: Any, name: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError) as told:
+        verb(str(tmp_path / name))
+    assert len(str(told.value)) <= LONGEST
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "loop"]
+
+
 def test_a_stopped_run_says_how_to_go_on_in_python() -> None:
     def stop() -> None:
         raise KeyboardInterrupt("the same command with --resume goes on")

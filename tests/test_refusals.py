@@ -206,7 +206,6 @@ def test_report_and_map_spare_input_and_output(
     ("out", "told"),
     [
         ("out.csv", "end the output's name in one of .npy, .h5ad, .zarr, .parquet"),
-        ("out", "end the output's name in one of"),
         ("none/out.npy", "no such folder; make it first"),
         ("cells.h5ad/out.npy", "lies inside the input"),
         ("there.npy", "exists already; give --overwrite"),

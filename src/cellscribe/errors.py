@@ -82,6 +82,23 @@ def worded(message: str) -> str:
     return message if _speakers else for_python(message)
 
 
+def told_by_system(error: BaseException) -> InputError | None:
+    """The line that an error is worth: its own, or that of the system about a path.
+
+    Whatever is wrong with a path (its name too long, a loop of links, a folder where a file should
+    be, no permission), the system names it; such an error is no defect of ours. None for others.
+    """
+    if isinstance(error, InputError):
+        return error
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return InputError(f"{error.filename}: {error.strerror}; check the path")
+    if isinstance(error, ValueError) and "null byte" in str(error):
+        return InputError("a path holds a null byte; check the paths")
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
+        return InputError(f"{error}; check the path")  # Python 3.11 and 3.12
+    return None
+
+
 def boundary(function: Callable[P, R]) -> Callable[P, R]:
     """Let a function raise an `InputError` from its own frame, in words of Python."""
 
@@ -89,12 +106,14 @@ def boundary(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **settings: P.kwargs) -> R:
         try:
             return function(*args, **settings)
-        except InputError as error:
-            if os.environ.get("CELLSCRIBE_DEBUG"):
+        except Exception as error:
+            told = told_by_system(error)
+            if told is None or os.environ.get("CELLSCRIBE_DEBUG"):
                 raise
-            error.cause = error.cause or error.__cause__ or error.__context__
-            error.args = (worded(str(error)),)
-            raise error.with_traceback(None) from None
+            below = error if told is not error else error.__cause__ or error.__context__
+            told.cause = told.cause or below
+            told.args = (worded(str(told)),)
+            raise told.with_traceback(None) from None
         except KeyboardInterrupt as stop:
             stop.args = tuple(worded(part) for part in stop.args if isinstance(part, str))
             raise

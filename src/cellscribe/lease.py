@@ -28,7 +28,14 @@ from pathlib import Path
 from typing import Any
 
 from cellscribe.errors import InputError
-from cellscribe.writing import OutputError, check_place, check_taken, disk_errors, remove
+from cellscribe.writing import (
+    OutputError,
+    check_name,
+    check_place,
+    check_taken,
+    disk_errors,
+    remove,
+)
 
 RENEW, STALE = 20.0, 120.0
 """Seconds after which a lock without the kernel's help is renewed, and counts as left behind."""
@@ -136,6 +143,7 @@ def _lock_path(out: Path) -> Path:
     out = out.resolve() if out.is_dir() else _folder(out) / out.name
     if not out.parent.is_dir():
         raise InputError(f"{out.parent}: no such folder; make it first")
+    check_name(out)
     if os.access(out.parent, os.W_OK | os.X_OK) and out.name:
         return out.parent / f".{out.name}.lock"
     if out.is_dir() and os.access(out, os.W_OK | os.X_OK):

@@ -135,7 +135,7 @@ def check_place(out: Path, source: Path | None) -> None:
         folder = out.parent
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; make it first")
-        room = os.pathconf(folder, "PC_NAME_MAX") - LONGEST_SUFFIX
+        check_name(out)
     except (OSError, RuntimeError) as error:  # RuntimeError: links that go round, Python 3.11
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{out} cannot be an output: {reason}; choose another name") from None
@@ -143,13 +143,24 @@ def check_place(out: Path, source: Path | None) -> None:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{str(out)!r} cannot be an output: {error}; choose another") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder} is not writable; write somewhere else")
+
+
+def check_name(out: Path) -> None:
+    """Refuse an output whose name leaves no room for those that it has while it is written.
+
+    Raises
+    ------
+    InputError
+        The name is too long for the file system.
+    """
+    room = os.pathconf(out.parent, "PC_NAME_MAX") - LONGEST_SUFFIX
     if len(os.fsencode(out.name)) > room:
         raise InputError(
             f"{out}: the name is too long, for while it is written longer ones are needed; choose "
             f"one of at most {room} bytes"
         )
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"{folder} is not writable; write somewhere else")
 
 
 def check_taken(out: Path, *, overwrite: bool, is_folder: bool = False) -> None:

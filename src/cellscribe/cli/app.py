@@ -16,7 +16,7 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.config import Dict
 
-from cellscribe.errors import InputError, one_line, spoken_by
+from cellscribe.errors import InputError, one_line, spoken_by, told_by_system
 
 app = App(
     name="cellscribe",
@@ -104,7 +104,10 @@ def run(program: App, arguments: list[str] | None = None) -> None:
             sys.exit(stopped[0])
         if _interrupted(error):
             fail("interrupted", 130)
-        raise
+        told = told_by_system(error)
+        if told is None or os.environ.get("CELLSCRIBE_DEBUG"):
+            raise
+        fail(str(told), 2)
 
 
 def _interrupted(error: BaseException | None) -> bool:

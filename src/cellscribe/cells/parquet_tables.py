@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 MAGIC = b"PAR1"
-VALUES = 1 << 24
-"""Values of a batch."""
+VALUES, ROWS = 1 << 24, 1 << 18
+"""Values and rows that a batch has at most; each row has a name in memory."""
 PANDAS_INDEX = "__index_level_"
 
 
@@ -100,7 +100,7 @@ def _pieces(
 ) -> Iterator[Piece]:
     import pyarrow as pa
 
-    rows = max(1, VALUES // max(1, len(fields)))
+    rows = min(ROWS, max(1, VALUES // max(1, len(fields))))
     batches = file.iter_batches(batch_size=rows)
     while True:
         try:

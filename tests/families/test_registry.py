@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from scipy.sparse import csr_matrix
 import cellscribe
 from cellscribe.cells.vocabulary import GeneTable, Vocabulary
 from cellscribe.config import ModelOptions
+from cellscribe.errors import InputError
 from cellscribe.families.registry import (
     NETWORKS,
     RankedHeader,
@@ -129,3 +132,30 @@ def test_the_identity_of_a_model_holds_every_field_of_its_configuration(model: P
     assert len(changed) == n_fields + 2
     moved = dataclasses.replace(header, name="other", provenance={"seen": "elsewhere"})
     assert moved.config_hash == header.config_hash
+
+
+def test_every_setting_of_a_network_is_refused_or_is_that_of_the_model(
+    model: Path, tmp_path: Path
+) -> None:
+    before = open_model(model)
+    if isinstance(before.header, RankedHeader):
+        pytest.skip("its configuration is that of tests/model/test_hostile_checkpoint.py")
+    folder = Path(shutil.copytree(model, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    settings = config["cellscribe"]["settings"]
+    odd = (None, True, -1, 0, 3, 10**12, 10**30, 0.5, "4", [], {}, ...)
+    for name in settings:
+        for value in odd:
+            changed = {key: each for key, each in settings.items() if key != name}
+            if value is not ...:
+                changed[name] = value
+            config["cellscribe"]["settings"] = changed
+            (folder / "config.json").write_text(json.dumps(config))
+            try:
+                opened = open_model(folder)
+            except InputError as error:
+                assert "\n" not in str(error)
+                continue
+            assert opened.header.settings[name] == value
+            same = value == settings[name]
+            assert (opened.identity == before.identity) == same

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import tarfile
@@ -18,6 +19,7 @@ from cellscribe.config import ImportOptions
 from cellscribe.errors import InputError
 from cellscribe.families.bionemo import checkpoint
 from cellscribe.families.bionemo.distributed_checkpoint import read_metadata
+from cellscribe.families.bionemo.nemo_archive import NemoArchive
 from cellscribe.families.importing import import_model
 from cellscribe.families.source import Source
 
@@ -246,3 +248,31 @@ def test_metadata_of_a_distributed_checkpoint_that_lies(data: bytes, tmp_path: P
     with pytest.raises(InputError, match=r"metadata: damaged") as error:
         read_metadata(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def archived(path: Path, mode: str, sizes: dict[str, int]) -> Path:
+    """An archive of zeros."""
+    with tarfile.open(path, mode) as archive:
+        for member, size in sizes.items():
+            info = tarfile.TarInfo(member)
+            info.size = size
+            archive.addfile(info, io.BytesIO(bytes(size)))
+    return path
+
+
+def test_an_archive_of_zeros_is_not_unpacked(tmp_path: Path) -> None:
+    path = archived(tmp_path / "a.nemo", "w:gz", {"model_weights.ckpt": 1 << 24})
+    with pytest.raises(InputError, match="larger than any"):
+        NemoArchive(path).weights()
+    path = archived(tmp_path / "b.nemo", "w:bz2", {"model_weights.ckpt": 1 << 24})
+    with pytest.raises(InputError, match="damaged or cut short"):
+        NemoArchive(path)
+
+
+def test_texts_of_an_archive_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = archived(tmp_path / "a.nemo", "w", {"model_config.yaml": 101, "b.yaml": 100})
+    monkeypatch.setattr("cellscribe.families.bionemo.nemo_archive.TEXT", 100)
+    archive = NemoArchive(path)
+    assert archive.text("b.yaml") == "\0" * 100
+    with pytest.raises(InputError, match=r"model_config\.yaml in it is too long"):
+        archive.text("model_config.yaml")

@@ -227,3 +227,20 @@ def test_a_text_that_claims_gigabytes(tmp_path: Path) -> None:
         file["x"] = 1
     hdf5_guard.check(tmp_path / "y.h5", LINES.append)
     assert LINES == []
+
+
+def test_links_to_what_is_no_file_are_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", str(tmp_path / "pipe"), "/dev/zero"):
+        with h5py.File(tmp_path / "x.h5", "w") as file:
+            file["X"] = h5py.ExternalLink(name, "/X")
+        with pytest.raises(InputError, match="leads to a pipe"):
+            hdf5_guard.check(tmp_path / "x.h5", LINES.append)
+    with h5py.File(tmp_path / "y.h5", "w") as file:
+        file["none"] = h5py.ExternalLink("none.h5", "/X")
+        file["X"] = h5py.ExternalLink("z.h5", "/X")
+        file.create_dataset("values", (4,), "i8", external=[(str(tmp_path / "pipe"), 0, 32)])
+    with h5py.File(tmp_path / "z.h5", "w") as file:
+        file["X"] = 1
+    hdf5_guard.check(tmp_path / "y.h5", LINES.append)
+    assert LINES == []

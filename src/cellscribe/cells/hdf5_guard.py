@@ -40,8 +40,8 @@ STEP_SECONDS_A_GB = 0.5
 ENDED = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that come from outside: not the file's fault."""
 
-MEMORY = -1_000
-ANSWERS = {b"done\n": 0, b"memory\n": MEMORY}
+MEMORY, PIPE = -1_000, -1_001
+ANSWERS = {b"done\n": 0, b"memory\n": MEMORY, b"pipe\n": PIPE}
 """Answer of the child -> status of the file, next to those with which a child ends."""
 
 _passed: set[tuple[int, ...]] = set()
@@ -77,7 +77,7 @@ def check(path: Path, log: Log, meanwhile: Callable[[], object] = lambda: None) 
     with _lock:
         kept = _running() is not None
         status = _walk(request, meanwhile)
-        if status not in (0, -signal.SIGPROF, MEMORY) and kept:
+        if status not in (0, -signal.SIGPROF, MEMORY, PIPE) and kept:
             # it was ending for want of work, or suffered from a file before
             status = _walk(request)
     if status < 0 and -status not in ENDED:
@@ -88,7 +88,7 @@ def check(path: Path, log: Log, meanwhile: Callable[[], object] = lambda: None) 
 
 
 def _walk(request: bytes, meanwhile: Callable[[], object] = lambda: None) -> int:
-    """Send a request and wait: 0 if the file passed, `MEMORY`, or how the child ended."""
+    """Send a request and wait: 0 if the file passed, an answer, or how the child ended."""
     try:
         child = _running() or _start()
     except OSError:
@@ -156,6 +156,8 @@ def _end(number: int) -> str:
     """Say what the status of a walk means."""
     if number == -MEMORY:
         return "the HDF5 library asks for far more memory than the file has bytes"
+    if number == -PIPE:
+        return "a link in it leads to a pipe, a device or a folder in place of an HDF5 file"
     if number in (signal.SIGPROF, signal.SIGALRM):
         return "the HDF5 library does not come to an end on it"
     return f"the HDF5 library crashes on it (signal {number})"

@@ -64,7 +64,24 @@ def walk(root: Any, seconds: float) -> Iterator[Any]:
             for key in found if isinstance(found, h5py.Group) else ():
                 step(seconds)
                 with passing_over():
+                    refuse_pipe(found, key)
                     waiting.append(found[key])
+
+
+class Pipe(BaseException):
+    """A link leads to what is no file: opening it may wait for ever."""
+
+
+def refuse_pipe(group: Any, key: str) -> None:
+    """Raise `Pipe` if a member is a link to another file that is no regular file."""
+    import h5py
+
+    link = group.get(key, getlink=True)
+    if isinstance(link, h5py.ExternalLink):
+        for folder in (os.path.dirname(group.file.filename), ""):
+            there = os.path.join(folder, link.filename)
+            if os.path.exists(there) and not os.path.isfile(there):
+                raise Pipe
 
 
 @contextmanager
@@ -90,7 +107,8 @@ def look_at_values(found: Any, seconds: float) -> None:
     """Go through the chunks of an array, and read both its ends."""
     import h5py
 
-    if not found.shape:
+    # values in other files are never read
+    if not found.shape or found.is_virtual or found.external:
         return
     if found.chunks is not None:
         found.id.get_num_chunks()
@@ -120,6 +138,8 @@ def look_at(path: str, seconds: float) -> bytes:
                         look_at_values(found, seconds)
     except MemoryError:
         return b"memory"
+    except Pipe:
+        return b"pipe"
     return b"done"
 
 

@@ -265,6 +265,16 @@ def test_a_matrix_and_names_of_other_lengths(
         open_counts(path)
 
 
+@pytest.mark.parametrize("key", ["data", "indices"])
+@pytest.mark.parametrize("by", [-1, 1])
+@pytest.mark.parametrize("kind", SPARSE)
+def test_more_values_than_places(
+    kind: str, by: int, key: str, sound: dict[str, Path], tmp_path: Path
+) -> None:
+    message = refusal(changed(sound[kind], tmp_path, length(f"{SPARSE[kind]}/{key}", by)))
+    assert "indices has" in message
+
+
 def test_a_row_with_far_more_entries_than_genes(sound: dict[str, Path], tmp_path: Path) -> None:
     def edit(file: h5py.File) -> None:
         for key in ("data", "indices"):

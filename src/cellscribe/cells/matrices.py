@@ -154,8 +154,9 @@ class Compressed:
                     # all zeros where there is no entry
                     spare = 0 if self.data.shape[0] else array.shape[0]
                 refuse_holes(array, where, spare)
+        stored = self.data.shape[0]
+        one_axis(self.indices, f"{self.where}/indices", stored)
         self.data, self.indices = fast_array(self.data), fast_array(self.indices)
-        stored = min(self.data.shape[0], self.indices.shape[0])
         # before it is read: its length may be a lie
         whole = self.indptr.shape[0] == self._n_major + 1
         if whole:

@@ -140,10 +140,10 @@ def with_pickle(*parts: bytes, numbers: bytes = bytes(12), **more: bytes) -> byt
     return zipped({**archive, **{f"m/data/{key}": value for key, value in more.items()}})
 
 
-def test_the_hand_made_one_is_read(read: Callable[[bytes], Any]) -> None:
-    found = read(
-        with_pickle(tensor(whole(3), whole(1)), numbers=np.arange(3, dtype="<f4").tobytes())
-    )
+@pytest.mark.parametrize("kind", ["torch.FloatStorage", "torch.cuda.FloatStorage"])
+def test_the_hand_made_one_is_read(kind: str, read: Callable[[bytes], Any]) -> None:
+    data = tensor(whole(3), whole(1), of=storage(kind=kind))
+    found = read(with_pickle(data, numbers=np.arange(3, dtype="<f4").tobytes()))
     assert torch.equal(found, torch.arange(3.0))
 
 

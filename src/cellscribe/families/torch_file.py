@@ -146,7 +146,12 @@ class _Tensors:
         return {
             **PLAIN,
             **{("torch", name): dtype for name, dtype in kinds.items()},
-            **{("torch", f"{n}Storage"): kinds[kind] for n, kind in _LEGACY.items()},
+            # older torch named the device too
+            **{
+                (module, f"{name}Storage"): kinds[kind]
+                for module in ("torch", "torch.cuda")
+                for name, kind in _LEGACY.items()
+            },
             ("torch.storage", "UntypedStorage"): _UNTYPED,
             ("torch", "UntypedStorage"): _UNTYPED,
             ("torch", "Size"): Builder(_size),

@@ -41,7 +41,7 @@ _GENE = re.compile(
     # biotypes of Ensembl and locus types of HGNC
     r"|protein coding(?: \w+)*|gene with protein product|tec|ribozyme|artifact|non coding"
     r"|sense (?:intronic|overlapping)|antisense|readthrough"
-    r"|[a-z0-9 ]*(?:pseudogene|[a-z]rna|misc rna| gene|transcript))"
+    r"|[a-z0-9 ]*(?:pseudogene|[a-z ]rna| gene|transcript))"
 )
 _OTHER = re.compile(
     r"\b(?:antibod\w*|ab|abs|abseq|pabo|adts?|htos?|hashtags?|hash\w*|proteins?|prot|proteom\w*"

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.typed_cells import typed_cells
 
+import cellscribe
 from cellscribe import lease as leases
 from cellscribe.errors import InputError
 from cellscribe.lease import claim, lease, sweep
@@ -274,3 +276,39 @@ def test_a_forked_process_gives_nothing_back(tmp_path: Path) -> None:
         raise AssertionError
     holding.__exit__(None, None, None)
     assert os.listdir(tmp_path) == []
+
+
+VERBS: dict[str, Any] = {
+    "embed": lambda model, data, out: cellscribe.embed_file(data, out, model=model, overwrite=True),
+    "embed again": lambda model, data, out: cellscribe.embed_file(
+        data, out, model=model, resume=True
+    ),
+    "tokenize": lambda model, data, out: cellscribe.tokenize(data, out, model=model),
+    "annotate": lambda model, data, out: cellscribe.annotate_file(data, out, model=model),
+    "genes": lambda model, data, out: cellscribe.embed_genes_file(data, out, model=model),
+    "perturb": lambda model, data, out: cellscribe.perturb_file(
+        data, out, cellscribe.PerturbOptions(top=3), model=model
+    ),
+    "finetune": lambda model, data, out: cellscribe.finetune(
+        model, data, out.with_suffix(""), label="cell_type"
+    ),
+    "export": lambda model, data, out: cellscribe.export_model(model, out.with_suffix("")),
+    "import": lambda model, data, out: cellscribe.import_model(model, out.with_suffix("")),
+    "evaluate": lambda model, data, out: cellscribe.evaluate(model, data, out.with_suffix("")),
+    "build": lambda model, data, out: cellscribe.build_corpus(data, out.with_suffix("")),
+    "train": lambda model, data, out: cellscribe.train(data, out.with_suffix("")),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_that_writes_says_who_is_at_work(
+    verb: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    data, out = tmp_path / "in.h5ad", tmp_path / "out.parquet"
+    typed_cells(40).write_h5ad(data)
+    with lease(out, out.with_suffix("")):
+        before = sorted(os.listdir(tmp_path))
+        with pytest.raises(InputError, match=rf"{BUSY} \(host \S+, pid {os.getpid()}, since"):
+            VERBS[verb](tiny_model, data, out)
+        assert sorted(os.listdir(tmp_path)) == before
+    assert os.listdir(tmp_path) == ["in.h5ad"]

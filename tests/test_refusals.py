@@ -194,6 +194,9 @@ def test_report_and_map_spare_input_and_output(
     assert "is the input itself" in refused(embed(cells, option, cells))
     assert "for two outputs" in refused(embed(cells, option, tmp_path / "out.npy"))
     assert "is a folder" in refused(embed(cells, option, tmp_path))
+    (tmp_path / "mine.txt").write_text("mine")
+    assert "no page or picture" in refused(embed(cells, option, tmp_path / "mine.txt"))
+    (tmp_path / "mine.txt").unlink()
     missing = tmp_path / "none/page.html"
     assert "no such folder" in refused(embed(cells, option, missing))
     told = refused(embed(cells, option, tmp_path / "page", "--color-by", "nope"))

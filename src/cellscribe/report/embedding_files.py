@@ -60,6 +60,7 @@ def check_wishes(counts: Counts, color_by: str | None, targets: list[Path], out:
         if target.is_dir():
             raise InputError(f"{target} is a folder; name a file")
         check_target(target, counts.path, overwrite=True)
+        _refuse_other(target)
         if target.resolve() in [path.resolve() for path in (out, *targets[:place])]:
             raise InputError(f"{target} is named for two outputs; give each its own name")
     if color_by is not None and color_by not in counts.obs.columns:
@@ -67,6 +68,16 @@ def check_wishes(counts: Counts, color_by: str | None, targets: list[Path], out:
         raise InputError(
             f"{counts.name}: no obs column {color_by!r} (--color-by); there are {there}"
         )
+
+
+def _refuse_other(target: Path) -> None:
+    """Refuse to write a page or a picture over a file that is neither."""
+    if not target.is_file():
+        return
+    with target.open("rb") as file:
+        head = file.read(64).lower()
+    if head and not head.startswith((b"<!doctype html", b"\x89png")):
+        raise InputError(f"{target} is there, and no page or picture; give another name")
 
 
 def draw(

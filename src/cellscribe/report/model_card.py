@@ -18,7 +18,7 @@ from cellscribe.corpus.card import TRAIN, Card
 from cellscribe.corpus.statistics import Repeats, SplitCounts, label_counts
 from cellscribe.corpus.store import Corpus, open_corpus
 from cellscribe.errors import InputError
-from cellscribe.model.metadata import config_from_json
+from cellscribe.model.metadata import config_from_json, config_text
 from cellscribe.report import data_card, data_card_tables, run_tables
 from cellscribe.report.figures import write_whole
 from cellscribe.report.numbers import decimals, hours, several, value_text
@@ -102,7 +102,7 @@ def _step_of(model_folder: Path) -> int | None:
     path = model_folder / "config.json"
     if not path.is_file():
         return None
-    _, provenance = config_from_json(path.read_text(encoding="utf-8"), str(path))
+    _, provenance = config_from_json(config_text(model_folder), str(path))
     step = provenance.get("step")
     return step if isinstance(step, int) else None
 

@@ -7,7 +7,6 @@ folder a corpus.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from importlib import metadata
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from cellscribe.callbacks import Log, Progress, in_step, log_stderr
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import DATASET, BuildOptions, SplitOptions
+from cellscribe.config.files import read_json
 from cellscribe.corpus.build.dedup_and_medians import by_source, find_duplicates, make_vocabulary
 from cellscribe.corpus.build.plan import BuildPlan, make_plan, refuse
 from cellscribe.corpus.build.scatter import DUPLICATE, scatter
@@ -34,6 +34,7 @@ from cellscribe.lease import lease
 from cellscribe.writing import disk_errors, remove, write_json
 
 SCRATCH = ".build"
+ANEW = "remove the unfinished corpus, and build it anew"
 
 
 def build_corpus(
@@ -137,7 +138,7 @@ def _finish(
         scratch / "shards",
         progress=in_step(progress, "Writing"),
     )
-    about = json.loads(record.read_text(encoding="utf-8"))
+    about = read_json(record, fix=ANEW)
     write_json(out / MANIFEST, _manifest(plan, spills, duplicates, shards, about))
     remove(scratch)
     for source in plan.sources:
@@ -232,7 +233,7 @@ def _claim(out: Path, plan: BuildPlan) -> None:
     scratch = out / SCRATCH
     record = scratch / "plan.json"
     if record.exists():
-        if json.loads(record.read_text(encoding="utf-8"))["fingerprint"] != plan.fingerprint:
+        if read_json(record, fix=ANEW).get("fingerprint") != plan.fingerprint:
             raise InputError(
                 f"{out} holds an unfinished corpus of other sources or options; "
                 "remove it or name a new folder"

@@ -7,7 +7,6 @@ too. A shard is finished when its record is written: a killed build continues af
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from cellscribe.cells.pipeline import ordered_map, usable_cores
 from cellscribe.cells.rank import rank_cells
 from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import DATASET
+from cellscribe.config.files import read_json
 from cellscribe.corpus.build.dedup_and_medians import without
 from cellscribe.corpus.build.gene_space import tokens_of
 from cellscribe.corpus.build.packing import random_keys
@@ -112,7 +112,7 @@ def write_shards(
         record = records / f"{split}-{number:05}.json"
         if not record.exists():
             write_json(record, _write_shard(inputs, split, number))
-        return json.loads(record.read_text(encoding="utf-8"))
+        return read_json(record, fix="remove the unfinished corpus, and build it anew")
 
     done = 0
     found: dict[str, list[dict[str, Any]]] = {split: [] for split in plan.n_buckets}

@@ -28,10 +28,9 @@ FORMAT, VERSION = "cellscribe run", 1
 HEADER, METRICS, MODEL = "run.json", "metrics.jsonl", "model"
 HEADER_KEYS = ("preset", "model", "training", "corpus", "parameters", "sessions")
 STEP_KEYS = ("loss", "gradient_norm", "learning_rate", "cells", "tokens", "seconds")
-VALIDATED = "loss_"
+VALIDATED = "loss_"  # the split's name follows
 OBJECTIVE = ("regression", "contrast")
 """Parts of the second objective, in the lines of runs that have it."""
-"""Prefix of the name of a validation loss; the split's name follows."""
 JUDGE = "val"
 """The split whose loss decides which step is best."""
 RISEN, LONG_AGO = 0.01, 0.2
@@ -251,9 +250,9 @@ def read_header(folder: Path) -> dict[str, Any]:
     for key in HEADER_KEYS:
         if key not in header:
             raise InputError(f"{path} lacks {key!r}; restore it")
-    former = RENAMED["TrainOptions"]  # a run of an earlier version has former names
     try:
         check_value(RunHeader, header, "")
+        former = RENAMED["TrainOptions"]  # a run of an earlier version has former names
         header["training"] = {former.get(k, k): v for k, v in header["training"].items()}
         for part, kind in (("model", ModelConfig), ("training", TrainOptions)):
             for key, hint in hints_of(kind).items():

@@ -15,7 +15,7 @@ from support.tiny import real_genes, some_counts
 from cellscribe.cells import counts as reading
 from cellscribe.config import EvaluateOptions
 from cellscribe.errors import InputError
-from cellscribe.evaluation.data import column, draw, read_cells, read_data, stem
+from cellscribe.evaluation.data import column, draw, read_cells, read_data
 from cellscribe.evaluation.scores import UnfitError
 
 N = 130
@@ -99,14 +99,6 @@ def test_names_that_come_twice_are_no_matter() -> None:
     twice.obs.index = ["same"] * 60
     cells = read_cells(twice, EvaluateOptions(max_cells=50))
     assert cells.adata.n_obs == 50
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("a.h5ad", "a"), ("b.1.zarr", "b.1"), ("c.tar.gz", "c"), ("folder", "folder"), ("d.h5", "d")],
-)
-def test_a_file_is_called_by_its_stem(tmp_path: Path, name: str, expected: str) -> None:
-    assert stem(tmp_path / name) == expected
 
 
 def test_a_corpus_is_opened(tmp_path: Path) -> None:

@@ -14,12 +14,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from cellscribe.cells.endings import CONTAINERS, stem
 from cellscribe.errors import InputError
 
-SUFFIXES = (".h5ad", ".zarr", ".h5", ".loom", ".h5mu", ".tar.gz", ".tgz")
-"""Endings of the sources that are taken from a folder."""
 LIST_SUFFIXES = (".csv", ".tsv", ".txt")
 LIST_COLUMNS = ("path", "name", "layer", "gene_key")
 MAGIC = "*?["
@@ -59,15 +58,6 @@ def find_shards(words: Sequence[str | Path]) -> list[Shard]:
                 "in a CSV with the columns path and name"
             )
     return shards
-
-
-def stem(path: str) -> str:
-    """Return a source's name without folder and without the ending of its format."""
-    name = PurePosixPath(path.rstrip("/")).name
-    for suffix in (*SUFFIXES, ".csv.gz", ".tsv.gz", ".csv", ".tsv", ".parquet"):
-        if name.endswith(suffix) and name != suffix:
-            return name.removesuffix(suffix)
-    return name
 
 
 def is_list(path: Path) -> bool:
@@ -113,11 +103,11 @@ def _of_folder(folder: Path) -> list[Shard]:
         path
         for path in sorted(folder.iterdir())
         if not path.name.startswith(".")
-        and (path.name.endswith(SUFFIXES) or (path.is_dir() and _is_source(path)))
+        and (path.name.endswith(CONTAINERS) or (path.is_dir() and _is_source(path)))
     ]
     if not found:
         raise InputError(
-            f"{folder}: no cells in it; wanted is a folder of {', '.join(SUFFIXES[:4])}, or of "
+            f"{folder}: no cells in it; wanted is a folder of {', '.join(CONTAINERS[:4])}, or of "
             "folders with a matrix.mtx"
         )
     return [Shard(name=stem(path.name), path=str(path)) for path in found]
@@ -204,7 +194,7 @@ def _in_bucket(url: str) -> list[str]:
     found = [
         f"{root}/{key}"
         for key in sorted(sources)
-        if fnmatchcase(key, pattern) and (pattern != "*" or key.endswith(SUFFIXES))
+        if fnmatchcase(key, pattern) and (pattern != "*" or key.endswith(CONTAINERS))
     ]
     if not found:
         raise InputError(f"{url}: nothing there has such a name; check the bucket and the pattern")

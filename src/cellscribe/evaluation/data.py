@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cellscribe.cells.columns import text_column
+from cellscribe.cells.endings import stem
 from cellscribe.config import CountsKind, EvaluateOptions, InputOptions, Species
 from cellscribe.corpus.build.gene_space import all_genes
 from cellscribe.corpus.build.packing import gene_hashes, to_space
@@ -136,15 +137,7 @@ def read_data(path: Path, options: EvaluateOptions) -> Data:
     """
     if path.is_dir() and (path / MANIFEST).is_file():
         return Data(name=path.resolve().name, path=path, corpus=open_corpus(path))
-    return Data(name=stem(path), path=path, cells=read_cells(path, options))
-
-
-def stem(path: Path) -> str:
-    """Return the name of a file without the suffix of its format."""
-    name = path.resolve().name
-    for suffix in (".tar.gz", ".h5ad", ".zarr", ".h5", ".loom"):
-        name = name.removesuffix(suffix)
-    return name
+    return Data(name=stem(str(path.resolve())), path=path, cells=read_cells(path, options))
 
 
 def read_cells(path: Path | AnnData, options: EvaluateOptions, *, name: str = "") -> Cells:
@@ -167,7 +160,7 @@ def read_cells(path: Path | AnnData, options: EvaluateOptions, *, name: str = ""
             blocks.append(csr_matrix(block[rows[first:last] - start], dtype=np.float32))
             start += block.shape[0]
         if not name:
-            name = stem(Path(path)) if isinstance(path, str | Path) else "cells"
+            name = stem(str(path)) if isinstance(path, str | Path) else "cells"
         return Cells(
             name=name,
             counts=csr_matrix(vstack(blocks)),

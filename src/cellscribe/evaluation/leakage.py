@@ -9,12 +9,12 @@ training data: no reason found does not mean that there was no leakage.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.evaluation.data import CellProvenance, stem
+from cellscribe.cells.endings import stem
+from cellscribe.evaluation.data import CellProvenance
 from cellscribe.evaluation.models import Model
 from cellscribe.families.registry import ModelHeader
 from cellscribe.model.heads import has_head, read_head_header
@@ -54,7 +54,7 @@ def _listed(header: ModelHeader) -> set[str]:
         names |= {str(entry).rpartition(" (")[0] or str(entry) for entry in entries}
     if has_head(header.directory):
         sources = read_head_header(header.directory).get("sources", ())
-        names |= {stem(Path(source["name"])) for source in sources}
+        names |= {stem(source["name"]) for source in sources}
     return names
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from cellscribe.callbacks import Log
 from cellscribe.cells.counts import Counts, open_counts
+from cellscribe.cells.endings import CONTAINERS, stem
 from cellscribe.cells.foreign_files import refuse_url
 from cellscribe.cells.genes import GeneMap, map_genes
 from cellscribe.cells.matrix_folders import matrices_in
@@ -30,8 +31,6 @@ from cellscribe.writing import hash_of, size_of
 if TYPE_CHECKING:
     import pandas as pd
 
-SUFFIXES = (".h5ad", ".zarr", ".h5", ".loom", ".tar.gz")
-"""Endings of the files that are used from a folder."""
 FIRST_LOOK = 64
 """Number of cells that are read first, as normalised values mostly appear at once."""
 
@@ -105,7 +104,7 @@ def find_sources(paths: Sequence[str | Path]) -> list[Path]:
             raise InputError(f"{path}: no such file or folder")
         inside = _files_of(path)
         if not inside:
-            raise InputError(f"{path} holds no file of counts ({', '.join(SUFFIXES)})")
+            raise InputError(f"{path} holds no file of counts ({', '.join(CONTAINERS)})")
         found += inside
     if not found:
         raise InputError("no source is given; name files or folders of counts")
@@ -125,7 +124,7 @@ def _files_of(path: Path) -> list[Path]:
     return sorted(
         file
         for file in path.iterdir()
-        if file.name.endswith(SUFFIXES) and not file.name.startswith(".")
+        if file.name.endswith(CONTAINERS) and not file.name.startswith(".")
     )
 
 
@@ -208,7 +207,7 @@ def read_labels(
         if column in obs.columns:
             labels[label] = _as_text(obs[column])
         elif label == DATASET:
-            labels[label] = pd.Categorical([_without_suffix(name)] * len(obs))
+            labels[label] = pd.Categorical([stem(name)] * len(obs))
             notes.append(f"no obs column {column}: the file name is the dataset_id")
         else:
             labels[label] = pd.Categorical([NO_LABEL] * len(obs))
@@ -229,7 +228,3 @@ def _as_text(column: pd.Series) -> pd.Categorical:
     text = [str(value).strip() or NO_LABEL for value in distinct] + [NO_LABEL]
     categories, place = np.unique(np.array(text, dtype=object), return_inverse=True)
     return pd.Categorical.from_codes(place[codes], categories)  # type: ignore[call-overload]
-
-
-def _without_suffix(name: str) -> str:
-    return next((name.removesuffix(end) for end in SUFFIXES if name.endswith(end)), name)

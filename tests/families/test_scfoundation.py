@@ -27,7 +27,8 @@ from cellscribe.errors import InputError
 from cellscribe.families.base import ExpressionModel, GeneModel, Published, tokenizer_of
 from cellscribe.families.scfoundation import checkpoint
 from cellscribe.families.scfoundation.config import Depth, ScfoundationConfig
-from cellscribe.families.scfoundation.network import Scfoundation, with_depths
+from cellscribe.families.scfoundation.depths import with_depths
+from cellscribe.families.scfoundation.network import Scfoundation
 from cellscribe.model.attention import Lengths
 from cellscribe.model.encoder import set_compute_dtype
 

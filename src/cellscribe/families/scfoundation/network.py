@@ -13,7 +13,6 @@ Letters: ``B`` cells, ``N`` packed places of the encoder, ``L`` places of the de
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -34,6 +33,7 @@ from cellscribe.families.scfoundation.config import (
     Depth,
     ScfoundationConfig,
 )
+from cellscribe.families.scfoundation.depths import totals_of, with_bulk_depths, with_depths
 from cellscribe.families.weights import renamed
 from cellscribe.model.attention import Lengths, packed
 from cellscribe.model.encoder import Block, Linear, embedding, set_compute_dtype
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 LAYER_NORM_EPS = 1e-5
 FFN_FACTOR = 4
 """Width of feed-forward layers over that of the residual stream, in encoder and decoder."""
-COUNTS_PER_CELL = 1e4
 MIN_PLACES = 3
 """Places that the published pooling needs: two at the end, and one to take a maximum of."""
 OUTER_NAMES = {
@@ -210,78 +209,6 @@ def build_network(
             )
     network.load_state_dict(state, assign=True)
     return network.eval()
-
-
-def with_depths(counts: CellTokens, config: ScfoundationConfig, depth: Depth) -> CellTokens:
-    """Normalise counts as published, and append T and S to the genes of each cell.
-
-    Parameters
-    ----------
-    counts
-        From `known_counts`.
-    config
-        Shape of the model, which defines the tokens of T and S.
-    depth
-        Target depth, which T becomes.
-    """
-    assert counts.values is not None
-    totals = totals_of(counts)
-    values = np.log1p(counts.values / np.repeat(totals, counts.lengths) * COUNTS_PER_CELL)
-    shown = totals[counts.lengths > 0]
-    return _with_last_two(counts, config, values, depth.target(shown), np.log10(shown))
-
-
-def with_bulk_depths(counts: CellTokens, config: ScfoundationConfig, target: float) -> CellTokens:
-    """Normalise bulk samples as published, and append T and S to the genes of each.
-
-    Values are log1p of the sample's, brought to the total `target`; T and S are both log10 of their
-    sum (``get_embedding.py --input_type bulk --pre_normalized F``).
-
-    Parameters
-    ----------
-    counts, config
-        As for `with_depths`.
-    target
-        Median total of the samples, over the listed genes.
-    """
-    assert counts.values is not None
-    totals, lengths = totals_of(counts), counts.lengths
-    values = np.log1p(counts.values / np.repeat(totals, lengths) * target)
-    sums = np.log10(totals_of(dataclasses.replace(counts, values=values))[lengths > 0])
-    return _with_last_two(counts, config, values, sums, sums)
-
-
-def totals_of(counts: CellTokens) -> npt.NDArray[np.float64]:
-    """Sum of each cell's values, ``[B]``; it does not depend on the cells around."""
-    assert counts.values is not None
-    totals, filled = np.zeros(len(counts.lengths)), counts.lengths > 0
-    if filled.any():
-        values = counts.values.astype(np.float64)
-        totals[filled] = np.add.reduceat(values, counts.offsets[:-1][filled])
-    return totals
-
-
-def _with_last_two(
-    counts: CellTokens,
-    config: ScfoundationConfig,
-    of_genes: npt.NDArray[np.floating],
-    target: npt.NDArray[np.float64],
-    own: npt.NDArray[np.float64],
-) -> CellTokens:
-    """Append T and S, of the cells with a gene, to each cell's values."""
-    lengths = counts.lengths
-    n_depths = np.where(lengths > 0, 2, 0)
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths + n_depths)])
-    shift = np.repeat(np.cumsum(n_depths) - n_depths, lengths)
-    places = np.arange(len(counts.tokens)) + shift
-    tokens = np.empty(offsets[-1], np.uint16)
-    values = np.empty(offsets[-1], np.float32)
-    tokens[places] = counts.tokens
-    values[places] = of_genes
-    ends = offsets[1:][lengths > 0]
-    tokens[ends - 2], values[ends - 2] = config.genes, target
-    tokens[ends - 1], values[ends - 1] = config.genes + 1, own
-    return dataclasses.replace(counts, tokens=tokens, offsets=offsets, values=values)
 
 
 class Scfoundation:

@@ -67,10 +67,10 @@ def read_bytes(path: Path, *, fix: str, most: int = MOST_BYTES) -> bytes:
     InputError
         It is no regular file, too large, or cannot be read.
     """
-    check_file(path, fix=fix, most=most)
+    size = check_file(path, fix=fix, most=most)
     try:
         with path.open("rb") as file:
-            return file.read(most)
+            return file.read(size)  # of a bound it would hold all at once, whatever is there
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {fix}") from None
 

@@ -117,7 +117,8 @@ def find_sources(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def _files_of(path: Path) -> list[Path]:
-    if path.is_file() or path.suffix == ".zarr" or matrices_in(path):
+    # what is neither a file nor a folder, a pipe say, is refused where it is opened
+    if not path.is_dir() or path.suffix == ".zarr" or matrices_in(path):
         return [path]
     if (path / ".zgroup").exists() or (path / "zarr.json").exists():
         return [path]

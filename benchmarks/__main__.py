@@ -333,6 +333,38 @@ def bench_train(
     print(measure(corpus, data, preset, cells, steps, repeats, device, out))
 
 
+@bench.command(name="hostile")
+def bench_hostile(
+    *,
+    files: int = 10_000,
+    kills: int = 200,
+    first_seed: int = 10_000,
+    work: Path = Path("runs/hostile"),
+    jobs: int = 2,
+    out: Path = Path("benchmarks/results"),
+) -> None:
+    """Damage files of every kind and kill every verb; count what becomes of it.
+
+    Parameters
+    ----------
+    files
+        Damaged files, over all kinds.
+    kills
+        Runs that are killed at a random moment, over all verbs.
+    first_seed
+        Seeds begin here; those of the tests are smaller.
+    work
+        Folder of clean inputs, scratch and record; a run that was stopped goes on there.
+    jobs
+        Processes side by side.
+    out
+        Folder of results.
+    """
+    from benchmarks.hostile import bench_hostile as measure
+
+    print(measure(files, kills, first_seed, work, jobs, out))
+
+
 def need(*packages: str) -> None:
     """Refuse a comparison whose other side is not installed."""
     from importlib.util import find_spec

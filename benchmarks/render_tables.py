@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.hostile import hostile_table, kills_table
 from benchmarks.record import read_results
 from benchmarks.render_evaluation import evaluated
 from cellscribe.errors import InputError
@@ -177,6 +178,11 @@ def families_table(results: list[Result]) -> str:
     return table(columns, rows)
 
 
+def damage_tables(results: list[Result]) -> str:
+    made = [each(r) for r in results for each in (hostile_table, kills_table)]
+    return "\n\n".join(table(columns, rows) for columns, rows in made)
+
+
 def own_table(results: list[Result]) -> str:
     return "\n\n".join(table(r["table"]["columns"], r["table"]["rows"]) for r in results)
 
@@ -187,6 +193,7 @@ TABLES: dict[str, Callable[[list[Result]], str]] = {
     "memory": memory_table,
     "train": train_table,
     "families": families_table,
+    "hostile": damage_tables,
 }
 
 

@@ -186,6 +186,22 @@ def middle(path: Path) -> None:
         data[len(data) // 2 :] = data[len(data) // 2 :] + 1
 
 
+def pipe_within(path: Path) -> None:
+    """A pipe in a store, where nobody reads."""
+    os.mkfifo(path / "uns" / "pipe")
+
+
+def link_to_nowhere(name: str) -> Spoil:
+    """Put a link to a file that is not there in an object's place."""
+
+    def spoil(path: Path) -> None:
+        with h5py.File(path, "r+") as file:
+            del file[name]
+            file[name] = h5py.ExternalLink("/nowhere/x.h5", "/x")
+
+    return spoil
+
+
 def zeroed(path: Path) -> None:
     """Rows that a disk lost."""
     file = path / "out.npy.partial" / "vectors.npy"
@@ -271,6 +287,11 @@ REDUCED: dict[str, Reduced] = {
     ),
     "zarr of 2^40 cells": Reduced("zarr3_dense", "counts", zarr_field("X", "shape", [2**40, 200])),
     "zarr node without a kind": Reduced("zarr3", "embed_zarr", content("X/zarr.json", b"{}")),
+    "a loop of links within zarr": Reduced(
+        "zarr3", "embed_zarr", instead("obs/batch", lambda p: p.symlink_to(p.name)), "npy"
+    ),
+    "a pipe within zarr": Reduced("zarr3", "embed_zarr", pipe_within, "npy"),
+    "a link to nowhere above a modality": Reduced("h5mu", "embed_h5ad", link_to_nowhere("obs")),
     # text
     "features empty": Reduced("mtx_plain", "counts", features("")),
     "features ragged": Reduced(

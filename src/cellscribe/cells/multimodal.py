@@ -167,7 +167,7 @@ def _joint_obs(root: Any, own: Callable[[], pd.DataFrame], name: str) -> Callabl
         obs = own()
         if "obs" not in root:
             return obs
-        joint = stored_frame(root["obs"], f"{name}: obs")
+        joint = stored_frame(member(root, "obs", name), f"{name}: obs")
         if not (joint.index.is_unique and set(obs.index) <= set(joint.index)):
             return obs
         more = [column for column in joint if ":" not in str(column) and column not in obs]

@@ -167,6 +167,8 @@ def copy_input(source: Path, path: Path) -> None:
     ------
     InputChangedError
         The input is gone.
+    InputError
+        The input holds what cannot be copied: a loop of links, a pipe.
     """
     try:
         if source.is_dir():
@@ -175,7 +177,12 @@ def copy_input(source: Path, path: Path) -> None:
             shutil.copyfile(source, path)
     except (FileNotFoundError, shutil.Error) as error:
         if isinstance(error, shutil.Error) and os.path.exists(source):
-            # copytree gathers what went wrong as text
+            # copytree gathers what went wrong as text; a pipe has no number there
+            if f"[Errno {errno.ELOOP}]" in str(error) or "[Errno " not in str(error):
+                raise InputError(
+                    f"{source} holds a loop of links or what is no file, and cannot be copied; "
+                    "remove that, or name an output that ends in .npy"
+                ) from None
             full = f"errno = {errno.ENOSPC}" if f"[Errno {errno.ENOSPC}]" in str(error) else ""
             raise OSError(full or str(error)[:200]) from error
         if not source.exists():

@@ -218,7 +218,7 @@ def test_damaged_tokens_are_refused(tokens: Path, tiny_model: Path, tmp_path: Pa
 def test_options_of_counts_mean_nothing(tokens: Path, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no counts; leave layer=... out"):
         cellscribe.embed(tokens, model=tiny_model, layer="counts")
-    with pytest.raises(InputError, match="which a report shows"):
+    with pytest.raises(InputError, match="as a report shows"):
         cellscribe.embed_file(
             tokens, tmp_path / "x.npy", model=tiny_model, report=tmp_path / "x.html"
         )

@@ -310,7 +310,9 @@ def test_the_verb_tells_its_files_and_warnings(run: Cli, tmp_path: Path, three: 
 
 
 def test_refusals_are_one_line_and_leave_nothing(run: Cli, tmp_path: Path, one: Path) -> None:
-    assert "is no training run: no such folder" in refused(run("report", tmp_path / "x"))
+    assert "is no training run: no such folder" in refused(
+        run("report", tmp_path / "x", "-o", tmp_path)
+    )
     assert "is named twice" in refused(run("report", one, one, "-o", tmp_path))
     assert "no such folder; make it first" in refused(run("report", one, "-o", tmp_path / "x"))
     many = [write_run(tmp_path / f"{i}", 2) for i in range(21)]

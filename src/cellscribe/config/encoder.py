@@ -15,7 +15,7 @@ MOST_TOKENS = 1 << 16
 """Tokens are stored as uint16."""
 Tokens = Annotated[int, Between(1, MOST_TOKENS)]
 Width = Annotated[int, Between(1, 1 << 16)]
-Layers = Annotated[int, Between(1, 1 << 10)]
+Layers = Annotated[int, Between(0, 1 << 10)]
 Places = Annotated[int, Between(1, 1 << 20)]
 
 

@@ -176,7 +176,8 @@ def _packed(corpus: Corpus, paths: list[Path]) -> Arrays:
         mapped[name].dtype == kind and mapped[name].ndim == 1 for name, kind in DTYPES.items()
     )
     fit = fit and len(mapped["numbers"]) == len(mapped["lengths"]) == cells
-    if not fit or not n_values == len(mapped["tokens"]) == len(mapped["values"]):
+    # they were made for all stored counts, of which those of unknown genes are left out
+    if not fit or not n_values <= len(mapped["tokens"]) == len(mapped["values"]):
         raise InputError(f"{folder} is not of this corpus; remove it, and it is made again")
     return mapped
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.callbacks import Log, Progress
+from cellscribe.cells.check_values import FRACTIONAL, TPM
 from cellscribe.cells.vocabulary import GeneTable, Vocabulary
 from cellscribe.config import DATASET, BuildOptions, SplitOptions
 from cellscribe.corpus.build.gene_space import GeneSpace, all_genes
@@ -219,7 +220,8 @@ def refuse(
 ) -> None:
     """Record a bad source if `skip_bad` is set, else raise the error."""
     if not options.skip_bad:
-        raise InputError(f"{error}; or leave such sources out with --skip-bad") from error
+        line = str(error).replace(f"; {FRACTIONAL}", "").replace(f"; {TPM}", "")
+        raise InputError(f"{line}; or leave such sources out with --skip-bad") from error
     reason = str(error.__cause__ if isinstance(error, BadSource) else error)
     refused[path] = reason.replace(str(path), path.name)
     log(f"Left out: {reason}")

@@ -7,10 +7,11 @@ by the plain variance of their normalised counts: one rule, no fit, and the same
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -216,7 +217,11 @@ def _quiet(seed: int) -> Iterator[None]:
     before, level = np.random.get_state(), logging.root.manager.disable  # noqa: NPY002
     logging.disable(logging.WARNING)
     try:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        with (
+            torch.random.fork_rng(devices=[]),
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+        ):
             # advice on workers and hardware, which is the same for every cell and no one's to heed
             warnings.simplefilter("ignore")
             torch.manual_seed(seed)

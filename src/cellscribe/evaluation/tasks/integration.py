@@ -15,6 +15,7 @@ Letters: ``B`` cells, ``D`` width of a vector.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -374,7 +375,10 @@ def _by_reference(
     vectors: Floats, apart: Floats, labels: Integers, batches: Integers
 ) -> dict[str, float]:
     """Compute figures of scib-metrics; its kBET takes cells of all labels together."""
-    import scib_metrics
+    with warnings.catch_warnings():
+        # umap, which it imports, tells of a part of its own that would need TensorFlow
+        warnings.simplefilter("ignore", ImportWarning)
+        import scib_metrics
     from scib_metrics.nearest_neighbors import NeighborsResults
     from scib_metrics.utils import principal_component_regression
 

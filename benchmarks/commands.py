@@ -25,7 +25,7 @@ import numpy.typing as npt
 from benchmarks import memory, peers
 from benchmarks.real_cells import real_cells
 from benchmarks.record import write_result
-from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig, load_preset, preset_names
 from cellscribe.model import peak
 

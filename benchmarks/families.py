@@ -28,7 +28,7 @@ from benchmarks.memory import PROC
 from benchmarks.real_cells import real_cells
 from benchmarks.record import commit_state, write_result
 from benchmarks.references import ABOUT, SYMBOLS, check_reference
-from cellscribe.cells.genes import human_genes
+from cellscribe.cells.gene_names.genes import human_genes
 from cellscribe.errors import InputError
 from cellscribe.families.registry import ModelHeader, RankedHeader, open_tokenizer, read_model
 from cellscribe.model.metadata import BERTS

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.cells.vocabulary import CLS, Vocabulary
+from cellscribe.cells.gene_names.vocabulary import CLS, Vocabulary
 from cellscribe.errors import InputError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellscribe.cells.genes import human_genes
+from cellscribe.cells.gene_names.genes import human_genes
 from cellscribe.errors import InputError
 
 if TYPE_CHECKING:

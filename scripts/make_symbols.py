@@ -192,7 +192,7 @@ def check(folder: Path) -> None:
     import anndata
     import numpy as np
 
-    from cellscribe.cells import genes
+    from cellscribe.cells.gene_names import genes
 
     known = set(genes.human_genes()["ensembl_id"])
     print(f"{'file':44}{'column':14}{'genes':>9}{'counts':>9}")

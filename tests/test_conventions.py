@@ -17,7 +17,7 @@ from support.typed_cells import typed_cells
 
 import cellscribe
 from cellscribe import InputError
-from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.inference.session import choose_model
 
 FLAT: dict[str, Any] = {"device": "cpu", "precision": "float32", "threads": 1}

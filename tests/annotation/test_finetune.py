@@ -26,7 +26,7 @@ from cellscribe.annotation.tuning import (
     tune,
 )
 from cellscribe.cells.counts import open_counts
-from cellscribe.cells.genes import map_genes
+from cellscribe.cells.gene_names.genes import map_genes
 from cellscribe.cells.pipeline import ranked_blocks
 from cellscribe.cells.tokens import CellTokens
 from cellscribe.config import FinetuneOptions

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import commands, real_cells
 from scipy.sparse import csr_matrix
 
-from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig
 from cellscribe.model import peak
 from cellscribe.model.checkpoint import save_checkpoint

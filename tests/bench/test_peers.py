@@ -14,8 +14,8 @@ import torch
 from benchmarks import peers
 from scipy.sparse import csr_matrix
 
+from cellscribe.cells.gene_names.vocabulary import CLS, Vocabulary
 from cellscribe.cells.rank import rank_cells
-from cellscribe.cells.vocabulary import CLS, Vocabulary
 from cellscribe.config import ModelConfig
 from cellscribe.errors import InputError
 from cellscribe.model.checkpoint import save_checkpoint

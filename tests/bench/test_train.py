@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from support.command import Cli, nothing_new, refused
 from support.training import planted_corpus
 
-from cellscribe.cells.vocabulary import CLS, PAD
+from cellscribe.cells.gene_names.vocabulary import CLS, PAD
 from cellscribe.config import TrainOptions
 from cellscribe.corpus.store import open_corpus
 from cellscribe.errors import InputError

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from support.text_cells import DENSE, N_CELLS, as_csv, mtx, put, refusal, same_cells, tenx
 
-from cellscribe.cells import archives
 from cellscribe.cells.counts import open_counts
+from cellscribe.cells.readers import archives
 
 
 def tar_of(

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from cellscribe.cells.coexpression import GENES, THRESHOLD, coexpression
 from cellscribe.cells.counts import open_counts
-from cellscribe.cells.genes import human_genes
+from cellscribe.cells.gene_names.genes import human_genes
 
 IDS = [*GENES.values(), *(f"gene{i}" for i in range(60))]
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cellscribe.cells import convert
-from cellscribe.cells.matrices import Entries
+from cellscribe.cells.readers import convert
+from cellscribe.cells.readers.matrices import Entries
 from cellscribe.errors import InputError
 
 CELLS = np.array([2, 0, 1, 2, 0, 2], np.int32)

@@ -17,8 +17,8 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellscribe.cells import convert
 from cellscribe.cells.counts import check_counts, open_counts
+from cellscribe.cells.readers import convert
 from cellscribe.errors import InputError
 
 COUNTS = sp.random(40, 30, density=0.4, random_state=0, format="csr")

@@ -29,8 +29,8 @@ from support.formats import (
     write_zarr,
 )
 
-from cellscribe.cells import convert, matrices
 from cellscribe.cells.counts import Counts, open_counts
+from cellscribe.cells.readers import convert, matrices
 from cellscribe.errors import InputError
 
 count_matrices = hnp.arrays(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cellscribe.cells.endings import stem
+from cellscribe.cells.readers.endings import stem
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from support.formats import write_zarr
 
 from cellscribe.cells.counts import open_counts
-from cellscribe.cells.features import judge_features, not_genes
-from cellscribe.cells.genes import map_genes
-from cellscribe.cells.vocabulary import GeneTable
+from cellscribe.cells.gene_names.features import judge_features, not_genes
+from cellscribe.cells.gene_names.genes import map_genes
+from cellscribe.cells.gene_names.vocabulary import GeneTable
 from cellscribe.errors import InputError
 
 GENES = {

@@ -16,7 +16,7 @@ import zarr
 
 from cellscribe.cells.columns import text_column
 from cellscribe.cells.counts import open_counts
-from cellscribe.cells.frames import names, text, tidy
+from cellscribe.cells.readers.frames import names, text, tidy
 from cellscribe.errors import InputError
 
 LABELS = ["B", "T", "B", "NK", "T"]

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cellscribe.cells.genes import human_genes, map_genes, resolve
-from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.cells.gene_names.genes import human_genes, map_genes, resolve
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.errors import InputError
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"

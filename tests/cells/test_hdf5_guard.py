@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
-from cellscribe.cells import hdf5_guard, hdf5_probe
+from cellscribe.cells.readers import hdf5_guard, hdf5_probe
 from cellscribe.errors import InputError
 
 LINES: list[str] = []
@@ -160,7 +160,7 @@ def test_threads_and_forked_processes(file: Path) -> None:
     script = """
         import os, sys
         from pathlib import Path
-        from cellscribe.cells import hdf5_guard
+        from cellscribe.cells.readers import hdf5_guard
         file = Path(sys.argv[1])
         hdf5_guard.check(file, print)
         first = hdf5_guard._children[os.getpid()].pid

@@ -19,8 +19,8 @@ import zarr
 from numcodecs import VLenBytes, VLenUTF8
 from support.formats import WRITERS
 
-from cellscribe.cells import zarr_store
 from cellscribe.cells.counts import open_counts
+from cellscribe.cells.readers import zarr_store
 from cellscribe.errors import InputError
 
 DENSE = np.random.default_rng(0).poisson(1.0, (25, 12)).astype(np.int64)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cellscribe.cells.gzip_chunks import GzipArray, fast_array
+from cellscribe.cells.readers.gzip_chunks import GzipArray, fast_array
 
 
 def stored(folder: Path, values: np.ndarray, **how: Any) -> h5py.Dataset:

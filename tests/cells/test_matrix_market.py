@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.text_cells import DENSE, mtx, put, read, refusal, same_cells, tenx
 
-from cellscribe.cells import convert
-from cellscribe.cells.number_text import parse_entries, read_odd
+from cellscribe.cells.readers import convert
+from cellscribe.cells.readers.number_text import parse_entries, read_odd
 
 FIRST = "%%MatrixMarket matrix coordinate integer general\n"
 
@@ -130,7 +130,7 @@ def test_sizes_that_lie_cost_no_memory(tmp_path: Path) -> None:
 
 
 def test_blocks_may_end_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cellscribe.cells import text_files
+    from cellscribe.cells.readers import text_files
 
     folder = put(tmp_path / "x", tenx(matrix_mtx=mtx(sep="\t", end="\r\n")))
     for size in (1, 2, 3, 7, 50):

@@ -10,11 +10,11 @@ from types import ModuleType
 import pandas as pd
 import pytest
 
-from cellscribe.cells.genes import human_genes, map_genes
-from cellscribe.cells.orthologues import mouse_reader, orthologues, read_table
-from cellscribe.cells.spellings import Kind
-from cellscribe.cells.symbols import is_current, table
-from cellscribe.cells.vocabulary import GeneTable
+from cellscribe.cells.gene_names.genes import human_genes, map_genes
+from cellscribe.cells.gene_names.orthologues import mouse_reader, orthologues, read_table
+from cellscribe.cells.gene_names.spellings import Kind
+from cellscribe.cells.gene_names.symbols import is_current, table
+from cellscribe.cells.gene_names.vocabulary import GeneTable
 from cellscribe.errors import InputError
 from cellscribe.families.symbols import map_symbols, symbol_table
 

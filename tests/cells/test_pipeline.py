@@ -15,11 +15,11 @@ from scipy.sparse import csr_matrix
 
 from cellscribe.cells import pipeline
 from cellscribe.cells.counts import open_counts
-from cellscribe.cells.genes import map_genes
+from cellscribe.cells.gene_names.genes import map_genes
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.cells.pipeline import ordered_map, ranked_blocks, read_ahead
 from cellscribe.cells.rank import rank_cells
 from cellscribe.cells.tokens import PER_CELL, CellTokens
-from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.errors import InputError
 
 

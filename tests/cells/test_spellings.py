@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cellscribe.cells.genes import map_genes
-from cellscribe.cells.spellings import LONGEST, Kind, loose_key
-from cellscribe.cells.symbols import as_it_stands, recognise, resolve, table
-from cellscribe.cells.vocabulary import GeneTable
+from cellscribe.cells.gene_names.genes import map_genes
+from cellscribe.cells.gene_names.spellings import LONGEST, Kind, loose_key
+from cellscribe.cells.gene_names.symbols import as_it_stands, recognise, resolve, table
+from cellscribe.cells.gene_names.vocabulary import GeneTable
 from cellscribe.families.symbols import map_symbols, symbol_table
 
 SYMBOLS = sorted(table().genes)

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.text_cells import CELLS, DENSE, IDS, SYMBOLS, put, read, refusal, same_cells
 
-from cellscribe.cells import convert, table_source
 from cellscribe.cells.counts import open_counts
+from cellscribe.cells.readers import convert, table_source
 from cellscribe.errors import InputError
 
 BY_CELL = pd.DataFrame(DENSE, index=CELLS, columns=SYMBOLS)
@@ -108,7 +108,7 @@ def test_ids_and_mouse_genes_tell_the_axis_too(tmp_path: Path) -> None:
 def test_blocks_and_limits_do_not_matter(data: st.DataObject, by_gene: bool, size: int) -> None:
     from tempfile import TemporaryDirectory
 
-    from cellscribe.cells import text_files
+    from cellscribe.cells.readers import text_files
 
     values = data.draw(st.lists(st.integers(0, 2**31 - 1), min_size=8, max_size=8))
     dense = DENSE.copy()

@@ -18,7 +18,7 @@ from scipy.sparse import csr_matrix
 from support.tokenize import tokenize_file
 
 from cellscribe.cells import pipeline
-from cellscribe.cells.vocabulary import CLS, Vocabulary
+from cellscribe.cells.gene_names.vocabulary import CLS, Vocabulary
 from cellscribe.errors import InputError
 
 N_CELLS, CONTEXT = 90, 16

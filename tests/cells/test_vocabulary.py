@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cellscribe.cells.vocabulary import (
+from cellscribe.cells.gene_names.vocabulary import (
     CLS,
     MASK,
     MAX_TOKENS,

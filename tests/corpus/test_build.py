@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 from support.sources import Made, made, some_sources
 from support.tokenize import tokenize_file
 
-from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.config import BuildOptions, SplitOptions
 from cellscribe.corpus.build import scatter
 from cellscribe.corpus.build.build import build_corpus

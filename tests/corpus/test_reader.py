@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from support.corpus import write_corpus
 
-from cellscribe.cells.vocabulary import CLS, PAD
+from cellscribe.cells.gene_names.vocabulary import CLS, PAD
 from cellscribe.config import ReaderOptions
 from cellscribe.corpus import reader, row_groups
 from cellscribe.corpus.order import EpochOrder

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from support.tiny import real_genes
 
-from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.config import EvaluateOptions
 from cellscribe.evaluation.scores import Scores
 from cellscribe.evaluation.tasks.mlm import baselines, data, task

@@ -29,7 +29,7 @@ from support.corpus import write_corpus
 from support.tiny import CONTEXT, N_GENES, real_genes, save_model, some_counts
 from support.training import SHAPE, SHORT, planted_corpus, run_training
 
-from cellscribe.cells.vocabulary import MASK, Vocabulary
+from cellscribe.cells.gene_names.vocabulary import MASK, Vocabulary
 from cellscribe.config import ModelConfig, TrainOptions
 from cellscribe.corpus.store import Corpus, open_corpus
 from cellscribe.evaluation.data import Data, read_cells

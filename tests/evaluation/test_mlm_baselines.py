@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from evaluation.masked import N_SPECIAL, best_prior, case_of, packed, scores_of, shuffled, values
 
-from cellscribe.cells.vocabulary import MASK
+from cellscribe.cells.gene_names.vocabulary import MASK
 from cellscribe.evaluation.tasks.mlm import baselines, task
 from cellscribe.evaluation.tasks.mlm.masked import MaskedCells, Prediction
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from families.formula import fill
 
-from cellscribe.cells.genes import human_genes
+from cellscribe.cells.gene_names.genes import human_genes
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.tiny import CONTEXT, N_GENES, WIDTH, real_genes, save_model, some_counts
 
-from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig, ModelOptions, Pooling
 from cellscribe.errors import InputError
 from cellscribe.families.bert.model import Bert, choose_pooling

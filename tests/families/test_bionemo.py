@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.sparse import csr_matrix
 
-from cellscribe.cells.genes import map_genes
+from cellscribe.cells.gene_names.genes import map_genes
+from cellscribe.cells.gene_names.vocabulary import GeneTable, Vocabulary
 from cellscribe.cells.rank import rank_cells
 from cellscribe.cells.tokens import PER_CELL, CellTokens
-from cellscribe.cells.vocabulary import GeneTable, Vocabulary
 from cellscribe.config import ImportOptions, ModelOptions
 from cellscribe.families.base import CellModel
 from cellscribe.families.bionemo import checkpoint, megatron

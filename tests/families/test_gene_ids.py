@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from families.published_geneformer import N_GENES, RETIRED, SPECIALS, small_dictionaries
 
-from cellscribe.cells.genes import map_genes, resolve
-from cellscribe.cells.synonyms import read_synonyms, synonyms_to_text
-from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.cells.gene_names.genes import map_genes, resolve
+from cellscribe.cells.gene_names.synonyms import read_synonyms, synonyms_to_text
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.errors import InputError
 from cellscribe.families.geneformer.gene_ids import mapping_of, synonyms_of
 
@@ -71,7 +71,7 @@ def test_an_unknown_id_is_not_mended_by_another_column(mapped: Vocabulary) -> No
 
 def test_a_twin_stands_in_for_an_id_in_our_own_tables_alone() -> None:
     """Ensembl lists some genes under two ids; published tokenisers know the one they list."""
-    from cellscribe.cells.symbols import table as human
+    from cellscribe.cells.gene_names.symbols import table as human
 
     symbol, genes = next((s, g) for s, g in human().genes.items() if len(g) == 2)
     ids = ("<pad>", "<mask>", genes[0], *small_ids())

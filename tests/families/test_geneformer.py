@@ -19,8 +19,8 @@ from families.published_geneformer import (
 )
 from scipy.sparse import csr_matrix
 
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.cells.tokens import CellTokens
-from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig, ModelOptions
 from cellscribe.errors import InputError
 from cellscribe.families.geneformer import checkpoint

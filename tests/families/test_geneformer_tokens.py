@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from cellscribe.cells.genes import map_genes
+from cellscribe.cells.gene_names.genes import map_genes
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.cells.rank import rank_cells
-from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.families.geneformer.dictionaries import read_dictionaries
 from cellscribe.families.geneformer.gene_ids import synonyms_of
 

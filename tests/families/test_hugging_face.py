@@ -13,7 +13,7 @@ import torch
 from families.published_geneformer import small_dictionaries, write_published
 from support.tiny import save_model
 
-from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.config import ImportOptions, ModelConfig
 from cellscribe.errors import InputError
 from cellscribe.families.geneformer import checkpoint

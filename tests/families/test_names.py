@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellscribe.cells.genes import human_genes
+from cellscribe.cells.gene_names.genes import human_genes
 from cellscribe.errors import InputError
 from cellscribe.families.symbols import map_symbols, symbol_table
 

@@ -15,7 +15,7 @@ from families import every
 from scipy.sparse import csr_matrix
 
 import cellscribe
-from cellscribe.cells.vocabulary import GeneTable, Vocabulary
+from cellscribe.cells.gene_names.vocabulary import GeneTable, Vocabulary
 from cellscribe.config import ModelOptions
 from cellscribe.errors import InputError
 from cellscribe.families.registry import (

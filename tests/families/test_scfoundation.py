@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from cellscribe.cells.counts import open_counts
-from cellscribe.cells.genes import GeneMap
+from cellscribe.cells.gene_names.genes import GeneMap
 from cellscribe.cells.tokens import CellTokens, known_counts
 from cellscribe.config import InputOptions
 from cellscribe.errors import InputError

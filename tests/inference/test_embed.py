@@ -20,7 +20,7 @@ from support.tiny import CONTEXT, N_GENES, WIDTH, real_genes, save_model, some_c
 
 from cellscribe.api.embed import embed_file
 from cellscribe.cells import pipeline
-from cellscribe.cells.vocabulary import CLS, Vocabulary
+from cellscribe.cells.gene_names.vocabulary import CLS, Vocabulary
 from cellscribe.config import EmbedOptions
 from cellscribe.errors import InputError
 from cellscribe.inference.embed import Embedded

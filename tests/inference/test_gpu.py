@@ -16,10 +16,10 @@ from scipy.sparse import csr_matrix
 
 import cellscribe
 from cellscribe.cells.counts import open_counts
-from cellscribe.cells.genes import map_genes
+from cellscribe.cells.gene_names.genes import map_genes
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.cells.rank import rank_cells
 from cellscribe.cells.tokens import PER_CELL, CellTokens
-from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig, Pooling, load_preset
 from cellscribe.errors import InputError
 from cellscribe.families.bert.model import Bert

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from support.tiny import N_GENES, real_genes, some_counts
 
 from cellscribe.api.embed import embed_file
-from cellscribe.cells.orthologues import orthologues
+from cellscribe.cells.gene_names.orthologues import orthologues
 from cellscribe.config import EmbedOptions
 from cellscribe.errors import InputError
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig
 from cellscribe.errors import InputError
 from cellscribe.model.attention import Lengths

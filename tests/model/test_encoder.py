@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from cellscribe.cells.vocabulary import PAD, Vocabulary
+from cellscribe.cells.gene_names.vocabulary import PAD, Vocabulary
 from cellscribe.config import ModelConfig
 from cellscribe.model.attention import Lengths, flash, jagged, packed
 from cellscribe.model.checkpoint import save_checkpoint

@@ -50,7 +50,7 @@ def adata() -> ad.AnnData:
 @pytest.fixture(scope="module")
 def flat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """No layers and no positions: a cell is the mean of its genes' vectors, whatever the order."""
-    from cellscribe.cells.vocabulary import Vocabulary
+    from cellscribe.cells.gene_names.vocabulary import Vocabulary
     from cellscribe.config import ModelConfig
     from cellscribe.model.checkpoint import save_checkpoint
     from cellscribe.model.encoder import MaskedGeneModel, initialise

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cellscribe import writing
-from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.corpus import manifest, store
 from support.tiny import real_genes
 

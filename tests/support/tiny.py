@@ -17,7 +17,7 @@ WIDTH = 32
 
 @cache
 def _known() -> tuple[list[str], list[str]]:
-    from cellscribe.cells.genes import human_genes, resolve
+    from cellscribe.cells.gene_names.genes import human_genes, resolve
 
     table = human_genes()
     table = table[(table["biotype"] == "protein_coding") & (table["symbol"] != "")].iloc[:400]
@@ -34,7 +34,7 @@ def real_genes(n_genes: int) -> tuple[list[str], list[str]]:
 
 def every_gene() -> tuple[list[str], list[str]]:
     """Ensembl ids and symbols of all human protein-coding genes."""
-    from cellscribe.cells.genes import human_genes
+    from cellscribe.cells.gene_names.genes import human_genes
 
     table = human_genes()
     table = table[table["biotype"] == "protein_coding"]
@@ -51,7 +51,7 @@ def save_model(
 ) -> Path:
     import torch
 
-    from cellscribe.cells.vocabulary import Vocabulary
+    from cellscribe.cells.gene_names.vocabulary import Vocabulary
     from cellscribe.config import ModelConfig
     from cellscribe.model.checkpoint import save_checkpoint
     from cellscribe.model.encoder import MaskedGeneModel, initialise

@@ -8,10 +8,10 @@ from anndata import AnnData
 
 from cellscribe.callbacks import Progress
 from cellscribe.cells.counts import Counts
-from cellscribe.cells.genes import GeneMap, map_genes
+from cellscribe.cells.gene_names.genes import GeneMap, map_genes
+from cellscribe.cells.gene_names.vocabulary import CLS, Vocabulary
 from cellscribe.cells.rank import ranker
 from cellscribe.cells.tokenize import Tokenized, write_tokens
-from cellscribe.cells.vocabulary import CLS, Vocabulary
 from cellscribe.config import InputOptions
 
 

@@ -10,7 +10,7 @@ import pytest
 from scipy.sparse import csr_matrix
 from support.training import SHAPE, SHORT, lines_of, run_training
 
-from cellscribe.cells.vocabulary import CLS
+from cellscribe.cells.gene_names.vocabulary import CLS
 from cellscribe.config import BuildOptions, ReaderOptions, SplitOptions
 from cellscribe.corpus.build.build import build_corpus
 from cellscribe.corpus.reader import Batch, Reader

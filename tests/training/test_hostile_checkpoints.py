@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.tiny import real_genes
 
-from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig
 from cellscribe.errors import InputError
 from cellscribe.model.encoder import MaskedGeneModel, initialise

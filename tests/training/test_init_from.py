@@ -11,7 +11,7 @@ import pytest
 import torch
 from support.training import SHAPE, SHORT, lines_of, planted_corpus, run_training
 
-from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig
 from cellscribe.corpus.store import open_corpus
 from cellscribe.errors import InputError

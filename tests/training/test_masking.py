@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellscribe.cells.vocabulary import CLS, MASK, PAD
+from cellscribe.cells.gene_names.vocabulary import CLS, MASK, PAD
 from cellscribe.config import TrainOptions
 from cellscribe.training.masking import MaskedBatch, mask_cells
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cellscribe.cells.vocabulary import CLS, Vocabulary
+from cellscribe.cells.gene_names.vocabulary import CLS, Vocabulary
 from cellscribe.config import ModelConfig, TrainOptions
 from cellscribe.model.checkpoint import save_checkpoint, to_hugging_face
 from cellscribe.model.encoder import MaskedGeneModel, initialise

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from support.training import SHAPE, SHORT
 
-from cellscribe.cells.vocabulary import CLS, MASK
+from cellscribe.cells.gene_names.vocabulary import CLS, MASK
 from cellscribe.config import ModelConfig, TrainOptions
 from cellscribe.errors import InputError
 from cellscribe.model.attention import Lengths

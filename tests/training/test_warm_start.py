@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from cellscribe.cells.gene_names.vocabulary import PAD
 from cellscribe.cells.tokens import CellTokens
-from cellscribe.cells.vocabulary import PAD
 from cellscribe.config import ModelConfig
 from cellscribe.model.encoder import MaskedGeneModel, initialise
 from cellscribe.training.warm_start import LENGTH, gene_vectors, start_from_cells

@@ -30,7 +30,7 @@ from cellscribe.annotation.labels import (
 from cellscribe.annotation.neighbors import Reference, fit_reference
 from cellscribe.callbacks import Progress, in_step
 from cellscribe.cells.counts import Counts
-from cellscribe.cells.genes import GeneMap
+from cellscribe.cells.gene_names.genes import GeneMap
 from cellscribe.config import AnnotateOptions
 from cellscribe.errors import InputError
 from cellscribe.escaping import safe_cells

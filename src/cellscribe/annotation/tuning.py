@@ -26,8 +26,8 @@ from cellscribe.annotation.calibration import log_loss
 from cellscribe.annotation.linear import LinearHead
 from cellscribe.callbacks import Progress
 from cellscribe.cells.batches import length_buckets
+from cellscribe.cells.gene_names.vocabulary import CLS
 from cellscribe.cells.tokens import CellTokens
-from cellscribe.cells.vocabulary import CLS
 from cellscribe.config import FinetuneOptions, Pooling
 from cellscribe.errors import InputError
 from cellscribe.model.attention import Lengths

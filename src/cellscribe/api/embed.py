@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.cells.counts import Counts
-from cellscribe.cells.token_source import TokenCells
+from cellscribe.cells.readers.token_source import TokenCells
 from cellscribe.config import (
     CountsKind,
     EmbedOptions,

@@ -156,7 +156,7 @@ def _listed(one_or_more: Any) -> list[Any]:
 def _as_file(source: str | Path | AnnData, number: int, out: Path) -> str | Path:
     """A file's path, or where an AnnData was written to."""
     if isinstance(source, str | Path):
-        from cellscribe.cells.foreign_files import refuse_url
+        from cellscribe.cells.readers.foreign_files import refuse_url
 
         if url := refuse_url(str(source)):
             raise InputError(url)

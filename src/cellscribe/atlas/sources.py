@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from cellscribe.cells.endings import CONTAINERS, stem
+from cellscribe.cells.readers.endings import CONTAINERS, stem
 from cellscribe.errors import InputError
 
 LIST_SUFFIXES = (".csv", ".tsv", ".txt")

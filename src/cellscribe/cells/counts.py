@@ -22,19 +22,19 @@ from scipy.sparse import csr_matrix
 
 from cellscribe.callbacks import Log, log_stderr
 from cellscribe.cells.check_values import check_counts, check_kind
-from cellscribe.cells.convert import to_rows
-from cellscribe.cells.detect_format import open_source
-from cellscribe.cells.features import genes_only
-from cellscribe.cells.formats import Source
+from cellscribe.cells.gene_names.features import genes_only
 from cellscribe.cells.layers import advise_layer, resolve_layer
-from cellscribe.cells.matrices import (
+from cellscribe.cells.readers.anndata_files import Source
+from cellscribe.cells.readers.convert import to_rows
+from cellscribe.cells.readers.detect_format import open_source
+from cellscribe.cells.readers.matrices import (
     Entries,
     RowRange,
     Rows,
     make_rows,
 )
-from cellscribe.cells.multimodal import Wanted
-from cellscribe.cells.storage import DAMAGED, Array
+from cellscribe.cells.readers.multimodal import Wanted
+from cellscribe.cells.readers.storage import DAMAGED, Array
 from cellscribe.cells.value_kinds import Sample, sample_cells
 from cellscribe.config import CountsKind, InputOptions
 from cellscribe.errors import InputError

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable, Mapping
 
 from cellscribe.cells.check_values import are_counts
-from cellscribe.cells.matrices import Entries, Rows
+from cellscribe.cells.readers.matrices import Entries, Rows
 from cellscribe.errors import InputError
 
 

@@ -15,11 +15,11 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
 from cellscribe.cells.counts import Counts
-from cellscribe.cells.genes import GeneMap
+from cellscribe.cells.gene_names.genes import GeneMap
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.cells.rank import ranker
-from cellscribe.cells.token_source import TokenCells, holds_tokens
+from cellscribe.cells.readers.token_source import TokenCells, holds_tokens
 from cellscribe.cells.tokens import CellTokens, Tokenize
-from cellscribe.cells.vocabulary import Vocabulary
 
 T = TypeVar("T")
 R = TypeVar("R")

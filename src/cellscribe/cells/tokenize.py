@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from cellscribe.callbacks import Progress
 from cellscribe.cells.counts import Counts, open_counts
-from cellscribe.cells.genes import GeneMap
+from cellscribe.cells.gene_names.genes import GeneMap
 from cellscribe.cells.pipeline import token_blocks
 from cellscribe.cells.tokens import CellTokens, Tokenize
 from cellscribe.config import InputOptions

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from cellscribe.cells.gene_names.vocabulary import MAX_TOKENS
 from cellscribe.cells.log_norm import log_norm
-from cellscribe.cells.vocabulary import MAX_TOKENS
 from cellscribe.config.files import check_file
 from cellscribe.errors import InputError
 from cellscribe.writing import writing

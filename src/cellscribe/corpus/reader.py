@@ -23,7 +23,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.cells.vocabulary import CLS, PAD
+from cellscribe.cells.gene_names.vocabulary import CLS, PAD
 from cellscribe.config import ReaderOptions
 from cellscribe.config.checked import shown
 from cellscribe.corpus.order import EpochOrder, Ints

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.cells.vocabulary import GeneTable
+from cellscribe.cells.gene_names.vocabulary import GeneTable
 from cellscribe.errors import InputError
 
 if TYPE_CHECKING:

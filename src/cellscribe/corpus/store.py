@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.config import LABELS
 from cellscribe.config.files import check_file
 from cellscribe.corpus.manifest import CORE, MANIFEST, read_manifest

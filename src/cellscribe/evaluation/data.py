@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cellscribe.cells.columns import text_column
-from cellscribe.cells.endings import stem
+from cellscribe.cells.readers.endings import stem
 from cellscribe.config import CountsKind, EvaluateOptions, InputOptions, Species
 from cellscribe.corpus.build.gene_space import all_genes
 from cellscribe.corpus.build.packing import gene_hashes, to_space
@@ -215,7 +215,7 @@ def cell_hashes(cells: Cells) -> npt.NDArray[np.uint64]:
     InputError
         See `cells.genes.map_genes`.
     """
-    from cellscribe.cells.genes import map_genes
+    from cellscribe.cells.gene_names.genes import map_genes
 
     genes = all_genes()
     mapped = map_genes(

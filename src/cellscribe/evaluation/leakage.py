@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.cells.endings import stem
+from cellscribe.cells.readers.endings import stem
 from cellscribe.evaluation.data import CellProvenance
 from cellscribe.evaluation.models import Model
 from cellscribe.families.registry import ModelHeader

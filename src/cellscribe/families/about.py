@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from cellscribe.cells.vocabulary import GeneTable
+from cellscribe.cells.gene_names.vocabulary import GeneTable
 from cellscribe.config import ModelConfig, load_preset
 from cellscribe.families.geneformer.dictionaries import species_of
 from cellscribe.families.registry import RankedHeader, open_model

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from cellscribe.cells.gene_names.vocabulary import GeneTable, Vocabulary
 from cellscribe.cells.tokens import CellTokens, Tokenize
-from cellscribe.cells.vocabulary import GeneTable, Vocabulary
 from cellscribe.config import ImportOptions, ModelConfig, ModelOptions, Pooling
 from cellscribe.errors import InputError
 from cellscribe.families.source import Source
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from cellscribe.cells.counts import Counts
-    from cellscribe.cells.genes import GeneMap
+    from cellscribe.cells.gene_names.genes import GeneMap
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellscribe.cells.genes import GeneMap, map_genes
+from cellscribe.cells.gene_names.genes import GeneMap, map_genes
+from cellscribe.cells.gene_names.vocabulary import GeneTable
 from cellscribe.cells.rank import ranker
 from cellscribe.cells.tokens import Tokenize
-from cellscribe.cells.vocabulary import GeneTable
 from cellscribe.config import ModelOptions, Species, from_mapping
 from cellscribe.errors import InputError
 from cellscribe.families.base import CellModel, Family, NetworkFamily

@@ -1,8 +1,8 @@
 """Gene tables of families whose genes are symbols, and the columns of a file with those symbols.
 
 These families match symbols exactly and know no older names, and so does `map_symbols`, which reads
-only what files put around a symbol (``cells/spellings.py``). A file without such symbols is read by
-its Ensembl ids, as for our own models.
+only what files put around a symbol (``cells/gene_names/spellings.py``). A file without such symbols
+is read by its Ensembl ids, as for our own models.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cellscribe.cells.features import judge_features
-from cellscribe.cells.gene_refusals import MIN_KNOWN, first_names
-from cellscribe.cells.genes import GeneMap, candidate_columns, human_genes, map_genes
-from cellscribe.cells.lookup import own_symbols
-from cellscribe.cells.spellings import (
+from cellscribe.cells.gene_names.features import judge_features
+from cellscribe.cells.gene_names.gene_refusals import MIN_KNOWN, first_names
+from cellscribe.cells.gene_names.genes import GeneMap, candidate_columns, human_genes, map_genes
+from cellscribe.cells.gene_names.lookup import own_symbols
+from cellscribe.cells.gene_names.spellings import (
     UNKNOWN,
     Found,
     Kind,
@@ -27,14 +27,14 @@ from cellscribe.cells.spellings import (
     numbered_names,
     strip_genome,
 )
-from cellscribe.cells.symbols import (
+from cellscribe.cells.gene_names.symbols import (
     as_it_stands,
     as_text,
     ensembl_genes,
     numbered_symbols,
 )
-from cellscribe.cells.symbols import table as human_names
-from cellscribe.cells.vocabulary import GeneTable
+from cellscribe.cells.gene_names.symbols import table as human_names
+from cellscribe.cells.gene_names.vocabulary import GeneTable
 from cellscribe.config import Species
 
 if TYPE_CHECKING:

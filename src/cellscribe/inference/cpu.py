@@ -22,7 +22,7 @@ import torch
 from cellscribe.callbacks import Progress
 from cellscribe.cells.batches import length_buckets
 from cellscribe.cells.counts import Counts
-from cellscribe.cells.genes import GeneMap
+from cellscribe.cells.gene_names.genes import GeneMap
 from cellscribe.cells.pipeline import ordered_map, token_blocks
 from cellscribe.cells.tokens import CellTokens
 from cellscribe.families.base import CellModel, tokenizer_of

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.callbacks import Progress
-from cellscribe.cells.genes import GeneMap
-from cellscribe.cells.token_source import TokenCells
+from cellscribe.cells.gene_names.genes import GeneMap
+from cellscribe.cells.readers.token_source import TokenCells
 from cellscribe.config import EmbedOptions, InputOptions, ModelOptions
 from cellscribe.errors import InputError, worded
 from cellscribe.inference.inputs import HashedCounts, InputChangedError, InputFiles

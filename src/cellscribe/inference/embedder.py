@@ -19,9 +19,9 @@ import torch
 
 from cellscribe.callbacks import Progress
 from cellscribe.cells.counts import Counts, open_counts
-from cellscribe.cells.genes import GeneMap
+from cellscribe.cells.gene_names.genes import GeneMap
 from cellscribe.cells.pipeline import usable_cores
-from cellscribe.cells.token_source import holds_tokens
+from cellscribe.cells.readers.token_source import holds_tokens
 from cellscribe.config import (
     CountsKind,
     DeviceOptions,

@@ -16,7 +16,7 @@ import torch
 
 from cellscribe.callbacks import Progress
 from cellscribe.cells.counts import Counts
-from cellscribe.cells.genes import GeneMap
+from cellscribe.cells.gene_names.genes import GeneMap
 from cellscribe.cells.tokens import CellTokens
 from cellscribe.errors import InputError
 from cellscribe.families.base import (

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from cellscribe.callbacks import Progress
 from cellscribe.cells.batches import length_buckets
 from cellscribe.cells.counts import Counts
-from cellscribe.cells.genes import GeneMap
+from cellscribe.cells.gene_names.genes import GeneMap
 from cellscribe.cells.pipeline import BLOCK, read_ahead
 from cellscribe.cells.rank import rank_cells_torch
 from cellscribe.cells.tokens import PER_CELL, CellTokens

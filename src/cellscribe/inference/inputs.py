@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.cells.counts import Counts
-from cellscribe.cells.token_source import TokenCells, holds_tokens
+from cellscribe.cells.readers.token_source import TokenCells, holds_tokens
 from cellscribe.cells.tokens import CellTokens
 from cellscribe.errors import InputError
 

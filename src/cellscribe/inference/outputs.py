@@ -25,7 +25,7 @@ from pandas.api.types import infer_dtype, is_numeric_dtype
 
 from cellscribe.cells.counts import Counts
 from cellscribe.cells.pipeline import BLOCK
-from cellscribe.cells.token_source import TokenCells
+from cellscribe.cells.readers.token_source import TokenCells
 from cellscribe.errors import InputError
 from cellscribe.inference.inputs import InputChangedError, InputFiles
 from cellscribe.inference.resume import GO_ON, Partial

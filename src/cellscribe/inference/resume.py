@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.cells.counts import Counts
-from cellscribe.cells.genes import GeneMap
+from cellscribe.cells.gene_names.genes import GeneMap
 from cellscribe.cells.tokens import CellTokens
 from cellscribe.config import OutputDtype
 from cellscribe.errors import InputError

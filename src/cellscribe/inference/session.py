@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from cellscribe.callbacks import Log, log_stderr
 from cellscribe.cells.counts import Counts, open_counts
-from cellscribe.cells.genes import GeneMap
-from cellscribe.cells.token_source import Expected, TokenCells, is_tokens, token_map
+from cellscribe.cells.gene_names.genes import GeneMap
+from cellscribe.cells.readers.token_source import Expected, TokenCells, is_tokens, token_map
 from cellscribe.config import DeviceOptions, InputOptions, ModelOptions, Options
 from cellscribe.errors import InputError
 from cellscribe.families.registry import NETWORKS, ModelHeader, read_model

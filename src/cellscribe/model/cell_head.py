@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from cellscribe.cells.vocabulary import MASK
+from cellscribe.cells.gene_names.vocabulary import MASK
 from cellscribe.config import ModelConfig
 from cellscribe.model.attention import Lengths
 from cellscribe.model.pooling import Specials, pool

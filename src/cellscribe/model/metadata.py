@@ -16,8 +16,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NotRequired, Self, TypedDict, get_args, get_type_hints
 
-from cellscribe.cells.synonyms import FILE as SYNONYMS
-from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.cells.gene_names.synonyms import FILE as SYNONYMS
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.config import ModelConfig, Pooling, from_mapping
 from cellscribe.config.checked import check_value, shown
 from cellscribe.config.files import parse_json, read_text

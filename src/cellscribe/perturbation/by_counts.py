@@ -24,7 +24,7 @@ from cellscribe.perturbation.statistics import NULL, Shifts
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from cellscribe.cells.genes import GeneMap
+    from cellscribe.cells.gene_names.genes import GeneMap
     from cellscribe.inference.embedder import Embedder
 
 Tokens = npt.NDArray[np.int64]

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     import torch
     from scipy.sparse import csr_matrix
 
-    from cellscribe.cells.genes import GeneMap
+    from cellscribe.cells.gene_names.genes import GeneMap
+    from cellscribe.cells.gene_names.vocabulary import GeneTable
     from cellscribe.cells.tokens import CellTokens
-    from cellscribe.cells.vocabulary import GeneTable
     from cellscribe.families.base import CellModel
     from cellscribe.families.bert.model import Bert
     from cellscribe.inference.embedder import Embedder

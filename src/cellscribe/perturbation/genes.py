@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cellscribe.cells.genes import resolve
+from cellscribe.cells.gene_names.genes import resolve
 from cellscribe.errors import InputError
 from cellscribe.families.registry import ModelHeader
 

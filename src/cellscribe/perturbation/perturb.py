@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scipy.sparse import csr_matrix
 
-    from cellscribe.cells.genes import GeneMap
+    from cellscribe.cells.gene_names.genes import GeneMap
     from cellscribe.perturbation.by_tokens import Edits
 
 

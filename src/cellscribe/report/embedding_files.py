@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from cellscribe.cells.coexpression import Coexpression, coexpression
 from cellscribe.cells.counts import Counts
-from cellscribe.cells.genes import resolve
+from cellscribe.cells.gene_names.genes import resolve
 from cellscribe.errors import InputError
 from cellscribe.inference.embed import Embedded, sample_rows
 from cellscribe.report.depth import LEAST_CELLS, MOST_CELLS, DepthExplained, depth_explained

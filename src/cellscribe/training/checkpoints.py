@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from cellscribe.callbacks import Log
-from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.config.checked import Count, check_value
 from cellscribe.config.files import check_file, read_json
 from cellscribe.errors import InputError

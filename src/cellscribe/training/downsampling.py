@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.cells.downsample import downsample
+from cellscribe.cells.gene_names.vocabulary import CLS
 from cellscribe.cells.rank import rank_cells
-from cellscribe.cells.vocabulary import CLS
 from cellscribe.config import ModelConfig, TrainOptions
 from cellscribe.corpus.reader import Batch
 from cellscribe.corpus.store import Corpus

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cellscribe.cells.vocabulary import ALSO_CALLED, Vocabulary
+from cellscribe.cells.gene_names.vocabulary import ALSO_CALLED, Vocabulary
 from cellscribe.config import ModelConfig
 from cellscribe.errors import InputError
 from cellscribe.model.checkpoint import CELL_HEAD, Checkpoint, load_checkpoint

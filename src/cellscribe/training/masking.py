@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from cellscribe.cells.bits import below, compiled, draw, mix
-from cellscribe.cells.vocabulary import MASK, PAD
+from cellscribe.cells.gene_names.vocabulary import MASK, PAD
 from cellscribe.config import TrainOptions
 from cellscribe.model.attention import Lengths
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from cellscribe.cells.vocabulary import CLS
+from cellscribe.cells.gene_names.vocabulary import CLS
 from cellscribe.model.encoder import MaskedGeneModel
 from cellscribe.model.pooling import Specials
 from cellscribe.training.cross_entropy import cross_entropy

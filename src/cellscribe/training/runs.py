@@ -17,7 +17,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.cells.vocabulary import SPECIAL_TOKENS
+from cellscribe.cells.gene_names.vocabulary import SPECIAL_TOKENS
 from cellscribe.config import ModelConfig, TrainOptions
 from cellscribe.config.checked import Between, Count, check_value, hints_of, shown
 from cellscribe.config.files import read_bytes, read_json

@@ -18,9 +18,9 @@ import torch
 from scipy.sparse import csr_matrix, vstack
 
 from cellscribe.cells.downsample import downsample
+from cellscribe.cells.gene_names.vocabulary import CLS
 from cellscribe.cells.rank import rank_cells
 from cellscribe.cells.tokens import CellTokens
-from cellscribe.cells.vocabulary import CLS
 from cellscribe.config import ModelConfig, TrainOptions
 from cellscribe.corpus.components import MOST_CELLS, Components, fit_components
 from cellscribe.corpus.store import Corpus

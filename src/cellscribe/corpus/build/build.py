@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.callbacks import Log, Progress, in_step, log_stderr
-from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.config import DATASET, BuildOptions, SplitOptions
 from cellscribe.config.files import read_json
 from cellscribe.corpus.build.dedup_and_medians import by_source, find_duplicates, make_vocabulary

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.cells.pipeline import read_ahead
-from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.corpus.build.gene_space import choose_genes, tokens_of
 from cellscribe.corpus.build.medians import LARGEST_ERROR, GeneMedians, Values
 from cellscribe.corpus.build.plan import BuildPlan

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.cells.genes import GeneMap, human_genes, map_genes
-from cellscribe.cells.vocabulary import GeneTable, Vocabulary
+from cellscribe.cells.gene_names.genes import GeneMap, human_genes, map_genes
+from cellscribe.cells.gene_names.vocabulary import GeneTable, Vocabulary
 from cellscribe.errors import InputError
 
 LEFT_OUT = frozenset(("processed_pseudogene", "snRNA", "miRNA", "snoRNA", "rRNA_pseudogene", "TEC"))

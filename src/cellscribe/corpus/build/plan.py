@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from cellscribe.callbacks import Log, Progress
 from cellscribe.cells.check_values import FRACTIONAL, TPM
-from cellscribe.cells.vocabulary import GeneTable, Vocabulary
+from cellscribe.cells.gene_names.vocabulary import GeneTable, Vocabulary
 from cellscribe.config import DATASET, BuildOptions, SplitOptions
 from cellscribe.corpus.build.gene_space import GeneSpace, all_genes
 from cellscribe.corpus.build.packing import gene_hashes, random_keys

@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 from cellscribe.callbacks import Log
 from cellscribe.cells.counts import Counts, open_counts
-from cellscribe.cells.endings import CONTAINERS, stem
-from cellscribe.cells.foreign_files import refuse_url
-from cellscribe.cells.genes import GeneMap, map_genes
-from cellscribe.cells.matrix_folders import matrices_in
-from cellscribe.cells.vocabulary import GeneTable
+from cellscribe.cells.gene_names.genes import GeneMap, map_genes
+from cellscribe.cells.gene_names.vocabulary import GeneTable
+from cellscribe.cells.readers.endings import CONTAINERS, stem
+from cellscribe.cells.readers.foreign_files import refuse_url
+from cellscribe.cells.readers.matrix_folders import matrices_in
 from cellscribe.config import DATASET, BuildOptions
 from cellscribe.corpus.store import NO_LABEL
 from cellscribe.errors import InputError

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.callbacks import Progress
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.cells.pipeline import ordered_map, usable_cores
 from cellscribe.cells.rank import rank_cells
-from cellscribe.cells.vocabulary import Vocabulary
 from cellscribe.config import DATASET
 from cellscribe.config.files import read_json
 from cellscribe.corpus.build.dedup_and_medians import without
@@ -187,7 +187,7 @@ def _matrix(cells: pa.Table, order: npt.NDArray[np.int64], n_genes: int) -> csr_
 
 def _rows(matrix: csr_matrix, start: int, stop: int) -> csr_matrix:
     """Return some rows, with indices of SciPy's type."""
-    from cellscribe.cells.matrices import make_rows
+    from cellscribe.cells.readers.matrices import make_rows
 
     offsets = matrix.indptr[start : stop + 1]
     part = slice(offsets[0], offsets[-1])

@@ -146,7 +146,7 @@ def load(data: Data, models: Sequence[Model], options: EvaluateOptions) -> list[
         )
     if data.cells is None:
         raise UnfitError(f"{data.name} is a corpus; give a file of cells")
-    from cellscribe.cells.genes import map_genes
+    from cellscribe.cells.gene_names.genes import map_genes
     from cellscribe.corpus.build.gene_space import all_genes
 
     table = all_genes()
@@ -202,7 +202,7 @@ def read_gene_list(path: Path) -> dict[int, str]:
     """
     import pandas as pd
 
-    from cellscribe.cells.genes import map_genes
+    from cellscribe.cells.gene_names.genes import map_genes
     from cellscribe.corpus.build.gene_space import all_genes
 
     names, labels = _read_table(path)

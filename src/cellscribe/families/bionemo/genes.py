@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from cellscribe.cells.genes import human_genes
-from cellscribe.cells.vocabulary import SPECIAL_TOKENS, Vocabulary
+from cellscribe.cells.gene_names.genes import human_genes
+from cellscribe.cells.gene_names.vocabulary import SPECIAL_TOKENS, Vocabulary
 from cellscribe.config import ImportOptions
 from cellscribe.errors import InputError
 from cellscribe.families.bionemo.nemo_archive import NemoArchive

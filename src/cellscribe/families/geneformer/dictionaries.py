@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.cells.symbols import table as human_table
-from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.cells.gene_names.symbols import table as human_table
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.errors import InputError
 from cellscribe.families.geneformer.gene_ids import synonyms_of
 from cellscribe.families.source import first_line

@@ -11,7 +11,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from cellscribe.cells.vocabulary import ALSO_CALLED, Vocabulary
+from cellscribe.cells.gene_names.vocabulary import ALSO_CALLED, Vocabulary
 from cellscribe.config import ModelConfig, Pooling
 from cellscribe.errors import InputError
 from cellscribe.families.geneformer.dictionaries import MAPPING, MEDIANS, NAMES, TOKENS

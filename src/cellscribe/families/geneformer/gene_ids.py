@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 
 
 def synonyms_of(mapping: Mapping[str, str] | None, ids: Sequence[str]) -> dict[str, int]:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellscribe.cells.vocabulary import GeneTable
+from cellscribe.cells.gene_names.vocabulary import GeneTable
 from cellscribe.config import ImportOptions, ModelOptions, from_mapping
 from cellscribe.errors import InputError
 from cellscribe.families.base import CellModel, Published, check_options
@@ -169,9 +169,9 @@ def _column_names(path: Path) -> list[str]:
     import h5py
 
     from cellscribe.callbacks import log_stderr
-    from cellscribe.cells import hdf5_guard
-    from cellscribe.cells.frames import stored_frame
-    from cellscribe.cells.storage import member
+    from cellscribe.cells.readers import hdf5_guard
+    from cellscribe.cells.readers.frames import stored_frame
+    from cellscribe.cells.readers.storage import member
 
     if not path.is_file():
         raise InputError(f"{path}: no such file; {GENES_HELP}")

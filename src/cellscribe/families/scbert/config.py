@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from cellscribe.cells.vocabulary import MAX_TOKENS
+from cellscribe.cells.gene_names.vocabulary import MAX_TOKENS
 from cellscribe.config.checked import Between, check_fields
 from cellscribe.config.encoder import Layers, Width
 

@@ -9,7 +9,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.cells.vocabulary import MAX_TOKENS
+from cellscribe.cells.gene_names.vocabulary import MAX_TOKENS
 from cellscribe.config.checked import Between, check_fields
 from cellscribe.config.encoder import Layers, Width
 from cellscribe.errors import InputError

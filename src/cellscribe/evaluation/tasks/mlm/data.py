@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.cells.vocabulary import Vocabulary
+from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.evaluation.data import CellProvenance, Cells, Data, draw, provenance_of
 from cellscribe.evaluation.scores import UnfitError
 from cellscribe.evaluation.tasks.mlm import baselines, masked

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.cells.vocabulary import MASK, Vocabulary
+from cellscribe.cells.gene_names.vocabulary import MASK, Vocabulary
 from cellscribe.evaluation.models import Model
 from cellscribe.evaluation.scores import UnfitError
 from cellscribe.families.registry import RankedHeader

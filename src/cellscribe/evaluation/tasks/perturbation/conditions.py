@@ -133,7 +133,7 @@ def _genes_in(part: str) -> Sequence[str]:
 
 
 def _is_gene(name: str) -> bool:
-    from cellscribe.cells.genes import resolve
+    from cellscribe.cells.gene_names.genes import resolve
 
     return bool(resolve([name])[0])
 
@@ -173,9 +173,9 @@ def target_columns(cells: Cells, labels: Iterable[str]) -> dict[str, int | None]
     A label is looked for as it is written in the names of the file's columns and in the text
     columns of var, then as the Ensembl id that it and they stand for. The first column wins.
     """
-    from cellscribe.cells.features import not_genes
-    from cellscribe.cells.genes import candidate_columns, resolve
-    from cellscribe.cells.symbols import as_text
+    from cellscribe.cells.gene_names.features import not_genes
+    from cellscribe.cells.gene_names.genes import candidate_columns, resolve
+    from cellscribe.cells.gene_names.symbols import as_text
 
     spelled: dict[str, int] = {}
     meant: dict[str, int] = {}

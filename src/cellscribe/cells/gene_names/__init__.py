@@ -1,0 +1,1 @@
+"""From the names in a file to the genes of a model."""

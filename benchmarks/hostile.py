@@ -75,6 +75,7 @@ def bench_hostile(
     """
     sys.path.insert(0, str(ROOT / "tests"))
     pool = importlib.import_module("hostile.pool")
+    work = work.resolve()  # the workers run in another folder
     record = Record(work, first_seed)
     asked = [*file_cases(files, first_seed), *kill_cases(kills, first_seed)]
     left = [case for case in asked if key(asdict(case)) not in record.done]

@@ -10,6 +10,7 @@ import pytest
 from support.command import Cli
 from support.text_cells import put, refusal
 
+WAY = "or let embed or tokenize fetch it, with a folder as output"
 URL = "is a URL|a URL; download it first"
 
 
@@ -25,10 +26,10 @@ URL = "is a URL|a URL; download it first"
     ],
 )
 def test_urls(url: str) -> None:
-    assert refusal(url) == f"{url}: a URL; download it first, then give the file"
+    assert refusal(url) == f"{url}: a URL; download it first, {WAY}"
     # pathlib takes two slashes for one; those of known schemes are given back
     if "//twice" not in url and "made-up" not in url:
-        assert refusal(Path(url)) == f"{url}: a URL; download it first, then give the file"
+        assert refusal(Path(url)) == f"{url}: a URL; download it first, {WAY}"
 
 
 def test_a_path_may_look_like_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

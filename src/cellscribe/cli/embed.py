@@ -11,7 +11,7 @@ import cellscribe
 from cellscribe.callbacks import log_stderr
 from cellscribe.cli.app import app
 from cellscribe.cli.progress import progress_bar
-from cellscribe.cli.sharing import is_many, refuse_sharing, run_many
+from cellscribe.cli.sharing import MANY, is_many, refuse_sharing, run_many
 from cellscribe.config import EmbedOptions, ShardOptions
 from cellscribe.errors import InputError
 
@@ -21,7 +21,7 @@ def embed(
     *sources: str,
     out: Annotated[str, Parameter(name=["--out", "-o"])],
     options: Annotated[EmbedOptions | None, Parameter(name="*")] = None,
-    sharing: Annotated[ShardOptions | None, Parameter(name="*")] = None,
+    sharing: Annotated[ShardOptions | None, Parameter(name="*", group=MANY)] = None,
     report: Path | None = None,
     map_png: Annotated[Path | None, Parameter(name="--map")] = None,
     color_by: str | None = None,
@@ -32,8 +32,7 @@ def embed(
     ----------
     sources
         Raw counts: .h5ad, .zarr, .loom, 10x .h5, folder with a .mtx (or .tar.gz), .csv, .parquet.
-        Several of them, a folder of them, a glob, a URL, or a CSV with a column path: one result
-        for each.
+        One result for each of several, of a folder, a glob, a URL, or a CSV with the column path.
     out
         .npy, .h5ad, .zarr or .parquet, which appears when it is whole; of several sources a folder
         or a URL.

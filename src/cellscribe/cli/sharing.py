@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
+from cyclopts import Group
+
 from cellscribe.callbacks import log_stderr
 from cellscribe.cli.progress import progress_bar
 from cellscribe.config import EmbedOptions, Options, ShardOptions
@@ -14,6 +16,10 @@ from cellscribe.errors import InputError
 
 if TYPE_CHECKING:
     from cellscribe.atlas.run import Run
+
+
+MANY = Group("Many sources", sort_key=8)
+"""Options of a run over many sources, in the help."""
 
 
 def is_many(sources: tuple[str, ...], out: str) -> bool:

@@ -10,7 +10,7 @@ import cellscribe
 from cellscribe.callbacks import log_stderr
 from cellscribe.cli.app import app
 from cellscribe.cli.progress import progress_bar
-from cellscribe.cli.sharing import is_many, refuse_sharing, run_many
+from cellscribe.cli.sharing import MANY, is_many, refuse_sharing, run_many
 from cellscribe.config import ShardOptions, TokenizeOptions
 
 
@@ -19,7 +19,7 @@ def tokenize(
     *sources: str,
     out: Annotated[str, Parameter(name=["--out", "-o"])],
     options: Annotated[TokenizeOptions | None, Parameter(name="*")] = None,
-    sharing: Annotated[ShardOptions | None, Parameter(name="*")] = None,
+    sharing: Annotated[ShardOptions | None, Parameter(name="*", group=MANY)] = None,
 ) -> None:
     """Write the ranked genes of every cell as tokens to a Parquet file.
 
@@ -27,8 +27,7 @@ def tokenize(
     ----------
     sources
         Raw counts: .h5ad, .zarr, .loom, 10x .h5, folder with a .mtx (or .tar.gz), .csv, .parquet.
-        Several of them, a folder of them, a glob, a URL, or a CSV with a column path: one result
-        for each.
+        One result for each of several, of a folder, a glob, a URL, or a CSV with the column path.
     out
         The .parquet file: cell_id, input_ids, length; of several sources a folder or a URL.
     """

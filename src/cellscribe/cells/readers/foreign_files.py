@@ -45,7 +45,10 @@ def refuse_url(given: str) -> str | None:
     if found is None or not (found[1].lower() in SCHEMES or found[2] == "//"):
         return None
     url = given if found[2] == "//" else f"{found[1]}://{given[found.end() :]}"
-    return f"{shown(url, 300)}: a URL; download it first, then give the file"
+    return (
+        f"{shown(url, 300)}: a URL; download it first, or let embed or tokenize fetch it, with a "
+        "folder as output"
+    )
 
 
 def recognise(path: Path, head: bytes) -> str | None:

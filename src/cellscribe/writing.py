@@ -15,7 +15,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,9 @@ class OutputError(InputError):
 def remove(path: Path) -> None:
     """Remove a file or a folder of ours, if it is there; a link goes, what it points to stays."""
     if not path.is_dir() or path.is_symlink():
-        path.unlink(missing_ok=True)
+        # where something above it is no folder, it is not there either
+        with suppress(NotADirectoryError):
+            path.unlink(missing_ok=True)
         return
     try:
         shutil.rmtree(path)

@@ -7,6 +7,7 @@ not judge.
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import tarfile
@@ -130,8 +131,10 @@ def _mtx(path: Path) -> ad.AnnData:
                 parts[name.removesuffix(".gz")] = gzip.decompress(data.read())
     x = scipy.io.mmread(io.BytesIO(parts["matrix.mtx"]))
     table = parts["features.tsv"] if "features.tsv" in parts else parts["genes.tsv"]
-    lines = [line.split("\t") for line in table.decode().splitlines()]
-    var = pd.DataFrame({"gene_ids": [w[0] for w in lines]}, index=[w[1] for w in lines])
+    # a quoted line is one field, to csv and to pandas
+    lines = list(csv.reader(table.decode().splitlines(), delimiter="\t"))
+    names = [(w[1:2] or w)[0] for w in lines]
+    var = pd.DataFrame({"gene_ids": [w[0] for w in lines]}, index=names)
     cells = parts["barcodes.tsv"].decode().splitlines()
     made = ad.AnnData(sp.csr_matrix(x.T), obs=pd.DataFrame(index=cells), var=var)
     genes = np.array([len(w) < 3 or w[2] == "Gene Expression" for w in lines])

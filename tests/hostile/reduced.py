@@ -315,6 +315,7 @@ REDUCED: dict[str, Reduced] = {
     # where a file should be
     "a loop of links": Reduced("h5ad", "embed", instead("", lambda p: p.symlink_to(p.name))),
     "a pipe": Reduced("h5ad", "counts", instead("", os.mkfifo)),
+    "checkpoints are a pipe": Reduced("run", "resume", instead("checkpoints", os.mkfifo)),
     "weights are a folder": Reduced(
         "checkpoint", "embed_model", instead("model.safetensors", Path.mkdir)
     ),

@@ -264,7 +264,8 @@ def test_a_normalised_source_is_refused_by_name_and_can_be_left_out(
     line = refused(run("corpus", "build", *mixed, "-o", tmp_path / "out", *words))
     assert "bad.h5ad" in line
     # the first block looked at may still hold whole numbers, and so few others
-    assert ("normalised values" if first == 0 else "fractional counts") in line
+    what = "normalised values" if first == 0 else "fractional counts"
+    assert what in line
     assert "--counts" not in line
     assert "--skip-bad" in line
     (tmp_path / "skipped").mkdir()
@@ -274,7 +275,8 @@ def test_a_normalised_source_is_refused_by_name_and_can_be_left_out(
     assert "Left out: " in ran.err
     told = open_corpus(out, deep=True).manifest
     assert [entry["name"] for entry in told["refused"]] == ["bad.h5ad"]
-    assert "normalised values" in told["refused"][0]["reason"]
+    assert what in told["refused"][0]["reason"]
+    assert "--counts" not in told["refused"][0]["reason"]
     assert str(tmp_path) not in (out / "manifest.json").read_text()
     there = contents(out)
     for name in whole:

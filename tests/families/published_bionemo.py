@@ -93,6 +93,9 @@ TO_NEMO_1 = {
     "mlp.linear_fc2": "mlp.dense_4h_to_h",
 }
 
+SAFELY: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+"""How archives are unpacked; Python 3.11.0 to 3.11.3 know no filters."""
+
 
 def made_medians() -> dict[str, float]:
     """Medians of the made-up genes, in token order; a few are equal, so that ranks tie."""
@@ -215,7 +218,7 @@ def edit_config(path: Path, change: Callable[[str], str]) -> None:
     """Change the text of an archive's config."""
     folder = path.parent / "unpacked"
     with tarfile.open(path) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extractall(folder, **SAFELY)
     config = folder / "model_config.yaml"
     config.write_text(change(config.read_text()))
     with tarfile.open(path, "w") as archive:

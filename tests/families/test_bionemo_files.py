@@ -25,8 +25,11 @@ from cellscribe.errors import InputError
 from cellscribe.families.base import PublishedBert
 from cellscribe.families.bionemo import checkpoint, distributed_checkpoint, megatron
 from cellscribe.families.bionemo import transformer_engine as engine
+from cellscribe.families.bionemo.distributed_checkpoint import _names
 from cellscribe.families.geneformer import checkpoint as geneformer
 from cellscribe.families.locate import recognise as family_of
+from cellscribe.families.pickle_limits import Damaged
+from cellscribe.families.pickle_machine import run
 from cellscribe.families.source import Source
 from cellscribe.families.unpickle import read_tensors
 from cellscribe.model.metadata import config_to_json
@@ -264,3 +267,12 @@ def test_another_familys_metadata_is_not_taken_for_a_checkpoint(tmp_path: Path) 
     (tmp_path / "metadata.json").write_text('{"date": "2024"}')
     assert not checkpoint.recognise(Source(tmp_path))
     assert not checkpoint.recognise(Source(tmp_path / "metadata.json"))
+
+
+def test_members_of_enumerations_are_read_as_every_python_saves_them() -> None:
+    """Python 3.11.0 to 3.11.3 save ``getattr(Enum, name)``; of nothing else may that be asked."""
+    where = b"ctorch.distributed.checkpoint.planner\n"
+    asked = b"\x80\x02cbuiltins\ngetattr\n" + where + b"%s\nX\x06\x00\x00\x00TENSOR\x86R."
+    assert run(asked % b"WriteItemType", _names())[0] == "TENSOR"
+    with pytest.raises(Damaged, match="an attribute of an object"):
+        run(asked % b"WriteItem", _names())

@@ -220,11 +220,16 @@ def refuse(
 ) -> None:
     """Record a bad source if `skip_bad` is set, else raise the error."""
     if not options.skip_bad:
-        line = str(error).replace(f"; {FRACTIONAL}", "").replace(f"; {TPM}", "")
+        line = _whole_counts_only(error)
         raise InputError(f"{line}; or leave such sources out with --skip-bad") from error
-    reason = str(error.__cause__ if isinstance(error, BadSource) else error)
+    reason = _whole_counts_only(error.__cause__ if isinstance(error, BadSource) else error)
     refused[path] = reason.replace(str(path), path.name)
     log(f"Left out: {reason}")
+
+
+def _whole_counts_only(error: BaseException | None) -> str:
+    """A refusal without the advice to take the values as they are, which a corpus cannot."""
+    return str(error).replace(f"; {FRACTIONAL}", "").replace(f"; {TPM}", "")
 
 
 def _all_labels(sources: Sequence[Source]) -> pd.DataFrame:

@@ -101,11 +101,22 @@ def _names() -> dict[Name, Any]:
 
         return Builder(make)
 
+    enums = {
+        (m, kind): Builder(lambda value: value) for m, kinds in ENUMS.items() for kind in kinds
+    }
+
+    def member(enum: Any, name: Any) -> str:
+        """Python 3.11.0 to 3.11.3 save a member of an enumeration as an attribute of it."""
+        check(any(enum is each for each in enums.values()), "an attribute of an object")
+        check(type(name) is str, "an attribute without a name")
+        return str(name)
+
     return {
         **PLAIN,
+        ("builtins", "getattr"): Builder(member),
         **{("torch", n): t for n, t in vars(torch).items() if isinstance(t, torch.dtype)},
         **{(module, kind): record(kind) for module, kinds in RECORDS.items() for kind in kinds},
-        **{(m, kind): Builder(lambda value: value) for m, kinds in ENUMS.items() for kind in kinds},
+        **enums,
         ("torch", "Size"): Builder(lambda sizes=(): tuple(sizes)),
         ("torch.serialization", "_get_layout"): Builder(str),
         ("pathlib", "PosixPath"): Builder(_path),

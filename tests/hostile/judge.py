@@ -194,6 +194,8 @@ def _left(case: Case, place: Place, verdict: Verdict, before: dict[str, str]) ->
     may = tuple(f"{place.source.name}/{name}" for name in TARGETS[case.target].changes)
     if case.target == "build":  # what a build has done is kept for the next one
         may = ("out/corpus",)
+    if case.target == "train":  # a run that met a damaged page has stopped; --resume goes on
+        may = ("out/run",)
     changed = [name for name in before if after.get(name) != before[name]]
     new = [name for name in after if name not in before]
     changed, new = (

@@ -92,7 +92,9 @@ def _tenx_v3(path: Path) -> ad.AnnData:
         cells = _text(group["barcodes"][()])
     var = pd.DataFrame({"gene_ids": ids}, index=names)
     made = ad.AnnData(x, obs=pd.DataFrame(index=cells), var=var)
-    return made[:, np.array(kinds) == "Gene Expression"].copy()
+    genes = np.array(kinds) == "Gene Expression"
+    # words that are all damaged say nothing; then the names tell that these are genes
+    return made[:, genes].copy() if genes.any() else made
 
 
 def _tenx_v2(path: Path) -> ad.AnnData:

@@ -75,6 +75,16 @@ def test_a_wrong_list_is_refused_with_its_line(atlas: Path, content: str, messag
         find_shards([table])
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["s3://key:SECRET@bucket/a.h5ad", "https://x.org/a.h5ad?X-Amz-Signature=SECRET"],
+)
+def test_keys_in_a_url_are_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(InputError, match=r"keys in a URL|a signed address") as told:
+        find_shards([url])
+    assert "SECRET" not in str(told.value)
+
+
 def test_what_names_nothing_is_refused(atlas: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"\*\.zzz: no file has such a name"):
         find_shards([f"{atlas}/*.zzz"])

@@ -176,8 +176,9 @@ def _beside(path: Path, word: str) -> str:
 
 def _in_bucket(url: str) -> list[str]:
     """List the objects that a URL with a pattern, or one that ends in ``/``, stands for."""
-    from cellscribe.atlas.stores import Bucket
+    from cellscribe.atlas.stores import Bucket, refuse_secrets
 
+    refuse_secrets(url)
     if not any(mark in url for mark in MAGIC) and not url.endswith("/"):
         return [url]
     scheme, _, rest = url.partition("://")

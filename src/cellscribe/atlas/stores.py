@@ -128,6 +128,7 @@ class Bucket:
     """A prefix of a bucket, through obstore; credentials come from the environment."""
 
     def __init__(self, url: str) -> None:
+        refuse_secrets(url)
         self._obstore = _import_obstore()
         from obstore.store import from_url
 
@@ -204,6 +205,23 @@ class Bucket:
 
     def _said(self, key: str) -> _Said:
         return _Said(f"{self.name}/{key}")
+
+
+def refuse_secrets(url: str) -> None:
+    """Refuse keys in a URL, which would end up in messages and manifests.
+
+    Raises
+    ------
+    InputError
+        There are some: before an ``@``, or in the query of a signed address.
+    """
+    scheme, _, rest = url.partition("://")
+    if "@" in rest.partition("/")[0]:
+        raise InputError(f"{scheme}://...: keys in a URL; put them into the environment")
+    if scheme.startswith("http") and "?" in rest:
+        raise InputError(
+            f"{url.partition('?')[0]}?...: a signed address; download it first, or give the bucket"
+        )
 
 
 class _Said:

@@ -315,6 +315,12 @@ REDUCED: dict[str, Reduced] = {
     # where a file should be
     "a loop of links": Reduced("h5ad", "embed", instead("", lambda p: p.symlink_to(p.name))),
     "a pipe": Reduced("h5ad", "counts", instead("", os.mkfifo)),
+    "a link to nothing in a store": Reduced(
+        "zarr3",
+        "embed_zarr",
+        instead("varm/zarr.json", lambda p: p.symlink_to("nothing")),
+        "link to nothing",
+    ),
     "checkpoints are a pipe": Reduced("run", "resume", instead("checkpoints", os.mkfifo)),
     "weights are a folder": Reduced(
         "checkpoint", "embed_model", instead("model.safetensors", Path.mkdir)

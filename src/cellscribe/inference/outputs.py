@@ -166,9 +166,9 @@ def copy_input(source: Path, path: Path) -> None:
     Raises
     ------
     InputChangedError
-        The input is gone.
+        The input, or a file of it, is gone.
     InputError
-        The input holds what cannot be copied: a loop of links, a pipe.
+        The input holds what cannot be copied: a link to nothing or to itself, a pipe.
     """
     try:
         if source.is_dir():
@@ -178,10 +178,17 @@ def copy_input(source: Path, path: Path) -> None:
     except (FileNotFoundError, shutil.Error) as error:
         if isinstance(error, shutil.Error) and os.path.exists(source):
             # copytree gathers what went wrong as text; a pipe has no number there
-            if f"[Errno {errno.ELOOP}]" in str(error) or "[Errno " not in str(error):
+            dangling = any(
+                each.is_symlink() and not os.path.exists(each) for each in _files_in(source)
+            )
+            if f"[Errno {errno.ELOOP}]" in str(error) or "[Errno " not in str(error) or dangling:
                 raise InputError(
-                    f"{source} holds a loop of links or what is no file, and cannot be copied; "
+                    f"{source} holds a link to nothing or what is no file, and cannot be copied; "
                     "remove that, or name an output that ends in .npy"
+                ) from None
+            if f"[Errno {errno.ENOENT}]" in str(error):
+                raise InputChangedError(
+                    f"{source} lost files while it was copied; put them back"
                 ) from None
             full = f"errno = {errno.ENOSPC}" if f"[Errno {errno.ENOSPC}]" in str(error) else ""
             raise OSError(full or str(error)[:200]) from error
@@ -191,6 +198,13 @@ def copy_input(source: Path, path: Path) -> None:
     finally:
         if path.exists():
             make_writable(path)
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Everything below a folder but folders; links are not followed."""
+    for at, folders, files in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(at, name))]
+        yield from (Path(at) / name for name in (*files, *links))
 
 
 def _fill(

@@ -321,6 +321,10 @@ REDUCED: dict[str, Reduced] = {
         instead("varm/zarr.json", lambda p: p.symlink_to("nothing")),
         "link to nothing",
     ),
+    "a folder for the metadata of a store": Reduced(
+        "zarr3", "embed_zarr", instead("uns/zarr.json", Path.mkdir), "folder", or_same=True
+    ),
+    "metrics are a pipe": Reduced("run", "resume", instead("metrics.jsonl", os.mkfifo)),
     "checkpoints are a pipe": Reduced("run", "resume", instead("checkpoints", os.mkfifo)),
     "weights are a folder": Reduced(
         "checkpoint", "embed_model", instead("model.safetensors", Path.mkdir)

@@ -149,8 +149,15 @@ def _damaged_copy(counts: Counts) -> Iterator[None]:
     """Say where an input's copy cannot be written to, that it is the input that is damaged."""
     try:
         yield
-    except (OSError, InputError, MemoryError):
+    except (InputError, MemoryError):
         raise
+    except OSError as error:
+        if not isinstance(error, IsADirectoryError | NotADirectoryError):
+            raise
+        raise InputError(
+            f"{counts.name}: not a whole zarr store (a folder where a file should be, or the "
+            "reverse), so no copy of it can be written; name an output that ends in .npy"
+        ) from error
     # the parser of zarr's metadata raises whatever it meets; cells were read around the damage
     except Exception as error:
         what = " ".join(str(error).split())[:200] or type(error).__name__

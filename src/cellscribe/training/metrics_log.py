@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from cellscribe.config.files import check_file
 from cellscribe.errors import InputError
 from cellscribe.training.runs import METRICS
 from cellscribe.writing import disk_errors
@@ -67,6 +68,7 @@ def need_tensorboard() -> None:
 def _keep_lines(path: Path, steps: int) -> None:
     if not path.exists():
         return
+    check_file(path, fix="move it away, and go on with --resume")
     # as bytes: a line that is damaged is no reason not to go on
     lines = path.read_bytes().splitlines(keepends=True)
     kept = b"".join(lines[:steps])

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.corpus import N_GENES, write_corpus
+from support.json_tables import put
 from support.training_runs import metrics, write_run
 
 from cellscribe import writing
@@ -74,18 +75,6 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield (*at, key)
         if isinstance(each, dict | list):
             yield from places(each, (*at, key))
-
-
-def put(table: Any, at: tuple[Any, ...], value: Any) -> Any:
-    copied = json.loads(json.dumps(table))
-    inner = copied
-    for key in at[:-1]:
-        inner = inner[key]
-    if value is ...:
-        del inner[at[-1]]
-    else:
-        inner[at[-1]] = value
-    return copied
 
 
 def test_every_field_of_a_manifest_is_refused_or_means_what_it_meant(

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.json_tables import put
 from support.tiny import save_model
 
 from cellscribe.config import ModelConfig, from_mapping
@@ -69,18 +70,6 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield (*at, key)
         if isinstance(each, dict | list) and len(at) < 3:
             yield from places(each, (*at, key))
-
-
-def put(table: Any, at: tuple[Any, ...], value: Any) -> Any:
-    copied = json.loads(json.dumps(table))
-    inner = copied
-    for key in at[:-1]:
-        inner = inner[key]
-    if value is ...:
-        del inner[at[-1]]
-    else:
-        inner[at[-1]] = value
-    return copied
 
 
 def test_every_field_of_every_kind_is_refused_or_means_what_it_meant(

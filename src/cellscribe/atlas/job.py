@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,48 +20,6 @@ from cellscribe.errors import InputError
 STATE = ".cellscribe"
 JOB, MANIFEST = "job.json", "manifest.json"
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Below:
-    """The keys of a store that lie under one folder."""
-
-    store: Store
-    folder: str
-
-    @property
-    def name(self) -> str:
-        """Where it is, for messages."""
-        return f"{self.store.name}/{self.folder}"
-
-    def create(self, key: str, data: bytes) -> bool:
-        """As `Store.create`."""
-        return self.store.create(f"{self.folder}/{key}", data)
-
-    def write(self, key: str, data: bytes) -> None:
-        """As `Store.write`."""
-        self.store.write(f"{self.folder}/{key}", data)
-
-    def read(self, key: str) -> bytes | None:
-        """As `Store.read`."""
-        return self.store.read(f"{self.folder}/{key}")
-
-    def keys(self, folder: str) -> Any:
-        """As `Store.keys`, without the folder's own name."""
-        start = len(self.folder) + 1
-        return (key[start:] for key in self.store.keys(f"{self.folder}/{folder}"))
-
-    def take_in(self, key: str, path: Path) -> None:
-        """As `Store.take_in`."""
-        self.store.take_in(f"{self.folder}/{key}", path)
-
-    def fetch(self, key: str, path: Path) -> None:
-        """As `Store.fetch`."""
-        self.store.fetch(f"{self.folder}/{key}", path)
-
-    def delete(self, key: str) -> None:
-        """As `Store.delete`."""
-        self.store.delete(f"{self.folder}/{key}")
 
 
 class Job:
@@ -86,7 +43,7 @@ class Job:
 
     def __init__(self, out: str | Path, about: Mapping[str, Any] | None, suffix: str) -> None:
         self.store = open_store(out)
-        self.state = Below(self.store, STATE)
+        self.state = open_store(f"{str(out).rstrip('/')}/{STATE}")
         self.suffix = suffix
         if about is None:
             return

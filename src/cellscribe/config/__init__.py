@@ -7,17 +7,6 @@ a result carries.
 from cellscribe.config.annotate import AnnotateOptions
 from cellscribe.config.atlas import ShardOptions
 from cellscribe.config.checked import from_mapping
-from cellscribe.config.common import (
-    CountsKind,
-    DeviceOptions,
-    InputOptions,
-    ModelOptions,
-    Options,
-    OutputDtype,
-    Precision,
-    Species,
-    choose_options,
-)
 from cellscribe.config.corpus import (
     DATASET,
     LABELS,
@@ -41,6 +30,17 @@ from cellscribe.config.reading import (
     preset_names,
     read_preset,
     read_toml,
+)
+from cellscribe.config.shared_options import (
+    CountsKind,
+    DeviceOptions,
+    InputOptions,
+    ModelOptions,
+    Options,
+    OutputDtype,
+    Precision,
+    Species,
+    choose_options,
 )
 from cellscribe.config.tokenize import TokenizeOptions
 from cellscribe.config.train import TrainOptions

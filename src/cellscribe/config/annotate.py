@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass
 
-from cellscribe.config.common import (
+from cellscribe.config.finetune import CalibrationOptions
+from cellscribe.config.renamed import accept_former_names
+from cellscribe.config.shared_options import (
     DeviceOptions,
     InputOptions,
     ModelOptions,
     OutputOptions,
     check_positive,
 )
-from cellscribe.config.finetune import CalibrationOptions
-from cellscribe.config.renamed import accept_former_names
 from cellscribe.errors import InputError
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from cellscribe.config.common import Options, check_positive
+from cellscribe.config.shared_options import Options, check_positive
 
 Form = Literal["parquet", "h5ad", "zarr", "npy"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from cellscribe.config.checked import check_fields
-from cellscribe.config.common import InputOptions, check_seed
+from cellscribe.config.shared_options import InputOptions, check_seed
 from cellscribe.errors import InputError
 
 LABELS = ("assay", "sex", "development_stage", "tissue_general", "self_reported_ethnicity")

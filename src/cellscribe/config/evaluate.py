@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cellscribe.config.common import DeviceOptions, InputOptions, ModelOptions, SeedOptions
 from cellscribe.config.renamed import accept_former_names
+from cellscribe.config.shared_options import DeviceOptions, InputOptions, ModelOptions, SeedOptions
 from cellscribe.errors import InputError
 
 

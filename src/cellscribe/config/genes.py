@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cellscribe.config.common import (
+from cellscribe.config.shared_options import (
     CheckpointOptions,
     DeviceOptions,
     InputOptions,

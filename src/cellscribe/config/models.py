@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cellscribe.config.common import OutputOptions
+from cellscribe.config.shared_options import OutputOptions
 
 
 @dataclass(frozen=True, kw_only=True)

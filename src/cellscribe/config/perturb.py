@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from cellscribe.config.common import (
+from cellscribe.config.renamed import accept_former_names
+from cellscribe.config.shared_options import (
     CheckpointOptions,
     DeviceOptions,
     InputOptions,
@@ -11,7 +12,6 @@ from cellscribe.config.common import (
     OutputOptions,
     SeedOptions,
 )
-from cellscribe.config.renamed import accept_former_names
 from cellscribe.errors import InputError
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cellscribe.config.common import CheckpointOptions, InputOptions, OutputOptions
+from cellscribe.config.shared_options import CheckpointOptions, InputOptions, OutputOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cellscribe.config.checked import check_fields
-from cellscribe.config.common import Precision, check_seed
 from cellscribe.config.renamed import accept_former_names
+from cellscribe.config.shared_options import Precision, check_seed
 from cellscribe.errors import InputError
 
 

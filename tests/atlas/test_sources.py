@@ -66,13 +66,51 @@ def test_a_table_of_counts_is_no_list(atlas: Path) -> None:
         ("path,name\n*.h5ad,x\n", "one name for several sources"),
         ("path,name\na.h5ad,x,3\n", "line 2: not a path in each line"),
         ("path,name\na.h5ad,x\nb.h5ad,X\n", "two sources would give one file"),
+        ("path\na.h5ad\nb.h5ad\n./a.h5ad\n", "line 4: the same as line 2"),
+        ("path,name\na.h5ad,x\na.h5ad,x2\nz.h5ad,\n", "line 4: z.h5ad: no such file"),
+        ("path\na.h5ad\nmore.csv\n", "line 3: more.csv is itself a list"),
+        ("path\na.h5ad\n*.zzz\n", "line 3: "),
+        ("path,path\na.h5ad,b.h5ad\n", "two columns 'path'"),
+        ("file,name\na.h5ad,x\n", "its first line has no column path"),
+        ("name\na.h5ad\n", "its first line has no column path"),
+        ('path,name\n"a.h5ad,x\n', "not a list of sources"),
     ],
 )
 def test_a_wrong_list_is_refused_with_its_line(atlas: Path, content: str, message: str) -> None:
     table = atlas / "list.csv"
     table.write_text(content)
+    (atlas / "more.csv").write_text("path\nb.h5ad\n")
     with pytest.raises(InputError, match=message.replace("*", r"\*")):
         find_shards([table])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"path,name\r\na.h5ad,x\r\nc.loom,\r\n",
+        b"\xef\xbb\xbfpath,name\r\na.h5ad,x\r\nc.loom,\r\n",
+        b'"path","name"\n"a.h5ad","x"\n"c.loom",""\n',
+        b"path;name\na.h5ad;x\nc.loom;\n",
+        b"path\tname\na.h5ad\tx\nc.loom\t\n",
+        b"name, path\nx, a.h5ad\n, c.loom\n\n",
+    ],
+)
+def test_a_list_may_come_from_any_spreadsheet(atlas: Path, content: bytes) -> None:
+    table = atlas / "list.csv"
+    table.write_bytes(content)
+    expected = [("x", f"{atlas}/a.h5ad"), ("c", f"{atlas}/c.loom")]
+    assert [(s.name, s.path) for s in find_shards([table])] == expected
+
+
+def test_a_missing_file_is_named_wherever_it_stands(atlas: Path) -> None:
+    for first, second, line in (("z.h5ad", "a.h5ad", 1), ("a.h5ad", "z.h5ad", 2)):
+        text = atlas / "list.txt"
+        text.write_bytes(f"{first}\r\n{second}\r\n".encode())
+        with pytest.raises(InputError, match=rf"list\.txt, line {line}: z\.h5ad: no such file"):
+            find_shards([text])
+    text.write_text("z.h5ad\n")
+    with pytest.raises(InputError, match=r"list\.txt, line 1: z\.h5ad: no such file"):
+        find_shards([text])
 
 
 @pytest.mark.parametrize(
@@ -91,5 +129,8 @@ def test_what_names_nothing_is_refused(atlas: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty: no cells in it"):
         find_shards([tmp_path / "empty"])
-    with pytest.raises(InputError, match="two sources would give one file a"):
+    with pytest.raises(InputError, match=r"a\.h5ad is named twice"):
         find_shards([atlas / "a.h5ad", f"{atlas}/a*"])
+    (tmp_path / "a.h5ad").write_bytes(b"x")
+    with pytest.raises(InputError, match="two sources would give one file a"):
+        find_shards([atlas / "a.h5ad", tmp_path / "a.h5ad"])

@@ -14,8 +14,8 @@ from cellscribe.lease import claim
 
 if TYPE_CHECKING:
     from cellscribe.atlas.run import Run
-    from cellscribe.atlas.sources import Shard
     from cellscribe.atlas.worker import OnShard
+    from cellscribe.cells.source_lists import Shard
 
 
 def embed_files(

@@ -12,7 +12,7 @@ from typing import Any
 
 from cellscribe.atlas.claims import Claim
 from cellscribe.atlas.run import OPTIONS, run_shards
-from cellscribe.atlas.sources import Shard
+from cellscribe.cells.source_lists import Shard
 from cellscribe.config import ShardOptions
 from cellscribe.errors import InputError
 

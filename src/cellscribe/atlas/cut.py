@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from cellscribe.atlas.sources import Shard
 from cellscribe.callbacks import Log
 from cellscribe.cells.counts import open_counts
+from cellscribe.cells.source_lists import Shard
 from cellscribe.config import InputOptions
 from cellscribe.errors import InputError
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cellscribe.atlas.sources import Shard
 from cellscribe.callbacks import Log
 from cellscribe.cells.counts import open_counts
+from cellscribe.cells.source_lists import Shard
 from cellscribe.config import EmbedOptions
 from cellscribe.errors import InputError
 from cellscribe.inference.session import open_session

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from cellscribe.atlas.sources import Shard
 from cellscribe.atlas.stores import Bucket
+from cellscribe.cells.source_lists import Shard
 from cellscribe.errors import InputError
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cellscribe.atlas.claims import DONE, FREE, Claims, claim_key, highest
-from cellscribe.atlas.sources import Shard
 from cellscribe.atlas.stores import Folder, Store, open_store
+from cellscribe.cells.source_lists import Shard
 from cellscribe.errors import InputError
 
 STATE = ".cellscribe"

@@ -11,10 +11,10 @@ from cellscribe.atlas.claims import Claim, Claims, Worker
 from cellscribe.atlas.cut import cut_shards
 from cellscribe.atlas.job import Job
 from cellscribe.atlas.launch import launch
-from cellscribe.atlas.sources import Shard
 from cellscribe.atlas.worker import Make, OnShard, work
 from cellscribe.callbacks import Log
 from cellscribe.cells.counts import open_counts
+from cellscribe.cells.source_lists import Shard
 from cellscribe.cells.tokenize import write_tokens
 from cellscribe.config import EmbedOptions, Options, ShardOptions, TokenizeOptions
 from cellscribe.inference.embed import embed_cells

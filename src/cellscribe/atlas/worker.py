@@ -17,8 +17,8 @@ from typing import Any
 from cellscribe.atlas.claims import Claim, Claims, Worker, alive
 from cellscribe.atlas.fetch import fetch_source
 from cellscribe.atlas.job import STATE, Job, source_identity
-from cellscribe.atlas.sources import Shard
 from cellscribe.atlas.stores import Folder
+from cellscribe.cells.source_lists import Shard
 from cellscribe.errors import InputError
 from cellscribe.writing import OutputError, hash_of, remove, size_of
 

@@ -30,7 +30,7 @@ def is_many(sources: tuple[str, ...], out: str) -> bool:
     InputError
         No source is named, or several are and the output is a file.
     """
-    from cellscribe.atlas.sources import MAGIC
+    from cellscribe.cells.source_lists import MAGIC
     from cellscribe.inference.outputs import FORMS
 
     if not sources:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -34,6 +35,20 @@ def log_stderr(line: str) -> None:
 
 def no_progress(done: int, total: int, what: str | None = None) -> None:
     """Ignore a report."""
+
+
+def at_most_every(seconds: float, progress: Progress) -> Progress:
+    """Pass on the first report, those that come `seconds` after the last, and the end."""
+    last = float("-inf")
+
+    def report(done: int, total: int, what: str | None = None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done >= total or now - last >= seconds:
+            last = now
+            progress(done, total, what)
+
+    return report
 
 
 def in_step(progress: Progress | None, step: str) -> Progress | None:

@@ -79,7 +79,6 @@ def test_sources_and_results_in_a_bucket(
         "s3://bucket/vectors",
         EmbedOptions(model=str(tiny_model), device="cpu", precision="float32"),
         ShardOptions(),
-        on_shard=lambda *a: None,
         log=lambda line: None,
     )
     assert done.failures == {}

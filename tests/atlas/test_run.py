@@ -15,6 +15,7 @@ from support.command import Cli, refused, write
 from support.tiny import some_counts
 
 import cellscribe
+from cellscribe.atlas.listener import Listener
 from cellscribe.atlas.run import Run, run_shards
 from cellscribe.atlas.sources import find_shards
 from cellscribe.config import EmbedOptions, ShardOptions
@@ -32,6 +33,20 @@ def atlas(tmp_path: Path) -> Path:
     return folder
 
 
+class Said(Listener):
+    """Keeps what it hears."""
+
+    def __init__(self, said: list[str]) -> None:
+        self.said = said
+        self.cells: dict[str, tuple[int, int]] = {}
+
+    def on_shard(self, shard: str, what: str) -> None:
+        self.said.append(f"{shard} {what}")
+
+    def on_cells(self, shard: str, done: int, total: int) -> None:
+        self.cells[shard] = (done, total)
+
+
 def run_all(
     atlas: Path, out: Path, model: Path, said: list[str] | None = None, **sharing: Any
 ) -> Run:
@@ -41,8 +56,8 @@ def run_all(
         out,
         EmbedOptions(model=str(model), device="cpu", precision="float32"),
         ShardOptions(**sharing),
-        on_shard=lambda name, what: said.append(f"{name} {what}"),
         log=said.append,
+        listener=Said(said),
     )
 
 
@@ -119,7 +134,6 @@ def test_results_of_another_model_or_options_are_kept(
             out,
             EmbedOptions(model=str(tiny_model), device="cpu", precision="float32", dtype="float16"),
             ShardOptions(),
-            on_shard=lambda *a: None,
             log=lambda line: None,
         )
     assert (out / "part0.parquet").read_bytes() == before
@@ -132,28 +146,32 @@ def test_several_processes_make_the_same_even_if_one_is_killed(
     run_all(atlas, alone, tiny_model)
     said: list[str] = []
 
-    def kill_one(name: str, what: str) -> None:
-        said.append(f"{name} {what}")
-        if len(said) == 1:
-            here = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
-            children = here.read_text().split()
-            workers = [
-                int(pid)
-                for pid in children
-                if b"cellscribe.atlas.child" in Path(f"/proc/{pid}/cmdline").read_bytes()
-            ]
-            os.kill(workers[0], signal.SIGKILL)
+    class KillsOne(Said):
+        def on_shard(self, shard: str, what: str) -> None:
+            super().on_shard(shard, what)
+            if len(said) == 1:
+                here = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+                children = here.read_text().split()
+                workers = [
+                    int(pid)
+                    for pid in children
+                    if b"cellscribe.atlas.child" in Path(f"/proc/{pid}/cmdline").read_bytes()
+                ]
+                os.kill(workers[0], signal.SIGKILL)
+
+    listener = KillsOne(said)
 
     found = run_shards(
         find_shards([atlas]),
         shared,
         EmbedOptions(model=str(tiny_model), device="cpu", precision="float32"),
         ShardOptions(workers=2, patience=600),
-        on_shard=kill_one,
         log=said.append,
+        listener=listener,
     )
     assert found.failures == {}
     assert any("died" in line for line in said)
+    assert listener.cells == {f"part{i}": (20 + i, 20 + i) for i in range(N_SHARDS)}
     for i in range(N_SHARDS):
         name = f"part{i}.parquet"
         np.testing.assert_array_equal(vectors(alone / name), vectors(shared / name))
@@ -166,7 +184,6 @@ def test_a_large_source_is_cut_and_joined_again(tmp_path: Path, tiny_model: Path
         out,
         EmbedOptions(model=str(tiny_model), device="cpu", precision="float32"),
         ShardOptions(rows_per_shard=16),
-        on_shard=lambda *a: None,
         log=lambda line: None,
     )
     assert [shard["cells"] for shard in found.manifest["shards"]] == [16, 16, 16, 2]
@@ -208,7 +225,8 @@ def test_a_dry_run_looks_at_every_source_and_writes_nothing(
     *lines, last = ran.out.splitlines()
     assert [line.split("\t")[0] for line in lines] == ["bad", *(f"part{i}" for i in range(4))]
     assert [line.split("\t")[1] for line in lines[1:]] == ["20", "21", "22", "23"]
-    assert last.startswith("5 sources (1 not looked at or bad), 86 cells: about 0.0 min with 2 x ")
+    assert last.startswith("5 sources (1 not looked at or bad), 86 cells: about ")
+    assert " min with 2 x " in last
     assert not out.exists()
 
 

@@ -13,8 +13,8 @@ from cellscribe.errors import InputError
 from cellscribe.lease import claim
 
 if TYPE_CHECKING:
+    from cellscribe.atlas.listener import Listener
     from cellscribe.atlas.run import Run
-    from cellscribe.atlas.worker import OnShard
     from cellscribe.cells.source_lists import Shard
 
 
@@ -25,7 +25,7 @@ def embed_files(
     *,
     model: str | Path | None = None,
     sharing: ShardOptions | None = None,
-    on_shard: OnShard | None = None,
+    listener: Listener | None = None,
     log: Log = log_stderr,
 ) -> Run:
     """Embed many sources, each into a file of its own in the folder `out`.
@@ -46,8 +46,8 @@ def embed_files(
         In place of that of `options`.
     sharing
         Form of the results, number of processes.
-    on_shard
-        Called for every source that ends, with its name and "done" or the reason why it failed.
+    listener
+        Hears of the cells that are done, and of every source that ends.
     log
         Called with each line that a user should read.
 
@@ -61,7 +61,7 @@ def embed_files(
     InputError
         Bad options, a source that names nothing, an output that holds other results, a full disk.
     """
-    return _run(sources, out, model, options or EmbedOptions(), sharing, on_shard, log)
+    return _run(sources, out, model, options or EmbedOptions(), sharing, listener, log)
 
 
 def tokenize_files(
@@ -71,14 +71,14 @@ def tokenize_files(
     *,
     model: str | Path | None = None,
     sharing: ShardOptions | None = None,
-    on_shard: OnShard | None = None,
+    listener: Listener | None = None,
     log: Log = log_stderr,
 ) -> Run:
     """Tokenise many sources, each into a ``.parquet`` of its own in the folder `out`.
 
     Parameters
     ----------
-    sources, out, model, sharing, on_shard, log
+    sources, out, model, sharing, listener, log
         As for `embed_files`.
     options
         As for `tokenize`.
@@ -93,7 +93,7 @@ def tokenize_files(
     InputError
         As for `embed_files`.
     """
-    return _run(sources, out, model, options or TokenizeOptions(), sharing, on_shard, log)
+    return _run(sources, out, model, options or TokenizeOptions(), sharing, listener, log)
 
 
 def _run(
@@ -102,7 +102,7 @@ def _run(
     model: str | Path | None,
     options: EmbedOptions | TokenizeOptions,
     sharing: ShardOptions | None,
-    on_shard: OnShard | None,
+    listener: Listener | None,
     log: Log,
 ) -> Run:
     from cellscribe.atlas.run import run_shards
@@ -114,8 +114,8 @@ def _run(
         out,
         options,
         sharing or ShardOptions(),
-        on_shard=on_shard or (lambda name, what: None),
         log=log,
+        listener=listener,
     )
 
 

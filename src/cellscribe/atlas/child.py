@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Collection
 from typing import Any
 
-from cellscribe.atlas.claims import Claim
+from cellscribe.atlas.listener import Listener
 from cellscribe.atlas.run import OPTIONS, run_shards
 from cellscribe.cells.source_lists import Shard
 from cellscribe.config import ShardOptions
@@ -30,8 +31,7 @@ def main() -> int:
             task["out"],
             OPTIONS[task["verb"]](**given),
             ShardOptions(**task["sharing"]),
-            on_claim=_claimed,
-            on_shard=lambda name, what: _tell(ended=name, what=what),
+            listener=Teller(),
             log=lambda line: print(line, file=sys.stderr, flush=True),
         )
     except InputError as error:
@@ -46,8 +46,24 @@ def _pair(rows: list[int] | None) -> tuple[int, int] | None:
     return (rows[0], rows[1]) if rows else None
 
 
-def _claimed(claim: Claim) -> None:
-    _tell(claims=claim.shard, number=claim.number)
+class Teller(Listener):
+    """Tells the process that started this one all it hears, a JSON line each."""
+
+    def on_claim(self, shard: str, number: int) -> None:
+        """Tell of a claim."""
+        _tell(claims=shard, number=number)
+
+    def on_cells(self, shard: str, done: int, total: int) -> None:
+        """Tell of the cells of a shard."""
+        _tell(cells=shard, done=done, total=total)
+
+    def on_shard(self, shard: str, what: str) -> None:
+        """Tell of the end of a shard."""
+        _tell(ended=shard, what=what)
+
+    def on_seen(self, shards: Collection[str]) -> None:
+        """Tell of shards that others have finished."""
+        _tell(seen=list(shards))
 
 
 def _tell(**message: Any) -> None:

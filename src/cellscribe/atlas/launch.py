@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from cellscribe.atlas.claims import FREE, claim_key
 from cellscribe.atlas.job import Job
-from cellscribe.atlas.worker import FINISHED, OnShard
+from cellscribe.atlas.listener import FINISHED, Listener
 from cellscribe.callbacks import Log
 from cellscribe.cells.pipeline import usable_cores
 from cellscribe.config import ShardOptions
@@ -36,7 +36,7 @@ class _Child:
 
 
 def launch(
-    task: Mapping[str, Any], job: Job, sharing: ShardOptions, *, on_shard: OnShard, log: Log
+    task: Mapping[str, Any], job: Job, sharing: ShardOptions, *, listener: Listener, log: Log
 ) -> None:
     """Run workers until they end.
 
@@ -48,8 +48,8 @@ def launch(
         What they work on.
     sharing
         How many, and whether the first failure stops them.
-    on_shard
-        Called for every shard that one of them ends.
+    listener
+        Hears what each of them tells.
     log
         Called with a line when a worker dies.
 
@@ -77,7 +77,7 @@ def launch(
                 elif status:
                     refusals.append(child.errors[-1] if child.errors else f"status {status}")
                 continue
-            failure = _hear(child, line, on_shard)
+            failure = _hear(child, line, listener)
             if failure and sharing.strict:
                 raise InputError(failure)
     except BaseException:
@@ -131,7 +131,7 @@ def _start(
     return child
 
 
-def _hear(child: _Child, line: str, on_shard: OnShard) -> str:
+def _hear(child: _Child, line: str, listener: Listener) -> str:
     """Take in what a worker says; return why its shard failed, if it did."""
     try:
         message: Mapping[str, Any] = json.loads(line)
@@ -139,9 +139,14 @@ def _hear(child: _Child, line: str, on_shard: OnShard) -> str:
         return ""
     if "claims" in message:
         child.held = (str(message["claims"]), int(message["number"]))
+        listener.on_claim(*child.held)
+    elif "cells" in message:
+        listener.on_cells(str(message["cells"]), int(message["done"]), int(message["total"]))
+    elif "seen" in message:
+        listener.on_seen(message["seen"])
     elif "ended" in message:
         child.held = None
-        on_shard(str(message["ended"]), str(message["what"]))
+        listener.on_shard(str(message["ended"]), str(message["what"]))
         return "" if message["what"] == FINISHED else str(message["what"])
     return ""
 

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cellscribe.atlas.claims import Claim, Claims, Worker
+from cellscribe.atlas.claims import Claims, Worker
 from cellscribe.atlas.cut import cut_shards
 from cellscribe.atlas.job import Job
 from cellscribe.atlas.launch import launch
-from cellscribe.atlas.worker import Make, OnShard, work
-from cellscribe.callbacks import Log
+from cellscribe.atlas.listener import Listener
+from cellscribe.atlas.worker import Make, work
+from cellscribe.callbacks import Log, Progress
 from cellscribe.cells.counts import open_counts
 from cellscribe.cells.source_lists import Shard
 from cellscribe.cells.tokenize import write_tokens
@@ -53,9 +54,8 @@ def run_shards(
     options: EmbedOptions | TokenizeOptions,
     sharing: ShardOptions,
     *,
-    on_shard: OnShard,
     log: Log,
-    on_claim: Callable[[Claim], None] = lambda claim: None,
+    listener: Listener | None = None,
 ) -> Run:
     """Embed or tokenise every shard into a file of its own, as the kind of the options says.
 
@@ -69,18 +69,17 @@ def run_shards(
         Of each shard: `EmbedOptions` or `TokenizeOptions`.
     sharing
         How the shards are shared out.
-    on_shard
-        Called for every shard that ends, with its name and "done" or the reason why it failed.
     log
         Called with each line that a user should read.
-    on_claim
-        Called with each claim of this process.
+    listener
+        Hears how the run goes.
 
     Raises
     ------
     InputError
         The model or the output cannot be used; with `sharing.strict`, why a shard failed.
     """
+    listener = listener or Listener()
     if sharing.rows_per_shard is not None:
         shards = list(cut_shards(shards, sharing.rows_per_shard, options, log))
         sharing = replace(sharing, rows_per_shard=None)
@@ -94,7 +93,7 @@ def run_shards(
             "sharing": asdict(replace(sharing, workers=1)),
         }
         claims = Claims(job.state, [shard.name for shard in shards], Worker())
-        launch(task, job, sharing, on_shard=on_shard, log=log)
+        launch(task, job, sharing, listener=listener, log=log)
         return Run(manifest=job.write_manifest(shards, claims))
     with open_session(None, options, log=log) as session:
         job = Job(out, _identity(session, options), f".{sharing.form}")
@@ -107,8 +106,7 @@ def run_shards(
             MAKERS[_verb(options)](session, options, log),
             patience=sharing.patience,
             strict=sharing.strict,
-            on_claim=on_claim,
-            on_shard=on_shard,
+            listener=listener,
         )
         return Run(manifest=job.write_manifest(shards, claims))
 
@@ -143,12 +141,12 @@ def _own(options: T, shard: Shard) -> T:
 def _embed(session: Session, options: EmbedOptions, log: Log) -> Make:
     """Make the function that embeds one shard with a model that is loaded once."""
 
-    def make(shard: Shard, path: Path) -> dict[str, Any]:
+    def make(shard: Shard, path: Path, progress: Progress) -> dict[str, Any]:
         own = replace(_own(options, shard), resume=False)
         with open_counts(shard.path, options=own, log=log) as whole:
             counts = whole.part(*shard.rows) if shard.rows else whole
             cells = session.map_genes(counts, shard.gene_key or options.gene_key)
-            done = embed_cells(session, cells, path, own)
+            done = embed_cells(session, cells, path, own, progress=progress)
         # what the vectors are stands in the manifest, for all shards at once
         sidecar(path).unlink(missing_ok=True)
         return {
@@ -164,7 +162,7 @@ def _tokenize(session: Session, options: TokenizeOptions, log: Log) -> Make:
     """Make the function that tokenises one shard."""
     tokenizer = session.header.tokenizer()
 
-    def make(shard: Shard, path: Path) -> dict[str, Any]:
+    def make(shard: Shard, path: Path, progress: Progress) -> dict[str, Any]:
         own = _own(options, shard)
         with open_counts(shard.path, options=own, log=log) as whole:
             done = write_tokens(
@@ -175,6 +173,7 @@ def _tokenize(session: Session, options: TokenizeOptions, log: Log) -> Make:
                 front=tokenizer.front,
                 back=tokenizer.back,
                 about=tokenizer.about,
+                progress=progress,
             )
         return {"cells": done.n_cells, "tokens": done.n_tokens, "warnings": []}
 

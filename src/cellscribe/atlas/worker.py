@@ -17,16 +17,18 @@ from typing import Any
 from cellscribe.atlas.claims import Claim, Claims, Worker, alive
 from cellscribe.atlas.fetch import fetch_source
 from cellscribe.atlas.job import STATE, Job, source_identity
+from cellscribe.atlas.listener import FINISHED, Listener
 from cellscribe.atlas.stores import Folder
+from cellscribe.callbacks import Progress, at_most_every
 from cellscribe.cells.source_lists import Shard
 from cellscribe.errors import InputError
 from cellscribe.writing import OutputError, hash_of, remove, size_of
 
-Make = Callable[[Shard, Path], dict[str, Any]]
-"""Writes the result of a shard whose source is local to a path, and returns facts about it."""
-FINISHED = "done"
-OnShard = Callable[[str, str], None]
-"""Called with the name of a shard and "done" or the reason why it failed."""
+Make = Callable[[Shard, Path, Progress], dict[str, Any]]
+"""Writes the result of a shard whose source is local to a path, reports (cells done, cells in all),
+and returns facts about the result."""
+REPORT_EVERY = 0.3
+"""Seconds between two reports on the cells of a shard."""
 
 
 def work(
@@ -36,8 +38,7 @@ def work(
     *,
     patience: float,
     strict: bool = False,
-    on_claim: Callable[[Claim], None] = lambda claim: None,
-    on_shard: OnShard = lambda name, what: None,
+    listener: Listener,
 ) -> Claims:
     """Work on a job until every shard is finished or has failed.
 
@@ -53,10 +54,8 @@ def work(
         Seconds without a pulse after which another worker is taken for dead.
     strict
         Raise the first failure.
-    on_claim
-        Called with each claim before the work on it begins.
-    on_shard
-        Called for each shard that this worker ends.
+    listener
+        Hears of each claim, of its cells, and of each shard that this worker ends.
 
     Raises
     ------
@@ -68,16 +67,16 @@ def work(
     with _scratch(job, claims.worker) as folder:
         for claim in claims:
             shard = by_name[claim.shard]
-            on_claim(claim)
+            listener.on_claim(claim.shard, claim.number)
             try:
                 with alive(claim, patience):
-                    published = _do(job, shard, claim, make, folder)
+                    published = _do(job, shard, claim, make, folder, listener)
             except OutputError:
                 claim.let_go()
                 raise
             except InputError as error:
                 claim.fail(str(error))
-                on_shard(shard.name, str(error))
+                listener.on_shard(shard.name, str(error))
                 if strict:
                     raise
             except BaseException:
@@ -85,20 +84,23 @@ def work(
                 raise
             else:
                 if published:
-                    on_shard(shard.name, FINISHED)
+                    listener.on_shard(shard.name, FINISHED)
             finally:
                 for left in folder.iterdir():
                     remove(left)
     return claims
 
 
-def _do(job: Job, shard: Shard, claim: Claim, make: Make, folder: Path) -> bool:
+def _do(job: Job, shard: Shard, claim: Claim, make: Make, folder: Path, listener: Listener) -> bool:
     """Make a shard's result and take it in; False if another worker was quicker."""
     began = time.perf_counter()
     source = source_identity(shard)
     local = fetch_source(shard, folder)
     made = folder / job.file(shard.name)
-    facts = make(local, made)
+    progress = at_most_every(
+        REPORT_EVERY, lambda done, total, what=None: listener.on_cells(shard.name, done, total)
+    )
+    facts = make(local, made, progress)
     if source_identity(shard) != source:
         raise InputError(f"{shard.path} changed while it was read; run again when it is whole")
     record = {

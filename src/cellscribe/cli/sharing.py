@@ -9,13 +9,26 @@ from typing import TYPE_CHECKING
 
 from cyclopts import Group
 
-from cellscribe.callbacks import log_stderr
+from cellscribe.atlas.listener import Listener
+from cellscribe.callbacks import Progress, log_stderr
 from cellscribe.cli.progress import progress_bar
 from cellscribe.config import EmbedOptions, Options, ShardOptions
 from cellscribe.errors import InputError
 
 if TYPE_CHECKING:
     from cellscribe.atlas.run import Run
+
+
+class _Bar(Listener):
+    """Shows how many sources have ended."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self.progress, self.total, self.ended = progress, total, 0
+
+    def on_shard(self, shard: str, what: str) -> None:
+        """Show one more."""
+        self.ended += 1
+        self.progress(self.ended, self.total)
 
 
 MANY = Group("Many sources", sort_key=8)
@@ -81,14 +94,9 @@ def run_many(
         print_estimate(sources, out, options, sharing)
         return
     total = len(shards_of(sources, out))
-    ended: dict[str, str] = {}
     with progress_bar("Sources", "sources") as progress:
-
-        def on_shard(name: str, what: str) -> None:
-            ended[name] = what
-            progress(len(ended), total)
-
-        run = verb(sources, out, options, sharing=sharing, on_shard=on_shard, log=log_stderr)
+        listener = _Bar(progress, total)
+        run = verb(sources, out, options, sharing=sharing, listener=listener, log=log_stderr)
     done = sum(shard["status"] == "done" for shard in run.manifest["shards"])
     log_stderr(f"{done:,} of {total:,} sources, {run.n_cells:,} cells")
     for shard in run.manifest["shards"]:

@@ -145,7 +145,7 @@ class Claims:
         self.shards = list(shards)
         self._seen: dict[str, tuple[int, bytes, float]] = {}
         """Claim of another worker, its pulse, and when on our clock it was first seen so."""
-        self._failed_before = self._failed()
+        self.failed_before = self._failed()
         self._order = random.Random(worker.token)
 
     def finished(self) -> set[str]:
@@ -166,7 +166,7 @@ class Claims:
         left = [
             name
             for name in self.shards
-            if name not in done and failed.get(name) == self._failed_before.get(name)
+            if name not in done and failed.get(name) == self.failed_before.get(name)
         ]
         self._order.shuffle(left)
         return left
@@ -216,9 +216,9 @@ class Claims:
 
     def _may_follow(self, shard: str, number: int) -> bool:
         content = self.store.read(claim_key(shard, number)) or FREE
-        if content == FREE:
+        if b'"beat"' not in content:  # let go, or its worker is known to have died
             tried = self.store.read(f"{FAILED}/{shard}/{number:05}") is not None
-            return not tried or self._failed_before.get(shard) == number
+            return not tried or self.failed_before.get(shard) == number
         now = self._clock()
         seen = self._seen.get(shard)
         if seen is None or seen[:2] != (number, content):

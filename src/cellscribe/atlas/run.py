@@ -56,6 +56,7 @@ def run_shards(
     *,
     log: Log,
     listener: Listener | None = None,
+    failed_before: Mapping[str, int] | None = None,
 ) -> Run:
     """Embed or tokenise every shard into a file of its own, as the kind of the options says.
 
@@ -73,6 +74,8 @@ def run_shards(
         Called with each line that a user should read.
     listener
         Hears how the run goes.
+    failed_before
+        See `work`; for a worker of a run that others started.
 
     Raises
     ------
@@ -106,6 +109,7 @@ def run_shards(
             MAKERS[_verb(options)](session, options, log),
             patience=sharing.patience,
             strict=sharing.strict,
+            failed_before=failed_before,
             listener=listener,
         )
         return Run(manifest=job.write_manifest(shards, claims))

@@ -9,12 +9,13 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cellscribe.atlas.claims import Claim, Claims, Worker, alive
+from cellscribe.atlas.deaths import refuse_fatal
 from cellscribe.atlas.fetch import fetch_source
 from cellscribe.atlas.job import STATE, Job, source_identity
 from cellscribe.atlas.listener import FINISHED, Listener
@@ -38,6 +39,7 @@ def work(
     *,
     patience: float,
     strict: bool = False,
+    failed_before: Mapping[str, int] | None = None,
     listener: Listener,
 ) -> Claims:
     """Work on a job until every shard is finished or has failed.
@@ -54,6 +56,9 @@ def work(
         Seconds without a pulse after which another worker is taken for dead.
     strict
         Raise the first failure.
+    failed_before
+        `Claims.failed_before` of the run that this worker joins: a failure since then is not tried
+        again. None for a worker of its own.
     listener
         Hears of each claim, of its cells, and of each shard that this worker ends.
 
@@ -64,6 +69,8 @@ def work(
     """
     by_name = {shard.name: shard for shard in shards}
     claims = Claims(job.state, by_name, Worker(), patience=patience)
+    if failed_before is not None:
+        claims.failed_before = dict(failed_before)
     with _scratch(job, claims.worker) as folder:
         for claim in claims:
             shard = by_name[claim.shard]
@@ -94,6 +101,7 @@ def work(
 def _do(job: Job, shard: Shard, claim: Claim, make: Make, folder: Path, listener: Listener) -> bool:
     """Make a shard's result and take it in; False if another worker was quicker."""
     began = time.perf_counter()
+    refuse_fatal(job.state, claim)
     source = source_identity(shard)
     local = fetch_source(shard, folder)
     made = folder / job.file(shard.name)

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -193,6 +194,36 @@ def test_a_large_source_is_cut_and_joined_again(tmp_path: Path, tiny_model: Path
     assert list(joined["source"].unique()) == [f"large.{i:05}" for i in range(4)]
     alone = cellscribe.embed(source, model=tiny_model, device="cpu", precision="float32")
     np.testing.assert_array_equal(np.stack(joined["embedding"]), alone)
+
+
+def test_a_column_that_one_source_lacks_is_null_there_and_told(
+    atlas: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    donors = [f"d{i % 3}" for i in range(20)]
+    adata = ad.read_h5ad(atlas / "part0.h5ad")
+    adata.obs["donor"] = donors
+    adata.write_h5ad(atlas / "part0.h5ad")
+    out, options = tmp_path / "out", {"model": tiny_model, "log": lambda line: None}
+    wanted = EmbedOptions(device="cpu", obs=("donor",))
+    found = cellscribe.embed_files(atlas, out, wanted, **options)
+    assert pd.read_parquet(out / "part0.parquet")["donor"].tolist() == donors
+    assert pd.read_parquet(out / "part1.parquet")["donor"].isna().all()
+    told = [shard["warnings"] for shard in found.manifest["shards"]]
+    assert ["obs has no column 'donor': null." in lines for lines in told] == [False] + 3 * [True]
+    with pytest.raises(InputError, match=r"another obs \(\['donor'\], now \[\]\)"):
+        cellscribe.embed_files(atlas, out, EmbedOptions(device="cpu"), **options)
+    with pytest.raises(InputError, match=r"part1\.h5ad: obs has no column 'donor'"):
+        cellscribe.embed_files(
+            [atlas / "part1.h5ad"],
+            tmp_path / "strict",
+            wanted,
+            sharing=ShardOptions(strict=True),
+            **options,
+        )
+    with pytest.raises(InputError, match=r"a \.npy has no place for columns"):
+        cellscribe.embed_files(
+            atlas, tmp_path / "npy", wanted, sharing=ShardOptions(form="npy"), **options
+        )
 
 
 def test_collect_refuses_what_is_not_whole(atlas: Path, tmp_path: Path, tiny_model: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from cellscribe.inference.embed import (
     embed_cells,
 )
 from cellscribe.inference.inputs import InputFiles
+from cellscribe.inference.obs_columns import check_columns
 from cellscribe.inference.session import open_session
 from cellscribe.lease import lease
 
@@ -173,6 +175,7 @@ def embed_file(
     precision: Precision | None = None,
     dtype: OutputDtype | None = None,
     threads: int | None = None,
+    obs: Sequence[str] | None = None,
     resume: bool | None = None,
     overwrite: bool | None = None,
     report: str | Path | None = None,
@@ -194,6 +197,8 @@ def embed_file(
     model, key_added, layer, gene_key, species, modality, table, counts, pool, hidden_layer, device,
     precision, dtype, threads
         As for `embed`.
+    obs
+        Columns of obs to write next to the vectors in a ``.parquet``.
     resume
         Go on with an interrupted run, where there is one.
     overwrite
@@ -226,6 +231,7 @@ def embed_file(
         "precision": precision,
         "dtype": dtype,
         "threads": threads,
+        "obs": None if obs is None else tuple(obs),
         "resume": resume,
         "overwrite": overwrite,
     }
@@ -243,6 +249,7 @@ def embed_file(
         files = InputFiles(path)
         session = stack.enter_context(open_session(model, options, log=log))
         opened = session.open_cells(source)
+        check_columns(opened, options.obs)
         if report is not None and isinstance(opened, TokenCells):
             raise InputError(
                 f"{opened.name} holds tokens and no counts, as a report shows; leave --report out"

@@ -19,7 +19,8 @@ from cellscribe.cells.source_lists import Shard
 from cellscribe.cells.tokenize import write_tokens
 from cellscribe.config import EmbedOptions, Options, ShardOptions, TokenizeOptions
 from cellscribe.inference.embed import embed_cells
-from cellscribe.inference.outputs import sidecar
+from cellscribe.inference.obs_columns import check_columns
+from cellscribe.inference.outputs import check_form, sidecar
 from cellscribe.inference.session import Session, open_session
 
 T = TypeVar("T", EmbedOptions, TokenizeOptions)
@@ -83,6 +84,8 @@ def run_shards(
         The model or the output cannot be used; with `sharing.strict`, why a shard failed.
     """
     listener = listener or Listener()
+    if isinstance(options, EmbedOptions):
+        check_form(Path(f"NAME.{sharing.form}"), options.key_added, options.obs)
     if sharing.rows_per_shard is not None:
         shards = list(cut_shards(shards, sharing.rows_per_shard, options, log))
         sharing = replace(sharing, rows_per_shard=None)
@@ -106,7 +109,7 @@ def run_shards(
         claims = work(
             job,
             shards,
-            MAKERS[_verb(options)](session, options, log),
+            MAKERS[_verb(options)](session, options, sharing.strict, log),
             patience=sharing.patience,
             strict=sharing.strict,
             failed_before=failed_before,
@@ -142,13 +145,15 @@ def _own(options: T, shard: Shard) -> T:
     return own if shard.layer is None else replace(own, layer=shard.layer)
 
 
-def _embed(session: Session, options: EmbedOptions, log: Log) -> Make:
+def _embed(session: Session, options: EmbedOptions, strict: bool, log: Log) -> Make:
     """Make the function that embeds one shard with a model that is loaded once."""
 
     def make(shard: Shard, path: Path, progress: Progress) -> dict[str, Any]:
         own = replace(_own(options, shard), resume=False)
         with open_counts(shard.path, options=own, log=log) as whole:
             counts = whole.part(*shard.rows) if shard.rows else whole
+            if strict:
+                check_columns(counts, options.obs)
             cells = session.map_genes(counts, shard.gene_key or options.gene_key)
             done = embed_cells(session, cells, path, own, progress=progress)
         # what the vectors are stands in the manifest, for all shards at once
@@ -162,7 +167,7 @@ def _embed(session: Session, options: EmbedOptions, log: Log) -> Make:
     return make
 
 
-def _tokenize(session: Session, options: TokenizeOptions, log: Log) -> Make:
+def _tokenize(session: Session, options: TokenizeOptions, strict: bool, log: Log) -> Make:
     """Make the function that tokenises one shard."""
     tokenizer = session.header.tokenizer()
 
@@ -184,7 +189,7 @@ def _tokenize(session: Session, options: TokenizeOptions, log: Log) -> Make:
     return make
 
 
-MAKERS: Mapping[str, Callable[[Session, Any, Log], Make]] = {
+MAKERS: Mapping[str, Callable[[Session, Any, bool, Log], Make]] = {
     "embed": _embed,
     "tokenize": _tokenize,
 }

@@ -1,4 +1,4 @@
-"""Columns of obs, read as text."""
+"""Columns of obs, found by their names and read as text."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ NO_LABEL_WORDS = ("", "na", "n/a", "nan", "none", "unknown", "unassigned")
 """Texts that mean "this cell has no label", in lower case; upper case means the same."""
 
 
-def text_column(obs: pd.DataFrame, name: str, flag: str, source: str) -> npt.NDArray[np.object_]:
-    """Read a column as texts, "" where a value is missing.
-
-    Numbers that are all whole come out as whole numbers, also where they are stored as floats.
+def find_column(obs: pd.DataFrame, name: str, flag: str, source: str) -> pd.Series:
+    """Find a column by its name.
 
     Parameters
     ----------
@@ -46,7 +44,25 @@ def text_column(obs: pd.DataFrame, name: str, flag: str, source: str) -> npt.NDA
     if columns.count(name) > 1:
         raise InputError(f"{source}: obs has several columns {name!r} ({flag}); rename one")
     # by place: a column's own name need not be a text
-    values = obs.iloc[:, columns.index(name)]
+    return obs.iloc[:, columns.index(name)]
+
+
+def text_column(obs: pd.DataFrame, name: str, flag: str, source: str) -> npt.NDArray[np.object_]:
+    """Read a column as texts, "" where a value is missing.
+
+    Numbers that are all whole come out as whole numbers, also where they are stored as floats.
+
+    Parameters
+    ----------
+    obs, name, flag, source
+        As for `find_column`.
+
+    Raises
+    ------
+    InputError
+        As `find_column`.
+    """
+    values = find_column(obs, name, flag, source)
     found = list(values.astype(object).where(values.notna(), ""))
     # a missing value turns a column of whole numbers into one of floats
     floats = [value for value in found if isinstance(value, float | np.floating)]

@@ -18,6 +18,7 @@ from cellscribe.cells.readers.token_source import TokenCells
 from cellscribe.config import EmbedOptions, InputOptions, ModelOptions
 from cellscribe.errors import InputError, worded
 from cellscribe.inference.inputs import HashedCounts, InputChangedError, InputFiles
+from cellscribe.inference.obs_columns import lacking
 from cellscribe.inference.outputs import check_form, finish, sidecar
 from cellscribe.inference.resume import Partial, fingerprint, partial_folder
 from cellscribe.inference.session import Cells, Session, part_of
@@ -118,12 +119,15 @@ def embed_cells(
             cells_per_second=(counts.n_cells - first) / max(seconds, 1e-9),
             provenance=about_vectors(session, source, cells, options.dtype),
             genes=genes,
-            warnings=find_warnings(cells, embedder.context, genes),
+            warnings=[
+                *find_warnings(cells, embedder.context, genes),
+                *(f"obs has no column {name!r}: null." for name in lacking(counts, options.obs)),
+            ],
             cells=cells,
             shown=shown,
             vectors=np.concatenate([partial.vectors(row, row + 1) for row in shown]),
         )
-        finish(out, partial, counts, result.provenance, options.key_added, files)
+        finish(out, partial, counts, result.provenance, options.key_added, files, options.obs)
         return result
     except InputChangedError as error:
         if not partial.done:
@@ -200,7 +204,7 @@ def run_identity(session: Session, source: Cells, options: EmbedOptions) -> dict
 
 def check_where(out: Path, source: Path | None, options: EmbedOptions) -> None:
     """Refuse an output of an unknown form, or in a place that `check_place` refuses."""
-    check_form(out, options.key_added)
+    check_form(out, options.key_added, options.obs)
     for path in _outputs(out):
         check_place(path, source)
 

@@ -1,7 +1,7 @@
 """Writes finished vectors to the output, by blocks; the file appears when it is whole.
 
-- ``.npy``: the matrix. ``.parquet``: ``cell_id`` and ``embedding`` (fixed-size list). What the
-  vectors are is next to them in ``OUT.json``.
+- ``.npy``: the matrix. ``.parquet``: ``cell_id``, ``embedding`` (fixed-size list) and columns of
+  obs that were asked for. What the vectors are is next to them in ``OUT.json``.
 - ``.h5ad``, ``.zarr``: AnnData with the vectors in ``obsm`` and what they are in
   ``uns["cellscribe"]``. A container of the same form is copied with all it holds; any other input
   gives ``X``, ``obs`` and ``var``.
@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from cellscribe.cells.pipeline import BLOCK
 from cellscribe.cells.readers.token_source import TokenCells
 from cellscribe.errors import InputError
 from cellscribe.inference.inputs import InputChangedError, InputFiles
+from cellscribe.inference.obs_columns import arrow_columns
 from cellscribe.inference.resume import GO_ON, Partial
 from cellscribe.writing import disk_errors, make_writable, remove, replace, writing
 
@@ -35,10 +36,12 @@ FORMS = (".npy", ".h5ad", ".zarr", ".parquet")
 CONTAINERS = {".h5ad": "h5ad", ".zarr": "zarr"}
 
 
-def check_form(out: Path, key_added: str) -> None:
-    """Refuse an output that is of no known form, or vectors that could not be found in it."""
+def check_form(out: Path, key_added: str, obs: Sequence[str] = ()) -> None:
+    """Refuse an output that is of no known form, or what could not be found in it."""
     if out.suffix not in FORMS:
         raise InputError(f"{out}: end the output's name in one of {', '.join(FORMS)}")
+    if obs and out.suffix == ".npy":
+        raise InputError(f"{out}: a .npy has no place for columns of obs (--obs); name a .parquet")
     if key_added in ("", ".", "..") or "/" in key_added:
         raise InputError(f"{key_added!r} cannot name vectors (--key-added); give a plain name")
 
@@ -50,8 +53,14 @@ def finish(
     provenance: Mapping[str, Any],
     key_added: str,
     files: InputFiles,
+    obs: Sequence[str] = (),
 ) -> None:
     """Write `out` from a complete run and remove the partial folder.
+
+    Parameters
+    ----------
+    obs
+        Columns of obs that go into a ``.parquet``.
 
     Raises
     ------
@@ -73,7 +82,7 @@ def finish(
             if out.suffix == ".npy":
                 made = partial.folder / "vectors.npy"
             else:
-                _write_parquet(made, partial, counts)
+                _write_parquet(made, partial, counts, obs)
             # whose names and annotations were read, or which was copied, after its counts
             files.check(now=True)
             with writing(sidecar(out)) as note:
@@ -95,21 +104,28 @@ def _settle(path: Path) -> None:
             os.fsync(file.fileno())
 
 
-def _write_parquet(path: Path, partial: Partial, counts: Counts) -> None:
+def _write_parquet(path: Path, partial: Partial, counts: Counts, obs: Sequence[str]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     n_cells, width = partial.shape
     names = counts.obs.index.to_numpy(dtype=object)
     kind = pa.float16() if partial.dtype.itemsize == 2 else pa.float32()
-    schema = pa.schema({"cell_id": pa.string(), "embedding": pa.list_(kind, width)})
-    with pq.ParquetWriter(path, schema, use_dictionary=False, write_statistics=False) as writer:
+    more = arrow_columns(counts, obs)
+    schema = pa.schema(
+        {"cell_id": pa.string(), "embedding": pa.list_(kind, width)}
+        | {name: column.type for name, column in more.items()}
+    )
+    # collect reads from the statistics which columns have nulls
+    few: Any = list(obs) or False
+    with pq.ParquetWriter(path, schema, use_dictionary=few, write_statistics=few) as writer:
         for start in range(0, n_cells, 64 * BLOCK):
             stop = start + 64 * BLOCK
             flat = pa.array(partial.vectors(start, stop).ravel(), kind)
             columns = [
                 pa.array(names[start:stop], pa.string()),
                 pa.FixedSizeListArray.from_arrays(flat, width),
+                *(column[start:stop] for column in more.values()),
             ]
             writer.write_batch(pa.record_batch(columns, schema=schema))
 

@@ -147,6 +147,8 @@ class Claims:
         """Claim of another worker, its pulse, and when on our clock it was first seen so."""
         self.failed_before = self._failed()
         self._order = random.Random(worker.token)
+        self.upcoming: str | None = None
+        """The shard that is tried next, while one is worked on."""
 
     def finished(self) -> set[str]:
         """Names of the shards with a result."""
@@ -185,7 +187,7 @@ class Claims:
         wait = SHORTEST_WAIT
         while left := self.open():
             refused = claimed = 0
-            for shard in left:
+            for shard, self.upcoming in zip(left, [*left[1:], None], strict=True):
                 claim = self.take(shard)
                 if claim is not None:
                     claimed, refused = claimed + 1, 0

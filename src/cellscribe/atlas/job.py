@@ -14,6 +14,7 @@ from typing import Any
 
 from cellscribe.atlas.claims import DONE, FREE, Claims, claim_key, highest
 from cellscribe.atlas.stores import Folder, Store, open_store
+from cellscribe.buckets.bucket import Bucket
 from cellscribe.cells.source_lists import Shard
 from cellscribe.errors import InputError
 
@@ -51,6 +52,8 @@ class Job:
         content = json.dumps({"format": FORMAT, "about": self.about}, indent=1).encode()
         if not self.state.create(JOB, content):
             self._compare(self._about_there())
+        elif isinstance(self.state, Bucket):
+            self.state.check_shared(JOB, content)
 
     def _about_there(self) -> Any:
         return read_record(self.state, JOB).get("about")
@@ -128,9 +131,11 @@ def read_record(store: Store, key: str) -> dict[str, Any]:
 
 
 def source_identity(shard: Shard) -> dict[str, Any]:
-    """Tell a source from another under its name: rows, and size and time of a local file."""
+    """Tell a source from another under its name: rows, size, and a file's time or object's tag."""
     about: dict[str, Any] = {"rows": list(shard.rows) if shard.rows else None}
-    if "://" not in shard.path:
+    if "://" in shard.path:
+        about |= {"bytes": shard.size, "etag": shard.etag}
+    else:
         path = Path(shard.path)
         files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
         stats = [os.stat(file) for file in files]

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from cellscribe.atlas.claims import Claims, Worker
 from cellscribe.atlas.cut import cut_shards
+from cellscribe.atlas.fetch import look_at_remote
 from cellscribe.atlas.job import Job
 from cellscribe.atlas.launch import launch
 from cellscribe.atlas.listener import Listener
@@ -86,6 +87,7 @@ def run_shards(
     listener = listener or Listener()
     if isinstance(options, EmbedOptions):
         check_form(Path(f"NAME.{sharing.form}"), options.key_added, options.obs)
+    shards = look_at_remote(shards)
     if sharing.rows_per_shard is not None:
         shards = list(cut_shards(shards, sharing.rows_per_shard, options, log))
         sharing = replace(sharing, rows_per_shard=None)
@@ -113,6 +115,7 @@ def run_shards(
             patience=sharing.patience,
             strict=sharing.strict,
             failed_before=failed_before,
+            spool_gb=sharing.spool_gb,
             listener=listener,
         )
         return Run(manifest=job.write_manifest(shards, claims))

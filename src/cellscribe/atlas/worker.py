@@ -16,7 +16,7 @@ from typing import Any
 
 from cellscribe.atlas.claims import Claim, Claims, Worker, alive
 from cellscribe.atlas.deaths import refuse_fatal
-from cellscribe.atlas.fetch import fetch_source
+from cellscribe.atlas.fetch import Sources
 from cellscribe.atlas.job import STATE, Job, source_identity
 from cellscribe.atlas.listener import FINISHED, Listener
 from cellscribe.atlas.stores import Folder
@@ -40,6 +40,7 @@ def work(
     patience: float,
     strict: bool = False,
     failed_before: Mapping[str, int] | None = None,
+    spool_gb: float | None = None,
     listener: Listener,
 ) -> Claims:
     """Work on a job until every shard is finished or has failed.
@@ -59,6 +60,8 @@ def work(
     failed_before
         `Claims.failed_before` of the run that this worker joins: a failure since then is not tried
         again. None for a worker of its own.
+    spool_gb
+        Most room for copies of remote sources, of all workers on this machine.
     listener
         Hears of each claim, of its cells, and of each shard that this worker ends.
 
@@ -71,13 +74,15 @@ def work(
     claims = Claims(job.state, by_name, Worker(), patience=patience)
     if failed_before is not None:
         claims.failed_before = dict(failed_before)
-    with _scratch(job, claims.worker) as folder:
+    with _scratch(job, claims.worker) as folder, Sources(shards, spool_gb) as sources:
         for claim in claims:
             shard = by_name[claim.shard]
             listener.on_claim(claim.shard, claim.number)
             try:
                 with alive(claim, patience):
-                    published = _do(job, shard, claim, make, folder, listener)
+                    refuse_fatal(job.state, claim)
+                    with sources.local(shard, by_name.get(claims.upcoming or "")) as local:
+                        published = _do(job, shard, local, claim, make, folder, listener)
             except OutputError:
                 claim.let_go()
                 raise
@@ -98,12 +103,18 @@ def work(
     return claims
 
 
-def _do(job: Job, shard: Shard, claim: Claim, make: Make, folder: Path, listener: Listener) -> bool:
+def _do(
+    job: Job,
+    shard: Shard,
+    local: Shard,
+    claim: Claim,
+    make: Make,
+    folder: Path,
+    listener: Listener,
+) -> bool:
     """Make a shard's result and take it in; False if another worker was quicker."""
     began = time.perf_counter()
-    refuse_fatal(job.state, claim)
     source = source_identity(shard)
-    local = fetch_source(shard, folder)
     made = folder / job.file(shard.name)
     progress = at_most_every(
         REPORT_EVERY, lambda done, total, what=None: listener.on_cells(shard.name, done, total)

@@ -24,8 +24,8 @@ LOOKED_AT = 1 << 16
 """Bytes of a text that are looked at to tell a list from a table of counts."""
 MOST_COLUMNS = 8
 """Columns that a list without ``path`` may have; a table of counts has more."""
-ListBucket = Callable[[str], list[str]]
-"""Lists the objects that a URL stands for."""
+ListBucket = Callable[[str], "list[Shard]"]
+"""Lists the sources that a URL stands for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,11 @@ class Shard:
     """In place of the gene key of the options."""
     rows: tuple[int, int] | None = None
     """First row and end, where the source is cut; else all."""
+    size: int | None = None
+    """Bytes of a remote source, if they are known."""
+    etag: str | None = None
+    """What changes with the content of a remote source; None if it was not looked at, or is not
+    there."""
 
 
 def list_sources(words: Sequence[str | Path], *, in_bucket: ListBucket) -> list[Shard]:
@@ -118,7 +123,7 @@ def is_source_folder(folder: Path) -> bool:
 
 def _of_word(word: str, in_bucket: ListBucket) -> list[Shard]:
     if "://" in word:
-        return [Shard(name=stem(url), path=url) for url in in_bucket(word)]
+        return in_bucket(word)
     path = Path(word)
     if any(mark in word for mark in MAGIC) and not path.exists():
         found = sorted(glob.glob(word, recursive=True))

@@ -24,7 +24,9 @@ class ShardOptions(Options):
     """Look at every source, try two seconds of the work, print what it all would take, and stop."""
     patience: float = 60.0
     """Seconds without a sign of life after which another worker takes a shard over."""
+    spool_gb: float | None = None
+    """Most disk space for copies of remote sources in TMPDIR; half of what is free if not given."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, ("workers", "rows_per_shard", "patience"))
+        check_positive(self, ("workers", "rows_per_shard", "patience", "spool_gb"))

@@ -34,6 +34,8 @@ from typing import Any
 from cellscribe.atlas.stores import Store
 
 CLAIMS, DONE, FAILED = "claims", "done", "failed"
+CLAIM = "claim"
+"""Field of a record with the number of the claim under which it was made."""
 PATIENCE = 60.0
 """Seconds without a pulse after which a worker is taken for dead."""
 PULSES = 6
@@ -85,7 +87,7 @@ class Claim:
 
     def done(self, record: dict[str, Any]) -> bool:
         """Record the result; False if the shard was finished by another worker."""
-        return self._store.create(f"{DONE}/{self.shard}", _to_bytes(record))
+        return self._store.create(f"{DONE}/{self.shard}", _to_bytes({**record, CLAIM: self.number}))
 
     def fail(self, reason: str) -> None:
         """Record that the shard cannot be done, and why."""
@@ -110,7 +112,18 @@ def claim_bytes(worker: Worker, beat: int) -> bytes:
 
 def highest(store: Store, shard: str) -> int:
     """Number of the claim that counts; 0 if there is none."""
-    return max((int(key.rpartition("/")[2]) for key in store.keys(f"{CLAIMS}/{shard}")), default=0)
+    return numbers(store, f"{CLAIMS}/{shard}").get(shard, 0)
+
+
+def numbers(store: Store, folder: str) -> dict[str, int]:
+    """Highest number of each shard under a folder; keys that are not ours are left out."""
+    found: dict[str, int] = {}
+    for key in store.keys(folder):
+        shard, _, number = key.rpartition("/")
+        if number.isdecimal():
+            shard = shard.rpartition("/")[2]
+            found[shard] = max(int(number), found.get(shard, 0))
+    return found
 
 
 def _to_bytes(content: dict[str, Any]) -> bytes:
@@ -130,6 +143,10 @@ class Claims:
         Who claims.
     patience
         Seconds without a pulse after which another worker is taken for dead.
+    clock
+        Seconds that go on while we sleep.
+    on_done
+        Called with the names of all finished shards each time that they are listed.
     """
 
     def __init__(
@@ -140,31 +157,22 @@ class Claims:
         *,
         patience: float = PATIENCE,
         clock: Callable[[], float] = time.monotonic,
+        on_done: Callable[[set[str]], None] = lambda shards: None,
     ) -> None:
         self.store, self.worker, self.patience, self._clock = store, worker, patience, clock
-        self.shards = list(shards)
+        self.shards, self._on_done = list(shards), on_done
         self._seen: dict[str, tuple[int, bytes, float]] = {}
         """Claim of another worker, its pulse, and when on our clock it was first seen so."""
-        self.failed_before = self._failed()
+        self.failed_before = numbers(store, FAILED)
         self._order = random.Random(worker.token)
         self.upcoming: str | None = None
         """The shard that is tried next, while one is worked on."""
 
-    def finished(self) -> set[str]:
-        """Names of the shards with a result."""
-        return {key.rpartition("/")[2] for key in self.store.keys(DONE)}
-
-    def _failed(self) -> dict[str, int]:
-        """Shards that failed, with the number of their last claim."""
-        found: dict[str, int] = {}
-        for key in self.store.keys(FAILED):
-            _, shard, number = key.rsplit("/", 2)
-            found[shard] = max(int(number), found.get(shard, 0))
-        return found
-
     def open(self) -> list[str]:
         """Shards without a result that have not failed since we came, in an order of our own."""
-        done, failed = self.finished(), self._failed()
+        done = {key.rpartition("/")[2] for key in self.store.keys(DONE)}
+        failed = numbers(self.store, FAILED)
+        self._on_done(done)
         left = [
             name
             for name in self.shards
@@ -172,15 +180,6 @@ class Claims:
         ]
         self._order.shuffle(left)
         return left
-
-    def failures(self) -> dict[str, str]:
-        """Shards that have failed and have no result, with the reason."""
-        done = self.finished()
-        return {
-            shard: (self.store.read(f"{FAILED}/{shard}/{number:05}") or b"").decode()
-            for shard, number in sorted(self._failed().items())
-            if shard not in done and shard in set(self.shards)
-        }
 
     def __iter__(self) -> Iterator[Claim]:
         """Claim shards, one after the other, until every one is finished or has failed."""
@@ -217,8 +216,9 @@ class Claims:
         return self.store.create(claim_key(shard, number), claim_bytes(self.worker, 0))
 
     def _may_follow(self, shard: str, number: int) -> bool:
-        content = self.store.read(claim_key(shard, number)) or FREE
-        if b'"beat"' not in content:  # let go, or its worker is known to have died
+        content = self.store.read(claim_key(shard, number))
+        # let go, or its worker is known to have died; one that is empty is being written
+        if content is None or (content and b'"beat"' not in content):
             tried = self.store.read(f"{FAILED}/{shard}/{number:05}") is not None
             return not tried or self.failed_before.get(shard) == number
         now = self._clock()

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellscribe.atlas.job import MANIFEST, read_record
+from cellscribe.atlas.job import MANIFEST
 from cellscribe.atlas.parts import ID, VECTOR, Block, read_parquet
+from cellscribe.atlas.records import as_record
 from cellscribe.atlas.stores import Folder
 from cellscribe.callbacks import Progress
 from cellscribe.errors import InputError
@@ -60,7 +61,7 @@ def read_parts(folder: Path) -> tuple[list[Part], dict[str, Any]]:
     InputError
         There is no manifest, a source has no result, a result is missing or not as it was written.
     """
-    manifest = read_record(Folder(folder), MANIFEST)
+    manifest = as_record(Folder(folder).read(MANIFEST))
     shards, about = manifest.get("shards"), manifest.get("about")
     if not isinstance(shards, list) or not isinstance(about, dict) or not shards:
         raise InputError(f"{folder} has no readable {MANIFEST}; give the output folder of embed")

@@ -12,8 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cellscribe.atlas.claims import DONE, FREE, Claims, claim_key, highest
-from cellscribe.atlas.stores import Folder, Store, open_store
+from cellscribe.atlas.claims import DONE, FREE, Claims, alive, claim_key, highest
+from cellscribe.atlas.records import (
+    Standing,
+    as_record,
+    read_failures,
+    read_records,
+    standing,
+)
+from cellscribe.atlas.stores import Folder, open_store
 from cellscribe.buckets.bucket import Bucket
 from cellscribe.cells.source_lists import Shard
 from cellscribe.errors import InputError
@@ -21,6 +28,8 @@ from cellscribe.errors import InputError
 STATE = ".cellscribe"
 JOB, MANIFEST = "job.json", "manifest.json"
 FORMAT = 1
+OF_SHARD = ("name", "path", "status", "reason")
+"""Fields of a shard in the manifest that are not from its record."""
 
 
 class Job:
@@ -45,6 +54,7 @@ class Job:
     def __init__(self, out: str | Path, about: Mapping[str, Any] | None, suffix: str) -> None:
         self.store = open_store(out)
         self.state = open_store(f"{str(out).rstrip('/')}/{STATE}")
+        self.manifests = open_store(f"{self.state.name}/manifests")
         self.suffix = suffix
         if about is None:
             return
@@ -56,7 +66,7 @@ class Job:
             self.state.check_shared(JOB, content)
 
     def _about_there(self) -> Any:
-        return read_record(self.state, JOB).get("about")
+        return as_record(self.state.read(JOB)).get("about")
 
     def _compare(self, there: Any) -> None:
         if not isinstance(there, dict):
@@ -85,49 +95,94 @@ class Job:
             Names of those whose source has changed.
         """
         changed = []
+        stand = standing(self.state)
+        records = self._records(shards, stand, self._manifest())
         for shard in shards:
-            record = read_record(self.state, f"{DONE}/{shard.name}")
-            if not record:
+            if shard.name not in stand.done:
                 continue
+            record = records.get(shard.name, {})  # none: it is damaged
             path = self.path(shard.name)
             lost = path is not None and not path.exists()
-            other = record.get("source") != source_identity(shard)
-            if lost or other:
-                self.state.write(claim_key(shard.name, highest(self.state, shard.name)), FREE)
-                self.state.delete(f"{DONE}/{shard.name}")
-            if other:
-                changed.append(shard.name)
+            try:
+                other = record.get("source") != source_identity(shard)
+            except InputError:
+                other = True  # it is gone, which is told when it is tried again
+            if (lost or other) and self.reopen(shard.name, record) and record:
+                changed += [shard.name] if other else []
         return changed
+
+    def reopen(self, shard: str, record: Mapping[str, Any]) -> bool:
+        """Have a finished shard done again, unless another worker has seen to that already."""
+        content = self.state.read(f"{DONE}/{shard}")
+        if content is None or as_record(content) != record:
+            return False
+        self.state.write(claim_key(shard, highest(self.state, shard)), FREE)
+        self.state.delete(f"{DONE}/{shard}")
+        return True
+
+    def _manifest(self) -> dict[str, Any]:
+        return as_record(self.store.read(MANIFEST))
+
+    def _records(
+        self, shards: Sequence[Shard], stand: Standing, manifest: Mapping[str, Any]
+    ) -> dict[str, dict[str, Any]]:
+        entries = manifest.get("shards")
+        known = {
+            entry["name"]: {k: v for k, v in entry.items() if k not in OF_SHARD}
+            for entry in (entries if isinstance(entries, list) else ())
+            if isinstance(entry, dict) and isinstance(entry.get("name"), str)
+        }
+        return read_records(self.state, [shard.name for shard in shards], stand, known)
 
     def write_manifest(self, shards: Sequence[Shard], claims: Claims) -> dict[str, Any]:
         """Write what became of every shard, in the order of the list.
+
+        Of workers that end together one writes it, and the others wait for it and read it: many
+        thousand records are read once, not by each of them.
 
         Returns
         -------
         dict
             The manifest.
         """
-        failures = claims.failures()
+        stand = standing(self.state)
+        digest = stand.digest(shards)
+        written = self._manifest()
+        if written.get("digest") == digest:
+            return written
+        # claimed as a shard is
+        for turn in Claims(self.manifests, [digest], claims.worker, patience=claims.patience):
+            try:
+                with alive(turn, claims.patience):
+                    written = self._build(shards, stand, digest)
+            except BaseException:
+                turn.let_go()
+                raise
+            turn.done({})
+            return written
+        written = self._manifest()
+        # another list of sources may have been written over it since
+        return written if written.get("digest") == digest else self._build(shards, stand, digest)
+
+    def _build(self, shards: Sequence[Shard], stand: Standing, digest: str) -> dict[str, Any]:
+        failures = read_failures(self.state, [shard.name for shard in shards], stand)
+        records = self._records(shards, stand, self._manifest())
         entries = []
         for shard in shards:
-            record = read_record(self.state, f"{DONE}/{shard.name}")
+            record = records.get(shard.name, {})
             status = "done" if record else "failed" if shard.name in failures else "open"
             entry: dict[str, Any] = {"name": shard.name, "path": shard.path, "status": status}
             if status == "failed":
                 entry["reason"] = failures[shard.name]
             entries.append(entry | record)
-        manifest = {"format": FORMAT, "about": self._about_there(), "shards": entries}
+        manifest = {
+            "format": FORMAT,
+            "about": self._about_there(),
+            "digest": digest,
+            "shards": entries,
+        }
         self.store.write(MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
         return manifest
-
-
-def read_record(store: Store, key: str) -> dict[str, Any]:
-    """Read a JSON object; {} if it is not there or not whole."""
-    try:
-        found = json.loads(store.read(key) or b"{}")
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def source_identity(shard: Shard) -> dict[str, Any]:
@@ -137,8 +192,11 @@ def source_identity(shard: Shard) -> dict[str, Any]:
         about |= {"bytes": shard.size, "etag": shard.etag}
     else:
         path = Path(shard.path)
-        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-        stats = [os.stat(file) for file in files]
+        try:
+            files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+            stats = [os.stat(file) for file in files or [path]]
+        except OSError as error:
+            raise InputError(f"{shard.path}: {error.strerror}; check the path") from None
         about["bytes"] = sum(stat.st_size for stat in stats)
         about["modified_ns"] = max((stat.st_mtime_ns for stat in stats), default=0)
     return about

@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cellscribe.atlas.claims import Claim, Claims, Worker, alive
+from cellscribe.atlas.claims import DONE, Claim, Claims, Worker, alive
 from cellscribe.atlas.deaths import refuse_fatal
 from cellscribe.atlas.fetch import Sources
 from cellscribe.atlas.job import STATE, Job, source_identity
 from cellscribe.atlas.listener import FINISHED, Listener
+from cellscribe.atlas.records import as_record
 from cellscribe.atlas.stores import Folder
 from cellscribe.callbacks import Progress, at_most_every
 from cellscribe.cells.source_lists import Shard
@@ -71,7 +72,16 @@ def work(
         With `strict`, why a shard failed; always, an output that cannot be written.
     """
     by_name = {shard.name: shard for shard in shards}
-    claims = Claims(job.state, by_name, Worker(), patience=patience)
+    known: set[str] = set()
+    """Finished shards that the listener has heard of."""
+
+    def on_done(done: set[str]) -> None:
+        new = sorted((done & by_name.keys()) - known)
+        known.update(new)
+        if new:
+            listener.on_seen(new)
+
+    claims = Claims(job.state, by_name, Worker(), patience=patience, on_done=on_done)
     if failed_before is not None:
         claims.failed_before = dict(failed_before)
     with _scratch(job, claims.worker) as folder, Sources(shards, spool_gb) as sources:
@@ -96,6 +106,7 @@ def work(
                 raise
             else:
                 if published:
+                    known.add(shard.name)
                     listener.on_shard(shard.name, FINISHED)
             finally:
                 for left in folder.iterdir():
@@ -134,7 +145,14 @@ def _do(
     if not claim.holds():
         return False
     job.store.take_in(job.file(shard.name), made)
-    return claim.done(record)
+    if claim.done(record):
+        return True
+    # Another worker took the shard over in that very moment. If it read another state of the
+    # source, our result lies under the name of its own.
+    theirs = as_record(job.state.read(f"{DONE}/{shard.name}"))
+    if theirs.get("sha256") != record["sha256"]:
+        job.reopen(shard.name, theirs)
+    return False
 
 
 @contextmanager

@@ -246,19 +246,28 @@ def test_collect_refuses_what_is_not_whole(atlas: Path, tmp_path: Path, tiny_mod
         cellscribe.embed_files([path], out, model=tiny_model)
 
 
+@pytest.mark.parametrize("verb", ["embed", "tokenize"])
 def test_a_dry_run_looks_at_every_source_and_writes_nothing(
-    atlas: Path, tmp_path: Path, tiny_model: Path, run: Cli
+    verb: str, atlas: Path, tmp_path: Path, tiny_model: Path, run: Cli
 ) -> None:
     (atlas / "bad.h5ad").write_bytes(b"no cells")
     out = tmp_path / "out"
-    ran = run("embed", atlas, "-o", out, "--model", tiny_model, "--dry-run", "--workers", 2)
-    assert ran.status == 0, ran
-    *lines, last = ran.out.splitlines()
-    assert [line.split("\t")[0] for line in lines] == ["bad", *(f"part{i}" for i in range(4))]
-    assert [line.split("\t")[1] for line in lines[1:]] == ["20", "21", "22", "23"]
-    assert last.startswith("5 sources (1 not looked at or bad), 86 cells: about ")
-    assert " min with 2 x " in last
+    words = ("-o", out, "--model", tiny_model, "--dry-run", "--rows-per-shard", 10)
+    ran = run(verb, atlas, *words)
+    assert ran.status == 1, ran
+    *lines, last = (line.split("\t") for line in ran.out.splitlines())
+    assert lines[0][0] == "bad"
+    assert "bad.h5ad: not an HDF5 file" in lines[0][1]
+    for i, (name, cells, size, shards) in enumerate(lines[1:]):
+        assert (name, cells) == (f"part{i}", f"{20 + i} cells")
+        assert size == f"{(atlas / f'part{i}.h5ad').stat().st_size / 1e6:.1f} MB"
+        assert shards == f"{2 if i == 0 else 3} shards"
+    assert last[0].startswith("5 sources (1 bad), 11 shards, 86 cells, ")
+    speed = float(last[0].partition(" at ")[2].partition(" cells/s")[0].replace(",", ""))
+    assert speed > 0
     assert not out.exists()
+    (atlas / "bad.h5ad").unlink()
+    assert run(verb, atlas, *words).status == 0
 
 
 def test_the_command_line_lists_failures_with_status_1(
@@ -269,7 +278,7 @@ def test_the_command_line_lists_failures_with_status_1(
     ran = run("embed", f"{atlas}/*.h5ad", "-o", out, "--model", tiny_model, "--device", "cpu")
     assert ran.status == 1
     assert ran.out == f"{out}\n"
-    assert "4 of 5 sources, 86 cells" in ran.err
+    assert "4 of 5 shards, 86 cells" in ran.err
     assert f"failed: bad: {atlas}/bad.h5ad: not an HDF5 file" in ran.err
     again = run("tokenize", atlas / "part0.h5ad", "-o", tmp_path / "t", "--model", tiny_model)
     assert again.status == 0, again

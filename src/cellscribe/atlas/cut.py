@@ -1,57 +1,104 @@
-"""Cut large sources into row ranges, so that one file can keep all workers busy."""
+"""Look at the sources of a run, and cut large ones so that one file can keep all workers busy.
+
+What is cut, and where, depends on the sources and the options alone, so workers that come at any
+time have the same list. A range of rows of a dense array ends where a chunk ends, as both its
+readers would have to decode it; of a sparse one two ranges share a chunk at most.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from cellscribe.callbacks import Log
-from cellscribe.cells.counts import open_counts
-from cellscribe.cells.source_lists import Shard
+from cellscribe.cells.headers import read_header
+from cellscribe.cells.readers.anndata_files import Header
+from cellscribe.cells.source_lists import Shard, refuse_same_names
 from cellscribe.config import InputOptions
 from cellscribe.errors import InputError
 
+CELL_BYTES = 100
+"""A file of less than so much for each of the most cells of a shard is not opened to be counted:
+cells with some hundred genes take more, and those with fewer take little time."""
 
-def cut_shards(
-    shards: Sequence[Shard], rows: int, options: InputOptions, log: Log
-) -> Iterator[Shard]:
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What a source's header says."""
+
+    shard: Shard
+    header: Header | None = None
+    """None of what has none, of a source in a bucket and of a bad one."""
+    reason: str | None = None
+    """Why it cannot be used."""
+
+
+def look_at(shards: Sequence[Shard], options: InputOptions) -> Iterator[Look]:
+    """Read the header of every source, in their order; a bad one is told, not raised."""
+    for shard in shards:
+        own = options if shard.layer is None else replace(options, layer=shard.layer)
+        try:
+            header = None if "://" in shard.path else read_header(shard.path, own)
+            yield Look(shard=shard, header=header)
+        except InputError as error:
+            yield Look(shard=shard, reason=str(error))
+        except OSError as error:
+            reason = f"{Path(shard.path)} cannot be read: {error.strerror or error}"
+            yield Look(shard=shard, reason=reason)
+
+
+def cut_shards(shards: Sequence[Shard], rows: int, options: InputOptions, log: Log) -> list[Shard]:
     """Cut every source that has more than `rows` cells; the parts are named ``NAME.00000`` on.
 
     A source that is stored by genes stays whole, as each part would have to read all of it; so does
-    one in a bucket. One that cannot be opened stays as it is, to be listed among the failures.
+    one without a header, and one in a bucket. One that cannot be opened stays as it is, to be
+    listed among the failures.
 
     Parameters
     ----------
     shards
         From `find_shards`.
     rows
-        Most cells of a shard.
+        Most cells of a shard; 0 cuts nothing.
     options
         How sources are read.
     log
         Called with a line for a source that stays whole.
+
+    Raises
+    ------
+    InputError
+        A part would have the name of another source.
     """
+    if not rows:
+        return list(shards)
+    found: list[Shard] = []
     for shard in shards:
-        n_cells, by_rows = _look(shard, options)
-        if n_cells <= rows:
-            yield shard
-        elif not by_rows:
-            log(f"{shard.path} is stored by genes and stays whole ({n_cells:,} cells)")
-            yield shard
+        if _is_small(Path(shard.path), rows):
+            found.append(shard)
         else:
-            for i, first in enumerate(range(0, n_cells, rows)):
-                last = min(first + rows, n_cells)
-                yield replace(shard, name=f"{shard.name}.{i:05}", rows=(first, last))
+            found += [part for look in look_at([shard], options) for part in cut(look, rows, log)]
+    refuse_same_names(found)
+    return found
 
 
-def _look(shard: Shard, options: InputOptions) -> tuple[int, bool]:
-    """Cells of a source, and whether it is stored by rows; 0 cells if that cannot be known here."""
-    if "://" in shard.path:
-        return 0, False
-    own = options if shard.layer is None else replace(options, layer=shard.layer)
-    # worth converting is only what is read: a matrix of genes x cells is told by its header
-    try:
-        with open_counts(shard.path, options=own, log=lambda line: None) as counts:
-            return counts.n_cells, counts.by_rows
-    except InputError:
-        return 0, False
+def _is_small(path: Path, rows: int) -> bool:
+    """Tell by its bytes that a file is not worth cutting, in microseconds."""
+    return path.is_file() and path.stat().st_size < rows * CELL_BYTES
+
+
+def cut(look: Look, rows: int, log: Log) -> list[Shard]:
+    """Cut one source, if it has more than `rows` cells and is stored by rows."""
+    shard, header = look.shard, look.header
+    if not rows or header is None or header.n_cells <= rows or shard.rows is not None:
+        return [shard]
+    if not header.by_rows:
+        log(f"{shard.path} is stored by genes and stays whole ({header.n_cells:,} cells)")
+        return [shard]
+    together = header.n_together
+    step = max(together, rows // together * together)
+    return [
+        replace(shard, name=f"{shard.name}.{i:05}", rows=(first, min(first + step, header.n_cells)))
+        for i, first in enumerate(range(0, header.n_cells, step))
+    ]

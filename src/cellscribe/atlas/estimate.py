@@ -1,21 +1,26 @@
-"""What a run over many sources will take, from a look at each source and a sample of the work."""
+"""What a run over many sources will take: every source's header, and a sample of the work."""
 
 from __future__ import annotations
 
 import resource
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cellscribe.atlas.cut import cut, look_at
+from cellscribe.atlas.fetch import look_at_remote
 from cellscribe.callbacks import Log
-from cellscribe.cells.counts import open_counts
+from cellscribe.cells.counts import Counts, open_counts
+from cellscribe.cells.gene_names.genes import GeneMap
+from cellscribe.cells.pipeline import token_blocks
 from cellscribe.cells.source_lists import Shard
-from cellscribe.config import EmbedOptions
+from cellscribe.config import EmbedOptions, ShardOptions, TokenizeOptions
 from cellscribe.errors import InputError
-from cellscribe.inference.session import open_session
+from cellscribe.inference.session import Session, open_session
 from cellscribe.writing import size_of
 
 SAMPLE_SECONDS = 2.0
@@ -23,33 +28,64 @@ SAMPLE_SECONDS = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a run will take; counts are of the sources that could be opened."""
+    """What a run will take; cells are those of the sources whose header tells them."""
 
-    shards: list[dict[str, Any]]
-    """``name``, ``cells`` and ``bytes`` of each; ``reason`` where it cannot be opened."""
+    sources: list[dict[str, Any]]
+    """``name`` and ``shards`` of each; ``cells`` and ``bytes`` where they are known, ``reason``
+    where it cannot be used."""
     cells_per_second: float
-    """Of one worker; 0 if no source could be sampled."""
+    """Of one GPU, or of this machine with all its cores; 0 if no source could be sampled."""
+    n_devices: int
+    """GPUs that may work at a time; 1 without."""
     memory_bytes: int
     """Largest memory of this process so far: about what one worker takes."""
 
     @property
     def n_cells(self) -> int:
         """Cells in all."""
-        return sum(shard.get("cells", 0) for shard in self.shards)
+        return sum(source.get("cells", 0) for source in self.sources)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes in all."""
+        return sum(source.get("bytes", 0) for source in self.sources)
+
+    @property
+    def n_shards(self) -> int:
+        """Shards in all, of the good sources."""
+        return sum(source["shards"] for source in self.sources)
+
+    @property
+    def device(self) -> str:
+        """What the speed is of."""
+        return f"each of {self.n_devices} GPUs" if self.n_devices > 1 else "this machine"
+
+    @property
+    def bad(self) -> list[str]:
+        """Names of the sources that cannot be used."""
+        return [source["name"] for source in self.sources if "reason" in source]
 
     def seconds(self, workers: int) -> float:
-        """Time with so many workers that do not slow each other down."""
-        return self.n_cells / self.cells_per_second / workers if self.cells_per_second else 0.0
+        """Time with so many workers on this machine; they share its cores or its GPUs."""
+        if not self.cells_per_second:
+            return 0.0
+        at_once = max(1, min(workers, self.n_devices, self.n_shards))
+        return self.n_cells / self.cells_per_second / at_once
 
 
-def estimate_run(shards: Sequence[Shard], options: EmbedOptions, log: Log) -> Estimate:
-    """Look at every source, and embed cells of the first good one for two seconds.
+def estimate_run(
+    shards: Sequence[Shard],
+    options: EmbedOptions | TokenizeOptions,
+    sharing: ShardOptions,
+    log: Log,
+) -> Estimate:
+    """Read the header of every source, and work on the first good one for two seconds.
 
     Parameters
     ----------
     shards
         From `find_shards`.
-    options
+    options, sharing
         As for `run_shards`.
     log
         Called with each line that a user should read.
@@ -59,28 +95,74 @@ def estimate_run(shards: Sequence[Shard], options: EmbedOptions, log: Log) -> Es
     InputError
         The model cannot be used.
     """
-    looks, speed = [], 0.0
+    sources, speed, n_devices = [], 0.0, 1
     with open_session(None, options, log=log) as session:
-        for shard in shards:
-            look: dict[str, Any] = {"name": shard.name}
-            try:
-                if "://" in shard.path:
-                    raise InputError("in a bucket: not looked at")
-                look["bytes"] = size_of(Path(shard.path))
-                with open_counts(shard.path, options=options, log=lambda line: None) as counts:
-                    look["cells"] = counts.n_cells
-                    genes = session.map_genes(counts, shard.gene_key or options.gene_key).genes
-                    if not speed:
-                        embedder, done = session.embedder, 0
-                        began = time.perf_counter()
-                        for block in embedder.blocks(counts, genes):
-                            done += len(block.vectors)
-                            if time.perf_counter() - began > SAMPLE_SECONDS:
-                                break
-                        speed = done / (time.perf_counter() - began)
-            except InputError as error:
-                look["reason"] = str(error)
-            looks.append(look)
+        for look in look_at(look_at_remote(shards), options):
+            parts = cut(look, sharing.rows_per_shard, log)
+            about: dict[str, Any] = {"name": look.shard.name, "shards": len(parts)}
+            reason, remote = look.reason, "://" in look.shard.path
+            if look.header is not None:
+                about["cells"] = look.header.n_cells
+            if remote and look.shard.size is not None:
+                about["bytes"] = look.shard.size
+            elif not remote and Path(look.shard.path).exists():
+                about["bytes"] = size_of(Path(look.shard.path))
+            if not speed and reason is None and not remote:
+                try:
+                    speed = _sample(session, options, look.shard)
+                except InputError as error:
+                    reason = str(error)
+            if reason is not None:
+                about |= {"reason": reason, "shards": 0}
+                about.pop("cells", None)
+            sources.append(about)
+        if speed and isinstance(options, EmbedOptions):
+            n_devices = _n_devices(session)
     unit = 1 if sys.platform == "darwin" else 1024
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return Estimate(shards=looks, cells_per_second=speed, memory_bytes=memory)
+    return Estimate(
+        sources=sources, cells_per_second=speed, n_devices=n_devices, memory_bytes=memory
+    )
+
+
+def _sample(session: Session, options: EmbedOptions | TokenizeOptions, shard: Shard) -> float:
+    """Work on a source for a while; cells a second, without the first block if that is enough.
+
+    The first block is slower than all others: code is compiled and memory is taken for it. Of few
+    cells the later blocks were made while the first one was waited for, so all are counted.
+    """
+    own = options if shard.layer is None else replace(options, layer=shard.layer)
+    with open_counts(shard.path, options=own, log=lambda line: None) as counts:
+        genes = session.map_genes(counts, shard.gene_key or options.gene_key).genes
+        began = first = time.perf_counter()
+        done = later = 0
+        with closing(_blocks(session, options, counts, genes)) as blocks:
+            for size in blocks:
+                now = time.perf_counter()
+                done, later, first = (done + size, later + size, first) if done else (size, 0, now)
+                if now - first > SAMPLE_SECONDS:
+                    return later / (now - first)
+    return done / (time.perf_counter() - began)
+
+
+def _blocks(
+    session: Session, options: EmbedOptions | TokenizeOptions, counts: Counts, genes: GeneMap
+) -> Generator[int]:
+    """Do the work of a verb; yields the cells of each block."""
+    if isinstance(options, EmbedOptions):
+        with closing(session.embedder.blocks(counts, genes)) as embedded:
+            for block in embedded:
+                yield len(block.vectors)
+    else:
+        tokenize = session.header.tokenizer().tokenize
+        with closing(token_blocks(counts, genes, tokenize)) as tokenized:
+            for cells in tokenized:
+                yield len(cells.lengths)
+
+
+def _n_devices(session: Session) -> int:
+    if session.embedder.device.type != "cuda":
+        return 1
+    import torch
+
+    return torch.cuda.device_count()

@@ -88,9 +88,7 @@ def run_shards(
     if isinstance(options, EmbedOptions):
         check_form(Path(f"NAME.{sharing.form}"), options.key_added, options.obs)
     shards = look_at_remote(shards)
-    if sharing.rows_per_shard is not None:
-        shards = list(cut_shards(shards, sharing.rows_per_shard, options, log))
-        sharing = replace(sharing, rows_per_shard=None)
+    shards = cut_shards(shards, sharing.rows_per_shard, options, log)
     if sharing.workers > 1:
         job = Job(out, None, f".{sharing.form}")
         task = {
@@ -98,7 +96,7 @@ def run_shards(
             "out": str(out),
             "verb": _verb(options),
             "options": asdict(options),
-            "sharing": asdict(replace(sharing, workers=1)),
+            "sharing": asdict(replace(sharing, workers=1, rows_per_shard=0)),
         }
         claims = Claims(job.state, [shard.name for shard in shards], Worker())
         launch(task, job, sharing, listener=listener, log=log)

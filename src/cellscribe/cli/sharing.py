@@ -12,7 +12,7 @@ from cyclopts import Group
 from cellscribe.atlas.listener import Listener
 from cellscribe.callbacks import Progress, log_stderr
 from cellscribe.cli.progress import progress_bar
-from cellscribe.config import EmbedOptions, Options, ShardOptions
+from cellscribe.config import EmbedOptions, ShardOptions, TokenizeOptions
 from cellscribe.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def run_many(
     verb: Callable[..., Run],
     sources: tuple[str, ...],
     out: str,
-    options: Options,
+    options: EmbedOptions | TokenizeOptions,
     sharing: ShardOptions,
 ) -> None:
     """Run over many sources with a bar; the failures are listed at the end, with status 1.
@@ -97,8 +97,10 @@ def run_many(
     with progress_bar("Sources", "sources") as progress:
         listener = _Bar(progress, total)
         run = verb(sources, out, options, sharing=sharing, listener=listener, log=log_stderr)
+    # a large source is several
+    total = len(run.manifest["shards"])
     done = sum(shard["status"] == "done" for shard in run.manifest["shards"])
-    log_stderr(f"{done:,} of {total:,} sources, {run.n_cells:,} cells")
+    log_stderr(f"{done:,} of {total:,} shards, {run.n_cells:,} cells")
     for shard in run.manifest["shards"]:
         for warning in shard.get("warnings", ()):
             log_stderr(f"Warning: {shard['name']}: {warning}")
@@ -110,28 +112,33 @@ def run_many(
 
 
 def print_estimate(
-    sources: tuple[str, ...], out: str, options: Options, sharing: ShardOptions
+    sources: tuple[str, ...],
+    out: str,
+    options: EmbedOptions | TokenizeOptions,
+    sharing: ShardOptions,
 ) -> None:
-    """Print what a run would take, a line for each source and one for all.
+    """Print what a run would take, a line for each source and one for all; status 1 if one is bad.
 
     Raises
     ------
     InputError
-        The verb embeds nothing; see also `estimate_run`.
+        See `estimate_run`.
     """
     from cellscribe.api.atlas import shards_of
     from cellscribe.atlas.estimate import estimate_run
 
-    if not isinstance(options, EmbedOptions):
-        raise InputError("--dry-run is for embed")
-    found = estimate_run(shards_of(sources, out), options, log_stderr)
-    for shard in found.shards:
-        size = f"{shard['bytes'] / 1e6:,.1f} MB" if "bytes" in shard else ""
-        print(f"{shard['name']}\t{shard.get('reason') or format(shard['cells'], ',')}\t{size}")
-    bad = sum("reason" in shard for shard in found.shards)
-    minutes = found.seconds(sharing.workers) / 60
+    found = estimate_run(shards_of(sources, out), options, sharing, log_stderr)
+    for source in found.sources:
+        cells = f"{source['cells']:,} cells" if "cells" in source else "cells not known"
+        size = f"{source['bytes'] / 1e6:,.1f} MB" if "bytes" in source else ""
+        shards = f"{source['shards']:,} shards" if source["shards"] > 1 else ""
+        print(f"{source['name']}\t{source.get('reason', cells)}\t{size}\t{shards}".rstrip())
+    bad = f" ({len(found.bad):,} bad)" if found.bad else ""
     print(
-        f"{len(found.shards):,} sources ({bad:,} not looked at or bad), {found.n_cells:,} cells: "
-        f"about {minutes:,.1f} min with {sharing.workers} x {found.cells_per_second:,.0f} cells/s, "
+        f"{len(found.sources):,} sources{bad}, {found.n_shards:,} shards, {found.n_cells:,} cells, "
+        f"{found.n_bytes / 1e9:,.1f} GB: about {found.seconds(sharing.workers) / 60:,.1f} min "
+        f"at {found.cells_per_second:,.0f} cells/s of {found.device}, "
         f"{sharing.workers} x {found.memory_bytes / 1e9:.1f} GB of memory"
     )
+    if found.bad:
+        sys.exit(1)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cellscribe.config.shared_options import Options, check_positive
+from cellscribe.errors import InputError
 
 Form = Literal["parquet", "h5ad", "zarr", "npy"]
 
@@ -16,8 +17,8 @@ class ShardOptions(Options):
     """Form of the results where the output is a folder."""
     workers: int = 1
     """Processes on this machine; each takes an equal part of the cores, and a GPU of its own."""
-    rows_per_shard: int | None = None
-    """Cut sources that are stored by rows into shards of so many cells."""
+    rows_per_shard: int = 500_000
+    """Cut larger sources that are stored by rows into shards of so many cells; 0 cuts none."""
     strict: bool = False
     """Stop at the first source that fails, in place of listing the failures at the end."""
     dry_run: bool = False
@@ -29,4 +30,6 @@ class ShardOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, ("workers", "rows_per_shard", "patience", "spool_gb"))
+        check_positive(self, ("workers", "patience", "spool_gb"))
+        if self.rows_per_shard < 0:
+            raise InputError(f"rows_per_shard is {self.rows_per_shard}; give 0 (none) or more")

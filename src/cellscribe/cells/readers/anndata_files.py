@@ -43,6 +43,25 @@ LARGEST_AXIS = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
+class Header:
+    """What is known of a matrix before any of it is read.
+
+    Attributes
+    ----------
+    n_cells
+        Its rows.
+    by_rows
+        Whether some cells can be read without the others.
+    n_together
+        Rows of a chunk of a dense array; 1 of a sparse one, whose chunks know no rows.
+    """
+
+    n_cells: int
+    by_rows: bool
+    n_together: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """An opened container of counts, of which nothing has been read yet.
 
@@ -58,6 +77,8 @@ class Source:
         ``n_genes`` bool, True for genes; None if all stored features are genes.
     part
         Where in a container of several it lies: "mod/rna/", "tables/table/" or "".
+    header
+        Tells what is known of a layer without opening it; None where it must be opened.
     """
 
     name: str
@@ -68,6 +89,7 @@ class Source:
     obs: Callable[[], pd.DataFrame]
     keep: Array | None = None
     part: str = ""
+    header: Callable[[str], Header] | None = None
 
 
 def stored_matrix(
@@ -92,20 +114,43 @@ def stored_matrix(
     if not is_group(element):
         check_shape(array_shape(element, where), expected, where)
         return DenseRows(array=element, where=where)
-    encoding = attribute_text(element, "encoding-type", where)
-    encoding = encoding or attribute_text(element, "h5sparse_format", where) or "nothing"
+    form, sizes = _sparse_header(element, where)
+    check_shape(sizes, expected, where)
+    arrays = {key: member(element, key, where) for key in ("data", "indices", "indptr")}
+    return _sparse(form, arrays, sizes, where)
+
+
+def _sparse_header(group: Any, where: str) -> tuple[str, tuple[int, int]]:
+    """Read the form, "csr" or "csc", and the shape of a sparse matrix."""
+    encoding = attribute_text(group, "encoding-type", where)
+    encoding = encoding or attribute_text(group, "h5sparse_format", where) or "nothing"
     form = encoding.removesuffix("_matrix")
-    shape = attribute(element, "shape", where)
-    shape = attribute(element, "h5sparse_shape", where) if shape is None else shape
+    shape = attribute(group, "shape", where)
+    shape = attribute(group, "h5sparse_shape", where) if shape is None else shape
     if form not in ("csr", "csc") or shape is None:
         raise InputError(
             f"{where} is stored as {shortened(encoding)!r}; a CSR, CSC or dense matrix is needed: "
             "write the file again with anndata"
         )
-    sizes = matrix_shape(shape, where)
-    check_shape(sizes, expected, where)
-    arrays = {key: member(element, key, where) for key in ("data", "indices", "indptr")}
-    return _sparse(form, arrays, sizes, where)
+    return form, matrix_shape(shape, where)
+
+
+def stored_header(element: Any, where: str) -> Header:
+    """Read what a stored matrix says of itself.
+
+    Raises
+    ------
+    InputError
+        It is no matrix, or claims more than can be counted here.
+    """
+    if is_group(element):
+        form, sizes = _sparse_header(element, where)
+        check_shape(sizes, None, where)
+        return Header(n_cells=sizes[0], by_rows=form == "csr")
+    shape = array_shape(element, where)
+    check_shape(shape, None, where)
+    chunks = getattr(element, "shards", None) or element.chunks or (1,)
+    return Header(n_cells=int(shape[0]) if shape else 0, by_rows=True, n_together=int(chunks[0]))
 
 
 def check_shape(shape: Sequence[int], expected: tuple[int, int] | None, where: str) -> None:
@@ -176,6 +221,9 @@ def anndata_store(root: Any, *, path: Path, form: str) -> Source:
         matrices={layer: opener(layer) for layer in available},
         var=lambda layer: frame(var_key(layer)),
         obs=lambda: frame("obs"),
+        header=lambda layer: stored_header(
+            member(root, available[layer], name), f"{name}: {layer}"
+        ),
     )
 
 

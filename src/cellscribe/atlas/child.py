@@ -1,45 +1,69 @@
 """The process of one of several workers: reads its task from standard input, tells what it does.
 
-``python -m cellscribe.atlas.child`` is started by `launch` and by nobody else.
+``python -m cellscribe.atlas.child`` is started by `processes` and by nobody else. The task is one
+line; when the input ends after it, the worker lets go of its shard and ends.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
-from collections.abc import Collection
+import threading
+import time
+from collections.abc import Callable, Collection
 from typing import Any
 
 from cellscribe.atlas.listener import Listener
-from cellscribe.atlas.run import OPTIONS, run_shards
+from cellscribe.atlas.processes import GRACE, REFUSED
 from cellscribe.cells.source_lists import Shard
 from cellscribe.config import ShardOptions
 from cellscribe.errors import InputError
 
 
-def main() -> int:
-    """Work until all shards are finished; 2 and a line on stderr if that cannot be."""
-    task: dict[str, Any] = json.load(sys.stdin)
+def run_verb(task: dict[str, Any], shards: list[Shard]) -> None:
+    """Run the task's verb over its shards, as one worker."""
+    from cellscribe.atlas.run import OPTIONS, run_shards
+
     given: dict[str, Any] = task["options"]
     if given.get("threads", 1) is None:  # the part of the cores that is this worker's
         given["threads"] = task["threads"]
-    shards = [Shard(**{**shard, "rows": _pair(shard["rows"])}) for shard in task["shards"]]
+    run_shards(
+        shards,
+        task["out"],
+        OPTIONS[task["verb"]](**given),
+        ShardOptions(**task["sharing"]),
+        listener=Teller(),
+        failed_before=task["failed_before"],
+        log=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+
+
+def main(run: Callable[[dict[str, Any], list[Shard]], None] = run_verb) -> int:
+    """Work until all shards are finished; 2 and a line on stderr if that cannot be."""
+    # a shell that starts a command in the background lets it ignore SIGINT
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        run_shards(
-            shards,
-            task["out"],
-            OPTIONS[task["verb"]](**given),
-            ShardOptions(**task["sharing"]),
-            listener=Teller(),
-            log=lambda line: print(line, file=sys.stderr, flush=True),
-        )
+        task: dict[str, Any] = json.loads(sys.stdin.readline())
+        threading.Thread(target=_end_with_input, daemon=True).start()
+        run(task, [Shard(**{**shard, "rows": _pair(shard["rows"])}) for shard in task["shards"]])
     except InputError as error:
         print(error, file=sys.stderr)
-        return 2
+        return REFUSED
     except KeyboardInterrupt:
-        return 2
+        return REFUSED
     return 0
+
+
+def _end_with_input() -> None:
+    """Interrupt the work when standard input ends, and end it if it does not heed that."""
+    while os.read(0, 1 << 16):  # not sys.stdin, whose lock Python wants when it ends
+        continue
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    time.sleep(GRACE)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _pair(rows: list[int] | None) -> tuple[int, int] | None:
@@ -67,9 +91,11 @@ class Teller(Listener):
 
 
 def _tell(**message: Any) -> None:
-    print(json.dumps(message), flush=True)
+    try:
+        print(json.dumps(message), flush=True)
+    except BrokenPipeError:  # nobody listens any more: the same as being asked to end
+        raise KeyboardInterrupt from None
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
     sys.exit(main())

@@ -1,38 +1,60 @@
-"""Several workers on this machine: processes that share a job's shards out among themselves.
+"""Several workers: started, heard, and started again when they die.
 
-The parent makes nothing itself. It starts the workers, each with its part of the cores and, where
-there are GPUs, one of them, and hears from each of them a line for every shard. A worker that dies
-is named, and its shard is free for the others at once.
+What makes their processes and brings what they tell is an `Engine`, as this
+machine (`processes`). What becomes of a worker that ends is decided here:
+
+- one that dies has its shard freed at once, and a fresh one takes its place. A shard that goes on
+  killing its workers is given up (`deaths`), so this comes to an end;
+- one that dies before it has claimed anything is started again a few times, if it was killed; if it
+  could not work (no model, another job's output, an error in the code), its place stays empty;
+- when every place is empty and nobody has seen the end of the work, the first reason is raised.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import queue
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import IO, Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from cellscribe.atlas.claims import FREE, claim_key
+from cellscribe.atlas.claims import DONE, FREE, claim_key
+from cellscribe.atlas.deaths import record_death
 from cellscribe.atlas.job import Job
 from cellscribe.atlas.listener import FINISHED, Listener
+from cellscribe.atlas.processes import End, Event, LocalEngine
 from cellscribe.callbacks import Log
-from cellscribe.cells.pipeline import usable_cores
 from cellscribe.config import ShardOptions
 from cellscribe.errors import InputError
 
+FALSE_STARTS = 3
+"""Workers in a row that may be killed in one place before they have claimed anything."""
+ENGINE = -1
+"""Place of an engine's own end among its events."""
+
+
+class Engine(Protocol):
+    """Starts workers somewhere, and brings what they tell."""
+
+    n: int
+    """Places for workers."""
+    events: queue.Queue[Event]
+    """What they tell; of place `ENGINE`, why the engine itself cannot go on."""
+
+    def start(self, place: int) -> None:
+        """Start a worker in a place that is free."""
+
+    def stop(self) -> None:
+        """End all workers, and return when they have ended."""
+
 
 @dataclass
-class _Child:
-    process: subprocess.Popen[str]
+class _Place:
     held: tuple[str, int] | None = None
-    """The shard that it works on, and the number of its claim."""
-    errors: list[str] = field(default_factory=list)
+    """The shard that its worker works on, and the number of its claim."""
+    begun: bool = False
+    """Whether its worker has claimed anything."""
+    false_starts: int = 0
 
 
 def launch(
@@ -43,11 +65,11 @@ def launch(
     Parameters
     ----------
     task
-        What `child.main` reads; every worker gets the same, and its part of the cores.
+        What every worker reads: the program, the shards, the output, the options.
     job
         What they work on.
     sharing
-        How many, and whether the first failure stops them.
+        How many, where, and whether the first failure stops them.
     listener
         Hears what each of them tells.
     log
@@ -60,111 +82,91 @@ def launch(
     KeyboardInterrupt
         Ctrl-C, when the workers have ended.
     """
-    lines: queue.Queue[tuple[int, str | None]] = queue.Queue()
-    n, refusals = sharing.workers, []
-    gpus = _count_gpus(task["options"].get("device", "cpu"))
-    children = [_start(task, i, n, gpus, lines) for i in range(n)]
-    running = n
+    engine = LocalEngine(task, sharing.workers or 1, log)
+    oversee(engine, job, sharing.strict, listener, log)
+
+
+def oversee(engine: Engine, job: Job, strict: bool, listener: Listener, log: Log) -> None:
+    """Keep an engine's workers at work until they end; see `launch`."""
+    places = [_Place() for _ in range(engine.n)]
+    at_work, finished, ends = engine.n, False, list[End]()
     try:
-        while running:
-            i, line = lines.get()
-            child = children[i]
-            if line is None:
-                running -= 1
-                status = child.process.wait()
-                if status < 0 or status > 2:
-                    _bury(job, child, i, status, log)
-                elif status:
-                    refusals.append(child.errors[-1] if child.errors else f"status {status}")
+        for i in range(engine.n):
+            engine.start(i)
+        while at_work:
+            i, heard = engine.events.get()
+            if i == ENGINE:
+                raise InputError(heard.how if isinstance(heard, End) else heard)
+            if isinstance(heard, str):
+                failure = _hear(places[i], heard, listener)
+                if failure and strict:
+                    raise InputError(failure)
                 continue
-            failure = _hear(child, line, listener)
-            if failure and sharing.strict:
-                raise InputError(failure)
-    except BaseException:
-        for child in children:
-            child.process.send_signal(signal.SIGINT)
-        for child in children:
-            child.process.wait()
-        raise
-    if len(refusals) == n:
-        raise InputError(refusals[0])
+            finished |= heard.kind == "finished"
+            again = _end(places[i], heard, job, listener) and not finished
+            if heard.kind in ("crashed", "killed"):
+                held = places[i].held
+                at = f" at {held[0]}" if held else ""
+                then = "; another takes its place" if again else ""
+                log(f"worker {i + 1} died{at} ({heard.how}){then}")
+            if again:
+                places[i] = _Place(false_starts=places[i].false_starts)
+                engine.start(i)
+            else:
+                places[i].held = None
+                at_work -= 1
+                ends.append(heard)
+    finally:
+        engine.stop()
+        _free(engine, places, job)
+    if not finished:
+        killed = ends[0].kind == "killed"
+        raise InputError(f"no worker lives long enough: {ends[0].how}" if killed else ends[0].how)
+    for refusal in dict.fromkeys(end.how for end in ends if end.kind == "refused"):
+        log(f"a worker could not work, others did its part: {refusal}")
 
 
-def _start(
-    task: Mapping[str, Any],
-    i: int,
-    n: int,
-    gpus: int,
-    lines: queue.Queue[tuple[int, str | None]],
-) -> _Child:
-    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
-    if gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = str(i % gpus)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cellscribe.atlas.child"],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    child = _Child(process)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stderr is not None
-    with process.stdin as words:
-        json.dump({**task, "threads": max(1, usable_cores() // n)}, words)
-
-    def read(stream: IO[str]) -> None:
-        with stream:
-            for line in stream:
-                lines.put((i, line))
-        lines.put((i, None))
-
-    def keep(stream: IO[str]) -> None:
-        with stream:
-            for line in stream:
-                child.errors = [*child.errors[-20:], line.strip()]
-
-    threading.Thread(target=keep, args=(process.stderr,), daemon=True).start()
-    threading.Thread(target=read, args=(process.stdout,), daemon=True).start()
-    return child
-
-
-def _hear(child: _Child, line: str, listener: Listener) -> str:
-    """Take in what a worker says; return why its shard failed, if it did."""
+def _hear(place: _Place, line: str, listener: Listener) -> str:
+    """Take in what a worker tells; return why its shard failed, if it did."""
     try:
         message: Mapping[str, Any] = json.loads(line)
     except ValueError:
         return ""
     if "claims" in message:
-        child.held = (str(message["claims"]), int(message["number"]))
-        listener.on_claim(*child.held)
+        place.held, place.begun = (str(message["claims"]), int(message["number"])), True
+        place.false_starts = 0
+        listener.on_claim(*place.held)
     elif "cells" in message:
         listener.on_cells(str(message["cells"]), int(message["done"]), int(message["total"]))
     elif "seen" in message:
         listener.on_seen(message["seen"])
     elif "ended" in message:
-        child.held = None
+        place.held = None
         listener.on_shard(str(message["ended"]), str(message["what"]))
         return "" if message["what"] == FINISHED else str(message["what"])
     return ""
 
 
-def _count_gpus(device: str) -> int:
-    """GPUs to give out, one a worker; 0 where there is none or a device is named."""
-    if device not in ("auto", "cuda"):
-        return 0
-    import torch
+def _end(place: _Place, end: End, job: Job, listener: Listener) -> bool:
+    """Take in how a worker ended, and free its shard; tell whether another takes its place."""
+    if end.kind not in ("crashed", "killed"):
+        return False
+    if place.held is not None:
+        shard, number = place.held
+        if job.state.read(f"{DONE}/{shard}") is not None:  # it had no time to tell
+            listener.on_shard(shard, FINISHED)
+        record_death(job.state, shard, number, end.how)
+        return True
+    place.false_starts += 1
+    return (place.begun or end.kind == "killed") and place.false_starts <= FALSE_STARTS
 
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
-
-def _bury(job: Job, child: _Child, i: int, status: int, log: Log) -> None:
-    """Say how a worker died, and free its shard."""
-    how = f"signal {-status}" if status < 0 else f"status {status}"
-    why = f": {child.errors[-1]}" if child.errors else ""
-    at = f" at {child.held[0]}" if child.held else ""
-    log(f"worker {i + 1} (process {child.process.pid}) died{at} ({how}){why}")
-    if child.held is not None:
-        job.state.write(claim_key(*child.held), FREE)
+def _free(engine: Engine, places: list[_Place], job: Job) -> None:
+    """Free the shards of workers that had to be killed, by what they told last."""
+    while not engine.events.empty():
+        i, heard = engine.events.get()
+        if i != ENGINE and isinstance(heard, str):
+            _hear(places[i], heard, Listener())
+    for place in places:
+        if place.held is not None:
+            job.state.write(claim_key(*place.held), FREE)

@@ -89,16 +89,18 @@ def run_shards(
         check_form(Path(f"NAME.{sharing.form}"), options.key_added, options.obs)
     shards = look_at_remote(shards)
     shards = cut_shards(shards, sharing.rows_per_shard, options, log)
-    if sharing.workers > 1:
+    if sharing.in_other_processes:
         job = Job(out, None, f".{sharing.form}")
+        claims = Claims(job.state, [shard.name for shard in shards], Worker())
         task = {
+            "program": "cellscribe.atlas.child",
             "shards": [asdict(shard) for shard in shards],
             "out": str(out),
             "verb": _verb(options),
             "options": asdict(options),
-            "sharing": asdict(replace(sharing, workers=1, rows_per_shard=0)),
+            "sharing": asdict(sharing.of_one_worker()),
+            "failed_before": claims.failed_before,
         }
-        claims = Claims(job.state, [shard.name for shard in shards], Worker())
         launch(task, job, sharing, listener=listener, log=log)
         return Run(manifest=job.write_manifest(shards, claims))
     with open_session(None, options, log=log) as session:

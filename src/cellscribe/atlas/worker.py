@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cellscribe.atlas.claims import DONE, Claim, Claims, Worker, alive
-from cellscribe.atlas.deaths import refuse_fatal
+from cellscribe.atlas.deaths import record_death, refuse_fatal
 from cellscribe.atlas.fetch import Sources
 from cellscribe.atlas.job import STATE, Job, source_identity
 from cellscribe.atlas.listener import FINISHED, Listener
@@ -87,8 +87,8 @@ def work(
     with _scratch(job, claims.worker) as folder, Sources(shards, spool_gb) as sources:
         for claim in claims:
             shard = by_name[claim.shard]
-            listener.on_claim(claim.shard, claim.number)
             try:
+                listener.on_claim(claim.shard, claim.number)
                 with alive(claim, patience):
                     refuse_fatal(job.state, claim)
                     with sources.local(shard, by_name.get(claims.upcoming or "")) as local:
@@ -101,6 +101,12 @@ def work(
                 listener.on_shard(shard.name, str(error))
                 if strict:
                     raise
+            except (
+                Exception
+            ) as error:  # of the code or a library: the next worker may fare the same
+                how = f"{type(error).__name__}: {error}".partition("\n")[0]
+                record_death(job.state, claim.shard, claim.number, how)
+                raise
             except BaseException:
                 claim.let_go()
                 raise

@@ -133,12 +133,13 @@ def print_estimate(
         size = f"{source['bytes'] / 1e6:,.1f} MB" if "bytes" in source else ""
         shards = f"{source['shards']:,} shards" if source["shards"] > 1 else ""
         print(f"{source['name']}\t{source.get('reason', cells)}\t{size}\t{shards}".rstrip())
+    workers = sharing.workers or 1
     bad = f" ({len(found.bad):,} bad)" if found.bad else ""
     print(
         f"{len(found.sources):,} sources{bad}, {found.n_shards:,} shards, {found.n_cells:,} cells, "
-        f"{found.n_bytes / 1e9:,.1f} GB: about {found.seconds(sharing.workers) / 60:,.1f} min "
+        f"{found.n_bytes / 1e9:,.1f} GB: about {found.seconds(workers) / 60:,.1f} min "
         f"at {found.cells_per_second:,.0f} cells/s of {found.device}, "
-        f"{sharing.workers} x {found.memory_bytes / 1e9:.1f} GB of memory"
+        f"{workers} x {found.memory_bytes / 1e9:.1f} GB of memory"
     )
     if found.bad:
         sys.exit(1)

@@ -1,6 +1,6 @@
 """Options of a run over many sources."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from cellscribe.config.shared_options import Options, check_positive
@@ -15,8 +15,8 @@ class ShardOptions(Options):
 
     form: Form = "parquet"
     """Form of the results where the output is a folder."""
-    workers: int = 1
-    """Processes on this machine; each takes an equal part of the cores, and a GPU of its own."""
+    workers: int | None = None
+    """Processes on this machine (1): each takes its part of the cores, and a GPU of its own."""
     rows_per_shard: int = 500_000
     """Cut larger sources that are stored by rows into shards of so many cells; 0 cuts none."""
     strict: bool = False
@@ -33,3 +33,12 @@ class ShardOptions(Options):
         check_positive(self, ("workers", "patience", "spool_gb"))
         if self.rows_per_shard < 0:
             raise InputError(f"rows_per_shard is {self.rows_per_shard}; give 0 (none) or more")
+
+    @property
+    def in_other_processes(self) -> bool:
+        """Whether this process only oversees the workers."""
+        return (self.workers or 1) > 1
+
+    def of_one_worker(self) -> "ShardOptions":
+        """Options that each of the workers gets."""
+        return replace(self, workers=None, rows_per_shard=0)

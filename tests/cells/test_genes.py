@@ -18,6 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellscribe.cells.gene_names.genes import human_genes, map_genes, resolve
+from cellscribe.cells.gene_names.lookup import HumanLookup
+from cellscribe.cells.gene_names.spellings import Kind
 from cellscribe.cells.gene_names.vocabulary import Vocabulary
 from cellscribe.errors import InputError
 
@@ -255,6 +257,35 @@ def test_twin_ids_reach_the_one_in_the_vocabulary() -> None:
         one = vocabulary([gene])
         names = ["MATR3", "ENSG00000015479", "ENSG00000280987"]
         assert map_genes(var(names), one).token.tolist() == [5, 5, 5]
+
+
+def test_the_quick_ways_answer_as_the_rules_do(
+    coding: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retired = [f"ENSG{number}" for number in range(90_000_000_000, 90_000_000_400)]
+    # a gene that the table lacks, and one whose symbol is a retired id
+    extra = ["ENSG91000000000", "ENSG91000000001"]
+    own = vocabulary([*coding.ids[5:], *extra], [*coding.symbols[5:], "", retired[0]])
+    ids = human_genes()["ensembl_id"].tolist()
+    names = [
+        *ids,
+        *retired,
+        *extra,
+        "ENSG1",
+        "ENSG0000000000x",
+        "MATR3",
+        "TBCE-1",
+        "",
+        "ENSG00000000003.9",
+    ]
+    kind, token = HumanLookup(own).find_all(names)
+    assert (token[: len(ids)] >= 0).sum() > 19_000
+    assert (kind[token >= 0] == Kind.ENSEMBL).sum() > 19_000
+    monkeypatch.setattr(HumanLookup, "plain_ids", {})
+    monkeypatch.setattr(HumanLookup, "_is_retired", lambda self, name: False)
+    slow_kind, slow_token = HumanLookup(own).find_all(names)
+    np.testing.assert_array_equal(kind, slow_kind)
+    np.testing.assert_array_equal(token, slow_token)
 
 
 def test_pseudoautosomal_copies() -> None:

@@ -142,7 +142,7 @@ def test_bad_lines_are_refused(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "gene_ids.tsv"
     path.write_text(text)
     with pytest.raises(InputError, match=message) as caught:
-        read_synonyms(path, {"ENSG1": 4})
+        read_synonyms(path, ["ENSG1"])
     assert "\n" not in str(caught.value)
 
 
@@ -150,4 +150,4 @@ def test_text_and_back(tmp_path: Path) -> None:
     path = tmp_path / "gene_ids.tsv"
     path.write_text(synonyms_to_text({"B": 1, "A": 0, "C": -1}, ("ENSG1", "ENSG2")))
     assert path.read_text().splitlines() == ["name\tensembl_id", "A\tENSG1", "B\tENSG2", "C\t"]
-    assert read_synonyms(path, {"ENSG1": 0, "ENSG2": 1}) == {"A": 0, "B": 1, "C": -1}
+    assert read_synonyms(path, ["ENSG1", "ENSG2"]) == {"A": 0, "B": 1, "C": -1}

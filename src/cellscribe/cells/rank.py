@@ -50,35 +50,49 @@ def rank_cells(
     """
     n_cells = counts.shape[0]
     indptr = counts.indptr.astype(np.int64, copy=False)
-    keys = np.empty(len(counts.data), dtype=np.int64)
-    ends = np.empty(n_cells, dtype=np.int64)
-    umis, umis_known = np.zeros((2, n_cells), dtype=np.int64)
-    genes = np.zeros(n_cells, dtype=np.int32)
+    indices = counts.indices.astype(np.int32, copy=False)
+    data = counts.data.astype(np.float64, copy=False)
     known = token_of_column[token_of_column >= 0]
-    _fill_keys(
-        indptr,
-        counts.indices.astype(np.int32, copy=False),
-        counts.data.astype(np.float64, copy=False),
-        token_of_column,
-        medians,
-        np.bincount(known, minlength=1).max() > 1 or not counts.has_canonical_format,
-        keys,
-        ends,
-        umis,
-        umis_known,
-        genes,
-    )
-    genes_known = ends - indptr[:-1]
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.minimum(genes_known, context))])
-    tokens = np.empty(offsets[-1], dtype=np.uint16)
-    _sort_keys(keys, indptr[:-1], genes_known, offsets, tokens)
+    sum_first = np.bincount(known, minlength=1).max() > 1 or not counts.has_canonical_format
+    umis, umis_known = np.zeros((2, n_cells), dtype=np.int64)
+    genes, genes_known = np.zeros((2, n_cells), dtype=np.int32)
+    stored = np.diff(indptr)
+    best = np.empty((n_cells, min(context, stored.max(initial=0))), dtype=np.uint16)
+    # Sorted together are cells of about the same length, in one call: each call must take Python's
+    # lock again, which takes far longer than sorting a cell if another thread holds it.
+    order = np.argsort(stored, kind="stable")
+    for first in range(0, n_cells, SORTED_TOGETHER):
+        cells = order[first : first + SORTED_TOGETHER]
+        keys = np.empty((len(cells), stored[cells[-1]]), dtype=np.int64)
+        _fill_keys(
+            cells,
+            indptr,
+            indices,
+            data,
+            token_of_column,
+            medians,
+            sum_first,
+            keys,
+            umis,
+            umis_known,
+            genes,
+            genes_known,
+        )
+        # NumPy sorts, because it has AVX-512 and AVX2 kernels and numba has not.
+        if context < keys.shape[1]:
+            keys.partition(context - 1, axis=1)
+            keys = keys[:, :context]
+        keys.sort(axis=1)
+        _unpack_keys(keys, cells, genes_known, best)
+    kept = np.minimum(genes_known, context)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept, dtype=np.int64)])
     return CellTokens(
-        tokens=tokens,
+        tokens=_pack(best, offsets),
         offsets=offsets,
         umis=umis,
         umis_known=umis_known,
         genes=genes,
-        genes_known=genes_known.astype(np.int32),
+        genes_known=genes_known,
     )
 
 
@@ -93,15 +107,29 @@ def ranker(medians: npt.NDArray[np.float64], context: int) -> Tokenize:
 
 @numba.njit(cache=True, nogil=True)
 def _fill_keys(  # type: ignore[no-untyped-def]
-    indptr, indices, data, token_of_column, medians, sum_first, keys, ends, umis, umis_known, genes
+    cells,
+    indptr,
+    indices,
+    data,
+    token_of_column,
+    medians,
+    sum_first,
+    keys,
+    umis,
+    umis_known,
+    genes,
+    genes_known,
 ):
+    """Write the sort keys of some cells, one row each, `NO_KEY` after the last."""
     total_of_token = np.zeros(len(medians) if sum_first else 0, dtype=np.float64)
     touched = np.empty(len(medians) if sum_first else 0, dtype=np.int64)
     value = np.empty(1, dtype=np.float64)
     bits = value.view(np.int64)
-    for cell in range(len(indptr) - 1):
-        end = indptr[cell]
+    for row in range(len(cells)):
+        cell = cells[row]
+        end = 0
         n_touched = 0
+        n_genes = 0
         total = 0.0
         total_known = 0.0
         for place in range(indptr[cell], indptr[cell + 1]):
@@ -109,7 +137,7 @@ def _fill_keys(  # type: ignore[no-untyped-def]
             if count == 0.0:
                 continue
             total += count
-            genes[cell] += 1
+            n_genes += 1
             token = token_of_column[indices[place]]
             if token < 0:
                 continue
@@ -122,55 +150,38 @@ def _fill_keys(  # type: ignore[no-untyped-def]
             else:
                 value[0] = count / medians[token]
                 # Inverted, so that ascending keys are descending values, then ascending tokens.
-                keys[end] = ~((bits[0] & ~TOKEN_BITS) | (TOKEN_BITS - token))
+                keys[row, end] = ~((bits[0] & ~TOKEN_BITS) | (TOKEN_BITS - token))
                 end += 1
         for i in range(n_touched):
             token = touched[i]
             value[0] = total_of_token[token] / medians[token]
-            keys[end] = ~((bits[0] & ~TOKEN_BITS) | (TOKEN_BITS - token))
+            keys[row, end] = ~((bits[0] & ~TOKEN_BITS) | (TOKEN_BITS - token))
             end += 1
             total_of_token[token] = 0.0
-        ends[cell] = end
+        keys[row, end:] = NO_KEY
+        genes[cell] = n_genes
+        genes_known[cell] = end
         umis[cell] = np.int64(np.rint(total))
         umis_known[cell] = np.int64(np.rint(total_known))
 
 
-def _sort_keys(
-    keys: npt.NDArray[np.int64],
-    starts: npt.NDArray[np.int64],
-    lengths: npt.NDArray[np.int64],
-    offsets: npt.NDArray[np.int64],
-    tokens: npt.NDArray[np.uint16],
-) -> None:
-    """Sort each cell's keys and unpack their tokens.
-
-    NumPy sorts, because it has AVX-512 and AVX2 kernels and numba has not. Cells of about the same
-    length are sorted in one call: each call must take Python's lock again, which takes far longer
-    than sorting a cell if another thread holds it.
-    """
-    order = np.argsort(lengths, kind="stable")
-    for first in range(0, len(order), SORTED_TOGETHER):
-        cells = order[first : first + SORTED_TOGETHER]
-        padded = np.full((len(cells), lengths[cells[-1]]), NO_KEY, dtype=np.int64)
-        _pad_keys(keys, starts, lengths, cells, padded)
-        padded.sort(axis=1)
-        _unpack_keys(padded, cells, offsets, tokens)
+@numba.njit(cache=True, nogil=True)
+def _unpack_keys(keys, cells, genes_known, best):  # type: ignore[no-untyped-def]
+    """Write the tokens of sorted keys to the rows of `best` that are those of `cells`."""
+    for row in range(len(cells)):
+        cell = cells[row]
+        for place in range(min(genes_known[cell], keys.shape[1])):
+            best[cell, place] = TOKEN_BITS - (~keys[row, place] & TOKEN_BITS)
 
 
 @numba.njit(cache=True, nogil=True)
-def _pad_keys(keys, starts, lengths, cells, padded):  # type: ignore[no-untyped-def]
-    for row in range(len(cells)):
-        start = starts[cells[row]]
-        for place in range(lengths[cells[row]]):
-            padded[row, place] = keys[start + place]
-
-
-@numba.njit(cache=True, nogil=True)
-def _unpack_keys(padded, cells, offsets, tokens):  # type: ignore[no-untyped-def]
-    for row in range(len(cells)):
-        first = offsets[cells[row]]
-        for place in range(offsets[cells[row] + 1] - first):
-            tokens[first + place] = TOKEN_BITS - (~padded[row, place] & TOKEN_BITS)
+def _pack(best, offsets):  # type: ignore[no-untyped-def]
+    """Join the first tokens of each row, as many as `offsets` leave room for."""
+    tokens = np.empty(offsets[-1], dtype=np.uint16)
+    for cell in range(len(best)):
+        start, end = offsets[cell], offsets[cell + 1]
+        tokens[start:end] = best[cell, : end - start]
+    return tokens
 
 
 def rank_cells_torch(

@@ -33,6 +33,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from anndata import AnnData
 
+# Differences take 16 bits a token, plain Parquet 32, a dictionary 15 and a third more time;
+# compression adds nothing.
+STORED: dict[str, Any] = {
+    "compression": "none",
+    "use_dictionary": ["cell_id", "values.list.element", "length"],
+    "column_encoding": {"input_ids.list.element": "DELTA_BINARY_PACKED"},
+}
+"""How the columns are stored."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenized:
@@ -113,12 +122,8 @@ def write_tokens(
                 batch = _record_batch(cells, names[done : done + size], front, back)
                 if writer is None:
                     schema = batch.schema.with_metadata(metadata)
-                    # A dictionary takes 15 bits a token, plain Parquet 32; compression adds
-                    # nothing.
                     writer = stack.enter_context(
-                        pq.ParquetWriter(
-                            partial, schema, compression="none", write_statistics=False
-                        )
+                        pq.ParquetWriter(partial, schema, **STORED, write_statistics=False)
                     )
                 writer.write_table(pa.Table.from_batches([batch]))
                 done += size

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from cellscribe.callbacks import Log
 from cellscribe.cells.gene_names.spellings import Kind
-from cellscribe.cells.gene_names.symbols import as_text, recognise_among
+from cellscribe.cells.gene_names.symbols import as_texts, recognise_among
 from cellscribe.errors import InputError
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def _read_words(var: pd.DataFrame) -> tuple[npt.NDArray[np.int8], npt.NDArray[np
         if key not in _SURE_COLUMNS and key not in _OTHER_COLUMNS:
             continue
         codes, distinct = pd.factorize(var.iloc[:, place].to_numpy(dtype=object))
-        texts = [*map(as_text, distinct), ""]
+        texts = [*as_texts(distinct), ""]
         states = [_state_of(text) for text in texts]
         if key in _OTHER_COLUMNS:
             if not {_State.GENE, _State.OTHER} <= set(states):
@@ -245,10 +245,10 @@ def _judge_unknown(
 
 def _genes_of(var: pd.DataFrame, rows: Mask) -> npt.NDArray[np.object_]:
     """Gene of each of the rows by its id or name, "" where there is none."""
-    names = [as_text(value) for value in var.index.to_numpy(dtype=object)[rows]]
+    names = as_texts(var.index.to_numpy(dtype=object)[rows])
     there = frozenset(names)
     columns = [
-        [as_text(value) for value in var.iloc[:, place].to_numpy(dtype=object)[rows]]
+        as_texts(var.iloc[:, place].to_numpy(dtype=object)[rows])
         for place, column in enumerate(var.columns)
         if str(column).lower() in _ID_COLUMNS
     ]

@@ -104,7 +104,7 @@ def check_known(
     mouse = look_up.reader.species == "mouse"
     title = [] if mouse else _in_title_case(names[own])
     # a species' own symbols are counted among all that have a name
-    looks_mouse = 2 * len(title) > sum(1 for name in names[own] if name)
+    looks_mouse = bool(title) and 2 * len(title) > sum(1 for name in names[own] if name)
     beside = n_known < MIN_BESIDE_OTHERS * n_other
     if not (few or looks_mouse or beside):
         return
@@ -128,6 +128,9 @@ def check_known(
 
 
 def _in_title_case(names: Iterable[str]) -> list[str]:
+    names = list(names)
+    if (joined := "".join(names)) == joined.upper():
+        return []  # as all Ensembl ids are
     return [n for n in names if _TITLE_CASE.fullmatch(n) and "orf" not in n]
 
 

@@ -21,7 +21,7 @@ from cellscribe.cells.gene_names.features import judge_features
 from cellscribe.cells.gene_names.gene_refusals import Place, check_known, first_names
 from cellscribe.cells.gene_names.lookup import Lookup, lookup_of
 from cellscribe.cells.gene_names.spellings import Kind
-from cellscribe.cells.gene_names.symbols import as_text, human_genes, resolve
+from cellscribe.cells.gene_names.symbols import as_texts, human_genes, resolve
 from cellscribe.cells.gene_names.vocabulary import GeneTable
 from cellscribe.config import Species
 from cellscribe.errors import InputError
@@ -140,15 +140,9 @@ def _read_column(key: str, values: Any, look_up: Lookup) -> _Column:
         codes, distinct = values.cat.codes.to_numpy(), values.cat.categories
     else:
         codes, distinct = pd.factorize(values.to_numpy(dtype=object))
-    names_U = np.array([*map(as_text, distinct), ""], dtype=object)  # missing values have code -1
-    there = frozenset(names_U)
-    found = [look_up(name) for name in names_U]
-    for place, (kind, _) in enumerate(found):
-        if kind == Kind.NOTHING:
-            found[place] = look_up.among(names_U[place], there)
-    kind_U = np.array([kind for kind, _ in found], dtype=np.int8)
-    token_U = np.array([token for _, token in found], dtype=np.int32)
-    return _Column(key, names_U[codes], kind_U[codes], token_U[codes])
+    names = [*as_texts(distinct), ""]  # missing values have code -1
+    kind_U, token_U = look_up.find_all(names)
+    return _Column(key, np.array(names, dtype=object)[codes], kind_U[codes], token_U[codes])
 
 
 def candidate_columns(var: pd.DataFrame, gene_key: str | None, name: str) -> dict[str, pd.Series]:

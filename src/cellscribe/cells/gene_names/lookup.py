@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
 
 from cellscribe.cells.gene_names.orthologues import mouse_reader, orthologues
 from cellscribe.cells.gene_names.spellings import (
@@ -22,11 +25,15 @@ from cellscribe.cells.gene_names.symbols import (
     is_current,
     numbered_symbols,
     older_with_other_separators,
+    one_id_each,
     recognise,
     table,
     with_other_separators,
 )
 from cellscribe.cells.gene_names.vocabulary import GeneTable
+
+UNREAD = -2
+"""Stands in place of a token where a name has not been looked up."""
 
 
 def lookup_of(vocabulary: GeneTable, species: str) -> Lookup:
@@ -47,6 +54,20 @@ class Lookup:
         if found is None:
             found = self.seen[name] = self.find(name)
         return found
+
+    def find_all(self, names: Sequence[str]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int32]]:
+        """Look up the ``U`` distinct names of a file: ``[U]`` kinds and ``[U]`` tokens."""
+        plain, there = self.plain_ids, frozenset(names)
+        token = np.array([plain.get(name, UNREAD) for name in names], dtype=np.int32)
+        kind = np.full(len(names), Kind.ENSEMBL, dtype=np.int8)
+        for place in np.flatnonzero(token == UNREAD):
+            kind[place], token[place] = self.among(names[int(place)], there)
+        return kind, token
+
+    @property
+    def plain_ids(self) -> dict[str, int]:
+        """Tokens of Ensembl ids to which no rule applies; -1 for a gene without one."""
+        return {}
 
     def among(self, name: str, there: frozenset[str]) -> tuple[Kind, int]:
         """Look up a name of a file whose names are `there`: a repeat may be of an older name."""
@@ -77,7 +98,7 @@ class HumanLookup(Lookup):
     def __init__(self, vocabulary: GeneTable) -> None:
         super().__init__()
         self.token_of, self.synonyms = vocabulary.token_of, vocabulary.synonyms
-        self.symbol_of, self.genes = table().symbol_of, table().genes
+        self.genes = table().genes
         # a vocabulary made with an older Ensembl release knows symbols that the table has not
         self.own = own_symbols(vocabulary)
 
@@ -102,10 +123,30 @@ class HumanLookup(Lookup):
         """Symbols that the table lacks, by `loose_key`."""
         return loose_index(self.own.keys() - self.genes.keys())
 
+    @cached_property
+    def plain_ids(self) -> dict[str, int]:
+        """Tokens of Ensembl ids to which no rule applies; -1 for a gene without one."""
+        if self.synonyms is not None:
+            return {}
+        own = {name: token for name, token in self.token_of.items() if name[:4] == "ENSG"}
+        return dict.fromkeys(table().lone, -1) | own
+
     def find(self, name: str) -> tuple[Kind, int]:
         """Look up a name for the first time."""
-        found = self._as_published(name) if self.synonyms is not None else None
-        return found or self._plain_id(name) or self._look_up(name)
+        if name in self.plain_ids:
+            return Kind.ENSEMBL, self.plain_ids[name]
+        if self.synonyms is None:
+            return (Kind.NOTHING, -1) if self._is_retired(name) else self._look_up(name)
+        return self._as_published(name) or self._look_up(name)
+
+    def _is_retired(self, name: str) -> bool:
+        """Whether a name is an Ensembl id that nobody knows any more, told in a few steps.
+
+        A file of an older release has thousands; `_look_up` gives the same.
+        """
+        if name[:4] != "ENSG" or len(name) != 15 or not (name.isascii() and name[4:].isdigit()):
+            return False
+        return name not in table().symbol_of and name not in self.genes and name not in self.own
 
     def _as_published(self, name: str) -> tuple[Kind, int] | None:
         """Answer as the family's own tools do, Ensembl ids without their version; None for others.
@@ -127,18 +168,6 @@ class HumanLookup(Lookup):
         """Token of a name in capitals by the family's own names, else by the table's ids."""
         found = (self.synonyms or {}).get(name)
         return self.token_of.get(name) if found is None else found
-
-    def _plain_id(self, name: str) -> tuple[Kind, int] | None:
-        """Answer for an Ensembl id as it stands in most files, in a few steps; None for others."""
-        if name[:4] != "ENSG":
-            return None
-        token = self.token_of.get(name)
-        if token is not None:
-            return Kind.ENSEMBL, token
-        symbol = self.symbol_of.get(name)
-        if symbol is None or len(self.genes.get(symbol, ())) > 1:
-            return None
-        return Kind.ENSEMBL, -1
 
     def _look_up(self, name: str) -> tuple[Kind, int]:
         kind, genes = self.reader.read(name)
@@ -200,9 +229,5 @@ class MouseLookup(Lookup):
 
 def own_symbols(vocabulary: GeneTable) -> dict[str, tuple[str, ...]]:
     """Symbol -> the one id that a vocabulary gives it; symbols of two ids are left out."""
-    own: dict[str, tuple[str, ...]] = {}
-    for token in range(vocabulary.n_special, len(vocabulary)):
-        symbol = vocabulary.symbols[token]
-        own[symbol] = () if symbol in own else (vocabulary.ids[token],)
-    own.pop("", None)
-    return {symbol: ids for symbol, ids in own.items() if ids}
+    genes = slice(vocabulary.n_special, None)
+    return one_id_each(vocabulary.symbols[genes], vocabulary.ids[genes])

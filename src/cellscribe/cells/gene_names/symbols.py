@@ -10,9 +10,10 @@ from __future__ import annotations
 import gzip
 import math
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -37,20 +38,61 @@ _ENSEMBL = re.compile(
 
 @dataclass(frozen=True)
 class Table:
-    """The bundled table as dictionaries; a folded name is in capitals."""
+    """The bundled table: columns, and dictionaries that are made when first needed.
 
-    rows: tuple[tuple[str, str, str], ...]
-    """Ensembl id, symbol ("" if none), biotype."""
-    symbol_of: dict[str, str]
-    """Ensembl id -> symbol ("" if none)."""
-    genes: dict[str, tuple[str, ...]]
-    """Symbol -> Ensembl ids, the preferred one first."""
-    folded: dict[str, str]
-    """Folded symbol -> symbol, where only one fits."""
-    others: dict[str, str]
-    """Folded previous symbol or alias -> symbol."""
+    A folded name is in capitals.
+    """
+
+    ids: tuple[str, ...]
+    """Ensembl ids."""
+    symbols: tuple[str, ...]
+    """Symbol of each, "" if none."""
+    biotypes: tuple[str, ...]
+    """Biotype of each."""
+    older: tuple[str, ...]
+    """Previous symbols and aliases of each, with "|" between them."""
     nobody: frozenset[str]
     """Folded names with separators that are several genes', or one's that the table lacks."""
+
+    @cached_property
+    def symbol_of(self) -> dict[str, str]:
+        """Ensembl id -> symbol ("" if none)."""
+        return dict(zip(self.ids, self.symbols, strict=True))
+
+    @cached_property
+    def genes(self) -> dict[str, tuple[str, ...]]:
+        """Symbol -> Ensembl ids, the preferred one first."""
+        found = one_id_each(self.symbols, self.ids)
+        shared = Counter(self.symbols).keys() - found.keys() - {""}
+        several: dict[str, list[str]] = {}
+        for symbol, gene in zip(self.symbols, self.ids, strict=True):
+            if symbol in shared:
+                several.setdefault(symbol, []).append(gene)
+        return found | {symbol: tuple(ids) for symbol, ids in several.items()}
+
+    @cached_property
+    def lone(self) -> frozenset[str]:
+        """Ensembl ids that share their symbol with no other."""
+        twins = (ids for ids in self.genes.values() if len(ids) > 1)
+        return frozenset(self.ids).difference(*twins)
+
+    @cached_property
+    def folded(self) -> dict[str, str]:
+        """Folded symbol -> symbol, where only one fits."""
+        folded: dict[str, str] = {}
+        for symbol in self.genes:
+            # two symbols that differ only in case leave no answer for a third spelling
+            folded[symbol.upper()] = "" if symbol.upper() in folded else symbol
+        return folded
+
+    @cached_property
+    def others(self) -> dict[str, str]:
+        """Folded previous symbol or alias -> symbol."""
+        others: dict[str, str] = {}
+        for symbol, names in zip(self.symbols, self.older, strict=True):
+            if names:
+                others.update(dict.fromkeys(names.upper().split("|"), symbol))
+        return others
 
 
 @cache
@@ -58,24 +100,33 @@ def table() -> Table:
     """Read the bundled table; the same object at every call."""
     packed = (resources.files("cellscribe") / "bundled" / "symbols.tsv.gz").read_bytes()
     lines = gzip.decompress(packed).decode().splitlines()
-    rows, others, nobody = [], {}, frozenset[str]()
-    genes: dict[str, tuple[str, ...]] = {}
-    for line in lines[next(i for i, line in enumerate(lines) if line[0] != "#") + 1 :]:
-        number, symbol, biotype, names = line.split("\t")
-        if not number:
-            nobody = frozenset(names.split("|"))
-            continue
-        gene = "ENSG" + number.zfill(11)
-        rows.append((gene, symbol, biotype))
-        if symbol:
-            genes[symbol] = (*genes[symbol], gene) if symbol in genes else (gene,)
-        if names:
-            others.update(dict.fromkeys(names.upper().split("|"), symbol))
-    folded: dict[str, str] = {}
-    for symbol in genes:
-        # two symbols that differ only in case leave no answer for a third spelling
-        folded[symbol.upper()] = "" if symbol.upper() in folded else symbol
-    return Table(tuple(rows), {row[0]: row[1] for row in rows}, genes, folded, others, nobody)
+    first = next(i for i, line in enumerate(lines) if line[0] != "#") + 1
+    # columns, as rows would be a tuple each, and Python's collector of garbage would walk them all
+    fields = "\t".join(lines[first:]).split("\t")
+    numbers, symbols, biotypes, older = (fields[column::4] for column in range(4))
+    place = numbers.index("")
+    nobody = frozenset(older[place].split("|"))
+    for column in (numbers, symbols, biotypes, older):
+        del column[place]
+    ids = tuple(["ENSG" + number.zfill(11) for number in numbers])
+    return Table(ids, tuple(symbols), tuple(biotypes), tuple(older), nobody)
+
+
+def one_id_each(symbols: Sequence[str], ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Symbol -> its id, without "" and symbols that stand twice.
+
+    Parameters
+    ----------
+    symbols, ids
+        Columns of a table of genes.
+    """
+    found: dict[str, tuple[str, ...]] = dict(zip(symbols, zip(ids, strict=True), strict=True))
+    found.pop("", None)
+    if len(found) < len(symbols):
+        for symbol, times in Counter(symbols).items():
+            if times > 1:
+                found.pop(symbol, None)
+    return found
 
 
 def human_genes() -> pd.DataFrame:
@@ -88,7 +139,10 @@ def human_genes() -> pd.DataFrame:
     """
     import pandas as pd
 
-    return pd.DataFrame(list(table().rows), columns=["ensembl_id", "symbol", "biotype"])
+    known = table()
+    return pd.DataFrame(
+        {"ensembl_id": known.ids, "symbol": known.symbols, "biotype": known.biotypes}
+    )
 
 
 def ensembl_genes(name: str) -> tuple[str, ...]:
@@ -207,6 +261,13 @@ def recognise_among(name: str, there: frozenset[str]) -> Found:
         if bare is not None and bare in there:
             return recognise_among(bare, there)
     return found
+
+
+def as_texts(values: Iterable[Any]) -> list[str]:
+    """Turn values of a gene table into texts, see `as_text`."""
+    found = list(values)
+    # in two calls, as there may be 60,000 of them
+    return list(map(str.strip if set(map(type, found)) == {str} else as_text, found))
 
 
 def as_text(value: Any) -> str:

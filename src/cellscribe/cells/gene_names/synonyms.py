@@ -26,15 +26,15 @@ def synonyms_to_text(synonyms: Mapping[str, int], ids: Sequence[str]) -> str:
     return "\n".join(["\t".join(COLUMNS), *rows]) + "\n"
 
 
-def read_synonyms(path: Path, token_of: Mapping[str, int]) -> dict[str, int] | None:
+def read_synonyms(path: Path, ids: Sequence[str]) -> dict[str, int] | None:
     """Read ``gene_ids.tsv``; None where there is none.
 
     Parameters
     ----------
     path
         The file.
-    token_of
-        Id of the gene table -> token.
+    ids
+        Those of the gene table, in token order.
 
     Raises
     ------
@@ -46,6 +46,7 @@ def read_synonyms(path: Path, token_of: Mapping[str, int]) -> dict[str, int] | N
     lines = read_text(path, fix="copy the whole model folder").splitlines()
     if not lines or tuple(lines[0].split("\t")) != COLUMNS:
         raise InputError(f"{path}: the first line must be {' '.join(COLUMNS)}, tab-separated")
+    token_of = {name: token for token, name in enumerate(ids)}
     found: dict[str, int] = {}
     for number, line in enumerate(lines[1:], start=2):
         name, tab, gene = line.partition("\t")

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ ALSO_CALLED = {"[CLS]": "<cls>", "[MASK]": "<mask>", "[PAD]": "<pad>", "[SEP]": 
 """The same in Geneformer's dictionaries."""
 
 COLUMNS = ("token", "ensembl_id", "symbol", "median")
+Columns = tuple[list[str], list[str], list[float]]
+"""Ids, symbols and medians, in token order."""
 MAX_TOKENS = 1 << 16
 """Tokens are stored as uint16, and rank keys keep 16 bits for them."""
 
@@ -214,13 +217,11 @@ class Vocabulary(GeneTable):
             symbols=tuple(symbols),
             medians=np.array(medians, dtype=np.float64),
             n_special=n_special,
-            synonyms=read_synonyms(
-                Path(path).with_name(SYNONYMS), {name: token for token, name in enumerate(ids)}
-            ),
+            synonyms=read_synonyms(Path(path).with_name(SYNONYMS), ids),
         )
 
 
-def _read_columns(path: Path) -> tuple[list[str], list[str], list[float]]:
+def _read_columns(path: Path) -> Columns:
     """Ids, symbols and medians of a ``genes.tsv``, in token order; NaN where a median is empty."""
     fix = "the gene table is missing or damaged: copy the whole model folder"
     lines = read_text(path, fix=fix).splitlines()
@@ -228,9 +229,34 @@ def _read_columns(path: Path) -> tuple[list[str], list[str], list[float]]:
         raise InputError(f"{path}: the first line must be {' '.join(COLUMNS)}, tab-separated")
     if len(lines) - 1 > MAX_TOKENS:
         raise InputError(f"{path}: {len(lines) - 1:,} tokens, at most {MAX_TOKENS:,} fit")
+    return _whole_columns(lines[1:]) or _checked_columns(lines[1:], path)
+
+
+def _whole_columns(lines: list[str]) -> Columns | None:
+    """Read the columns of a table that is as it should be, in a few calls; None for any other."""
+    if set(map(str.count, lines, repeat("\t"))) != {len(COLUMNS) - 1}:
+        return None
+    # by columns, as rows would be a list each, and Python's collector of garbage would walk them
+    fields = "\t".join(lines).split("\t")
+    tokens, ids, symbols, texts = (fields[column :: len(COLUMNS)] for column in range(len(COLUMNS)))
+    if tokens != list(map(str, range(len(lines)))) or len(set(ids) - {""}) != len(ids):
+        return None
+    joined = "".join(texts)
+    if not joined.isascii() or "_" in joined:
+        return None
+    try:
+        medians = [float(text) if text else math.nan for text in texts]
+    except ValueError:
+        return None
+    n_good = int(((values := np.array(medians)) > 0).sum() - np.isposinf(values).sum())
+    return (ids, symbols, medians) if n_good + texts.count("") == len(texts) else None
+
+
+def _checked_columns(lines: list[str], path: Path) -> Columns:
+    """Read a table line by line, so that a message can name the first that is wrong."""
     ids: dict[str, int] = {}
     symbols, medians = [], []
-    for place, line in enumerate(lines[1:]):
+    for place, line in enumerate(lines):
         where, fields = f"{path}, line {place + 2}", line.split("\t")
         if len(fields) != len(COLUMNS) or fields[0] != str(place) or not fields[1]:
             raise InputError(

@@ -57,7 +57,11 @@ def text(value: Any) -> str:
 
 def names(values: Iterable[Any]) -> pd.Index:
     """Make an index of str from names of any kind."""
-    return pd.Index([text(value) for value in values], dtype=object)
+    found = list(values)
+    # most are; asked of all at once, as there may be a million
+    if set(map(type, found)) != {str} or not "".join(found).isascii():
+        found = [text(value) for value in found]
+    return pd.Index(found, dtype=object)
 
 
 def tidy(frame: pd.DataFrame) -> pd.DataFrame:
@@ -69,7 +73,7 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
         if dtype.kind != "O":
             continue
         values = frame.iloc[:, at]
-        if any(isinstance(value, bytes) for value in values):
+        if any(issubclass(kind, bytes) for kind in set(map(type, values))):
             frame.isetitem(at, [text(value) for value in values])
     return frame
 

@@ -84,12 +84,18 @@ def test_sources_and_results_in_a_bucket(
     )
     assert done.failures == {}
     assert not any(word in str(done.manifest) for word in ("secret", "AWS"))
-    results = Bucket("s3://bucket/vectors")
+    results, joined = Bucket("s3://bucket/vectors"), tmp_path / "all.parquet"
+    assert cellscribe.collect("s3://bucket/vectors", joined) == 36
+    rows = pd.read_parquet(joined)
     for path in sources:
         download(results, f"{path.stem}.parquet", tmp_path / "got.parquet")
         got = np.stack(pd.read_parquet(tmp_path / "got.parquet")["embedding"])
         alone = cellscribe.embed(path, model=tiny_model, device="cpu", precision="float32")
         np.testing.assert_array_equal(got, alone)
+        here = rows.loc[rows["source"] == path.stem, "embedding"]
+        np.testing.assert_array_equal(np.stack(here), alone)
+    with pytest.raises(InputError, match="what is joined is one file here"):
+        cellscribe.collect("s3://bucket/vectors", "s3://bucket/all.parquet")
 
 
 def test_what_is_not_there_is_one_line(faults: s3.Faults, tmp_path: Path) -> None:

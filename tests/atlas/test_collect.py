@@ -1,8 +1,10 @@
-"""Parts joined: the same rows as the parts hold, in their order."""
+"""Parts joined: the same rows as the parts hold, in their order and in their types."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -11,10 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cellscribe.atlas.collect import Part, collect_parts
+from cellscribe.atlas.collect import collect_parts
+from cellscribe.atlas.column_types import common_type
+from cellscribe.atlas.parts import Part, columns_of, name_of, type_of
+from cellscribe.atlas.stores import Folder
 from cellscribe.errors import InputError
 
 WIDTH = 5
+ABOUT = {"verb": "embed", "width": WIDTH, "dtype": "float32", "key_added": "X_x"}
 
 
 def part(folder: Path, name: str, n: int, seed: int, **columns: object) -> tuple[Part, np.ndarray]:
@@ -27,8 +33,19 @@ def part(folder: Path, name: str, n: int, seed: int, **columns: object) -> tuple
             **columns,
         }
     )
-    pq.write_table(table, folder / f"{name}.parquet", row_group_size=3)
-    return Part(name=name, path=folder / f"{name}.parquet", n_cells=n), vectors
+    path = folder / f"{name}.parquet"
+    pq.write_table(table, path, row_group_size=3)
+    return as_part(path, n), vectors
+
+
+def as_part(path: Path, n: int) -> Part:
+    return Part(
+        source=path.stem,
+        store=Folder(path.parent),
+        file=path.name,
+        n_cells=n,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
 
 
 @pytest.fixture
@@ -44,47 +61,165 @@ def parts(tmp_path: Path) -> tuple[list[Part], np.ndarray, pd.DataFrame]:
     return [p for p, _ in made], np.concatenate([v for _, v in made]), cells
 
 
-@pytest.mark.parametrize("form", [".parquet", ".npy", ".zarr"])
+def read(out: Path) -> tuple[np.ndarray, pd.DataFrame]:
+    if out.suffix in (".zarr", ".h5ad"):
+        adata = ad.read_zarr(out) if out.suffix == ".zarr" else ad.read_h5ad(out)
+        return adata.obsm["X_x"], adata.obs.reset_index(names="cell_id")
+    if out.suffix == ".npy":
+        return np.load(out, mmap_mode="r"), pd.read_parquet(f"{out}.cells.parquet")
+    table = pd.read_parquet(out)
+    return np.stack(table["embedding"]), table
+
+
+@pytest.mark.parametrize("form", [".parquet", ".npy", ".zarr", ".h5ad"])
 def test_all_forms_hold_the_rows_of_the_parts(tmp_path: Path, parts, form: str) -> None:
     found, vectors, cells = parts
-    out = tmp_path / f"all{form}"
-    seen = []
-    done = collect_parts(
-        found,
-        out,
-        width=WIDTH,
-        dtype="float32",
-        key_added="X_x",
-        progress=lambda *a: seen.append(a),
-    )
-    assert done == 11
+    out, seen = tmp_path / f"all{form}", []
+    assert collect_parts(found, out, ABOUT, progress=lambda *a: seen.append(a)) == 11
     assert seen[-1] == (11, 11)
-    if form == ".zarr":
-        adata = ad.read_zarr(out)
-        got, table = adata.obsm["X_x"], adata.obs.reset_index(names="cell_id")
-    elif form == ".npy":
-        got = np.load(out, mmap_mode="r")
-        table = pd.read_parquet(f"{out}.cells.parquet")
-    else:
-        table = pd.read_parquet(out)
-        got = np.stack(table["embedding"])
+    got, table = read(out)
     np.testing.assert_array_equal(got, vectors)
     for name in cells:
         assert list(table[name]) == list(cells[name])
+    assert {str(table[name].dtype) for name in ("tissue", "source")} == {"category"}
+
+
+COLUMNS: dict[str, tuple[Any, Any, str, str]] = {
+    "texts": (["x", None, ""], ["y", "z", "w"], "object", "string"),
+    "full_texts": (["x", "y", ""], ["y", "z", "w"], "object", "object"),
+    "numbers": ([1, 2, 3], [4, 5, 6], "int64", "int64"),
+    "gaps": ([1, None, 3], [4, 5, 6], "float64", "Int64"),
+    "mixed": ([1, 2, 3], [0.5, None, 2.5], "float64", "float64"),
+    "flags": ([True, False, True], [True, True, False], "bool", "bool"),
+    "some_flags": ([True, None, True], [True, True, False], "object", "boolean"),
+    "text_or_number": (["x", "y", None], [4, 5, 6], "object", "string"),
+    "absent": (pa.nulls(3), [4, 5, 6], "float64", "Int64"),
+    "kinds": (
+        pa.array(["k", "l", None]).dictionary_encode(),
+        pa.array(["l", "m", "m"]).dictionary_encode(),
+        "category",
+        "category",
+    ),
+    "kinds_or_texts": (
+        pa.array(["k", "l", "k"]).dictionary_encode(), ["l", "m", "n"], "object", "object"
+    ),
+    "never": (pa.nulls(3), pa.nulls(3), "object", "string"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [".parquet", ".npy", ".zarr", ".h5ad"])
+def test_columns_keep_their_types_and_their_missing_values(tmp_path: Path, form: str) -> None:
+    first, _ = part(tmp_path, "b", 3, 0, **{name: each[0] for name, each in COLUMNS.items()})
+    second, _ = part(tmp_path, "a", 3, 1, **{name: each[1] for name, each in COLUMNS.items()})
+    out = tmp_path / f"all{form}"
+    collect_parts([first, second], out, ABOUT)
+    _, table = read(out)
+    stored = form in (".zarr", ".h5ad")
+    for name, (one, two, dtype, stored_dtype) in COLUMNS.items():
+        got = table[name]
+        assert str(got.dtype) == (stored_dtype if stored else dtype), name
+        expected = [*pa.array(one).to_pylist(), *pa.array(two).to_pylist()]
+        assert list(got.isna()) == [value is None for value in expected], name
+        there = [value for value in expected if value is not None]
+        if name == "text_or_number":
+            there = [str(value) for value in there]
+        assert got[got.notna()].tolist() == there, name
+
+
+def test_dates_are_dates_in_a_table_and_texts_in_an_anndata(tmp_path: Path) -> None:
+    days = pd.to_datetime(["2021-03-04", None, "2022-01-01"])
+    found = [part(tmp_path, "b", 3, 0, day=pa.array(days, from_pandas=True))[0]]
+    collect_parts(found, tmp_path / "all.parquet", ABOUT)
+    assert list(pd.read_parquet(tmp_path / "all.parquet")["day"].isna()) == [False, True, False]
+    assert pd.read_parquet(tmp_path / "all.parquet")["day"][2] == days[2]
+    collect_parts(found, tmp_path / "all.h5ad", ABOUT)
+    stored = ad.read_h5ad(tmp_path / "all.h5ad").obs["day"]
+    assert stored.isna().tolist() == [False, True, False]
+    assert pd.to_datetime(stored).tolist()[2] == days[2]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        ([pa.int8(), pa.int32(), pa.null()], pa.int32()),
+        ([pa.int32(), pa.float32()], pa.float64()),
+        ([pa.bool_(), pa.int64()], pa.string()),
+        ([pa.timestamp("us"), pa.timestamp("ns")], pa.timestamp("ns")),
+        ([pa.timestamp("us"), pa.timestamp("us", "UTC")], pa.string()),
+        ([pa.dictionary(pa.int8(), pa.string(), True)], pa.dictionary(pa.int32(), pa.string())),
+        ([pa.dictionary(pa.int8(), pa.int64()), pa.float64()], pa.float64()),
+    ],
+)  # fmt: skip
+def test_the_common_type_holds_all_values(kinds: list[pa.DataType], expected: pa.DataType) -> None:
+    assert common_type(kinds) == expected
+    assert common_type(kinds[::-1]) == expected
+
+
+def test_a_type_is_found_again_by_its_name() -> None:
+    kinds = [
+        *(pa.string(), pa.bool_(), pa.int8(), pa.uint64(), pa.float32(), pa.float64(), pa.null()),
+        *(pa.date32(), pa.timestamp("us"), pa.timestamp("ns", "UTC")),
+        *(pa.dictionary(pa.int32(), pa.string()), pa.dictionary(pa.int32(), pa.float64())),
+    ]
+    assert [type_of(name_of(kind)) for kind in kinds] == kinds
+
+
+def test_columns_are_described_by_the_footer(tmp_path: Path) -> None:
+    table = pa.table({"cell_id": ["a", "b"], "x": [1, None], "y": ["a", "b"]})
+    pq.write_table(table, tmp_path / "a.parquet", write_statistics=["x", "y"])
+    assert columns_of(tmp_path / "a.parquet") == {
+        "x": {"type": "int64", "nulls": True},
+        "y": {"type": "string", "nulls": False},
+    }
+
+
+def test_numbers_that_a_fraction_cannot_hold_are_refused(tmp_path: Path) -> None:
+    one, _ = part(tmp_path, "a", 1, 0, x=[2**60 + 1])
+    two, _ = part(tmp_path, "b", 1, 1, x=[0.5])
+    with pytest.raises(InputError, match=r"a\.parquet: a column of obs does not go together"):
+        collect_parts([one, two], tmp_path / "all.zarr", ABOUT)
+    assert not (tmp_path / "all.zarr").exists()
+
+
+def test_tokens_are_joined_as_tokens(tmp_path: Path) -> None:
+    found = []
+    for name in ("b", "a"):
+        table = pa.table(
+            {
+                "cell_id": [f"{name}0", f"{name}1"],
+                "input_ids": pa.array([[1, 2], [3]], pa.list_(pa.uint16())),
+                "length": pa.array([2, 1], pa.int32()),
+            }
+        ).replace_schema_metadata({"cellscribe": f'{{"model": "m", "source": "{name}.h5ad"}}'})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        found.append(as_part(tmp_path / f"{name}.parquet", 2))
+    out = tmp_path / "all.parquet"
+    assert collect_parts(found, out, {"verb": "tokenize"}) == 4
+    joined = pq.read_table(out)
+    assert joined["input_ids"].to_pylist() == [[1, 2], [3]] * 2
+    assert joined["source"].to_pylist() == ["b", "b", "a", "a"]
+    assert joined["cell_id"].to_pylist() == ["b0", "b1", "a0", "a1"]
+    assert joined.schema.metadata[b"cellscribe"] == b'{"model": "m"}'
+    with pytest.raises(InputError, match="tokens are joined as Parquet"):
+        collect_parts(found, tmp_path / "all.zarr", {"verb": "tokenize"})
 
 
 def test_parts_that_do_not_fit_are_refused(tmp_path: Path, parts) -> None:
     found, *_ = parts
     out = tmp_path / "all.npy"
     odd, _ = part(tmp_path, "odd", 3, 9, donor=["x"] * 3)
-    with pytest.raises(InputError, match=r"odd\.parquet: holds cell_id, tissue, donor and 5"):
-        collect_parts([*found, odd], out, width=WIDTH, dtype="float32", key_added="X")
-    short = Part(name="a", path=found[1].path, n_cells=5)
+    with pytest.raises(InputError, match=r"odd\.parquet: holds tissue, donor, other parts tissue"):
+        collect_parts([*found, odd], out, ABOUT)
+    with pytest.raises(InputError, match=r"b\.parquet: 5 values a cell, other parts have 6"):
+        collect_parts(found, out, ABOUT | {"width": 6})
     with pytest.raises(InputError, match=r"a\.parquet: 4 cells, the manifest says 5"):
-        collect_parts([short], out, width=WIDTH, dtype="float32", key_added="X")
-    found[0].path.write_bytes(found[0].path.read_bytes()[:-20])
+        collect_parts([as_part(tmp_path / "a.parquet", 5)], out, ABOUT)
+    path = tmp_path / "b.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"b\.parquet is missing or not as it was written"):
+        collect_parts(found, out, ABOUT)
     with pytest.raises(InputError, match=r"b\.parquet cannot be read"):
-        collect_parts(found, out, width=WIDTH, dtype="float32", key_added="X")
+        collect_parts([as_part(path, 7)], out, ABOUT)
     with pytest.raises(InputError, match=r"end the output's name in one of \.parquet"):
-        collect_parts(found, tmp_path / "x.csv", width=WIDTH, dtype="float32", key_added="X")
+        collect_parts(found, tmp_path / "x.csv", ABOUT)
     assert not [p for p in tmp_path.iterdir() if p.name.startswith((".all", "all"))]

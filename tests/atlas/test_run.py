@@ -191,7 +191,7 @@ def test_a_large_source_is_cut_and_joined_again(tmp_path: Path, tiny_model: Path
     assert cellscribe.collect(out, tmp_path / "all.parquet") == 50
     joined = pd.read_parquet(tmp_path / "all.parquet")
     assert list(joined["cell_id"]) == [f"cell{i}" for i in range(50)]
-    assert list(joined["source"].unique()) == [f"large.{i:05}" for i in range(4)]
+    assert list(joined["source"].unique()) == ["large"]
     alone = cellscribe.embed(source, model=tiny_model, device="cpu", precision="float32")
     np.testing.assert_array_equal(np.stack(joined["embedding"]), alone)
 
@@ -226,11 +226,47 @@ def test_a_column_that_one_source_lacks_is_null_there_and_told(
         )
 
 
+def test_a_list_names_a_layer_for_each_source(
+    atlas: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    adata = ad.read_h5ad(atlas / "part0.h5ad")
+    adata.layers["half"] = np.asarray(adata.X // 2)
+    adata.write_h5ad(atlas / "part0.h5ad")
+    table, out = tmp_path / "list.csv", tmp_path / "out"
+    options = {"model": tiny_model, "log": lambda line: None}
+    found = []
+    for layer in ("", "half"):
+        table.write_text(f"path,name,layer\natlas/part0.h5ad,a,{layer}\natlas/part1.h5ad,b,\n")
+        run = cellscribe.embed_files(table, out, EmbedOptions(device="cpu"), **options)
+        assert run.failures == {}
+        found.append(run.manifest["shards"])
+        alone = cellscribe.embed(
+            atlas / "part0.h5ad", model=tiny_model, layer=layer or "X", device="cpu"
+        )
+        np.testing.assert_array_equal(vectors(out / "a.parquet"), alone)
+    (before, other), (after, same) = found
+    assert (before.get("layer"), after["layer"]) == (None, "half")
+    assert before["counts_hash"] != after["counts_hash"]
+    assert other == same
+
+
+def test_tokens_are_joined_and_embedded_as_tokens(
+    atlas: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    out, joined = tmp_path / "out", tmp_path / "all.parquet"
+    cellscribe.tokenize_files(atlas, out, model=tiny_model, log=lambda line: None)
+    assert cellscribe.collect(out, joined) == 86
+    options = {"model": tiny_model, "device": "cpu", "precision": "float32"}
+    alone = [cellscribe.embed(atlas / f"part{i}.h5ad", **options) for i in range(N_SHARDS)]
+    got = cellscribe.embed(joined, **options)
+    np.testing.assert_allclose(got, np.concatenate(alone), atol=1e-5)
+
+
 def test_collect_refuses_what_is_not_whole(atlas: Path, tmp_path: Path, tiny_model: Path) -> None:
     out = tmp_path / "out"
     (atlas / "part1.h5ad").write_bytes(b"no cells")
     run_all(atlas, out, tiny_model)
-    with pytest.raises(InputError, match=r"part1 has no vectors \(.*run embed again first"):
+    with pytest.raises(InputError, match=r"part1 has no result \(.*run embed again first"):
         cellscribe.collect(out, tmp_path / "all.npy")
     write(atlas / "part1.h5ad", some_counts(21, seed=1))
     run_all(atlas, out, tiny_model)

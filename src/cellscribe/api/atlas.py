@@ -126,14 +126,15 @@ def collect(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> int:
-    """Join the results of `embed_files`, in the order of its sources.
+    """Join the results of `embed_files` or `tokenize_files`, in the order of its sources.
 
     Parameters
     ----------
     folder
-        Its output folder; the results in it are ``.parquet``.
+        Its output folder or URL; the results in it are ``.parquet``.
     out
-        ``.parquet``, ``.zarr``, or ``.npy`` with an index in ``OUT.cells.parquet``.
+        ``.parquet``, ``.zarr``, ``.h5ad``, or ``.npy`` with an index in ``OUT.cells.parquet``; of
+        tokens ``.parquet``.
     overwrite
         Replace `out` if it exists.
     progress
@@ -150,19 +151,15 @@ def collect(
         Sources that failed or are missing, results that are not as they were written, another
         form.
     """
-    from cellscribe.atlas.collect import collect_parts, index_of, read_parts
+    from cellscribe.atlas.collect import check_form, collect_parts, index_of, read_parts
 
-    folder, out = Path(folder), Path(out)
+    if "://" in str(out):
+        raise InputError(f"{out}: what is joined is one file here; name a path, and upload it")
+    out, here = Path(out), [] if "://" in str(folder) else [Path(folder)]
     parts, about = read_parts(folder)
-    with claim(out, [folder], overwrite=overwrite, beside=index_of(out)):
-        return collect_parts(
-            parts,
-            out,
-            width=about["width"],
-            dtype=about["dtype"],
-            key_added=about["key_added"],
-            progress=progress,
-        )
+    check_form(out, about)
+    with claim(out, here, overwrite=overwrite, beside=index_of(out)):
+        return collect_parts(parts, out, about, progress=progress)
 
 
 def shards_of(sources: str | Path | Sequence[str | Path], out: str | Path) -> list[Shard]:

@@ -1,44 +1,65 @@
 """Joins the parts of a job into one output, a block of rows in memory at a time.
 
-- ``.parquet``: the rows of all parts, with the column ``source``.
+- ``.parquet``: the rows of all parts, with the column ``source``; of tokens, too.
 - ``.npy``: the matrix, to be memory-mapped, and ``OUT.cells.parquet`` with ``source``, ``cell_id``
   and the columns of obs of each of its rows.
-- ``.zarr``: an AnnData without X: vectors in obsm, those columns in obs.
+- ``.zarr``, ``.h5ad``: an AnnData without X: vectors in obsm, those columns in obs.
+
+Columns keep their types where the parts agree (`column_types`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cellscribe.atlas.column_types import cast_columns, common_type, names_differ
 from cellscribe.atlas.job import MANIFEST
-from cellscribe.atlas.parts import ID, VECTOR, Block, read_parquet
+from cellscribe.atlas.parts import (
+    ID,
+    VECTOR,
+    Block,
+    Part,
+    columns_of,
+    read_tables,
+    read_vectors,
+    reading_parquet,
+    type_of,
+)
 from cellscribe.atlas.records import as_record
-from cellscribe.atlas.stores import Folder
+from cellscribe.atlas.stores import Folder, Store
+from cellscribe.buckets.bucket import Bucket
 from cellscribe.callbacks import Progress
 from cellscribe.errors import InputError
-from cellscribe.writing import disk_errors, hash_of, writing
+from cellscribe.writing import disk_errors, writing
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMS = (".parquet", ".npy", ".zarr")
+FORMS = (".parquet", ".npy", ".zarr", ".h5ad")
 SOURCE = "source"
 CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """A shard's result."""
+class Joined:
+    """What the parts hold together."""
 
-    name: str
-    path: Path
     n_cells: int
+    width: int
+    dtype: np.dtype[Any]
+    key_added: str
+    schema: pa.Schema
+    """``source``, ``cell_id`` and the columns of obs."""
+    nulls: Mapping[str, bool]
+    """Columns of which values are or may be missing."""
 
 
 def index_of(out: Path) -> list[Path]:
@@ -46,62 +67,67 @@ def index_of(out: Path) -> list[Path]:
     return [out.with_name(f"{out.name}.cells.parquet")] if out.suffix == ".npy" else []
 
 
-def read_parts(folder: Path) -> tuple[list[Part], dict[str, Any]]:
-    """Read which results a folder holds, and what they are.
+def read_parts(folder: str | Path) -> tuple[list[Part], dict[str, Any]]:
+    """Read which results a folder, or a bucket, holds, and what they are.
 
     Returns
     -------
     parts
-        In the order of the manifest, each as it was written: the bytes are compared with the hash.
+        In the order of the manifest.
     about
-        What was made: ``width``, ``dtype``, ``key_added`` and more.
+        What was made: ``verb``, ``width``, ``dtype``, ``key_added`` and more.
 
     Raises
     ------
     InputError
-        There is no manifest, a source has no result, a result is missing or not as it was written.
+        There is no manifest, a source has no result, a result is missing.
     """
-    manifest = as_record(Folder(folder).read(MANIFEST))
+    store: Store = Bucket(str(folder)) if "://" in str(folder) else Folder(Path(folder))
+    manifest = as_record(store.read(MANIFEST))
     shards, about = manifest.get("shards"), manifest.get("about")
     if not isinstance(shards, list) or not isinstance(about, dict) or not shards:
-        raise InputError(f"{folder} has no readable {MANIFEST}; give the output folder of embed")
-    parts = []
+        raise InputError(
+            f"{store.name} has no readable {MANIFEST}; give the output folder of embed or tokenize"
+        )
+    verb, parts = about.get("verb", "embed"), []
     for shard in shards:
         if shard["status"] != "done":
             why = shard.get("reason", "not done yet")
-            raise InputError(f"{shard['name']} has no vectors ({why}); run embed again first")
-        path = folder / shard["file"]
-        if path.suffix != ".parquet":
-            raise InputError(f"{path}: only .parquet results are joined; embed with --form parquet")
-        if not path.is_file() or hash_of(path) != shard["sha256"]:
+            raise InputError(f"{shard['name']} has no result ({why}); run {verb} again first")
+        where = f"{store.name}/{shard['file']}"
+        if not shard["file"].endswith(".parquet"):
             raise InputError(
-                f"{path} is missing or not as it was written; remove it and run embed again"
+                f"{where}: only .parquet results are joined; {verb} with --form parquet"
             )
-        parts.append(Part(name=shard["name"], path=path, n_cells=int(shard["cells"])))
+        part = Part(
+            source=shard.get("cut_from", shard["name"]),
+            store=store,
+            file=shard["file"],
+            n_cells=int(shard["cells"]),
+            sha256=shard["sha256"],
+            columns=shard.get("columns"),
+        )
+        if isinstance(store, Folder) and not (store.path / part.file).is_file():
+            raise InputError(f"{where} is missing; run {verb} again first")
+        parts.append(part)
     return parts, about
 
 
 def collect_parts(
     parts: Sequence[Part],
     out: Path,
+    about: Mapping[str, Any],
     *,
-    width: int,
-    dtype: str,
-    key_added: str,
     progress: Progress | None = None,
 ) -> int:
     """Write the rows of all parts, in their order.
 
     Parameters
     ----------
-    parts
-        Results of one job.
+    parts, about
+        Results of one job, from `read_parts`.
     out
-        ``.parquet``, ``.npy`` or ``.zarr``; appears when it is whole.
-    width, dtype
-        Of the vectors: ``D``, and ``float32`` or ``float16``.
-    key_added
-        Name of the vectors in obsm.
+        ``.parquet``, ``.npy``, ``.zarr`` or ``.h5ad``; appears when it is whole.
     progress
         Called with (cells done, cells in all).
 
@@ -116,153 +142,214 @@ def collect_parts(
         No such form; a part is missing, damaged, or holds other columns than the first; the disk
         is full.
     """
-    if out.suffix not in FORMS:
-        raise InputError(f"{out}: end the output's name in one of {', '.join(FORMS)}")
-    write = {".parquet": _to_parquet, ".npy": _to_npy, ".zarr": _to_zarr}[out.suffix]
+    check_form(out, about)
     total = sum(part.n_cells for part in parts)
-    with disk_errors(out):
-        write(
-            _blocks(parts, total, width, progress), out, (total, width), np.dtype(dtype), key_added
-        )
+    with tempfile.TemporaryDirectory(prefix="cellscribe-") as scratch, disk_errors(out):
+        files = _Files(parts, Path(scratch), total, progress)
+        if about.get("verb") == "tokenize":
+            _join_tokens(files, out)
+            return total
+        write = {".parquet": _to_parquet, ".npy": _to_npy}.get(out.suffix, _to_anndata)
+        write(files, out, _joined(files, about))
     return total
 
 
-def _blocks(
-    parts: Sequence[Part], total: int, width: int, progress: Progress | None
-) -> Iterator[Block]:
-    """Read the parts in their order, each with its name in the column ``source``."""
-    import pyarrow as pa
+def check_form(out: Path, about: Mapping[str, Any]) -> None:
+    """Refuse an output that is of no form in which these parts can be joined.
 
-    done, schema = 0, None
-    for part in parts:
-        first = done
-        for block in read_parquet(part.path):
-            names = (
-                pa.array([part.name])
-                .dictionary_encode()
-                .take(pa.array(np.zeros(block.cells.num_rows, np.int64)))
-            )
-            cells = block.cells.add_column(0, SOURCE, names.cast(pa.string()))
-            schema = schema or cells.schema.remove_metadata()
-            if block.vectors.shape[1] != width or cells.schema.names != schema.names:
+    Raises
+    ------
+    InputError
+        It is of none.
+    """
+    forms = FORMS[:1] if about.get("verb") == "tokenize" else FORMS
+    if out.suffix not in forms:
+        tokens = "tokens are joined as Parquet; " if forms != FORMS else ""
+        raise InputError(f"{out}: {tokens}end the output's name in one of {', '.join(forms)}")
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The parts one after the other, each on this machine while it is read."""
+
+    parts: Sequence[Part]
+    scratch: Path
+    n_cells: int
+    progress: Progress | None
+
+    def __iter__(self) -> Iterator[tuple[Part, Path, Callable[[int], None]]]:
+        """Give each part, its file, and what is called with the rows of each block of it.
+
+        Raises
+        ------
+        InputError
+            A part has not the rows that the manifest says.
+        """
+        done = 0
+        for part in self.parts:
+            first = done
+
+            def count(rows: int) -> None:
+                nonlocal done
+                done += rows
+                if self.progress is not None:
+                    self.progress(done, self.n_cells)
+
+            with part.local(self.scratch) as path:
+                yield part, path, count
+            if done - first != part.n_cells:
                 raise InputError(
-                    f"{part.path}: holds {', '.join(cells.schema.names[1:])} and "
-                    f"{block.vectors.shape[1]} values a cell, other parts "
-                    f"{', '.join(schema.names[1:])} and {width}; embed all with the same options"
+                    f"{part.where}: {done - first:,} cells, the manifest says {part.n_cells:,}; "
+                    "embed that source again"
                 )
-            done += cells.num_rows
-            yield Block(block.vectors, _as_text(cells))
-            if progress is not None:
-                progress(done, total)
-        if done - first != part.n_cells:
-            raise InputError(
-                f"{part.path}: {done - first:,} cells, the manifest says {part.n_cells:,}; embed "
-                "that source again"
-            )
 
 
-def _as_text(cells: pa.Table) -> pa.Table:
-    """Give columns that may be of several types among the parts as text."""
+def _joined(files: _Files, about: Mapping[str, Any]) -> Joined:
+    """Find the columns that the parts have together, and their types."""
     import pyarrow as pa
 
-    return pa.table({name: cells[name].cast(pa.string()) for name in cells.column_names})
+    kinds: dict[str, list[pa.DataType]] = {}
+    nulls: dict[str, bool] = {}
+    first: list[str] = []
+    for place, part in enumerate(files.parts):
+        columns = part.columns
+        if columns is None:
+            with part.local(files.scratch) as path:
+                columns = columns_of(path)
+        first = first if place else list(columns)
+        names_differ(list(columns), first, part.where)
+        for name, column in columns.items():
+            kind = type_of(column["type"])
+            kinds.setdefault(name, []).append(kind)
+            nulls[name] = nulls.get(name, False) or column["nulls"] or pa.types.is_null(kind)
+    fixed = {SOURCE: pa.dictionary(pa.int32(), pa.string()), ID: pa.string()}
+    schema = pa.schema(fixed | {name: common_type(found) for name, found in kinds.items()})
+    return Joined(
+        n_cells=files.n_cells,
+        width=about["width"],
+        dtype=np.dtype(about["dtype"]),
+        key_added=about["key_added"],
+        schema=schema,
+        nulls=nulls,
+    )
 
 
-Blocks = Iterator[Block]
-Shape = tuple[int, int]
+def _blocks(files: _Files, joined: Joined) -> Iterator[Block]:
+    """Read the vectors of all parts, and their cells in the types that all have together."""
+    for part, path, count in files:
+        for block in read_vectors(path, part.where):
+            if block.vectors.shape[1] != joined.width:
+                raise InputError(
+                    f"{part.where}: {block.vectors.shape[1]} values a cell, other parts have "
+                    f"{joined.width}; embed all with the same model"
+                )
+            cells = _with_source(block.cells, part.source)
+            names_differ(cells.column_names, joined.schema.names, part.where)
+            yield Block(block.vectors, cast_columns(cells, joined.schema, part.where))
+            count(len(block.vectors))
 
 
-def _to_parquet(blocks: Blocks, out: Path, shape: Shape, dtype: np.dtype[Any], key: str) -> None:
-    with writing(out) as made, ExitStack() as stack:
-        append = _parquet_writer(made, stack, _vectors_of(shape[1], dtype))
-        for block in blocks:
-            append(block)
-        stack.close()
-
-
-def _vectors_of(width: int, dtype: np.dtype[Any]) -> Callable[[Block], pa.Array]:
+def _with_source(table: pa.Table, source: str) -> pa.Table:
     import pyarrow as pa
 
-    kind = pa.float16() if dtype.itemsize == 2 else pa.float32()
-
-    def column(block: Block) -> pa.Array:
-        flat = pa.array(block.vectors.astype(dtype, copy=False).ravel(), kind)
-        return pa.FixedSizeListArray.from_arrays(flat, width)
-
-    return column
+    codes = pa.array(np.zeros(table.num_rows, np.int32))
+    return table.add_column(0, SOURCE, pa.DictionaryArray.from_arrays(codes, pa.array([source])))
 
 
-def _parquet_writer(
-    path: Path, stack: ExitStack, vectors: Callable[[Block], pa.Array] | None
-) -> Callable[[Block], None]:
-    """Make a function that appends blocks; the first one settles the columns."""
+@contextmanager
+def _parquet(path: Path, schema: pa.Schema, coded: Sequence[str]) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
-    writer: Any = None
-
-    def append(block: Block) -> None:
-        nonlocal writer
-        table = block.cells
-        if vectors is not None:
-            table = table.append_column(VECTOR, vectors(block))
-        if writer is None:
-            coded = [name for name in table.column_names if name not in (ID, VECTOR)]
-            writer = stack.enter_context(
-                pq.ParquetWriter(path, table.schema, use_dictionary=coded, write_statistics=False)
-            )
-        writer.write_table(table)
-
-    return append
+    few: Any = list(coded)
+    with pq.ParquetWriter(path, schema, use_dictionary=few, write_statistics=False) as writer:
+        yield writer
 
 
-def _to_npy(blocks: Blocks, out: Path, shape: Shape, dtype: np.dtype[Any], key: str) -> None:
+def _to_parquet(files: _Files, out: Path, joined: Joined) -> None:
+    import pyarrow as pa
+
+    kind = pa.float16() if joined.dtype.itemsize == 2 else pa.float32()
+    schema = joined.schema.append(pa.field(VECTOR, pa.list_(kind, joined.width)))
+    coded = [name for name in joined.schema.names if name != ID]
+    with writing(out) as made, _parquet(made, schema, coded) as writer:
+        for block in _blocks(files, joined):
+            flat = pa.array(block.vectors.astype(joined.dtype, copy=False).ravel(), kind)
+            vectors = pa.FixedSizeListArray.from_arrays(flat, joined.width)
+            writer.write_table(block.cells.append_column(schema.field(VECTOR), vectors))
+
+
+def _to_npy(files: _Files, out: Path, joined: Joined) -> None:
     from cellscribe.inference.resume import npy_header
 
     (index,) = index_of(out)
+    dtype = joined.dtype.newbyteorder("<")
+    coded = [name for name in joined.schema.names if name != ID]
     with writing(out) as made, writing(index) as table, ExitStack() as stack:
-        append = _parquet_writer(table, stack, None)
-        with made.open("wb") as file:
-            file.write(npy_header(shape, dtype.newbyteorder("<")))
-            for block in blocks:
-                file.write(block.vectors.astype(dtype.newbyteorder("<"), copy=False).tobytes())
-                append(block)
+        writer = stack.enter_context(_parquet(table, joined.schema, coded))
+        file = stack.enter_context(made.open("wb"))
+        file.write(npy_header((joined.n_cells, joined.width), dtype))
+        for block in _blocks(files, joined):
+            file.write(block.vectors.astype(dtype, copy=False).tobytes())
+            writer.write_table(block.cells)
         stack.close()
 
 
-def _to_zarr(blocks: Blocks, out: Path, shape: Shape, dtype: np.dtype[Any], key: str) -> None:
-    import zarr
+def _to_anndata(files: _Files, out: Path, joined: Joined) -> None:
+    """Write an AnnData, to zarr or HDF5, without holding it."""
     from anndata import AnnData
 
+    from cellscribe.atlas.stored_obs import StoredObs
     from cellscribe.inference.outputs import write_element
 
-    with writing(out) as made:
-        root = zarr.open_group(made, mode="w")
+    with writing(out) as made, ExitStack() as stack:
+        root, is_zarr = _new_root(made, out.suffix, stack)
         write_element(root, "/", AnnData(shape=(0, 0)))
         obs: Any = root["obs"]
-        obs.attrs["column-order"] = []
         del obs["_index"]
-        obsm: Any = root["obsm"]
-        rows = max(1, CHUNK_BYTES // (shape[1] * dtype.itemsize))
-        vectors = obsm.create_array(key, shape=shape, dtype=dtype, chunks=(rows, shape[1]))
+        shape = (joined.n_cells, joined.width)
+        rows = max(1, min(shape[0], CHUNK_BYTES // (shape[1] * joined.dtype.itemsize)))
+        make = root["obsm"].create_array if is_zarr else root["obsm"].create_dataset
+        vectors = make(joined.key_added, shape=shape, dtype=joined.dtype, chunks=(rows, shape[1]))
         vectors.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        table = StoredObs(obs, shape[0], joined.schema, index=ID, nulls=joined.nulls)
         done = 0
-        for block in blocks:
-            end = done + len(block.vectors)
-            vectors[done:end] = block.vectors
-            for name in block.cells.column_names:
-                _column(obs, "_index" if name == ID else name, shape[0])[done:end] = (
-                    block.cells[name].fill_null("").to_numpy().astype(object)
-                )
-            done = end
+        for block in _blocks(files, joined):
+            vectors[done : done + len(block.vectors)] = block.vectors
+            table.write(done, block.cells)
+            done += len(block.vectors)
+        table.close()
+        stack.close()
 
 
-def _column(obs: Any, name: str, size: int) -> Any:
-    """Text column of a stored obs, made when it is first asked for."""
-    if name not in obs:
-        from zarr.core.dtype import VariableLengthUTF8
+def _new_root(path: Path, suffix: str, stack: ExitStack) -> tuple[Any, bool]:
+    if suffix == ".zarr":
+        import zarr
 
-        array = obs.create_array(name, shape=(size,), dtype=VariableLengthUTF8(), chunks=(1 << 16,))
-        array.attrs.update({"encoding-type": "string-array", "encoding-version": "0.2.0"})
-        if name != "_index":
-            obs.attrs["column-order"] = [*obs.attrs["column-order"], name]
-    return obs[name]
+        return zarr.open_group(path, mode="w"), True
+    import h5py
+
+    return stack.enter_context(h5py.File(path, "w")), False
+
+
+def _join_tokens(files: _Files, out: Path) -> None:
+    """Join tokens, which are of one model, as the manifest is of one job."""
+    schema: pa.Schema | None = None
+    with writing(out) as made, ExitStack() as stack:
+        writer: Any = None
+        for part, path, count in files:
+            for table in read_tables(path, part.where):
+                joined = _with_source(table, part.source)
+                if schema is None:
+                    schema = joined.schema.with_metadata(_about_tokens(table.schema))
+                    writer = stack.enter_context(_parquet(made, schema, joined.column_names))
+                names_differ(joined.column_names, schema.names, part.where)
+                with reading_parquet(part.where):
+                    writer.write_table(joined.replace_schema_metadata(schema.metadata))
+                count(table.num_rows)
+        stack.close()
+
+
+def _about_tokens(schema: pa.Schema) -> dict[str, str]:
+    """Say what the tokens mean, without the name of the one source."""
+    about = json.loads((schema.metadata or {}).get(b"cellscribe", b"{}"))
+    return {"cellscribe": json.dumps({k: v for k, v in about.items() if k != "source"})}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cellscribe.atlas.claims import DONE, FREE, Claims, alive, claim_key, highest
+from cellscribe.atlas.cut import cut_from
 from cellscribe.atlas.records import (
     Standing,
     as_record,
@@ -28,7 +29,7 @@ from cellscribe.errors import InputError
 STATE = ".cellscribe"
 JOB, MANIFEST = "job.json", "manifest.json"
 FORMAT = 1
-OF_SHARD = ("name", "path", "status", "reason")
+OF_SHARD = ("name", "path", "status", "reason", "layer", "gene_key", "cut_from")
 """Fields of a shard in the manifest that are not from its record."""
 
 
@@ -172,6 +173,8 @@ class Job:
             record = records.get(shard.name, {})
             status = "done" if record else "failed" if shard.name in failures else "open"
             entry: dict[str, Any] = {"name": shard.name, "path": shard.path, "status": status}
+            own = {"layer": shard.layer, "gene_key": shard.gene_key, "cut_from": cut_from(shard)}
+            entry |= {key: value for key, value in own.items() if value is not None}
             if status == "failed":
                 entry["reason"] = failures[shard.name]
             entries.append(entry | record)
@@ -186,8 +189,14 @@ class Job:
 
 
 def source_identity(shard: Shard) -> dict[str, Any]:
-    """Tell a source from another under its name: rows, size, and a file's time or object's tag."""
+    """Tell a source from another under its name.
+
+    Its rows, its layer and gene key if it has its own, its size, and a file's time or an object's
+    tag.
+    """
     about: dict[str, Any] = {"rows": list(shard.rows) if shard.rows else None}
+    own = {"layer": shard.layer, "gene_key": shard.gene_key}
+    about |= {key: value for key, value in own.items() if value is not None}
     if "://" in shard.path:
         about |= {"bytes": shard.size, "etag": shard.etag}
     else:

@@ -13,6 +13,7 @@ from cellscribe.atlas.fetch import look_at_remote
 from cellscribe.atlas.job import Job
 from cellscribe.atlas.launch import launch
 from cellscribe.atlas.listener import Listener
+from cellscribe.atlas.parts import columns_of
 from cellscribe.atlas.worker import Make, work
 from cellscribe.callbacks import Log, Progress
 from cellscribe.cells.counts import open_counts
@@ -165,6 +166,8 @@ def _embed(session: Session, options: EmbedOptions, strict: bool, log: Log) -> M
             "cells": done.n_cells,
             "warnings": done.warnings,
             "about": done.provenance,
+            "counts_hash": done.counts_hash,
+            **({"columns": columns_of(path)} if path.suffix == ".parquet" else {}),
         }
 
     return make

@@ -15,19 +15,20 @@ from cellscribe.cli.progress import progress_bar
 
 @app.command
 def collect(
-    folder: Path,
+    folder: str,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     overwrite: bool = False,
 ) -> None:
-    """Join the vectors of many sources into one file, in the order of the manifest.
+    """Join the vectors, or the tokens, of many sources into one file, in the manifest's order.
 
     Parameters
     ----------
     folder
-        Output folder of embed.
+        Output folder or URL of embed or tokenize.
     out
-        .parquet, .zarr, or .npy with an index of its rows in OUT.cells.parquet.
+        .parquet, .zarr, .h5ad, or .npy with an index of its rows in OUT.cells.parquet; of tokens
+        .parquet.
     overwrite
         Replace an output that exists.
     """

@@ -53,6 +53,8 @@ class Embedded:
     """Rows of `vectors`: all, or a sample of `MOST_SHOWN`."""
     vectors: npt.NDArray[Any]
     """``[n_shown, D]``."""
+    counts_hash: str
+    """Of the counts as they were read: the same for the same cells and genes."""
 
 
 def embed_cells(
@@ -126,6 +128,7 @@ def embed_cells(
             cells=cells,
             shown=shown,
             vectors=np.concatenate([partial.vectors(row, row + 1) for row in shown]),
+            counts_hash=partial.counts_hash(),
         )
         finish(out, partial, counts, result.provenance, options.key_added, files, options.obs)
         return result

@@ -306,6 +306,10 @@ class Partial:
         """``[n_blocks]`` of `BLOCK_RECORD`, read from disk."""
         return np.fromfile(self.folder / "blocks.bin", BLOCK_RECORD, count=self.n_blocks)
 
+    def counts_hash(self) -> str:
+        """Hash the counts of all cells so far, from the hashes that were made as they were read."""
+        return hashlib.sha256(self.blocks()[["rows", "counts"]].tobytes()).hexdigest()
+
     def close(self) -> None:
         """Close the files; they stay."""
         with disk_errors(self.folder, GO_ON):

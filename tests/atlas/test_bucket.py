@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
+from anndata.io import write_elem
+from scipy.sparse import csr_matrix
 from support import s3
 from support.command import write
 from support.tiny import some_counts
 
 import cellscribe
 from cellscribe.atlas.claims import Claims, Worker
-from cellscribe.atlas.run import run_shards
+from cellscribe.atlas.fetch import Sources, look_at_remote
+from cellscribe.atlas.run import Run, run_shards
 from cellscribe.atlas.sources import find_shards
-from cellscribe.buckets.bucket import Bucket
+from cellscribe.buckets.bucket import Bucket, split_object
 from cellscribe.buckets.download import download
+from cellscribe.cells.counts import open_counts
 from cellscribe.config import EmbedOptions, ShardOptions
 from cellscribe.errors import InputError
 
@@ -103,3 +111,117 @@ def test_what_is_not_there_is_one_line(faults: s3.Faults, tmp_path: Path) -> Non
         find_shards(["s3://bucket/none/*.h5ad"])
     with pytest.raises(InputError, match="s3://nowhere: no such bucket"):
         find_shards(["s3://nowhere/x/*.h5ad"])
+
+
+def embed(words: list[str], out: str, model: Path, **sharing: Any) -> Run:
+    return run_shards(
+        find_shards(words),
+        out,
+        EmbedOptions(model=str(model), device="cpu", precision="float32"),
+        ShardOptions(**sharing),
+        log=lambda line: None,
+    )
+
+
+def upload(path: Path, url: str) -> None:
+    bucket, key = split_object(url)
+    Bucket(bucket).take_in(key, path)
+
+
+def vectors(run: Run, folder: Path) -> list[np.ndarray]:
+    shards = run.manifest["shards"]
+    return [np.stack(pd.read_parquet(folder / shard["file"])["embedding"]) for shard in shards]
+
+
+@pytest.fixture
+def zarr_store(tmp_path: Path) -> Path:
+    cells = anndata.read_h5ad(write(tmp_path / "cells.h5ad", some_counts(120, seed=1)))
+    cells.X = csr_matrix(cells.X)
+    root = zarr.open_group(tmp_path / "cells.zarr", mode="w", zarr_format=2)
+    write_elem(root, "/", cells, dataset_kwargs={"chunks": (400,)})
+    return tmp_path / "cells.zarr"
+
+
+def test_of_some_rows_only_their_chunks_are_read(faults: s3.Faults, zarr_store: Path) -> None:
+    url = "s3://bucket/rows/a b%.zarr"
+    upload(zarr_store, url)
+    chunks = {int(p.name) for p in (zarr_store / "X/data").iterdir() if p.name.isdigit()}
+    faults.seen.clear()
+    with open_counts(zarr_store) as local, open_counts(url, trusted=True) as remote:
+        some = next(remote.part(40, 60).blocks())
+        first, end = (int(local._rows.indptr[row]) // 400 for row in (40, 60))  # type: ignore[attr-defined]
+        assert (some != next(local.blocks(120))[40:60]).nnz == 0
+        assert remote.obs.equals(local.obs)
+    names = [key.rpartition("X/data/")[2] for key in faults.seen]
+    read = {int(name) for name in names if name.isdigit()}
+    assert set(range(first, end)) <= read < chunks
+    assert read <= {*range(first, end + 1), 0}  # the first is looked at to tell what the values are
+
+
+def test_rows_of_a_store_in_a_bucket(
+    faults: s3.Faults, tmp_path: Path, tiny_model: Path, zarr_store: Path
+) -> None:
+    url = "s3://bucket/cut/cells.zarr"
+    upload(zarr_store, url)
+    done = embed([url], str(tmp_path / "out"), tiny_model, rows_per_shard=50)
+    assert [shard["cells"] for shard in done.manifest["shards"]] == [50, 50, 20]
+    got = np.concatenate(vectors(done, tmp_path / "out"))
+    alone = cellscribe.embed(zarr_store, model=tiny_model, device="cpu", precision="float32")
+    np.testing.assert_array_equal(got, alone)
+
+
+def test_a_chunk_that_is_missing_is_not_zeros(
+    faults: s3.Faults, tmp_path: Path, tiny_model: Path, zarr_store: Path
+) -> None:
+    (zarr_store / "X/data/1").unlink()
+    upload(zarr_store, "s3://bucket/holes/cells.zarr")
+    done = embed(["s3://bucket/holes/*.zarr"], str(tmp_path / "out"), tiny_model)
+    assert "X/data/1 is missing" in done.failures["cells"]
+
+
+def test_what_changed_in_a_bucket_is_embedded_again(
+    faults: s3.Faults, tmp_path: Path, tiny_model: Path
+) -> None:
+    out, urls = tmp_path / "out", ["s3://bucket/again/*.h5ad", "s3://bucket/alone/c.h5ad"]
+    for i, key in enumerate(("again/a.h5ad", "again/b.h5ad", "alone/c.h5ad")):
+        upload(write(tmp_path / "x.h5ad", some_counts(12, seed=i)), f"s3://bucket/{key}")
+    first = embed(urls, str(out), tiny_model).manifest
+    assert embed(urls, str(out), tiny_model).manifest == first
+    for key in ("again/b.h5ad", "alone/c.h5ad"):
+        upload(write(tmp_path / "y.h5ad", some_counts(12, seed=7)), f"s3://bucket/{key}")
+    done = embed(urls, str(out), tiny_model)
+    alone = cellscribe.embed(
+        tmp_path / "y.h5ad", model=tiny_model, device="cpu", precision="float32"
+    )
+    same = [np.array_equal(got, alone) for got in vectors(done, out)]
+    assert same == [False, True, True]
+
+
+def test_a_source_that_is_not_there_does_not_stop_the_others(
+    faults: s3.Faults, tmp_path: Path, tiny_model: Path
+) -> None:
+    upload(write(tmp_path / "x.h5ad", some_counts(12)), "s3://bucket/some/a.h5ad")
+    upload(write(tmp_path / "x.h5ad", some_counts(12)), "s3://bucket/some/big.h5ad")
+    Bucket("s3://bucket/some").write("bad.h5ad", b"nothing")
+    urls = [f"s3://bucket/some/{name}" for name in ("a.h5ad", "bad.h5ad", "b.h5ad", "b2.zarr")]
+    done = embed(urls, str(tmp_path / "out"), tiny_model)
+    assert set(done.failures) == {"bad", "b", "b2"}
+    assert done.failures["b"] == "s3://bucket/some/b.h5ad: nothing is there; check the address"
+    assert done.failures["bad"].startswith("s3://bucket/some/bad.h5ad: ")
+    with pytest.raises(InputError, match="more than the spool may take"):
+        embed(urls[:1], str(tmp_path / "small"), tiny_model, spool_gb=1e-6, strict=True)
+
+
+def test_the_next_source_comes_while_this_one_is_worked_on(
+    faults: s3.Faults, tmp_path: Path
+) -> None:
+    for name in "ab":
+        Bucket("s3://bucket/ahead").write(name, name.encode())
+    first, second = look_at_remote(find_shards([f"s3://bucket/ahead/{name}" for name in "ab"]))
+    with Sources([first, second]) as sources, sources.local(first, second) as local:
+        assert Path(local.path).read_bytes() == b"a"
+        for _ in range(100):
+            if any("GET /bucket/ahead/b" in request for request in faults.seen):
+                break
+            time.sleep(0.05)
+        assert any("GET /bucket/ahead/b" in request for request in faults.seen)

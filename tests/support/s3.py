@@ -11,8 +11,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -75,7 +75,15 @@ class Faults:
 
     address: str
     failures: int = 0
-    """Requests that are answered with 500."""
+    """Requests that are answered with `status`."""
+    status: int = 500
+    refuse: Callable[[str, str, Mapping[str, str]], tuple[int, bytes] | None] | None = None
+    """Answers a request by its method, path and headers; None lets it pass."""
+    dropped: str = ""
+    """Name of a header that the server does not get."""
+    pauses: int = 0
+    """Answers that stop in the middle for `pause` seconds."""
+    pause: float = 2.0
     cuts: int = 0
     """Answers that end in the middle."""
     seconds: float = 0.0
@@ -97,13 +105,17 @@ def faulty(server: str) -> Iterator[Faults]:
             time.sleep(faults.seconds)
             if faults.failures:
                 faults.failures -= 1
-                self.send_response(500)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                self.answer(faults.status, [], b"")
+                return
+            refused = faults.refuse and faults.refuse(
+                self.command, self.path, dict(self.headers.items())
+            )
+            if refused:
+                self.answer(refused[0], [], refused[1])
                 return
             request = urllib.request.Request(server + self.path, body, method=self.command)
             for name, value in self.headers.items():
-                if name.lower() not in ("host", "content-length", "connection"):
+                if name.lower() not in ("host", "content-length", "connection", faults.dropped):
                     request.add_header(name, value)
             try:
                 with urllib.request.urlopen(request) as answer:
@@ -124,8 +136,15 @@ def faulty(server: str) -> Iterator[Faults]:
                 self.wfile.write(body[: len(body) // 2])
                 self.close_connection = True
                 return
-            if self.command != "HEAD":
-                self.wfile.write(body)
+            if faults.pauses and self.command == "GET":
+                faults.pauses -= 1
+                self.wfile.write(body[: len(body) // 2])
+                time.sleep(faults.pause)
+                body = body[len(body) // 2 :]
+            # who would not wait has gone
+            with suppress(ConnectionError):
+                if self.command != "HEAD":
+                    self.wfile.write(body)
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = forward
 
@@ -153,3 +172,5 @@ def use(setenv: Setenv, address: str) -> None:
     setenv("AWS_ACCESS_KEY_ID", "key")
     setenv("AWS_SECRET_ACCESS_KEY", "secret")
     setenv("AWS_REGION", "us-east-1")
+    # no machine of a provider is to be asked
+    setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1")

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cellscribe.atlas.fetch import is_copied
 from cellscribe.callbacks import Log
 from cellscribe.cells.headers import read_header
 from cellscribe.cells.readers.anndata_files import Header
@@ -29,7 +30,7 @@ class Look:
 
     shard: Shard
     header: Header | None = None
-    """None of what has none, of a source in a bucket and of a bad one."""
+    """None of what has none, of a file in a bucket and of a bad one."""
     reason: str | None = None
     """Why it cannot be used."""
 
@@ -39,7 +40,7 @@ def look_at(shards: Sequence[Shard], options: InputOptions) -> Iterator[Look]:
     for shard in shards:
         own = options if shard.layer is None else replace(options, layer=shard.layer)
         try:
-            header = None if "://" in shard.path else read_header(shard.path, own)
+            header = None if is_copied(shard) else read_header(shard.path, own)
             yield Look(shard=shard, header=header)
         except InputError as error:
             yield Look(shard=shard, reason=str(error))
@@ -52,7 +53,7 @@ def cut_shards(shards: Sequence[Shard], rows: int, options: InputOptions, log: L
     """Cut every source that has more than `rows` cells; the parts are named ``NAME.00000`` on.
 
     A source that is stored by genes stays whole, as each part would have to read all of it; so does
-    one without a header, and one in a bucket. One that cannot be opened stays as it is, to be
+    one without a header, and a file in a bucket. One that cannot be opened stays as it is, to be
     listed among the failures.
 
     Parameters

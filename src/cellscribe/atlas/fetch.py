@@ -18,6 +18,7 @@ from cellscribe.buckets.bucket import Stored, split_object
 from cellscribe.buckets.download import StoppedError
 from cellscribe.buckets.listing import look_at
 from cellscribe.buckets.spool import NoRoomError, Spool
+from cellscribe.cells.readers.foreign_files import is_remote_store
 from cellscribe.cells.source_lists import Shard
 from cellscribe.errors import InputError
 from cellscribe.writing import OutputError
@@ -77,6 +78,8 @@ class Sources:
         InputError
             The source is not there, cannot be read, or is larger than the spool.
         """
+        if "://" in shard.path and shard.etag is None:
+            raise InputError(f"{shard.path}: nothing is there; check the address")
         if self._spool is None or not is_copied(shard):
             yield shard
             return
@@ -132,7 +135,7 @@ def look_at_remote(shards: Sequence[Shard]) -> list[Shard]:
 
 def is_copied(shard: Shard) -> bool:
     """Whether a source is remote and not read in place."""
-    return "://" in shard.path and not shard.path.endswith(".zarr")
+    return "://" in shard.path and not is_remote_store(shard.path)
 
 
 def _listed(shard: Shard) -> Stored | None:

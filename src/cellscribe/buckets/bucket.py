@@ -59,10 +59,11 @@ class Bucket:
         refuse_secrets(url)
         self._obstore = _import_obstore()
         scheme, _, rest = url.partition("://")
-        self._web = scheme in WEB
+        self.is_web = scheme in WEB
+        """Whether it is a web server, which has no listings and may know no ranges."""
         host, _, prefix = rest.rstrip("/").partition("/")
         self._url = f"{scheme}://{host}/{prefix}".rstrip("/")
-        self._prefix = (unquote(prefix) if self._web else prefix) + ("/" if prefix else "")
+        self._prefix = (unquote(prefix) if self.is_web else prefix) + ("/" if prefix else "")
         self._host = f"{scheme}://{host}"
         check_credentials(scheme, self._host)
         self._store = self._opened()
@@ -186,10 +187,10 @@ class Bucket:
             with self._said(key):
                 return self._stored(self._obstore.head(self._store, self.at(key)))
         except FileNotFoundError:
-            if not self._web:
+            if not self.is_web:
                 return None
         except (InputError, UnsupportedError):
-            if not self._web:
+            if not self.is_web:
                 raise
         # not every web server answers such a request, nor tells the length
         try:

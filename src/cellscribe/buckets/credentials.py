@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import os
-import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cellscribe.errors import InputError
 
@@ -24,8 +25,13 @@ OTHERS = {
     "AZURE_STORAGE_USE_EMULATOR",
 }
 """Variables of which one is enough as well."""
-METADATA = {"s3": "169.254.169.254", "gs": "metadata.google.internal", "az": "169.254.169.254"}
-"""The servers that have credentials for machines of a provider."""
+METADATA = {
+    "s3": ("AWS_METADATA_ENDPOINT", "http://169.254.169.254"),
+    "gs": ("GCE_METADATA_IP", "metadata.google.internal"),
+    "az": ("AZURE_MSI_ENDPOINT", "http://169.254.169.254"),
+}
+"""The servers that have credentials for machines of a provider, and the variables that name
+others."""
 METADATA_SECONDS = 1.0
 GCLOUD, AWS = "~/.config/gcloud/application_default_credentials.json", "~/.aws/credentials"
 """Where the tools of providers leave them; obstore reads the first and not the second."""
@@ -63,13 +69,26 @@ def check_credentials(scheme: str, where: str) -> None:
         return
     if scheme == "gs" and Path(GCLOUD).expanduser().exists():
         return
+    variable, known = METADATA[scheme]
+    place = urlsplit(os.environ.get(variable, known).replace("http://", "//", 1), "http")
+    host = place.hostname or place.path
+    server = http.client.HTTPConnection(host, place.port or 80, timeout=METADATA_SECONDS)
     try:
-        socket.create_connection((METADATA[scheme], 80), METADATA_SECONDS).close()
-    except OSError:
-        *named, public = NAMED[scheme]
-        kept = scheme == "s3" and Path(AWS).expanduser().exists()
-        aws = f" ({AWS} is not read: aws configure export-credentials --format env)" if kept else ""
-        raise InputError(
-            f"{where}: no credentials in the environment{aws}; set {' and '.join(named)}, or "
-            f"{public}=true for a public bucket"
-        ) from None
+        # whether anybody answers, whatever it is: obstore would wait for a minute
+        server.request("GET", "/")
+        server.getresponse()
+    except (OSError, http.client.HTTPException):
+        raise no_credentials(scheme, where) from None
+    finally:
+        server.close()
+
+
+def no_credentials(scheme: str, where: str) -> InputError:
+    """Say which variables to set."""
+    *named, public = NAMED[scheme]
+    kept = scheme == "s3" and Path(AWS).expanduser().exists()
+    aws = f" ({AWS} is not read: aws configure export-credentials --format env)" if kept else ""
+    return InputError(
+        f"{where}: no credentials in the environment{aws}; set {' and '.join(named)}, or "
+        f"{public}=true for a public bucket"
+    )

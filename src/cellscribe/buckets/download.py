@@ -99,9 +99,11 @@ def _fetch_parts(bucket: Bucket, about: Stored, handle: int, stop: threading.Eve
             data, first = data[written:], first + written
 
     starts = range(0, size, PART)
-    if len(starts) <= 1:
-        for first in starts:
+    if bucket.is_web or len(starts) == 1:  # whether a web server knows ranges is seen by the first
+        for first in starts[:1]:
             part(first)
+        starts = starts[1:]
+    if not starts:
         return
     pool = ThreadPoolExecutor(STREAMS)
     try:

@@ -6,10 +6,15 @@ import os
 import re
 from typing import Any
 
+from cellscribe.buckets.credentials import no_credentials
 from cellscribe.errors import InputError
 
 UNSUPPORTED = r"NotImplemented|status code: 501|Content-Length Header missing"
 """How servers say that they cannot do what was asked."""
+
+DENIED = r"status code: 40[13]"
+ASKED_FOR_CREDENTIALS = r"/latest/(api/token|meta-data)|metadata/identity|computeMetadata"
+"""Addresses at which a machine of a provider asks for credentials."""
 
 
 class UnsupportedError(Exception):
@@ -49,8 +54,10 @@ class Said:
             raise UnsupportedError(self.what) from None
         if isinstance(error, ValueError):  # an empty part, or one of dots
             raise InputError(f"{self.what}: no key that can be read; rename the object") from None
+        if re.search(ASKED_FOR_CREDENTIALS, text):
+            raise no_credentials(self.bucket.partition("://")[0], self.bucket) from None
         advice = "run again when the server answers"
-        if isinstance(error, known.PermissionDeniedError | known.UnauthenticatedError):
+        if re.search(DENIED, text):
             advice = "check the credentials in the environment, and what they allow"
         raise InputError(f"{self.what}: {reason(error)}; {advice}") from None
 

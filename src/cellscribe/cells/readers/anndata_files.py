@@ -179,7 +179,7 @@ def _sparse(
     return CsrRows(**arrays, shape=shape, where=where)
 
 
-def anndata_store(root: Any, *, path: Path, form: str) -> Source:
+def anndata_store(root: Any, *, path: Path | str, form: str) -> Source:
     """Open the root group of an h5ad file or an AnnData zarr store.
 
     Raises
@@ -216,7 +216,7 @@ def anndata_store(root: Any, *, path: Path, form: str) -> Source:
 
     return Source(
         name=name,
-        path=path,
+        path=path if isinstance(path, Path) else None,
         form=form,
         matrices={layer: opener(layer) for layer in available},
         var=lambda layer: frame(var_key(layer)),

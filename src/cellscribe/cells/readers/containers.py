@@ -26,8 +26,8 @@ HDF5_CACHE_BYTES = 64 << 20
 """Holds the chunks that two neighbouring blocks share."""
 
 
-def open_zarr(path: Path, wanted: Wanted) -> Source:
-    """Open a zarr store.
+def open_zarr(path: Path | str, wanted: Wanted) -> Source:
+    """Open a zarr store in a folder, or by its URL one in a bucket.
 
     Raises
     ------
@@ -36,15 +36,21 @@ def open_zarr(path: Path, wanted: Wanted) -> Source:
     """
     import zarr
 
-    from cellscribe.cells.readers.zarr_store import CheckedStore
+    from cellscribe.cells.readers.zarr_store import CheckedStore, open_remote
 
     root = None
     try:
-        root = zarr.open_group(CheckedStore(path), mode="r")
+        if isinstance(path, str):
+            root = open_remote(path)
+        else:
+            root = zarr.open_group(CheckedStore(path), mode="r")
         keys = set(root)
+    except InputError:
+        raise
     # metadata that is missing or mangled surfaces as whatever its parser meets
     except Exception as error:
-        where = str(path) if root is None else _damaged_member(root, path)
+        named = root is not None and isinstance(path, Path)
+        where = _damaged_member(root, Path(path)) if named else str(path)
         raise InputError(
             f"{where}: not a readable zarr group ({reason(error)}); {DAMAGED}"
         ) from error

@@ -25,7 +25,13 @@ from cellscribe.cells.readers import (
 )
 from cellscribe.cells.readers.anndata_files import Source
 from cellscribe.cells.readers.containers import open_hdf5, open_zarr
-from cellscribe.cells.readers.foreign_files import H5SEURAT, guess, recognise, refuse_url
+from cellscribe.cells.readers.foreign_files import (
+    H5SEURAT,
+    guess,
+    is_remote_store,
+    recognise,
+    refuse_url,
+)
 from cellscribe.cells.readers.multimodal import Wanted
 from cellscribe.cells.readers.storage import STORAGE_ERRORS
 from cellscribe.cells.readers.text_files import first_bytes, first_text, shown
@@ -56,6 +62,8 @@ def open_source(
         raise InputError(
             f"cells cannot be read from a {type(source).__name__}; give a path or an AnnData"
         )
+    if is_remote_store(os.fspath(source)):
+        return open_zarr(os.fspath(source), wanted)
     if url := refuse_url(os.fspath(source)):
         raise InputError(url)
     path = Path(source)

@@ -36,6 +36,11 @@ OTHERS = {
 }
 
 
+def is_remote_store(given: str) -> bool:
+    """Tell the URL of a zarr store in a bucket, which is read in place."""
+    return "://" in given and given.rstrip("/").endswith(".zarr")
+
+
 def refuse_url(given: str) -> str | None:
     """Say that a source is a URL; None if it is none.
 

@@ -54,7 +54,7 @@ PREFIX = {"modality": ("mod/", "ms/"), "table": ("tables/",)}
 """Where parts lie: in MuData, in SOMA, in SpatialData."""
 
 
-def open_part(root: Any, path: Path, form: str, wanted: Wanted) -> Source | None:
+def open_part(root: Any, path: Path | str, form: str, wanted: Wanted) -> Source | None:
     """Open the AnnData with the genes of a MuData or SpatialData; None if it is neither.
 
     Parameters
@@ -62,7 +62,7 @@ def open_part(root: Any, path: Path, form: str, wanted: Wanted) -> Source | None
     root
         Root group, of h5py or zarr.
     path
-        File or folder.
+        File or folder, or a URL.
     form
         "h5ad" or "zarr": how it is stored.
     wanted
@@ -89,7 +89,7 @@ def open_part(root: Any, path: Path, form: str, wanted: Wanted) -> Source | None
     return None
 
 
-def _part(group: Any, key: str, path: Path, form: str, prefix: str) -> Source:
+def _part(group: Any, key: str, path: Path | str, form: str, prefix: str) -> Source:
     source = anndata_files.anndata_store(group[key], path=path, form=form)
     return replace(source, part=f"{prefix}{key}/")
 

@@ -1,9 +1,15 @@
-"""Folders of zarr, read with care: only regular files, and none that was there may go missing.
+"""Stores of zarr, read with care: only regular files, and none that was there may go missing.
 
 A zarr store is a folder of files, and zarr opens whatever stands under the name that it looks for:
 a pipe would hold the program for ever, and a device has no end. A chunk whose file is missing
 reads as zeros; for the arrays of a sparse matrix that is an error, also when it goes missing while
 the store is read.
+
+A store in a bucket is read in place, as its chunks are what one would ask for anyway: of some rows
+only the chunks that hold them are read (and those of the cells by which a whole matrix is judged),
+several at once. They are not listed before, which takes longer than a part of a large store: a
+chunk that is missing is an error when it is read. As in a folder, a dense array may lack chunks
+that hold only zeros.
 
 A chunk of texts begins with their number, and numcodecs makes room for as many as it says, 16 GB
 for four wrong bytes; it has no option for that, so its two decoders of texts are replaced, when
@@ -17,13 +23,15 @@ from __future__ import annotations
 import functools
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numcodecs import VLenBytes, VLenUTF8
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, ObjectStore
 
+from cellscribe.buckets.bucket import Bucket, split_object
+from cellscribe.buckets.refusals import Said
 from cellscribe.cells.readers.storage import DAMAGED, reading, shortened
 from cellscribe.errors import InputError
 
@@ -65,11 +73,62 @@ class CheckedStore(LocalStore):
             found = await super().get(key, prototype, byte_range)
             if found is not None:
                 return found
-        for path in self.whole:
-            # what zarr looks for by several names is metadata
-            if key.startswith(f"{path}/") and not key.endswith(METADATA):
-                raise FileNotFoundError(f"{key} went missing while the store was read")
+        if _is_chunk(key, self.whole):
+            raise FileNotFoundError(f"{key} went missing while the store was read")
         return None
+
+
+class RemoteStore(ObjectStore[Any]):
+    """A bucket with a zarr store in it, for reading.
+
+    Parameters
+    ----------
+    bucket
+        The whole bucket; the path of the store in it is given to zarr.
+    """
+
+    def __init__(self, bucket: Bucket, *, read_only: bool = True) -> None:
+        super().__init__(bucket.store, read_only=read_only)
+        self.bucket = bucket
+        self.whole: set[str] = set()
+        """Paths of arrays of which every chunk must be there."""
+        self.spare: set[str] = set()
+        """Their chunks that may be missing all the same."""
+
+    async def get(
+        self,
+        key: str,
+        prototype: BufferPrototype,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        """Read an object; OSError if it is a chunk that must be there and is not."""
+        with Said(f"{self.bucket.name}/{key}", self.bucket.name):
+            found = await super().get(key, prototype, byte_range)
+        if found is None and key not in self.spare and _is_chunk(key, self.whole):
+            raise FileNotFoundError(f"{key} is missing")
+        return found
+
+
+def open_remote(url: str) -> Any:
+    """Open the root group of a zarr store in a bucket.
+
+    Raises
+    ------
+    InputError
+        The bucket refuses.
+    Exception
+        Of many kinds, where there is no readable store.
+    """
+    import zarr
+
+    root, key = split_object(url)
+    return zarr.open_group(RemoteStore(Bucket(root)), path=key, mode="r")
+
+
+def _is_chunk(key: str, arrays: Iterable[str]) -> bool:
+    """Whether a key is of a chunk of one of some arrays."""
+    # what zarr looks for by several names is metadata
+    return not key.endswith(METADATA) and any(key.startswith(f"{path}/") for path in arrays)
 
 
 def _is_readable(path: Path, key: str) -> bool:
@@ -109,8 +168,14 @@ def refuse_holes(array: Any, where: str, spare: int = 0) -> None:
         return
     with reading(where):
         size, unit = int(array.shape[0]), int((array.shards or array.chunks)[0])
-        missing = _missing(array, -(-size // unit), unit)
         last = slice((size - 1) // unit * unit, size)
+        if isinstance(array.store, RemoteStore):
+            array.store.whole.add(array.path)
+            if last.stop - last.start <= spare:
+                chunk = array.metadata.encode_chunk_key((max(0, -(-size // unit) - 1),))
+                array.store.spare.add(f"{array.path}/{chunk}")
+            return
+        missing = _missing(array, -(-size // unit), unit)
         if not missing:
             if isinstance(array.store, CheckedStore):
                 array.store.whole.add(array.path)

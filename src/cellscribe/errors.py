@@ -77,9 +77,14 @@ def spoken_by(speaker: str) -> Iterator[None]:
         _speakers.pop()
 
 
+def is_spoken() -> bool:
+    """Whether messages are in the words of the command line."""
+    return bool(_speakers)
+
+
 def worded(message: str) -> str:
     """A message as its reader types settings: flags on the command line, else keywords."""
-    return message if _speakers else for_python(message)
+    return message if is_spoken() else for_python(message)
 
 
 def told_by_system(error: BaseException) -> InputError | None:

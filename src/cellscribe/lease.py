@@ -37,6 +37,8 @@ from cellscribe.writing import (
     remove,
 )
 
+MANY = Path(".cellscribe", "claims")
+"""Where a folder of many results holds a folder for each of them, see `atlas.job`."""
 RENEW, STALE = 20.0, 120.0
 """Seconds after which a lock without the kernel's help is renewed, and counts as left behind."""
 
@@ -90,17 +92,28 @@ def lease(*outs: Path) -> Iterator[None]:
     Raises
     ------
     InputError
-        Another process (or thread) holds one of them; the message says which, and since when.
+        Another process (or thread) holds one of them; the message says which, and since when. Or
+        one of them is a result of a run over many sources.
     OutputError
         A place cannot be written to.
     """
     with ExitStack() as stack:
+        for out in outs:
+            _refuse_result_of_many(Path(out))
         paths = {_lock_path(Path(out)): Path(out) for out in reversed(outs)}
         for out in reversed(paths.values()):
             stack.callback(_take(out))
             with disk_errors(out):
                 sweep(out)
         yield
+
+
+def _refuse_result_of_many(out: Path) -> None:
+    """Refuse a file that the workers of a run over many sources write, each in its turn."""
+    if (out.parent / MANY / out.stem).is_dir():
+        raise InputError(
+            f"{out} is a result of the run over many sources in {out.parent}; write elsewhere"
+        )
 
 
 def sweep(out: Path) -> None:

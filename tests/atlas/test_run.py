@@ -315,7 +315,7 @@ def test_the_command_line_lists_failures_with_status_1(
     assert ran.status == 1
     assert ran.out == f"{out}\n"
     assert "4 of 5 shards, 86 cells" in ran.err
-    assert f"failed: bad: {atlas}/bad.h5ad: not an HDF5 file" in ran.err
+    assert f"1 failed:\n  bad  {atlas}/bad.h5ad: not an HDF5 file" in ran.err
     again = run("tokenize", atlas / "part0.h5ad", "-o", tmp_path / "t", "--model", tiny_model)
     assert again.status == 0, again
     assert (tmp_path / "t" / "part0.parquet").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -176,8 +177,25 @@ def shards_of(sources: str | Path | Sequence[str | Path], out: str | Path) -> li
     if not words:
         raise InputError("no source is named; name files, a folder or a list of them")
     shards = find_shards(words)
+    folder = str(out).rstrip("/")
     for shard in shards:
-        inside = str(shard.path).startswith(str(out).rstrip("/") + "/")
-        if inside or ("://" not in str(out) and Path(out).resolve() in Path(shard.path).parents):
+        if _are_one(shard.path.rstrip("/").rpartition("/")[0] or ".", folder):
             raise InputError(f"{shard.path} lies in the output folder {out}; name another folder")
+        if any(_are_one(shard.path, above) for above in _above(folder)):
+            raise InputError(f"{out} lies in the source {shard.path}; name another folder")
     return shards
+
+
+def _are_one(one: str, other: str) -> bool:
+    """Whether two names are of one folder, by whatever links and spellings."""
+    if "://" in one or "://" in other:
+        return one == other
+    return os.path.isdir(one) and os.path.isdir(other) and os.path.samefile(one, other)
+
+
+def _above(folder: str) -> list[str]:
+    """A folder and those that it lies in."""
+    if "://" in folder:
+        return []
+    whole = Path(folder).resolve()
+    return [str(path) for path in (whole, *whole.parents)]

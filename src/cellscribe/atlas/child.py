@@ -13,13 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from typing import Any
 
 from cellscribe.atlas.listener import Listener
 from cellscribe.atlas.processes import GRACE, REFUSED
 from cellscribe.cells.source_lists import Shard
 from cellscribe.config import ShardOptions
-from cellscribe.errors import InputError
+from cellscribe.errors import InputError, spoken_by
 
 
 def run_verb(task: dict[str, Any], shards: list[Shard]) -> None:
@@ -48,7 +49,9 @@ def main(run: Callable[[dict[str, Any], list[Shard]], None] = run_verb) -> int:
     try:
         task: dict[str, Any] = json.loads(sys.stdin.readline())
         threading.Thread(target=_end_with_input, daemon=True).start()
-        run(task, [Shard(**{**shard, "rows": _pair(shard["rows"])}) for shard in task["shards"]])
+        shards = [Shard(**{**shard, "rows": _pair(shard["rows"])}) for shard in task["shards"]]
+        with spoken_by("the command line") if task.get("spoken") else nullcontext():
+            run(task, shards)
     except InputError as error:
         print(error, file=sys.stderr)
         return REFUSED

@@ -62,22 +62,45 @@ class Job:
         self.about = json.loads(json.dumps(dict(about)))
         content = json.dumps({"format": FORMAT, "about": self.about}, indent=1).encode()
         if not self.state.create(JOB, content):
-            self._compare(self._about_there())
+            self._compare(as_record(self.state.read(JOB)))
         elif isinstance(self.state, Bucket):
             self.state.check_shared(JOB, content)
 
-    def _about_there(self) -> Any:
-        return as_record(self.state.read(JOB)).get("about")
-
-    def _compare(self, there: Any) -> None:
-        if not isinstance(there, dict):
+    def _compare(self, record: Mapping[str, Any]) -> None:
+        there, kind = record.get("about"), record.get("format")
+        if not isinstance(there, dict) or not isinstance(kind, int):
             raise InputError(f"{self.state.name}/{JOB} is damaged; name another output folder")
+        if kind != FORMAT:
+            raise InputError(
+                f"{self.state.name}/{JOB} is of another version of cellscribe (format {kind}, here "
+                f"{FORMAT}); take that version, or name another folder"
+            )
         for key in self.about | there:
             if self.about.get(key) != there.get(key):
                 raise InputError(
                     f"{self.store.name} holds results made with another {key.replace('_', ' ')} "
                     f"({there.get(key)!r}, now {self.about.get(key)!r}); name another folder"
                 )
+
+    def refuse_results_of_others(self, shards: Sequence[Shard]) -> None:
+        """Refuse a folder in which a result would replace what is no result of a job.
+
+        Raises
+        ------
+        InputError
+            There is no job in the folder, but a file under the name of a result.
+        """
+        if isinstance(self.store, Folder):
+            there = set(os.listdir(self.store.path))
+        else:
+            there = {key.partition("/")[0] for key in self.store.keys("")}
+        taken = [file for shard in shards if (file := self.file(shard.name)) in there]
+        # asked last: a worker that comes at the same time makes the job before its first result
+        if taken and self.state.read(JOB) is None:
+            raise InputError(
+                f"{self.store.name} holds {taken[0]} already, which is no result of a run over "
+                "many sources and would be replaced; name another folder"
+            )
 
     def file(self, shard: str) -> str:
         """Name of a shard's result."""
@@ -180,7 +203,7 @@ class Job:
             entries.append(entry | record)
         manifest = {
             "format": FORMAT,
-            "about": self._about_there(),
+            "about": as_record(self.state.read(JOB)).get("about"),
             "digest": digest,
             "shards": entries,
         }

@@ -13,6 +13,9 @@ class Listener:
     What it is called with is text and numbers, so that it can be passed on between processes.
     """
 
+    def on_start(self, shards: int) -> None:
+        """Hear how many shards there are."""
+
     def on_claim(self, shard: str, number: int) -> None:
         """Hear of the n-th claim of a shard, before the work on it begins."""
 

@@ -13,6 +13,7 @@ from cellscribe.atlas.fetch import look_at_remote
 from cellscribe.atlas.job import Job
 from cellscribe.atlas.launch import launch
 from cellscribe.atlas.listener import Listener
+from cellscribe.atlas.memory import refuse_workers
 from cellscribe.atlas.parts import columns_of
 from cellscribe.atlas.worker import Make, work
 from cellscribe.callbacks import Log, Progress
@@ -20,10 +21,12 @@ from cellscribe.cells.counts import open_counts
 from cellscribe.cells.source_lists import Shard
 from cellscribe.cells.tokenize import write_tokens
 from cellscribe.config import EmbedOptions, Options, ShardOptions, TokenizeOptions
-from cellscribe.inference.embed import embed_cells
+from cellscribe.errors import is_spoken
+from cellscribe.inference.embed import Interrupted, embed_cells
 from cellscribe.inference.obs_columns import check_columns
 from cellscribe.inference.outputs import check_form, sidecar
 from cellscribe.inference.session import Session, open_session
+from cellscribe.model.metadata import find_checkpoint
 
 T = TypeVar("T", EmbedOptions, TokenizeOptions)
 FREE_OPTIONS = ("model", "device", "precision", "threads", "overwrite", "resume")
@@ -84,17 +87,39 @@ def run_shards(
     ------
     InputError
         The model or the output cannot be used; with `sharing.strict`, why a shard failed.
+    Interrupted
+        Ctrl-C: the claims of this process and of its workers are free, and what is done is kept.
     """
-    listener = listener or Listener()
+    try:
+        return _run(shards, out, options, sharing, log, listener or Listener(), failed_before)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "interrupted; what is done is kept, and the same command goes on from there"
+        ) from None
+
+
+def _run(
+    shards: Sequence[Shard],
+    out: str | Path,
+    options: EmbedOptions | TokenizeOptions,
+    sharing: ShardOptions,
+    log: Log,
+    listener: Listener,
+    failed_before: Mapping[str, int] | None,
+) -> Run:
     if isinstance(options, EmbedOptions):
         check_form(Path(f"NAME.{sharing.form}"), options.key_added, options.obs)
     shards = look_at_remote(shards)
     shards = cut_shards(shards, sharing.rows_per_shard, options, log)
+    listener.on_start(len(shards))
     if sharing.in_other_processes:
+        model = find_checkpoint(options.model)
+        refuse_workers(sharing.workers or 1, sum(f.stat().st_size for f in model.iterdir()))
         job = Job(out, None, f".{sharing.form}")
         claims = Claims(job.state, [shard.name for shard in shards], Worker())
         task = {
             "program": "cellscribe.atlas.child",
+            "spoken": is_spoken(),
             "shards": [asdict(shard) for shard in shards],
             "out": str(out),
             "verb": _verb(options),
@@ -105,7 +130,9 @@ def run_shards(
         launch(task, job, sharing, listener=listener, log=log)
         return Run(manifest=job.write_manifest(shards, claims))
     with open_session(None, options, log=log) as session:
-        job = Job(out, _identity(session, options), f".{sharing.form}")
+        identity = _identity(session, options)
+        Job(out, None, f".{sharing.form}").refuse_results_of_others(shards)
+        job = Job(out, identity, f".{sharing.form}")
         changed = job.reopen_changed(shards)
         if changed:
             log(f"changed since they were embedded, so embedded again: {', '.join(changed[:5])}")

@@ -1,11 +1,13 @@
 """Where the workers of a job meet: a folder or a bucket, by the few operations that both have.
 
 The contract of the workers rests on one of them, `Store.create`: of any number of processes that
-create one key, one succeeds. A folder does it with a hard link, a bucket with a conditional put.
+create one key, one succeeds. A folder does it with a hard link, or where there are none with a file
+that is opened as a new one; a bucket does it with a conditional put.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -15,6 +17,9 @@ from typing import Protocol
 
 from cellscribe.buckets.bucket import Bucket
 from cellscribe.writing import disk_errors, replace
+
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+"""Errors of file systems without hard links: exFAT, some that are mounted by programs."""
 
 
 class Store(Protocol):
@@ -56,16 +61,20 @@ class Folder:
 
     def create(self, key: str, data: bytes) -> bool:
         """Write a key that is not there yet; False, and nothing changed, if it is."""
-        with self._written(key, data) as (made, target):
+        with self._written(key, data) as (made, target), disk_errors(target):
             try:
                 os.link(made, target)
             except FileExistsError:
                 return False
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                return _create_by_opening(target, data)
             return True
 
     def write(self, key: str, data: bytes) -> None:
         """Write a key, whole or not at all."""
-        with self._written(key, data) as (made, target):
+        with self._written(key, data) as (made, target), disk_errors(target):
             os.replace(made, target)
 
     def read(self, key: str) -> bytes | None:
@@ -94,6 +103,21 @@ class Folder:
 
     def _written(self, key: str, data: bytes) -> _Written:
         return _Written(self.path / key, data)
+
+
+def _create_by_opening(target: Path, data: bytes) -> bool:
+    """Create a key where the file system has no hard links: for a moment it is there and empty."""
+    try:
+        with target.open("xb") as file:
+            try:
+                file.write(data)
+                file.flush()
+            except OSError:
+                target.unlink()
+                raise
+    except FileExistsError:
+        return False
+    return True
 
 
 class _Written:

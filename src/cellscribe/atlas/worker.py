@@ -136,9 +136,14 @@ def _do(
     progress = at_most_every(
         REPORT_EVERY, lambda done, total, what=None: listener.on_cells(shard.name, done, total)
     )
-    facts = make(local, made, progress)
-    if source_identity(shard) != source:
-        raise InputError(f"{shard.path} changed while it was read; run again when it is whole")
+    try:
+        facts = make(local, made, progress)
+    except OutputError:
+        raise
+    except InputError:
+        _refuse_changed(shard, source)  # which is then the better reason
+        raise
+    _refuse_changed(shard, source)
     record = {
         **facts,
         "file": job.file(shard.name),
@@ -159,6 +164,11 @@ def _do(
     if theirs.get("sha256") != record["sha256"]:
         job.reopen(shard.name, theirs)
     return False
+
+
+def _refuse_changed(shard: Shard, source: Mapping[str, Any]) -> None:
+    if source_identity(shard) != source:
+        raise InputError(f"{shard.path} changed while it was read; run again when it is whole")
 
 
 @contextmanager

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from cellscribe.atlas.tally import Tally
 from cellscribe.callbacks import Log, Progress
 from cellscribe.errors import printable
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
     from rich.progress import Progress as RichProgress
 
 
@@ -75,6 +78,76 @@ class _Bar:
             rate = "…" if speed is None else f"{speed:,.0f}"
             self.bar.update(self.task, completed=done, rate=rate)
         self.what = what
+
+
+SHARDS_EVERY = 30.0
+"""Seconds between two lines on a run over many shards where there is no terminal."""
+NARROWEST_BAR, WIDEST_BAR = 8, 40
+
+
+@contextmanager
+def shards_bar(log: Log) -> Iterator[Tally]:
+    """Follow a run over many shards: one line on a terminal, else a line to `log` at times."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines(log)
+        return
+    tally = Tally()
+    with Live(_Shards(tally), console=console, transient=True, refresh_per_second=4):
+        yield tally
+
+
+class _Shards:
+    """The line of a tally, with a bar where there is room for one."""
+
+    def __init__(self, tally: Tally) -> None:
+        self.tally = tally
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        if not self.tally.total:
+            return
+        line = self.tally.line(options.max_width - 1)
+        text = Text(line, no_wrap=True, overflow="ellipsis")
+        room = options.max_width - len(line) - 2
+        if room < NARROWEST_BAR:
+            yield text
+            return
+        bar = ProgressBar(completed=100 * self.tally.fraction, width=min(room, WIDEST_BAR))
+        grid = Table.grid(padding=(0, 1, 0, 0))
+        grid.add_row(bar, text)
+        yield grid
+
+
+class _Lines(Tally):
+    """Says how far it is, every half minute at most."""
+
+    def __init__(self, log: Log, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
+        self.log, self.said = log, clock()
+
+    def on_cells(self, shard: str, done: int, total: int) -> None:
+        super().on_cells(shard, done, total)
+        self._say()
+
+    def on_shard(self, shard: str, what: str) -> None:
+        super().on_shard(shard, what)
+        self._say()
+
+    def on_seen(self, shards: Collection[str]) -> None:
+        super().on_seen(shards)
+        self._say()
+
+    def _say(self) -> None:
+        if self._clock() - self.said >= SHARDS_EVERY:
+            self.said = self._clock()
+            self.log(self.line())
 
 
 LINE_EVERY = 60.0

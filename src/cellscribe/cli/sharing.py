@@ -5,34 +5,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cyclopts import Group
 
-from cellscribe.atlas.listener import Listener
-from cellscribe.callbacks import Progress, log_stderr
-from cellscribe.cli.progress import progress_bar
+from cellscribe.callbacks import log_stderr
+from cellscribe.cli.progress import shards_bar
 from cellscribe.config import EmbedOptions, ShardOptions, TokenizeOptions
-from cellscribe.errors import InputError
+from cellscribe.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from cellscribe.atlas.run import Run
 
 
-class _Bar(Listener):
-    """Shows how many sources have ended."""
-
-    def __init__(self, progress: Progress, total: int) -> None:
-        self.progress, self.total, self.ended = progress, total, 0
-
-    def on_shard(self, shard: str, what: str) -> None:
-        """Show one more."""
-        self.ended += 1
-        self.progress(self.ended, self.total)
-
-
 MANY = Group("Many sources", sort_key=8)
 """Options of a run over many sources, in the help."""
+MOST_LISTED, WIDEST_NAME = 50, 40
+"""Failures that are listed, and columns of their names."""
 
 
 def is_many(sources: tuple[str, ...], out: str) -> bool:
@@ -88,27 +77,39 @@ def run_many(
     sources, out, options, sharing
         Its arguments.
     """
-    from cellscribe.api.atlas import shards_of
-
     if sharing.dry_run:
         print_estimate(sources, out, options, sharing)
         return
-    total = len(shards_of(sources, out))
-    with progress_bar("Sources", "sources") as progress:
-        listener = _Bar(progress, total)
-        run = verb(sources, out, options, sharing=sharing, listener=listener, log=log_stderr)
-    # a large source is several
-    total = len(run.manifest["shards"])
-    done = sum(shard["status"] == "done" for shard in run.manifest["shards"])
-    log_stderr(f"{done:,} of {total:,} shards, {run.n_cells:,} cells")
-    for shard in run.manifest["shards"]:
+    with shards_bar(log_stderr) as tally:
+        run = verb(sources, out, options, sharing=sharing, listener=tally, log=log_stderr)
+    shards = run.manifest["shards"]
+    bad = [shard for shard in shards if shard["status"] != "done"]
+    speed = ""
+    if tally.n_cells:
+        speed = f", {tally.n_cells / max(tally.seconds, 1e-9):,.0f} cells/s in this run"
+    log_stderr(
+        f"{len(shards) - len(bad):,} of {len(shards):,} shards, {run.n_cells:,} cells{speed}"
+    )
+    for shard in shards:
         for warning in shard.get("warnings", ()):
             log_stderr(f"Warning: {shard['name']}: {warning}")
-        if shard["status"] != "done":
-            log_stderr(f"failed: {shard['name']}: {shard.get('reason', 'no worker was left')}")
+    _list_failures(bad, out)
     print(out)
-    if done < total:
+    if bad:
         sys.exit(1)
+
+
+def _list_failures(bad: list[dict[str, Any]], out: str) -> None:
+    """List shards without a result, a line each: name and reason."""
+    shown = bad[:MOST_LISTED]
+    width = min(WIDEST_NAME, max((len(shard["name"]) for shard in shown), default=0))
+    if bad:
+        log_stderr(f"{len(bad):,} failed:")
+    for shard in shown:
+        reason = one_line(shard.get("reason", "no worker was left; run again"))
+        log_stderr(f"  {shard['name']:<{width}}  {reason}")
+    if len(bad) > len(shown):
+        log_stderr(f"  … and {len(bad) - len(shown):,} more, which {out}/manifest.json lists")
 
 
 def print_estimate(

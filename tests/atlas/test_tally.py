@@ -99,13 +99,17 @@ def test_the_line_fits_any_terminal(width: int) -> None:
     assert width < 200 or plain.startswith("━")
 
 
-def test_a_log_gets_a_line_every_half_minute() -> None:
+def test_a_log_gets_a_line_every_half_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, said = Clock(), list[str]()
-    lines = progress._Lines(said.append, clock)
-    lines.on_start(2)
-    lines.on_claim("a", 1)
-    for second in range(1, 101):
-        clock.now += 1
-        lines.on_cells("a", second, 1000)
-    lines.on_shard("a", "done")
-    assert [line.split(" · ")[1] for line in said] == ["30 cells", "60 cells", "90 cells"]
+    monkeypatch.setattr("cellscribe.callbacks.time.monotonic", clock)
+    with progress.shards_bar(said.append) as tally:
+        tally.on_start(2)
+        tally.on_claim("a", 1)
+        for second in range(1, 101):
+            clock.now += 1
+            tally.on_cells("a", second, 1000)
+        tally.on_shard("a", "done")
+        tally.on_shard("b", "bad")
+    shown = [line.split(" · ")[:2] for line in said]
+    assert [int(cells.split()[0]) for _, cells in shown] == [1, 31, 61, 91, 100]
+    assert shown[-1][0] == "1/2 shards"

@@ -26,6 +26,7 @@ def embed_files(
     *,
     model: str | Path | None = None,
     sharing: ShardOptions | None = None,
+    progress: Progress | None = None,
     listener: Listener | None = None,
     log: Log = log_stderr,
 ) -> Run:
@@ -47,8 +48,11 @@ def embed_files(
         In place of that of `options`.
     sharing
         Form of the results, number of processes.
+    progress
+        Called with (shards that have ended, shards in all, a line with cells, cells/s, failures and
+        the time left) a few times a second.
     listener
-        Hears of the cells that are done, and of every source that ends.
+        Hears of more, in place of `progress`.
     log
         Called with each line that a user should read.
 
@@ -60,9 +64,12 @@ def embed_files(
     Raises
     ------
     InputError
-        Bad options, a source that names nothing, an output that holds other results, a full disk.
+        Bad options, a source that names nothing, an output that holds other results, a full disk;
+        with `sharing.strict`, why a source failed.
+    KeyboardInterrupt
+        Ctrl-C; the same call goes on from there.
     """
-    return _run(sources, out, model, options or EmbedOptions(), sharing, listener, log)
+    return _run(sources, out, model, options or EmbedOptions(), sharing, progress, listener, log)
 
 
 def tokenize_files(
@@ -72,6 +79,7 @@ def tokenize_files(
     *,
     model: str | Path | None = None,
     sharing: ShardOptions | None = None,
+    progress: Progress | None = None,
     listener: Listener | None = None,
     log: Log = log_stderr,
 ) -> Run:
@@ -79,7 +87,7 @@ def tokenize_files(
 
     Parameters
     ----------
-    sources, out, model, sharing, listener, log
+    sources, out, model, sharing, progress, listener, log
         As for `embed_files`.
     options
         As for `tokenize`.
@@ -94,7 +102,7 @@ def tokenize_files(
     InputError
         As for `embed_files`.
     """
-    return _run(sources, out, model, options or TokenizeOptions(), sharing, listener, log)
+    return _run(sources, out, model, options or TokenizeOptions(), sharing, progress, listener, log)
 
 
 def _run(
@@ -103,11 +111,15 @@ def _run(
     model: str | Path | None,
     options: EmbedOptions | TokenizeOptions,
     sharing: ShardOptions | None,
+    progress: Progress | None,
     listener: Listener | None,
     log: Log,
 ) -> Run:
     from cellscribe.atlas.run import run_shards
+    from cellscribe.atlas.tally import Reports
 
+    if listener is None and progress is not None:
+        listener = Reports(progress)
     if model is not None:
         options = replace(options, model=str(model))
     return run_shards(

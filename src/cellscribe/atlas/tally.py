@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from datetime import timedelta
 
 from cellscribe.atlas.listener import FINISHED, Listener
+from cellscribe.callbacks import Progress
 
 WINDOW = 60.0
 """Seconds over which cells/s are taken."""
@@ -76,6 +77,11 @@ class Tally(Listener):
         return len(self._done)
 
     @property
+    def n_ended(self) -> int:
+        """Shards that are done or have failed."""
+        return len(self._done | self.failed.keys())
+
+    @property
     def n_cells(self) -> int:
         """Cells that this run has done."""
         return self._n_cells
@@ -97,9 +103,8 @@ class Tally(Listener):
     @property
     def fraction(self) -> float:
         """Share of the shards that is done or has failed, those at work by their cells."""
-        ended = len(self._done | self.failed.keys())
         parts = sum(done / max(total, 1) for done, total in self._at_work)
-        return (ended + parts) / max(self.total, 1)
+        return (self.n_ended + parts) / max(self.total, 1)
 
     @property
     def _at_work(self) -> list[tuple[int, int]]:
@@ -112,7 +117,7 @@ class Tally(Listener):
     @property
     def seconds_left(self) -> float | None:
         """Time left; None if that cannot be told yet."""
-        open_ = self.total - len(self._done | self.failed.keys())
+        open_ = self.total - self.n_ended
         if open_ <= 0:
             return 0.0
         rate = self.cells_per_second
@@ -142,3 +147,29 @@ class Tally(Listener):
             if width is None or len(text) <= width:
                 break
         return text
+
+
+class Reports(Tally):
+    """Calls a function with (shards that have ended, shards in all, the line) for all it hears."""
+
+    def __init__(self, progress: Progress, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
+        self._progress = progress
+
+    def on_cells(self, shard: str, done: int, total: int) -> None:
+        """Take the cells of a shard at work."""
+        super().on_cells(shard, done, total)
+        self._report()
+
+    def on_shard(self, shard: str, what: str) -> None:
+        """Take the end of a shard."""
+        super().on_shard(shard, what)
+        self._report()
+
+    def on_seen(self, shards: Collection[str]) -> None:
+        """Take shards that are done."""
+        super().on_seen(shards)
+        self._report()
+
+    def _report(self) -> None:
+        self._progress(self.n_ended, self.total, self.line())

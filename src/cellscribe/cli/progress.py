@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cellscribe.atlas.tally import Tally
-from cellscribe.callbacks import Log, Progress
+from cellscribe.atlas.tally import Reports, Tally
+from cellscribe.callbacks import Log, Progress, at_most_every
 from cellscribe.errors import printable
 
 if TYPE_CHECKING:
@@ -93,7 +92,8 @@ def shards_bar(log: Log) -> Iterator[Tally]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _Lines(log)
+        said = at_most_every(SHARDS_EVERY, lambda done, total, what=None: log(str(what)))
+        yield Reports(said)
         return
     tally = Tally()
     with Live(_Shards(tally), console=console, transient=True, refresh_per_second=4):
@@ -123,31 +123,6 @@ class _Shards:
         grid = Table.grid(padding=(0, 1, 0, 0))
         grid.add_row(bar, text)
         yield grid
-
-
-class _Lines(Tally):
-    """Says how far it is, every half minute at most."""
-
-    def __init__(self, log: Log, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(clock)
-        self.log, self.said = log, clock()
-
-    def on_cells(self, shard: str, done: int, total: int) -> None:
-        super().on_cells(shard, done, total)
-        self._say()
-
-    def on_shard(self, shard: str, what: str) -> None:
-        super().on_shard(shard, what)
-        self._say()
-
-    def on_seen(self, shards: Collection[str]) -> None:
-        super().on_seen(shards)
-        self._say()
-
-    def _say(self) -> None:
-        if self._clock() - self.said >= SHARDS_EVERY:
-            self.said = self._clock()
-            self.log(self.line())
 
 
 LINE_EVERY = 60.0

@@ -21,7 +21,8 @@ from cellscribe.report.evaluation_page import render_markdown, tables
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
-RECIPES = sorted((ROOT / "recipes").iterdir())
+# those in folders are templates, whose commands tests/recipes runs
+RECIPES = sorted(path for path in (ROOT / "recipes").iterdir() if path.is_file())
 COMMAND = re.compile(r"(?:^|.*\s)cellscribe (?=[a-z-])")
 
 

@@ -79,6 +79,42 @@ def test_every_cell_comes_once_with_its_labels(sources: list[Made], corpus: Corp
     assert cells["cell"].to_dict() == numbers
 
 
+def test_a_glob_and_a_folder_stand_for_their_files(
+    sources: list[Made], corpus: Corpus, tmp_path: Path
+) -> None:
+    folder = sources[0].path.parent
+    for place, word in enumerate((f"{folder}/*.h5ad", folder)):
+        made_of = build_corpus([word], tmp_path / f"{place}", OPTIONS, SPLIT, log=quiet)
+        assert contents(made_of.path) == contents(corpus.path)
+
+
+def test_a_list_names_a_layer_and_a_gene_key_for_each_source(
+    sources: list[Made], corpus: Corpus, tmp_path: Path
+) -> None:
+    lines = ["path,name,layer,gene_key"]
+    for source in sources:
+        adata = ad.read_h5ad(source.path)
+        if source.path.stem == "a":
+            adata.layers["counts"] = adata.X.copy()
+            adata.X = adata.X.log1p()
+            adata.var["mine"] = adata.var_names
+            adata.var_names = [f"gene{i}" for i in range(adata.n_vars)]
+        adata.write_h5ad(tmp_path / source.path.name)
+        more = "counts,mine" if source.path.stem == "a" else ","
+        lines.append(f"{source.path.name},{source.path.stem}_named,{more}")
+    table = tmp_path / "list.csv"
+    table.write_text("\n".join(lines))
+    listed = build_corpus([table], tmp_path / "out", OPTIONS, SPLIT, log=quiet)
+    ours, expected = (tokens_of(each).drop(columns="source") for each in (listed, corpus))
+    pd.testing.assert_frame_equal(
+        ours.drop(columns="dataset_id"), expected.drop(columns="dataset_id")
+    )
+    told = json.loads((tmp_path / "out" / "manifest.json").read_text())["sources"]
+    assert [source["name"] for source in told] == [f"{s.path.stem}_named" for s in sources]
+    assert (told[0]["layer"], told[0]["gene_key"]) == ("counts", "mine")
+    assert "layer" not in told[1]
+
+
 def test_tokens_are_those_of_tokenize(sources: list[Made], corpus: Corpus, tmp_path: Path) -> None:
     cells = tokens_of(corpus).set_index("cell_id")["input_ids"]
     assert cells.map(len).max() == 48

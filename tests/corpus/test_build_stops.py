@@ -296,8 +296,14 @@ def test_bad_words_are_refused(sources: list[Path], tmp_path: Path, run: Cli) ->
     out = ("-o", tmp_path / "out")
     assert "no such file" in refused(run("corpus", "build", tmp_path / "none.h5ad", *out))
     (tmp_path / "empty").mkdir()
-    assert "holds no file of counts" in refused(run("corpus", "build", tmp_path / "empty", *out))
+    assert "no cells in it" in refused(run("corpus", "build", tmp_path / "empty", *out))
     assert "given twice" in refused(run("corpus", "build", sources[0], sources[0], *out))
+    assert "a URL; download it first" in refused(run("corpus", "build", "s3://b/a.h5ad", *out))
+    assert "no file has such a name" in refused(run("corpus", "build", f"{tmp_path}/*.x", *out))
+    (tmp_path / "list.csv").write_text(f"path,name\n{sources[0]},x\n{sources[1]},x\n")
+    assert "two sources have the name x" in refused(
+        run("corpus", "build", tmp_path / "list.csv", *out)
+    )
     assert "NAME=VALUE" in refused(run("corpus", "build", *sources, *out, "--exclude", "disease"))
     assert "no label 'colour'" in refused(
         run("corpus", "build", *sources, *out, "--obs", "colour=c")

@@ -33,7 +33,8 @@ def build_corpus(
     Parameters
     ----------
     sources
-        Raw counts in any known format, and folders of such files.
+        Raw counts in any known format: files, folders of such, globs, and lists of them: a CSV with
+        the column ``path`` (and ``name``, ``layer``, ``gene_key``), or a text file of paths.
     out
         Folder of the corpus.
     options

@@ -59,7 +59,8 @@ def build(
     Parameters
     ----------
     sources
-        Raw counts in any known format, and folders of such files; a census download is one.
+        Raw counts in any known format, folders of such files (a census download is one), globs, or
+        lists: a CSV with the columns path, name, layer, gene_key, or a text file of paths.
     out
         Folder of the corpus. The same command goes on with one that was interrupted.
     """

@@ -51,7 +51,7 @@ def build_corpus(
     Parameters
     ----------
     sources
-        Files of raw counts in any known format, and folders of them.
+        Files of raw counts in any known format, folders of them, globs, and lists of sources.
     out
         Folder of the corpus: a new or empty one, or that of the same build.
     options, split
@@ -81,7 +81,7 @@ def _build(
     log: Log,
 ) -> Corpus:
     """Build a corpus in a folder that this process holds."""
-    refused: dict[Path, str] = {}
+    refused: dict[str, str] = {}
 
     def plan_work() -> BuildPlan:
         return make_plan(
@@ -109,7 +109,8 @@ def _build(
                 )
                 break
             except BadSource as error:
-                refuse(error, plan.sources[error.place].path, options, refused, log)
+                bad = plan.sources[error.place]
+                refuse(error, bad.name, bad.path, options, refused, log)
                 remove(out / SCRATCH / "plan.json")
                 plan = plan_work()
         return _finish(out, plan, spills, progress, log)

@@ -29,7 +29,6 @@ from cellscribe.corpus.build.sources import (
     Source,
     find_sources,
     inspect_source,
-    names_of,
 )
 from cellscribe.corpus.build.splits import (
     SPLITS,
@@ -130,7 +129,7 @@ class BuildPlan:
         record = {
             "version": VERSION,
             "options": self.recorded_options(),
-            "sources": [(source.name, source.sha256) for source in self.sources],
+            "sources": [(s.name, s.sha256, *([s.own] if s.own else [])) for s in self.sources],
         }
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
@@ -147,7 +146,7 @@ def make_plan(
     options: BuildOptions,
     split_options: SplitOptions,
     *,
-    refused: dict[Path, str] | None = None,
+    refused: dict[str, str] | None = None,
     log: Log,
     progress: Progress | None = None,
 ) -> BuildPlan:
@@ -156,9 +155,9 @@ def make_plan(
     Parameters
     ----------
     paths
-        Files and folders.
+        Files, folders, globs and lists of sources.
     refused
-        Bad source -> reason; sources found to be bad are added.
+        Name of a bad source -> reason; sources found to be bad are added.
     log, progress
         Called with messages, and with (sources done, sources in total).
 
@@ -176,13 +175,13 @@ def make_plan(
     genes = all_genes(given)
     found = find_sources(paths)
     sources: list[Source] = []
-    for place, (path, name) in enumerate(zip(found, names_of(found), strict=True)):
-        if path in refused:
+    for place, named in enumerate(found):
+        if named.name in refused:
             continue
         try:
-            sources.append(inspect_source(path, name, options, genes, log))
+            sources.append(inspect_source(named, options, genes, log))
         except InputError as error:
-            refuse(error, path, options, refused, log)
+            refuse(error, named.name, Path(named.path), options, refused, log)
         if progress is not None:
             progress(place + 1, len(found))
     if not sources:
@@ -193,14 +192,11 @@ def make_plan(
     if not labels["cells"].sum():
         raise InputError("every cell is excluded; look at the values given to --exclude")
     columns = [column for column in labels.columns if column != "cells"]
-    name_of = dict(zip(found, names_of(found), strict=True))
     return BuildPlan(
         options=options,
         split_options=split_options,
         sources=tuple(sources),
-        refused=tuple(
-            {"name": name_of[path], "reason": reason} for path, reason in refused.items()
-        ),
+        refused=tuple({"name": name, "reason": reason} for name, reason in refused.items()),
         genes_of=genes_of,
         space=space.table(),
         categories={
@@ -213,9 +209,10 @@ def make_plan(
 
 def refuse(
     error: InputError,
+    name: str,
     path: Path,
     options: BuildOptions,
-    refused: dict[Path, str],
+    refused: dict[str, str],
     log: Log,
 ) -> None:
     """Record a bad source if `skip_bad` is set, else raise the error."""
@@ -223,7 +220,7 @@ def refuse(
         line = _whole_counts_only(error)
         raise InputError(f"{line}; or leave such sources out with --skip-bad") from error
     reason = _whole_counts_only(error.__cause__ if isinstance(error, BadSource) else error)
-    refused[path] = reason.replace(str(path), path.name)
+    refused[name] = reason.replace(str(path), path.name)
     log(f"Left out: {reason}")
 
 

@@ -18,7 +18,7 @@ from cellscribe.cells.pipeline import BLOCK, ordered_map, read_ahead, usable_cor
 from cellscribe.config import DATASET
 from cellscribe.corpus.build.packing import LARGEST_COUNT, Rows, offsets_of, to_space
 from cellscribe.corpus.build.plan import BuildPlan
-from cellscribe.corpus.build.sources import BadSource, read_labels
+from cellscribe.corpus.build.sources import BadSource, own_options, read_labels
 from cellscribe.corpus.build.spill import (
     SPILL_CELLS,
     SpillFile,
@@ -136,7 +136,8 @@ def _source_blocks(
     plan: BuildPlan, place: int, first: int, log: Log
 ) -> Iterator[tuple[pa.Table, Counter[tuple[int, str]], int]]:
     """Yield blocks of a source from cell `first` on: kept cells, dropped counts, block size."""
-    source, options = plan.sources[place], plan.options
+    source = plan.sources[place]
+    options = own_options(plan.options, source)
     start = int(plan.starts[place])
     hashes = plan.gene_hashes
     genes = plan.genes_of[place]

@@ -1,15 +1,16 @@
 """Find, check and hash the files that a corpus is built from, and read their labels.
 
-A source is a file of any format that `open_counts` reads, a download of ``cellscribe corpus
-census`` or a folder of files. A cell's dataset is read from obs; without such a column it is the
-file name.
+A source is a file of any format that `open_counts` reads, named by itself, by its folder, by a glob
+or in a list (`cells.source_lists`). A cell's dataset is read from obs; without such a column it is
+the file name.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,9 @@ from cellscribe.callbacks import Log
 from cellscribe.cells.counts import Counts, open_counts
 from cellscribe.cells.gene_names.genes import GeneMap, map_genes
 from cellscribe.cells.gene_names.vocabulary import GeneTable
-from cellscribe.cells.readers.endings import CONTAINERS, stem
+from cellscribe.cells.readers.endings import stem
 from cellscribe.cells.readers.foreign_files import refuse_url
-from cellscribe.cells.readers.matrix_folders import matrices_in
+from cellscribe.cells.source_lists import Shard, list_sources
 from cellscribe.config import DATASET, BuildOptions
 from cellscribe.corpus.store import NO_LABEL
 from cellscribe.errors import InputError
@@ -62,6 +63,8 @@ class Source:
     labels
         One row for each combination of labels: the labels and ``cells``, without excluded
         cells.
+    layer, gene_key
+        In place of those of the options, if a list gives them.
     """
 
     path: Path
@@ -72,6 +75,14 @@ class Source:
     genes: GeneMap
     notes: tuple[str, ...]
     labels: pd.DataFrame = field(repr=False)
+    layer: str | None = None
+    gene_key: str | None = None
+
+    @property
+    def own(self) -> dict[str, str]:
+        """What a list of sources says of this one alone."""
+        given = {"layer": self.layer, "gene_key": self.gene_key}
+        return {key: value for key, value in given.items() if value is not None}
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -83,69 +94,63 @@ class Source:
             "bytes": self.bytes,
             "cells": self.cells,
             "genes": known,
+            **self.own,
             "notes": list(self.notes),
         }
 
 
-def find_sources(paths: Sequence[str | Path]) -> list[Path]:
-    """Replace folders by the files in them, in order of names.
+def find_sources(words: Sequence[str | Path]) -> list[Shard]:
+    """List the sources that files, folders, globs and lists stand for, named as in the corpus.
+
+    The name is that of a list, or the file's, with as many parent folders as make it distinct.
 
     Raises
     ------
     InputError
-        A path is not there, a folder holds nothing that could be counts, or a file comes twice.
+        A path is not there, a folder holds nothing that could be counts, a source comes twice, or
+        two have one name.
     """
-    found: list[Path] = []
-    for given in paths:
-        if url := refuse_url(str(given)):
-            raise InputError(url)
-        path = Path(given)
+    if not words:
+        raise InputError("no source is given; name files, folders or lists of counts")
+    found = list_sources(words, in_bucket=_refuse_bucket)
+    seen: set[tuple[Any, ...]] = set()
+    for source in found:
+        path = Path(source.path)
         if not path.exists():
             raise InputError(f"{path}: no such file or folder")
-        inside = _files_of(path)
-        if not inside:
-            raise InputError(f"{path} holds no file of counts ({', '.join(CONTAINERS)})")
-        found += inside
-    if not found:
-        raise InputError("no source is given; name files or folders of counts")
-    seen: set[Path] = set()
-    for path in found:
-        if path.resolve() in seen:
+        what = path.resolve(), source.layer, source.gene_key
+        if what in seen:
             raise InputError(f"{path} is given twice; name each source once")
-        seen.add(path.resolve())
-    return found
+        seen.add(what)
+    names = _names_of(found)
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two sources have the name {name}; give others in a list of sources")
+    return [replace(source, name=name) for source, name in zip(found, names, strict=True)]
 
 
-def _files_of(path: Path) -> list[Path]:
-    # what is neither a file nor a folder, a pipe say, is refused where it is opened
-    if not path.is_dir() or path.suffix == ".zarr" or matrices_in(path):
-        return [path]
-    if (path / ".zgroup").exists() or (path / "zarr.json").exists():
-        return [path]
-    return sorted(
-        file
-        for file in path.iterdir()
-        if file.name.endswith(CONTAINERS) and not file.name.startswith(".")
-    )
+def _refuse_bucket(url: str) -> list[Shard]:
+    raise InputError(refuse_url(url) or f"{url}: no such file or folder")
 
 
-def names_of(paths: Sequence[Path]) -> list[str]:
-    """Return file names, with as many parent folders as make them distinct."""
-    names = [path.name for path in paths]
+def _names_of(sources: Sequence[Shard]) -> list[str]:
+    paths = [Path(source.path) for source in sources]
+    given = [source.name != stem(source.path) for source in sources]
+    names = [s.name if own else p.name for s, p, own in zip(sources, paths, given, strict=True)]
     for depth in range(2, 1 + max(len(path.parts) for path in paths)):
-        twice = {name for name in names if names.count(name) > 1}
+        counts = Counter(names)
+        twice = {name for name in names if counts[name] > 1}
         if not twice:
             break
         names = [
-            "/".join(path.parts[-depth:]) if name in twice else name
-            for path, name in zip(paths, names, strict=True)
+            "/".join(path.parts[-depth:]) if name in twice and not own else name
+            for path, name, own in zip(paths, names, given, strict=True)
         ]
     return names
 
 
 def inspect_source(
-    path: Path,
-    name: str,
+    source: Shard,
     options: BuildOptions,
     genes: GeneTable,
     log: Log,
@@ -157,6 +162,8 @@ def inspect_source(
     InputError
         The source cannot be used.
     """
+    path, name = Path(source.path), source.name
+    options = own_options(options, source)
     with open_counts(path, options=options, log=log) as counts:
         mapped = map_genes(
             counts.var,
@@ -181,6 +188,17 @@ def inspect_source(
         genes=mapped,
         notes=tuple(notes),
         labels=table,
+        layer=source.layer,
+        gene_key=source.gene_key,
+    )
+
+
+def own_options(options: BuildOptions, source: Shard | Source) -> BuildOptions:
+    """Options of one source: a list may give it a layer and a gene key of its own."""
+    return replace(
+        options,
+        layer=source.layer or options.layer,
+        gene_key=source.gene_key or options.gene_key,
     )
 
 

@@ -79,13 +79,14 @@ def test_every_cell_comes_once_with_its_labels(sources: list[Made], corpus: Corp
     assert cells["cell"].to_dict() == numbers
 
 
-def test_a_glob_and_a_folder_stand_for_their_files(
-    sources: list[Made], corpus: Corpus, tmp_path: Path
-) -> None:
-    folder = sources[0].path.parent
-    for place, word in enumerate((f"{folder}/*.h5ad", folder)):
-        made_of = build_corpus([word], tmp_path / f"{place}", OPTIONS, SPLIT, log=quiet)
-        assert contents(made_of.path) == contents(corpus.path)
+def test_a_glob_and_a_folder_stand_for_their_files(sources: list[Made], corpus: Corpus) -> None:
+    folder, said = sources[0].path.parent, []
+    for word in (f"{folder}/*.h5ad", folder):
+        # other sources, or in another order, would be refused
+        build_corpus([word], corpus.path, OPTIONS, SPLIT, log=said.append)
+    assert [line for line in said if "holds this corpus already" in line] == said[-1:] * 2
+    with pytest.raises(InputError, match="a corpus of other sources"):
+        build_corpus([f"{folder}/[a-e].h5ad"], corpus.path, OPTIONS, SPLIT, log=quiet)
 
 
 def test_a_list_names_a_layer_and_a_gene_key_for_each_source(

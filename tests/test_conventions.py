@@ -38,6 +38,9 @@ OPTIONS: dict[str, tuple[type, dict[str, Any]]] = {
     "finetune": (cellscribe.FinetuneOptions, {"mode": "all"}),
     "perturb": (cellscribe.PerturbOptions, {"top": 3}),
     "evaluate": (cellscribe.EvaluateOptions, {"seeds": 7}),
+    "build_index": (cellscribe.IndexOptions, {"deduplicate": True}),
+    "add_to_index": (cellscribe.AddOptions, {"deduplicate": True}),
+    "search": (cellscribe.QueryOptions, {"use_rep": "X_cellscribe"}),
     "import_model": (cellscribe.ImportOptions, {"overwrite": True}),
     "export_model": (cellscribe.ExportOptions, {"overwrite": True}),
 }
@@ -69,6 +72,7 @@ def test_every_verb_with_options_is_looked_at() -> None:
     }
     others = {"load", "train", "build_corpus", "download_census"}  # see below, or no keywords
     files = {"embed_genes_file", "enhance_file", "perturb_file", "embed_files", "tokenize_files"}
+    files |= {"search_file"}
     assert takes == OPTIONS.keys() | others | files
 
 

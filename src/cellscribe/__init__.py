@@ -4,9 +4,10 @@
 ``embed_files``, ``tokenize_files`` and ``collect`` for an atlas of many,
 ``embed_genes``, ``gene_importance`` and ``enhance`` for genes, ``tokenize``, ``info``;
 ``import_model`` and ``export_model`` for published models, ``train`` for new ones and
-``report_runs`` for their curves; ``finetune`` and ``annotate`` for labels; ``evaluate`` to compare
-models, ``perturb`` to delete or promote genes; ``build_corpus`` and ``open_corpus`` for training
-stores; ``sample`` gives a few hundred real cells. Everything is imported when first used.
+``report_runs`` for their curves; ``finetune`` and ``annotate`` for labels,
+``build_index``, ``add_to_index`` and ``search`` for an index of labelled cells; ``evaluate`` to
+compare models, ``perturb`` to delete or promote genes; ``build_corpus`` and ``open_corpus`` for
+training stores; ``sample`` gives a few hundred real cells. Everything is imported when first used.
 """
 
 from __future__ import annotations
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
     from cellscribe.api.evaluate import evaluate
     from cellscribe.api.finetune import finetune
     from cellscribe.api.genes import embed_genes, embed_genes_file, gene_importance
+    from cellscribe.api.index import (
+        add_to_index,
+        build_index,
+        index_info,
+        search,
+        search_file,
+    )
     from cellscribe.api.models import export_model, import_model, info
     from cellscribe.api.perturb import perturb, perturb_file
     from cellscribe.api.report import report_runs
@@ -32,6 +40,7 @@ if TYPE_CHECKING:
     from cellscribe.api.tokenize import tokenize
     from cellscribe.api.train import train
     from cellscribe.config import (
+        AddOptions,
         AnnotateOptions,
         BuildOptions,
         CensusOptions,
@@ -42,9 +51,11 @@ if TYPE_CHECKING:
         FinetuneOptions,
         GenesOptions,
         ImportOptions,
+        IndexOptions,
         ModelConfig,
         ModelOptions,
         PerturbOptions,
+        QueryOptions,
         ShardOptions,
         SplitOptions,
         TokenizeOptions,
@@ -55,6 +66,7 @@ if TYPE_CHECKING:
     from cellscribe.inference.embedder import Embedder, load
 
 __all__ = [
+    "AddOptions",
     "AnnotateOptions",
     "BuildOptions",
     "CensusOptions",
@@ -67,17 +79,21 @@ __all__ = [
     "FinetuneOptions",
     "GenesOptions",
     "ImportOptions",
+    "IndexOptions",
     "InputError",
     "ModelConfig",
     "ModelOptions",
     "PerturbOptions",
+    "QueryOptions",
     "ShardOptions",
     "SplitOptions",
     "TokenizeOptions",
     "TrainOptions",
+    "add_to_index",
     "annotate",
     "annotate_file",
     "build_corpus",
+    "build_index",
     "collect",
     "corpus_card",
     "download_census",
@@ -93,6 +109,7 @@ __all__ = [
     "finetune",
     "gene_importance",
     "import_model",
+    "index_info",
     "info",
     "load",
     "open_corpus",
@@ -100,12 +117,15 @@ __all__ = [
     "perturb_file",
     "report_runs",
     "sample",
+    "search",
+    "search_file",
     "tokenize",
     "tokenize_files",
     "train",
 ]
 
 _HOMES = {
+    "AddOptions": "cellscribe.config",
     "AnnotateOptions": "cellscribe.config",
     "BuildOptions": "cellscribe.config",
     "CensusOptions": "cellscribe.config",
@@ -118,17 +138,21 @@ _HOMES = {
     "FinetuneOptions": "cellscribe.config",
     "GenesOptions": "cellscribe.config",
     "ImportOptions": "cellscribe.config",
+    "IndexOptions": "cellscribe.config",
     "InputError": "cellscribe.errors",
     "ModelConfig": "cellscribe.config",
     "ModelOptions": "cellscribe.config",
     "PerturbOptions": "cellscribe.config",
+    "QueryOptions": "cellscribe.config",
     "ShardOptions": "cellscribe.config",
     "SplitOptions": "cellscribe.config",
     "TokenizeOptions": "cellscribe.config",
     "TrainOptions": "cellscribe.config",
+    "add_to_index": "cellscribe.api.index",
     "annotate": "cellscribe.api.annotate",
     "annotate_file": "cellscribe.api.annotate",
     "build_corpus": "cellscribe.api.corpus",
+    "build_index": "cellscribe.api.index",
     "collect": "cellscribe.api.atlas",
     "corpus_card": "cellscribe.api.corpus",
     "download_census": "cellscribe.api.corpus",
@@ -144,6 +168,7 @@ _HOMES = {
     "finetune": "cellscribe.api.finetune",
     "gene_importance": "cellscribe.api.genes",
     "import_model": "cellscribe.api.models",
+    "index_info": "cellscribe.api.index",
     "info": "cellscribe.api.models",
     "load": "cellscribe.inference.embedder",
     "open_corpus": "cellscribe.api.corpus",
@@ -151,6 +176,8 @@ _HOMES = {
     "perturb_file": "cellscribe.api.perturb",
     "report_runs": "cellscribe.api.report",
     "sample": "cellscribe.api.sample",
+    "search": "cellscribe.api.index",
+    "search_file": "cellscribe.api.index",
     "tokenize": "cellscribe.api.tokenize",
     "tokenize_files": "cellscribe.api.atlas",
     "train": "cellscribe.api.train",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from cellscribe.inference.embedder import Embedder
 
 FORMS = (".csv", ".parquet", ".h5ad")
-COLUMNS = ("label", "probability", "best")
 
 Call = Callable[[npt.NDArray[np.floating]], tuple[Any, Any, Any]]
 """Vectors ``[B, D]`` to best class, its probability, and whether it is called."""
@@ -103,6 +102,17 @@ class Annotation:
         numbers = np.bincount(self.best[self.called], minlength=len(self.labels))
         found = {label: int(n) for label, n in zip(self.labels, numbers, strict=True)}
         return found | {UNKNOWN: self.n_unknown}
+
+
+class Labelling(Protocol):
+    """What is written of an annotation, wherever its labels come from."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Where the labels come from, as plain values."""
+
+    def table(self, names: pd.Index) -> pd.DataFrame:
+        """One row a cell, texts as categories."""
 
 
 def call_by_head(head: Head) -> Call:
@@ -295,7 +305,7 @@ def claim_annotated(
     return claim(out, sources, overwrite=overwrite, beside=beside)
 
 
-def write_annotation(out: Path, annotation: Annotation, counts: Counts, key_added: str) -> None:
+def write_annotation(out: Path, annotation: Labelling, counts: Counts, key_added: str) -> None:
     """Write the calls as a table, or as columns of a copy of the input's AnnData.
 
     Raises
@@ -315,7 +325,8 @@ def write_annotation(out: Path, annotation: Annotation, counts: Counts, key_adde
             safe_cells(table).to_csv(partial, float_format="%.6g")
         else:
             # The texts, not categories: every reader of Parquet takes them for what they are.
-            plain = table.astype({"label": str, "best": str}).reset_index()
+            texts = {name: str for name in table if table[name].dtype == "category"}
+            plain = table.astype(texts).reset_index()
             plain.to_parquet(partial, index=False)
         with writing(sidecar(out)) as note:
             note.write_text(json.dumps(annotation.about, indent=2) + "\n", encoding="utf-8")
@@ -336,11 +347,12 @@ def _write_h5ad(
         need_groups(root, ("obs", "uns"), counts.name, ".csv")
         obs = root["obs"]
         order = [str(name) for name in obs.attrs["column-order"]]
-        for name in COLUMNS:
+        for name in table:
             column, values = f"{key_added}_{name}", table[name].array
             if column in obs:
                 del obs[column]
-            write_element(obs, column, values if name != "probability" else np.asarray(values))
+            coded = table[name].dtype == "category"
+            write_element(obs, column, values if coded else np.asarray(values))
             order = [*(other for other in order if other != column), column]
         obs.attrs.create("column-order", order, dtype=h5py.string_dtype())
         keep_facts(root, "annotation", about)

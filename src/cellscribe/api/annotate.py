@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellscribe.annotation.annotate import (
-    COLUMNS,
     Annotation,
     annotate_cells,
     claim_annotated,
@@ -16,12 +17,14 @@ from cellscribe.api.embed import keep_about, to_change
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.config import AnnotateOptions, CountsKind, Precision, Species, choose_options
 from cellscribe.config.renamed import former_keywords
-from cellscribe.inference.session import open_session
+from cellscribe.inference.session import DEFAULT_MODEL, open_session
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+    from cellscribe.cells.counts import Counts
+    from cellscribe.index.query import IndexAnnotation
     from cellscribe.inference.embedder import Embedder
 
 IN_MEMORY = "in memory"
@@ -34,6 +37,7 @@ def annotate(
     *,
     model: str | Path | Embedder | None = None,
     reference: str | Path | AnnData | None = None,
+    index: str | Path | None = None,
     label: str | None = None,
     group: str | None = None,
     key_added: str | None = None,
@@ -69,6 +73,8 @@ def annotate(
         are compared.
     reference
         Labelled cells, whose nearest give the label; `label` names their column.
+    index
+        An index of labelled cells (`build_index`), whose nearest give the label.
     label, group
         Columns of the reference's obs: its labels, and groups that are held out whole.
     key_added
@@ -96,7 +102,9 @@ def annotate(
     -------
     AnnData, pandas.DataFrame or None
         None for an AnnData, whose ``obs`` then has ``cellscribe_label``, ``cellscribe_probability``
-        and ``cellscribe_best``; the copy with `copy`; for a file a table of the same, a row a cell.
+        and ``cellscribe_best`` (with an index ``cellscribe_second`` and, where its labels are terms
+        of the Cell Ontology, ``cellscribe_ontology_id``); the copy with `copy`; for a file a table
+        of the same, a row a cell.
 
     Raises
     ------
@@ -105,6 +113,7 @@ def annotate(
     """
     given: dict[str, Any] = {
         "reference": _named(reference),
+        "index": None if index is None else str(index),
         "label": label,
         "group": group,
         "key_added": key_added,
@@ -126,15 +135,12 @@ def annotate(
         "threads": threads,
     }
     options = choose_options(AnnotateOptions, options, "annotate", given)
-    with open_session(model, options, log=log) as session:
-        done, opened = annotate_cells(
-            session, source, options, reference=reference, progress=progress
-        )
+    with _annotated(source, options, model, reference, progress, log) as (done, opened):
         labelled = done.table(opened.obs.index)
     if isinstance(source, str | Path):
         return labelled
     adata = to_change(source, copy=copy)
-    for name in COLUMNS:
+    for name in labelled:
         adata.obs[f"{options.key_added}_{name}"] = labelled[name].array
     keep_about(adata, "annotation", done.about)
     return adata if copy else None
@@ -148,21 +154,22 @@ def annotate_file(
     *,
     model: str | Path | Embedder | None = None,
     reference: str | Path | AnnData | None = None,
+    index: str | Path | None = None,
     label: str | None = None,
     overwrite: bool | None = None,
     progress: Progress | None = None,
     log: Log = log_stderr,
-) -> Annotation:
+) -> Annotation | IndexAnnotation:
     """Label every cell of `source` into ``.csv``, ``.parquet`` or a copy as ``.h5ad``.
 
     Parameters
     ----------
-    source, model, reference, label, progress, log
+    source, model, reference, index, label, progress, log
         As for `annotate`.
     out
         The output; it appears when it is whole.
     options
-        All settings at once, in place of `reference`, `label` and `overwrite`.
+        All settings at once, in place of `reference`, `index`, `label` and `overwrite`.
     overwrite
         Replace `out` if it exists.
 
@@ -173,6 +180,7 @@ def annotate_file(
     """
     given: dict[str, Any] = {
         "reference": _named(reference),
+        "index": None if index is None else str(index),
         "label": label,
         "overwrite": overwrite,
     }
@@ -181,13 +189,35 @@ def annotate_file(
     paths = [Path(path) for path in inputs if isinstance(path, str | Path)]
     with (
         claim_annotated(out, paths, overwrite=options.overwrite),
-        open_session(model, options, log=log) as session,
+        _annotated(source, options, model, reference, progress, log) as (done, opened),
     ):
-        done, opened = annotate_cells(
-            session, source, options, reference=reference, progress=progress
-        )
         write_annotation(out, done, opened, options.key_added)
     return done
+
+
+@contextmanager
+def _annotated(
+    source: str | Path | AnnData,
+    options: AnnotateOptions,
+    model: str | Path | Embedder | None,
+    reference: str | Path | AnnData | None,
+    progress: Progress | None,
+    log: Log,
+) -> Iterator[tuple[Annotation | IndexAnnotation, Counts]]:
+    """Call every cell of a source, which is open meanwhile."""
+    if options.index is None:
+        with open_session(model, options, log=log) as session:
+            yield annotate_cells(session, source, options, reference=reference, progress=progress)
+        return
+    from cellscribe.index.made_by import session_for
+    from cellscribe.index.query import annotate_by_index
+    from cellscribe.index.store import open_index
+
+    index = open_index(options.index)
+    if model is None and options.model != DEFAULT_MODEL:
+        model = options.model
+    with session_for(index, options, model, log=log) as session:
+        yield annotate_by_index(session, index, source, options, progress=progress)
 
 
 def _named(reference: str | Path | AnnData | None) -> str | None:

@@ -22,6 +22,7 @@ from cellscribe.config.enhance import EnhanceOptions
 from cellscribe.config.evaluate import EvaluateOptions
 from cellscribe.config.finetune import FinetuneOptions
 from cellscribe.config.genes import GenesOptions
+from cellscribe.config.index import AddOptions, IndexOptions, QueryOptions
 from cellscribe.config.models import ExportOptions, ImportOptions
 from cellscribe.config.perturb import PerturbOptions
 from cellscribe.config.reading import (
@@ -49,6 +50,7 @@ __all__ = [
     "DATASET",
     "LABELS",
     "SOMA_ID",
+    "AddOptions",
     "AnnotateOptions",
     "BuildOptions",
     "CensusOptions",
@@ -61,6 +63,7 @@ __all__ = [
     "FinetuneOptions",
     "GenesOptions",
     "ImportOptions",
+    "IndexOptions",
     "InputOptions",
     "ModelConfig",
     "ModelOptions",
@@ -70,6 +73,7 @@ __all__ = [
     "Pooling",
     "Precision",
     "Preset",
+    "QueryOptions",
     "ReaderOptions",
     "ShardOptions",
     "Species",

@@ -1,6 +1,6 @@
 """Options of the verb annotate."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from cellscribe.config.finetune import CalibrationOptions
 from cellscribe.config.renamed import accept_former_names
@@ -23,8 +23,10 @@ class AnnotateOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, 
     """A fine-tuned model's directory; with --reference, the model whose vectors are compared."""
     reference: str | None = None
     """Labelled cells, whose nearest give the label; nothing is trained."""
+    index: str | None = None
+    """An index of labelled cells (cellscribe index build), whose nearest give the label."""
     label: str | None = None
-    """Column of the reference's obs with the labels."""
+    """Column of the reference's obs with the labels, or one of the index's; else its first."""
     n_neighbors: int = 15
     """Reference cells that vote on a label."""
     reference_layer: str | None = None
@@ -37,9 +39,26 @@ class AnnotateOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, 
         check_positive(self, ("n_neighbors",))
         if self.reference is not None and self.label is None:
             raise InputError("say which column of the reference's obs holds the labels: --label")
-        if self.reference is None:
+        if self.index is not None:
+            self._check_index()
+        elif self.reference is None:
             for name in ("label", "group", "reference_layer"):
                 if getattr(self, name) is not None:
                     raise InputError(
                         f"--{name.replace('_', '-')} is the reference's; give --reference too"
                     )
+
+    def _check_index(self) -> None:
+        """Refuse what was settled when an index was built."""
+        if self.reference is not None:
+            raise InputError("an index and a reference are given; leave --index or --reference out")
+        settled = ("pool", "hidden_layer", "target_depth", "n_neighbors", "reference_layer")
+        for field in fields(self):
+            of_calibration = field.name in {each.name for each in fields(CalibrationOptions)}
+            if (of_calibration or field.name in settled) and (
+                getattr(self, field.name) != field.default
+            ):
+                raise InputError(
+                    f"--{field.name.replace('_', '-')} was settled when the index was built; leave "
+                    "it out, or build the index with it"
+                )

@@ -1,0 +1,76 @@
+"""Names of cells are found in the Cell Ontology, and labels are given at the level that is sure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cellscribe.index.ontology import ancestors, common_parents, match_labels, terms
+from cellscribe.index.query import NOBODY, Voter, kinds_of
+from cellscribe.index.store import Column
+from cellscribe.index.votes import Labels
+
+B, T, CD4, CD8, BETA = "CL:0000236", "CL:0000084", "CL:0000624", "CL:0000625", "CL:0000169"
+
+
+def test_names_ids_and_synonyms_are_found() -> None:
+    words = ["B cell", "cl:0000169", "T-lymphocyte", "t CELL", "my favourite cell"]
+    found = match_labels(words)
+    assert found == {"B cell": B, "cl:0000169": BETA, "T-lymphocyte": T, "t CELL": T}
+
+
+def test_every_parent_is_a_term_and_no_term_is_above_itself() -> None:
+    for term in terms().values():
+        assert all(parent in terms() for parent in term.parents)
+        assert term.id not in {a for parent in term.parents for a in ancestors(parent)}
+
+
+def test_parents_that_are_given_cover_some_labels_and_not_all() -> None:
+    found = {terms()[term].name for term in common_parents([B, CD4, CD8, BETA])}
+    assert {"lymphocyte", "T cell"} <= found
+    assert "cell" not in found
+    assert not {"insulin secreting cell", "type B pancreatic cell"} & found
+
+
+LABELS = ["B cell", "CD4-positive, alpha-beta T cell", "CD8-positive, alpha-beta T cell", "beta"]
+
+
+@pytest.fixture
+def voter() -> Voter:
+    ontology = match_labels(LABELS[:3]) | {"beta": BETA}
+    column: Column = {
+        "labels": dict.fromkeys(LABELS, 10), "threshold": 0.75, "limit": 1.0, "disagreement": 0.0,
+        "confused": [], "calibration": {}, "ontology": ontology,
+    }  # fmt: skip
+    return Voter(Labels(name="type", kept=LABELS, codes=np.zeros(0, np.int64)), column)
+
+
+@pytest.mark.parametrize(
+    ("shares", "name", "probability"),
+    [
+        ([0.8, 0.1, 0.1, 0.0], "B cell", 0.8),
+        ([0.0, 0.5, 0.5, 0.0], "mature alpha-beta T cell", 1.0),
+        ([0.3, 0.3, 0.3, 0.1], "lymphocyte", 0.9),
+        ([0.3, 0.2, 0.1, 0.4], None, 0.4),
+    ],
+)
+def test_the_narrowest_kind_that_is_sure_is_given(
+    voter: Voter, shares: list[float], name: str | None, probability: float
+) -> None:
+    called = voter.call_shares(np.array([shares]), np.zeros(1))
+    given = int(called.given[0])
+    table = voter.table(called)
+    if name is None:
+        assert given == NOBODY
+        assert table["label"][0] == "unknown"
+        assert table["ontology_id"][0] == ""
+    else:
+        assert table["label"][0] == name
+        assert terms()[table["ontology_id"][0]].name == name
+    assert called.probability[0] == pytest.approx(probability)
+    assert voter.call_shares(np.array([shares]), np.full(1, 1.1)).given[0] == NOBODY
+
+
+def test_a_label_covers_those_below_it() -> None:
+    kinds = kinds_of(["T cell", "CD4 T"], {"T cell": T, "CD4 T": CD4})
+    assert kinds.covers.tolist() == [[True, False], [True, True]]

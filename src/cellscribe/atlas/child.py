@@ -43,9 +43,11 @@ def run_verb(task: dict[str, Any], shards: list[Shard]) -> None:
 
 def main(run: Callable[[dict[str, Any], list[Shard]], None] = run_verb) -> int:
     """Work until all shards are finished; 2 and a line on stderr if that cannot be."""
-    # a shell that starts a command in the background lets it ignore SIGINT
+    # whoever started us may ignore or block them: a shell does for a command in the background,
+    # and Ray for its actors
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         task: dict[str, Any] = json.loads(sys.stdin.readline())
         threading.Thread(target=_end_with_input, daemon=True).start()

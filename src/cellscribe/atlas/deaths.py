@@ -69,6 +69,6 @@ def refuse_fatal(store: Store, claim: Claim) -> None:
     if len(deaths) < DEATHS:
         return
     advice = "run again to try it once more"
-    if deaths[-1] in KILLED:
+    if deaths[-1] in KILLED or "memory" in deaths[-1]:
         advice = "perhaps for lack of memory; give fewer --workers, or cut it with --rows-per-shard"
     raise InputError(f"its worker died {len(deaths)} times ({deaths[-1]}), {advice}")

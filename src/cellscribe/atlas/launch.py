@@ -1,7 +1,7 @@
 """Several workers: started, heard, and started again when they die.
 
-What makes their processes and brings what they tell is an `Engine`, as this
-machine (`processes`). What becomes of a worker that ends is decided here:
+What makes their processes and brings what they tell is an `Engine`: this machine (`processes`) or
+a Ray cluster (`ray_engine`). What becomes of a worker that ends is decided here, for both:
 
 - one that dies has its shard freed at once, and a fresh one takes its place. A shard that goes on
   killing its workers is given up (`deaths`), so this comes to an end;
@@ -22,15 +22,13 @@ from cellscribe.atlas.claims import DONE, FREE, claim_key
 from cellscribe.atlas.deaths import record_death
 from cellscribe.atlas.job import Job
 from cellscribe.atlas.listener import FINISHED, Listener
-from cellscribe.atlas.processes import End, Event, LocalEngine
+from cellscribe.atlas.processes import ENGINE, End, Event, LocalEngine
 from cellscribe.callbacks import Log
 from cellscribe.config import ShardOptions
 from cellscribe.errors import InputError
 
 FALSE_STARTS = 3
 """Workers in a row that may be killed in one place before they have claimed anything."""
-ENGINE = -1
-"""Place of an engine's own end among its events."""
 
 
 class Engine(Protocol):
@@ -82,7 +80,13 @@ def launch(
     KeyboardInterrupt
         Ctrl-C, when the workers have ended.
     """
-    engine = LocalEngine(task, sharing.workers or 1, log)
+    engine: Engine
+    if sharing.engine == "ray":
+        from cellscribe.atlas.ray_engine import RayEngine
+
+        engine = RayEngine(task, job, sharing, log)
+    else:
+        engine = LocalEngine(task, sharing.workers or 1, log)
     oversee(engine, job, sharing.strict, listener, log)
 
 

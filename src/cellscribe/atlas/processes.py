@@ -38,6 +38,8 @@ class End:
 
 Event: TypeAlias = tuple[int, str | End]
 """Place of a worker, and a line that it told or how it ended."""
+ENGINE = -1
+"""Place of what starts the workers, where it cannot go on itself."""
 
 
 class WorkerProcess:

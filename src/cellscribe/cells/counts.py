@@ -180,7 +180,7 @@ class Counts:
         self.form = source.form
         self.layer, self._address = f"{source.part}{layer}", layer
         self._matrices: Mapping[str, Callable[[], Rows | Entries]] = source.matrices
-        self._read_obs = source.obs
+        self._read_obs, self._read_obs_rows = source.obs, source.obs_rows
         self._rows = rows
         self._stack = stack
         self._closed = self._checked = False
@@ -315,7 +315,9 @@ class Counts:
             raise ValueError(f"cells {first} to {last} of {self.n_cells}")
         found = copy(self)
         found._rows = RowRange(rows=self._rows, first=first, last=last)
-        found._read_obs = lambda: self.obs.iloc[first:last]
+        read = self._read_obs_rows
+        found._read_obs = lambda: read(first, last) if read else self.obs.iloc[first:last]
+        found._read_obs_rows = read and (lambda low, high: read(first + low, first + high))
         found.n_cells, found.path = last - first, None
         found.name = f"{self.name}, cells {first:,} to {last - 1:,}"
         found._stack = ExitStack()

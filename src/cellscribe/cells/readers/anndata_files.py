@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from cellscribe.cells.readers.frame_rows import stored_rows
 from cellscribe.cells.readers.frames import n_rows, stored_frame, tidy
 from cellscribe.cells.readers.matrices import CscColumns, CsrRows, DenseRows, Entries, Rows
 from cellscribe.cells.readers.storage import (
@@ -79,6 +80,8 @@ class Source:
         Where in a container of several it lies: "mod/rna/", "tables/table/" or "".
     header
         Tells what is known of a layer without opening it; None where it must be opened.
+    obs_rows
+        Reads the cells from one row to another; None where `obs` has to be read.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Source:
     keep: Array | None = None
     part: str = ""
     header: Callable[[str], Header] | None = None
+    obs_rows: Callable[[int, int], pd.DataFrame] | None = None
 
 
 def stored_matrix(
@@ -199,9 +203,14 @@ def anndata_store(root: Any, *, path: Path | str, form: str) -> Source:
     def var_key(layer: str) -> str:
         return {"raw/X": "raw/var", "raw.X": "raw.var"}.get(available[layer], "var")
 
+    def uns_of(key: str) -> Any:
+        return member(root, "uns", name) if "uns" in keys and not key.startswith("raw") else None
+
     def frame(key: str) -> pd.DataFrame:
-        uns = member(root, "uns", name) if "uns" in keys and not key.startswith("raw") else None
-        return stored_frame(member(root, key, name), f"{name}: {key}", uns)
+        return stored_frame(member(root, key, name), f"{name}: {key}", uns_of(key))
+
+    def obs_rows(first: int, last: int) -> pd.DataFrame:
+        return stored_rows(member(root, "obs", name), f"{name}: obs", first, last, uns_of("obs"))
 
     def opener(layer: str) -> Callable[[], Rows | Entries]:
         def matrix() -> Rows | Entries:
@@ -221,6 +230,7 @@ def anndata_store(root: Any, *, path: Path | str, form: str) -> Source:
         matrices={layer: opener(layer) for layer in available},
         var=lambda layer: frame(var_key(layer)),
         obs=lambda: frame("obs"),
+        obs_rows=obs_rows,
         header=lambda layer: stored_header(
             member(root, available[layer], name), f"{name}: {layer}"
         ),

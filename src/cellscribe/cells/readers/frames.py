@@ -95,11 +95,11 @@ def n_rows(element: Any, where: str) -> int:
     """
     if not is_group(element):
         return _length(element, where)
-    key = _index_key(element, where)
+    key = index_key(element, where)
     return _length(member(element, key, where), f"{where}/{shortened(key)}")
 
 
-def _index_key(group: Any, where: str) -> str:
+def index_key(group: Any, where: str) -> str:
     """Name of the member that holds the names of a table."""
     key = attribute_text(group, "_index", where)
     if key is not None:
@@ -179,7 +179,7 @@ def stored_frame(element: Any, where: str, uns: Any = None) -> pd.DataFrame:
 
     size = n_rows(element, where)
     if is_group(element):
-        _check_columns(element, size, where)
+        check_columns(element, size, where)
     # anndata raises whatever its readers meet, some of it in private classes
     with reading(where), warnings.catch_warnings():
         warnings.simplefilter("ignore", OldFormatWarning)
@@ -196,7 +196,7 @@ def stored_frame(element: Any, where: str, uns: Any = None) -> pd.DataFrame:
     return frame if uns is None else _with_categories(frame, uns, where)
 
 
-def _check_columns(group: Any, size: int, where: str) -> None:
+def check_columns(group: Any, size: int, where: str) -> None:
     """Check all columns that anndata will read."""
     encoding = attribute_text(group, "encoding-type", where)
     columns = attribute_texts(group, "column-order", where)
@@ -208,7 +208,7 @@ def _check_columns(group: Any, size: int, where: str) -> None:
         columns = keys_of(group, where)
     else:
         raise InputError(f"{where} is stored as {shortened(encoding)!r}, not a table; {DAMAGED}")
-    for key in {*columns, _index_key(group, where)}:
+    for key in {*columns, index_key(group, where)}:
         column = f"{where}/{shortened(key)}"
         _check_column(member(group, key, where), group, size, column)
 

@@ -78,7 +78,7 @@ def open_part(root: Any, path: Path | str, form: str, wanted: Wanted) -> Source 
         group = root["mod"]
         key = _modality(group, name, wanted.modality)
         source = _part(group, key, path, f"{form}-mudata", "mod/")
-        return replace(source, obs=_joint_obs(root, source.obs, name))
+        return replace(source, obs=_joint_obs(root, source.obs, name), obs_rows=None)
     if {"obs", "var"} <= keys:
         return None
     for tables in ("tables", "table"):

@@ -143,6 +143,7 @@ def open_experiment(path: Path, stack: ExitStack, wanted: Wanted) -> Source:
         matrices={layer: opener(layer) for layer in addresses},
         var=lambda layer: _frame(measured["var"], "var", name),
         obs=lambda: _frame(top.obs, "obs", name),
+        obs_rows=lambda first, last: _frame(top.obs, "obs", name, cells[first:last]),
         part=f"ms/{key}/",
     )
 
@@ -152,9 +153,10 @@ def _ids(frame: Any) -> Array:
     return np.sort(found)
 
 
-def _frame(frame: Any, kind: str, name: str) -> pd.DataFrame:
-    """Read obs or var in the order of the ids."""
+def _frame(frame: Any, kind: str, name: str, ids: Array | None = None) -> pd.DataFrame:
+    """Read obs or var, or the rows of some ascending ids, in the order of the ids."""
+    some = () if ids is None or not len(ids) else (slice(int(ids[0]), int(ids[-1])),)
     with reading(f"{name}: {kind}"):
-        table: pd.DataFrame = frame.read().concat().to_pandas().sort_values(ID)
+        table: pd.DataFrame = frame.read(some).concat().to_pandas().sort_values(ID)
     names = next((key for key in NAMES[kind] if key in table), ID)
     return tidy(table.set_index(names).rename_axis(None).drop(columns=ID, errors="ignore"))

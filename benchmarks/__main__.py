@@ -57,7 +57,7 @@ def bench_sharing(
     Parameters
     ----------
     folder
-        A folder that does not exist yet, for the claims.
+        A folder that does not exist yet, for sources and results.
     bucket
         URL of a prefix on an S3 server whose address and keys the environment holds.
     shards
@@ -65,7 +65,7 @@ def bench_sharing(
     workers
         Processes.
     seconds
-        What a shard takes: 5,000 cells at 7,077 cells a second, as measured on an H100.
+        What a shard takes; see `embed` for cells a second of a model and a machine.
     out
         Folder of results.
     """

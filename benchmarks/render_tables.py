@@ -23,6 +23,7 @@ from typing import Any
 from benchmarks.hostile import hostile_table, kills_table
 from benchmarks.record import read_results
 from benchmarks.render_evaluation import evaluated
+from benchmarks.sharing import sharing_tables
 from cellscribe.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -183,6 +184,11 @@ def damage_tables(results: list[Result]) -> str:
     return "\n\n".join(table(columns, rows) for columns, rows in made)
 
 
+def shared_tables(results: list[Result]) -> str:
+    made = [each for r in results for each in sharing_tables(r)]
+    return "\n\n".join(table(columns, rows) for columns, rows in made)
+
+
 def own_table(results: list[Result]) -> str:
     return "\n\n".join(table(r["table"]["columns"], r["table"]["rows"]) for r in results)
 
@@ -194,6 +200,7 @@ TABLES: dict[str, Callable[[list[Result]], str]] = {
     "train": train_table,
     "families": families_table,
     "hostile": damage_tables,
+    "sharing": shared_tables,
 }
 
 

@@ -101,9 +101,8 @@ def work(
                 listener.on_shard(shard.name, str(error))
                 if strict:
                     raise
-            except (
-                Exception
-            ) as error:  # of the code or a library: the next worker may fare the same
+            except Exception as error:
+                # of the code or a library: the next worker may fare the same
                 how = f"{type(error).__name__}: {error}".partition("\n")[0]
                 record_death(job.state, claim.shard, claim.number, how)
                 raise

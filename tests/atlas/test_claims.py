@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 
 from cellscribe.atlas.claims import Claims, Worker, alive
+from cellscribe.atlas.job import Job
+from cellscribe.atlas.listener import Listener
 from cellscribe.atlas.records import read_failures, standing
 from cellscribe.atlas.stores import Folder
+from cellscribe.atlas.worker import _do
+from cellscribe.cells.source_lists import Shard
 
 NAMES = [f"shard{i}" for i in range(40)]
 
@@ -65,6 +69,26 @@ def test_the_shard_of_a_dead_worker_is_taken_over(tmp_path: Path) -> None:
     assert claim.done({})
     assert not dead.done({})  # woken, it finds the shard finished
     assert other.open() == []
+
+
+def test_one_that_slept_too_long_drops_its_result(tmp_path: Path) -> None:
+    (tmp_path / "cells").write_text("cells")
+    job, shard = Job(tmp_path / "out", None, ".x"), Shard(name="a", path=str(tmp_path / "cells"))
+    clock = Clock()
+    claim = Claims(job.state, ["a"], Worker()).take("a")
+    assert claim is not None
+
+    def make(shard: Shard, path: Path, progress: object) -> dict[str, object]:
+        path.write_text("vectors")
+        other = Claims(job.state, ["a"], Worker(), patience=10, clock=clock)
+        assert other.take("a") is None
+        clock.now = 11.0  # while this one is stopped
+        assert other.take("a") is not None
+        return {}
+
+    assert not _do(job, shard, shard, claim, make, tmp_path, Listener())
+    assert not (tmp_path / "out" / "a.x").exists()
+    assert list(job.state.keys("done")) == []
 
 
 def test_a_claim_that_was_let_go_is_free_at_once(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def test_a_shard_that_kills_its_workers_is_listed_and_the_others_are_done(source
     state = Job(sources / "out", None, ".txt").state
     failures = read_failures(state, ear.ended, standing(state))
     assert failures == {name: ear.ended[name] for name in "bck"}
+    assert list((sources / "out" / ".cellscribe" / "work").iterdir()) == []
     died = sorted(line.partition(" ")[2].partition(" ")[2] for line in said)
     assert died == (
         ["died at c (RuntimeError: no such luck); another takes its place"] * 3
@@ -112,8 +113,8 @@ def test_workers_end_with_the_process_that_started_them(sources: Path, tmp_path:
         "import json, sys, time\n"
         "from cellscribe.atlas.processes import WorkerProcess\n"
         "import os\n"
-        "child = WorkerProcess(json.loads(sys.argv[1]), os.environ, lambda heard: "
-        "print(child.pid, flush=True))\n"
+        "WorkerProcess(json.loads(sys.argv[1]), os.environ, lambda heard: "
+        "print(heard, end='', flush=True))\n"
         "time.sleep(600)\n"
     )
     parent = subprocess.Popen(
@@ -121,13 +122,14 @@ def test_workers_end_with_the_process_that_started_them(sources: Path, tmp_path:
     )
     with parent:
         assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
+        assert json.loads(parent.stdout.readline()) == {"claims": "s", "number": 1}
+        store = Job(sources / "out", None, ".txt").state
+        pid = json.loads(store.read("claims/s/00001") or b"")["pid"]
         parent.send_signal(signal.SIGKILL)
     end = time.monotonic() + 20
     while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
         time.sleep(0.05)
     assert not Path(f"/proc/{pid}").exists()
-    store = Job(sources / "out", None, ".txt").state
     assert store.read("claims/s/00001") == b"{}"
 
 

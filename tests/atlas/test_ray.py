@@ -138,6 +138,20 @@ def test_more_workers_than_room_use_what_there_is(cluster: RayCluster, sources: 
     assert set(ear.ended.values()) == {"done"}
 
 
+@pytest.mark.slow  # a cluster of its own, with a server for clients
+def test_a_client_of_the_cluster_will_do(found_on_nodes: None, sources: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    ear = Ear()
+    with RayCluster(2, port) as cluster:
+        what = {"k": "kill", "g0": "good", "g1": "good"}
+        run(sources, what, ear, [], address=f"ray://127.0.0.1:{port}", workers=1)
+        assert cluster.ask("free") == "2"
+    assert ear.ended.pop("k").startswith("its worker died 3 times (signal 9)")
+    assert ear.ended == {"g0": "done", "g1": "done"}
+
+
 def test_ctrl_c_leaves_cluster_and_claims_free(cluster: RayCluster, sources: Path) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt

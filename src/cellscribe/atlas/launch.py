@@ -23,6 +23,7 @@ from cellscribe.atlas.deaths import record_death
 from cellscribe.atlas.job import Job
 from cellscribe.atlas.listener import FINISHED, Listener
 from cellscribe.atlas.processes import ENGINE, End, Event, LocalEngine
+from cellscribe.atlas.worker import clear_scratch
 from cellscribe.callbacks import Log
 from cellscribe.config import ShardOptions
 from cellscribe.errors import InputError
@@ -159,6 +160,7 @@ def _end(place: _Place, end: End, job: Job, listener: Listener) -> bool:
         shard, number = place.held
         if job.state.read(f"{DONE}/{shard}") is not None:  # it had no time to tell
             listener.on_shard(shard, FINISHED)
+        clear_scratch(job, claim_key(shard, number))
         record_death(job.state, shard, number, end.how)
         return True
     place.false_starts += 1

@@ -76,11 +76,6 @@ class WorkerProcess:
         for use in (lambda: self._feed(json.dumps(task)), self._read):
             threading.Thread(target=use, daemon=True).start()
 
-    @property
-    def pid(self) -> int:
-        """Number of the process."""
-        return self._process.pid
-
     def stop(self) -> None:
         """Ask the worker to let go of its shard and end."""
         self._over.set()

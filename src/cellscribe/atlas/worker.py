@@ -173,14 +173,31 @@ def _refuse_changed(shard: Shard, source: Mapping[str, Any]) -> None:
 @contextmanager
 def _scratch(job: Job, worker: Worker) -> Iterator[Path]:
     """Make a folder for unfinished results: next to the finished ones where that is a folder."""
-    parent = job.store.path / STATE / "work" if isinstance(job.store, Folder) else None
-    if parent is not None:
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = parent / worker.token
-        folder.mkdir()
+    if isinstance(job.store, Folder):
+        folder = _scratch_of(job.store, worker.token)
+        folder.mkdir(parents=True)
     else:
         folder = Path(tempfile.mkdtemp(prefix="cellscribe-"))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _scratch_of(store: Folder, token: str) -> Path:
+    return store.path / STATE / "work" / token
+
+
+def clear_scratch(job: Job, claim: str) -> None:
+    """Remove the unfinished results of a worker that died, where they are next to the finished.
+
+    Parameters
+    ----------
+    job
+        What it worked on.
+    claim
+        Key of its claim.
+    """
+    token = as_record(job.state.read(claim)).get("token")
+    if isinstance(job.store, Folder) and isinstance(token, str) and token.isalnum():
+        shutil.rmtree(_scratch_of(job.store, token), ignore_errors=True)

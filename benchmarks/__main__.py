@@ -74,6 +74,39 @@ def bench_sharing(
     print(sharing.bench_sharing(folder, bucket, shards, workers, seconds, out))
 
 
+@bench.command(name="remote")
+def bench_remote(
+    *,
+    data: Path,
+    bucket: str,
+    milliseconds: float = 20.0,
+    rounds: int = 3,
+    sources: int = 6,
+    out: Path = Path("benchmarks/results"),
+) -> None:
+    """Compare obstore with s3fs, and embedding from a bucket with embedding local files.
+
+    Parameters
+    ----------
+    data
+        Folder of real h5ad files.
+    bucket
+        URL of a prefix on an S3 server whose address and keys the environment holds.
+    milliseconds
+        Added to each request, by a proxy.
+    rounds
+        Measurements of each side.
+    sources
+        Files that are embedded.
+    out
+        Folder of results.
+    """
+    need("obstore", "s3fs")
+    from benchmarks import remote
+
+    print(remote.bench_remote(data, bucket, milliseconds, rounds, sources, out))
+
+
 @bench.command(name="embed")
 def bench_embed(
     *,

@@ -225,3 +225,19 @@ def test_the_next_source_comes_while_this_one_is_worked_on(
                 break
             time.sleep(0.05)
         assert any("GET /bucket/ahead/b" in request for request in faults.seen)
+
+
+def test_a_list_in_a_bucket_names_what_lies_next_to_it(faults: s3.Faults) -> None:
+    store = Bucket("s3://bucket/listed")
+    store.write("list.csv", b"path,name\nsub/a.h5ad,first\ns3://other/b.h5ad,\n")
+    store.write("list.txt", b"sub/*.h5ad\n")
+    store.write("sub/a.h5ad", b"x")
+    store.write("bad.csv", b"path,colour\na.h5ad,red\n")
+    store.write("counts.csv", b"gene,cell1,cell2\nTP53,1,0\n")
+    named = [(shard.name, shard.path) for shard in find_shards([f"{store.name}/list.csv"])]
+    assert named == [("first", f"{store.name}/sub/a.h5ad"), ("b", "s3://other/b.h5ad")]
+    assert [shard.size for shard in find_shards([f"{store.name}/list.txt"])] == [1]
+    with pytest.raises(InputError, match=r"listed/bad\.csv: unknown column 'colour'"):
+        find_shards([f"{store.name}/bad.csv"])
+    (table,) = find_shards([f"{store.name}/counts.csv"])
+    assert table.path == f"{store.name}/counts.csv"

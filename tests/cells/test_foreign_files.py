@@ -10,7 +10,7 @@ import pytest
 from support.command import Cli
 from support.text_cells import put, refusal
 
-WAY = "or let embed or tokenize fetch it, with a folder as output"
+WAY = "as only embed and tokenize fetch files themselves"
 URL = "is a URL|a URL; download it first"
 
 
@@ -38,11 +38,9 @@ def test_a_path_may_look_like_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "no such file" in refusal("a:b")
 
 
-def test_every_verb_keeps_the_words_of_a_url(run: Cli, tmp_path: Path) -> None:
+def test_verbs_that_fetch_nothing_keep_the_words_of_a_url(run: Cli, tmp_path: Path) -> None:
     url, out = "s3://bucket/a//cells.h5ad", str(tmp_path / "out")
     for words in (
-        ["embed", url, "-o", f"{out}.npy"],
-        ["tokenize", url, "-o", f"{out}.parquet"],
         ["corpus", "build", url, "-o", out],
         ["evaluate", "mini", "--data", url, "-o", out],
     ):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from cellscribe.buckets.local_paths import local_paths
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.cells.counts import Counts
 from cellscribe.cells.readers.token_source import TokenCells
@@ -191,7 +192,7 @@ def embed_file(
     source
         As for `embed`.
     out
-        ``.npy``, ``.h5ad``, ``.zarr`` or ``.parquet``.
+        ``.npy``, ``.h5ad``, ``.zarr`` or ``.parquet``; a path or the URL of an object in a bucket.
     options
         All settings at once, in place of the keywords from `key_added` to `overwrite`.
     model, key_added, layer, gene_key, species, modality, table, counts, pool, hidden_layer, device,
@@ -238,10 +239,11 @@ def embed_file(
     options = choose_options(EmbedOptions, options, "embed_file", given)
     report, map_png = (None if path is None else Path(path) for path in (report, map_png))
     drawn = [path for path in (report, map_png) if path is not None]
-    out = Path(out)
-    read = source if isinstance(source, str | Path) else getattr(source, "filename", None)
-    path = None if read is None else Path(read)
     with ExitStack() as stack:
+        remote = local_paths(source, out, overwrite=options.overwrite)
+        source, out = stack.enter_context(remote)
+        read = source if isinstance(source, str | Path) else getattr(source, "filename", None)
+        path = None if read is None else Path(read)
         # A conversion of the input may take long: an output that cannot be is refused before it.
         check_where(out, path, options)
         stack.enter_context(lease(out, *drawn))

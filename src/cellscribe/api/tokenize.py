@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cellscribe.buckets.local_paths import local_paths
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.cells.tokenize import Tokenized, write_tokens
 from cellscribe.config import CountsKind, Species, TokenizeOptions, choose_options
@@ -41,7 +42,7 @@ def tokenize(
     source, model, layer, gene_key, species, modality, table, counts, progress, log
         As for `embed`.
     out
-        The ``.parquet`` file.
+        The ``.parquet`` file; a path or the URL of an object in a bucket.
     overwrite
         Replace `out` if it exists.
     options
@@ -62,7 +63,10 @@ def tokenize(
         "overwrite": overwrite,
     }
     options = choose_options(TokenizeOptions, options, "tokenize", given)
-    with open_session(model, options, log=log) as session:
+    with (
+        local_paths(source, out, overwrite=options.overwrite) as (given_source, path),
+        open_session(model, options, log=log) as session,
+    ):
         tokenizer = open_tokenizer(session.header)
         if options.counts == "tpm" and session.header.family == "scfoundation":
             raise InputError(
@@ -70,8 +74,8 @@ def tokenize(
                 "their tokens cannot be written one by one; give raw counts, or embed them"
             )
         return write_tokens(
-            source,
-            out,
+            given_source,
+            path,
             lambda counts: session.map_genes(counts, options.gene_key).genes,
             tokenizer.tokenize,
             front=tokenizer.front,

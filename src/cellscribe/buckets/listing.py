@@ -86,7 +86,9 @@ def look_at(url: str) -> Remote:
         return Remote(url=url) if stored is None else _remote(bucket, stored)
     # whoever writes a store anew writes the metadata at its root; to look at every chunk takes a
     # request for each thousand
-    tags = sorted(f"{entry.key} {entry.version}" for entry in bucket.level(key)[0])
+    root_files = [f"{key}/{name}" for name in ("zarr.json", ".zmetadata", ".zgroup")]
+    looked = [bucket.head(file) for file in root_files] if bucket.is_web else bucket.level(key)[0]
+    tags = sorted(f"{entry.key} {entry.version}" for entry in looked if entry is not None)
     digest = hashlib.sha256("\n".join(tags).encode()).hexdigest()
     return Remote(url=url, etag=digest if tags else None)
 

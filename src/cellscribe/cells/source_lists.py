@@ -131,7 +131,7 @@ def _of_word(word: str, in_bucket: ListBucket) -> list[Shard]:
             raise InputError(f"{word}: no file has such a name; check the folder and the pattern")
         return [Shard(name=stem(path), path=path) for path in found]
     if is_list(path):
-        return _of_list(path, in_bucket)
+        return read_list(path, in_bucket=in_bucket)
     if path.is_dir() and not is_source_folder(path):
         return _of_folder(path)
     return [Shard(name=stem(word), path=word)]
@@ -152,14 +152,34 @@ def _of_folder(folder: Path) -> list[Shard]:
     return [Shard(name=stem(path.name), path=str(path)) for path in found]
 
 
-def _of_list(path: Path, in_bucket: ListBucket) -> list[Shard]:
-    rows = list(_read_list(path))
+def read_list(path: Path, *, in_bucket: ListBucket, url: str = "") -> list[Shard]:
+    """List the sources of a list.
+
+    Parameters
+    ----------
+    path
+        A CSV or a text file.
+    in_bucket
+        As for `list_sources`.
+    url
+        Where the list comes from, if it is a copy: paths in it are relative to there.
+
+    Raises
+    ------
+    InputError
+        It lists nothing, or a line is bad.
+    """
+    name = url or str(path)
+    try:
+        rows = list(_read_list(path))
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), name)) from None
     if not rows:
-        raise InputError(f"{path}: lists no source")
+        raise InputError(f"{name}: lists no source")
     shards: list[Shard] = []
     seen: dict[tuple[str, ...], int] = {}
     for line, row in rows:
-        where, word = f"{path}, line {line}", _beside(path, row["path"])
+        where, word = f"{name}, line {line}", _beside(name, row["path"])
         what = (os.path.normpath(word), *(row.get(key, "") for key in LIST_COLUMNS[1:]))
         first = seen.setdefault(what, line)
         if first != line:
@@ -239,6 +259,6 @@ def _delimiter(first: str) -> str:
     return max(",\t;", key=first.count)
 
 
-def _beside(path: Path, word: str) -> str:
+def _beside(path: Path | str, word: str) -> str:
     """Take a path in a list as relative to the list."""
-    return word if "://" in word else os.path.join(path.parent, word)
+    return word if "://" in word else os.path.join(os.path.dirname(path), word)

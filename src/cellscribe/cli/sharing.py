@@ -38,13 +38,15 @@ def is_many(sources: tuple[str, ...], out: str) -> bool:
     if not sources:
         raise InputError("no source is named; name a file, a folder or a list of them")
     pattern = any(mark in sources[0] for mark in MAGIC) and not Path(sources[0]).exists()
-    several = len(sources) > 1 or pattern
+    folder = "://" in sources[0] and sources[0].endswith("/")
+    several = len(sources) > 1 or pattern or folder
     if several and PurePath(out).suffix in FORMS:
         raise InputError(
             f"several sources give a file each: name a folder in place of {out}, and join what is "
             "in it with cellscribe collect"
         )
-    return several or "://" in out or not PurePath(out).suffix
+    remote_folder = "://" in out and PurePath(out).suffix not in FORMS
+    return several or remote_folder or not PurePath(out).suffix
 
 
 def refuse_sharing(out: str, sharing: ShardOptions) -> None:

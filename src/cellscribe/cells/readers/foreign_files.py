@@ -51,8 +51,8 @@ def refuse_url(given: str) -> str | None:
         return None
     url = given if found[2] == "//" else f"{found[1]}://{given[found.end() :]}"
     return (
-        f"{shown(url, 300)}: a URL; download it first, or let embed or tokenize fetch it, with a "
-        "folder as output"
+        f"{shown(url, 300)}: a URL; download it first, as only embed and tokenize fetch files "
+        "themselves"
     )
 
 

@@ -58,9 +58,8 @@ def libraries(place: str, folder: Path) -> dict[str, Sides]:
     keys = {"key": os.environ["AWS_ACCESS_KEY_ID"], "secret": os.environ["AWS_SECRET_ACCESS_KEY"]}
     client = {"endpoint_url": os.environ["AWS_ENDPOINT_URL"]}
     fs: Any = s3fs.S3FileSystem(**keys, client_kwargs=client, use_listings_cache=False)
-    later: Any = s3fs.S3FileSystem(
-        **keys, client_kwargs=client, asynchronous=True, skip_instance_cache=True
-    )
+    options = {**keys, "client_kwargs": client}
+    peer = FsspecStore.from_url(place, storage_options=options, read_only=True)
     starts = np.random.default_rng(0).integers(0, WHOLE - READ, AT_ONCE).tolist()
     ends, paths = [start + READ for start in starts], [f"{path}/big"] * AT_ONCE
     big, array = bucket.at("big"), bucket.at("array.zarr")
@@ -94,7 +93,7 @@ def libraries(place: str, folder: Path) -> dict[str, Sides]:
         },
         f"a zarr array of {CHUNKS} chunks of 64 KiB": {
             OURS: lambda: read_zarr(ObjectStore(bucket.store, read_only=True), array),
-            PEER: lambda: read_zarr(FsspecStore(later, path=path, read_only=True), "array.zarr"),
+            PEER: lambda: read_zarr(peer, "array.zarr"),
         },
     }
 

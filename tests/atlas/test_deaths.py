@@ -59,6 +59,15 @@ def test_a_worker_that_vanished_has_died_and_one_that_let_go_has_not(tmp_path: P
     refuse_fatal(store, claim)
 
 
+def test_a_worker_taken_for_dead_does_not_undo_the_record(tmp_path: Path) -> None:
+    store = Folder(tmp_path)
+    claim = take(store)
+    record_death(store, "a", claim.number, "its actor was lost")
+    claim.let_go()
+    assert deaths_before(store, "a", 2) == ["its actor was lost"]
+    assert take(store).number == 2
+
+
 def test_a_worker_lists_a_fatal_shard_and_does_the_others(tmp_path: Path) -> None:
     (tmp_path / "source").write_text("cells")
     shards = [Shard(name=name, path=str(tmp_path / "source")) for name in "ab"]

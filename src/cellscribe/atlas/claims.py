@@ -66,14 +66,9 @@ class Claim:
     """A shard that is ours until it is finished, or another worker takes it for dead."""
 
     def __init__(self, store: Store, shard: str, number: int, worker: Worker) -> None:
-        self.shard, self.number = shard, number
+        self.shard, self.number, self.key = shard, number, claim_key(shard, number)
         self._store, self.worker, self._beat = store, worker, 0
         self._writing = threading.Lock()
-
-    @property
-    def key(self) -> str:
-        """Key of the claim."""
-        return claim_key(self.shard, self.number)
 
     def pulse(self) -> None:
         """Show that the worker lives."""
@@ -95,9 +90,10 @@ class Claim:
         self.let_go()
 
     def let_go(self) -> None:
-        """Leave the shard to others at once."""
+        """Leave the shard to others at once; what others recorded of our death stays."""
         with self._writing:
-            self._store.write(self.key, FREE)
+            if b'"beat"' in (self._store.read(self.key) or b""):
+                self._store.write(self.key, FREE)
 
 
 def claim_key(shard: str, number: int) -> str:

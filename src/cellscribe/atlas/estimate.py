@@ -24,6 +24,9 @@ from cellscribe.inference.session import Session, open_session
 from cellscribe.writing import size_of
 
 SAMPLE_SECONDS = 2.0
+"""Most that one look at the speed takes, about."""
+FEW_CELLS, GROWTH = 64, 4
+"""Cells of the first look, and how many times as many each further one has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,38 +129,35 @@ def estimate_run(
 
 
 def _sample(session: Session, options: EmbedOptions | TokenizeOptions, shard: Shard) -> float:
-    """Work on a source for a while; cells a second, without the first block if that is enough.
+    """Work on the first cells of a source, and on more of them until it takes long; cells a second.
 
-    The first block is slower than all others: code is compiled and memory is taken for it. Of few
-    cells the later blocks were made while the first one was waited for, so all are counted.
+    The first time is not counted: code is compiled and memory is taken in it.
     """
     own = options if shard.layer is None else replace(options, layer=shard.layer)
     with open_counts(shard.path, options=own, log=lambda line: None) as counts:
         genes = session.map_genes(counts, shard.gene_key or options.gene_key).genes
-        began = first = time.perf_counter()
-        done = later = 0
-        with closing(_blocks(session, options, counts, genes)) as blocks:
-            for size in blocks:
-                now = time.perf_counter()
-                done, later, first = (done + size, later + size, first) if done else (size, 0, now)
-                if now - first > SAMPLE_SECONDS:
-                    return later / (now - first)
-    return done / (time.perf_counter() - began)
+        size = min(FEW_CELLS, counts.n_cells)
+        _work(session, options, counts.part(0, size), genes)
+        while True:
+            began = time.perf_counter()
+            _work(session, options, counts.part(0, size), genes)
+            seconds = time.perf_counter() - began
+            if seconds > SAMPLE_SECONDS / GROWTH or size == counts.n_cells:
+                return size / seconds
+            size = min(GROWTH * size, counts.n_cells)
 
 
-def _blocks(
+def _work(
     session: Session, options: EmbedOptions | TokenizeOptions, counts: Counts, genes: GeneMap
-) -> Generator[int]:
-    """Do the work of a verb; yields the cells of each block."""
+) -> None:
+    """Do the work of a verb, and keep nothing."""
     if isinstance(options, EmbedOptions):
-        with closing(session.embedder.blocks(counts, genes)) as embedded:
-            for block in embedded:
-                yield len(block.vectors)
+        made: Generator[Any] = session.embedder.blocks(counts, genes)
     else:
-        tokenize = session.header.tokenizer().tokenize
-        with closing(token_blocks(counts, genes, tokenize)) as tokenized:
-            for cells in tokenized:
-                yield len(cells.lengths)
+        made = token_blocks(counts, genes, session.header.tokenizer().tokenize)
+    with closing(made) as blocks:
+        for _ in blocks:
+            continue
 
 
 def _n_devices(session: Session) -> int:

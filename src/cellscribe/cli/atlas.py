@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -17,7 +16,7 @@ from cellscribe.cli.progress import progress_bar
 def collect(
     folder: str,
     *,
-    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    out: Annotated[str, Parameter(name=["--out", "-o"])],
     overwrite: bool = False,
 ) -> None:
     """Join the vectors, or the tokens, of many sources into one file, in the manifest's order.

@@ -41,7 +41,7 @@ def check_form(out: Path, key_added: str, obs: Sequence[str] = ()) -> None:
     if out.suffix not in FORMS:
         raise InputError(f"{out}: end the output's name in one of {', '.join(FORMS)}")
     if obs and out.suffix == ".npy":
-        raise InputError(f"{out}: a .npy has no place for columns of obs (--obs); name a .parquet")
+        raise InputError(f"{out}: a .npy has no place for columns of obs (--obs); choose .parquet")
     if key_added in ("", ".", "..") or "/" in key_added:
         raise InputError(f"{key_added!r} cannot name vectors (--key-added); give a plain name")
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from cyclopts import App, Parameter
 
+from benchmarks.atlas import atlas
 from cellscribe.cli.app import run
 from cellscribe.errors import InputError
 
@@ -17,6 +18,7 @@ bench = App(
     default_parameter=Parameter(negative=()),
     suppress_keyboard_interrupt=False,
 )
+bench.command(atlas)
 
 
 @bench.command(name="tokenize")

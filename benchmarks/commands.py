@@ -9,6 +9,7 @@ ours reads, ranks and embeds: where that is unfair, it is unfair to us.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
 import sys
@@ -22,10 +23,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks import memory, peers
+from benchmarks import memory, peers, tokenize_parts
 from benchmarks.real_cells import real_cells
 from benchmarks.record import write_result
 from cellscribe.cells.gene_names.vocabulary import Vocabulary
+from cellscribe.cells.pipeline import usable_cores
 from cellscribe.config import ModelConfig, load_preset, preset_names
 from cellscribe.model import peak
 
@@ -81,11 +83,15 @@ def bench_tokenize(
         lengths, differing = peers.compare_tokens(
             source, scratch / "cellscribe-0.parquet", scratch / "peer-0", vocabulary
         )
+        parts = tokenize_parts.measure_parts(source, scratch / "parts.parquet", model, repeats)
     figures = {
         **_rates(seconds, cells),
         "cells_from": made_of,
         "genes_per_cell": _quantiles(lengths),
         "cells_with_other_tokens": differing,
+        "seconds_of_parts": parts,
+        "seconds_without_loss": tokenize_parts.fastest(parts, usable_cores()),
+        "load_after": os.getloadavg(),
     }
     settings = {"cells": cells, "repeats": repeats, "model": Path(model).name, "context": context}
     return write_result(out, "tokenize", "tokenize", settings, figures)

@@ -30,6 +30,8 @@ class MemoryCurve:
     """Resident memory of the process and its children, MB of 10^6 bytes."""
     peak_mb: float
     """Highest sample, or the kernel's own high-water mark of the process where that is higher."""
+    largest_mb: float = 0.0
+    """Highest high-water mark of one process, among the command and its children."""
 
     def thinned(self, points: int) -> MemoryCurve:
         """Keep the highest sample of each of `points` stretches."""
@@ -41,6 +43,7 @@ class MemoryCurve:
             seconds=[self.seconds[i] for i in kept],
             rss_mb=[self.rss_mb[i] for i in kept],
             peak_mb=self.peak_mb,
+            largest_mb=self.largest_mb,
         )
 
     def growth_mb(self) -> float:
@@ -68,18 +71,18 @@ def measure_memory(command: Sequence[str | Path], *, interval: float = 0.25) -> 
         raise InputError(
             "memory is read from /proc, which only Linux has; run this benchmark there"
         )
-    seconds, sizes, mark = [], [], 0.0
+    seconds, sizes, mark, largest = [], [], 0.0, 0.0
     start = time.perf_counter()
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
         while True:
-            resident, high = _tree_mb(process.pid)
+            resident, high, highest = _tree_mb(process.pid)
             if resident:
                 seconds.append(round(time.perf_counter() - start, 3))
                 sizes.append(round(resident, 1))
-                mark = max(mark, high)
+                mark, largest = max(mark, high), max(largest, highest)
             try:
                 # communicate() drains stderr meanwhile: a progress bar would fill the pipe.
                 _, errors = process.communicate(timeout=interval)
@@ -91,11 +94,16 @@ def measure_memory(command: Sequence[str | Path], *, interval: float = 0.25) -> 
         raise InputError(
             f"{Path(command[0]).name} failed with status {process.returncode}: {last[0]}"
         )
-    return MemoryCurve(seconds=seconds, rss_mb=sizes, peak_mb=round(max([mark, *sizes]), 1))
+    return MemoryCurve(
+        seconds=seconds,
+        rss_mb=sizes,
+        peak_mb=round(max([mark, *sizes]), 1),
+        largest_mb=round(largest, 1),
+    )
 
 
-def _tree_mb(pid: int) -> tuple[float, float]:
-    """Resident size of a process and all below it, and the process's own high-water mark, MB."""
+def _tree_mb(pid: int) -> tuple[float, float, float]:
+    """Resident size of a process and all below it, its own high-water mark, and the highest, MB."""
     try:
         lines = (PROC / str(pid) / "status").read_text().splitlines()
         children = [
@@ -104,8 +112,10 @@ def _tree_mb(pid: int) -> tuple[float, float]:
             for child in (task / "children").read_text().split()
         ]
     except (FileNotFoundError, ProcessLookupError):
-        return 0.0, 0.0  # it ended between two looks
+        return 0.0, 0.0, 0.0  # it ended between two looks
     fields = dict(line.split(":", 1) for line in lines)
     # A zombie has no memory fields.
     size, high = (int(fields.get(key, "0 kB").split()[0]) * 1.024e-3 for key in ("VmRSS", "VmHWM"))
-    return size + sum(_tree_mb(child)[0] for child in children), high
+    below = [_tree_mb(child) for child in children]
+    total = size + sum(child[0] for child in below)
+    return total, high, max([high, *(child[2] for child in below)])

@@ -68,6 +68,8 @@ def test_tokenize(data: Path, model: str, tmp_path: Path) -> None:
     result = read(commands.bench_tokenize(data, cells=CELLS, repeats=2, model=model, out=tmp_path))
     assert result["cells_with_other_tokens"] == 0
     assert result["genes_per_cell"]["p100"] == 48
+    assert len(result["seconds_of_parts"]) == 4
+    assert sum(result["seconds_of_parts"].values()) >= result["seconds_without_loss"] > 0
     assert {side: len(each) for side, each in result["seconds"].items()} == {
         "cellscribe": 2,
         "peer": 2,

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 # compression adds nothing.
 STORED: dict[str, Any] = {
     "compression": "none",
+    "write_statistics": False,
     "use_dictionary": ["cell_id", "values.list.element", "length"],
     "column_encoding": {"input_ids.list.element": "DELTA_BINARY_PACKED"},
 }
@@ -119,12 +120,10 @@ def write_tokens(
             writer = None
             for cells in blocks:
                 size = len(cells.lengths)
-                batch = _record_batch(cells, names[done : done + size], front, back)
+                batch = record_batch(cells, names[done : done + size], front, back)
                 if writer is None:
                     schema = batch.schema.with_metadata(metadata)
-                    writer = stack.enter_context(
-                        pq.ParquetWriter(partial, schema, **STORED, write_statistics=False)
-                    )
+                    writer = stack.enter_context(pq.ParquetWriter(partial, schema, **STORED))
                 writer.write_table(pa.Table.from_batches([batch]))
                 done += size
                 n_tokens += len(cells.tokens)
@@ -151,12 +150,23 @@ def _around(front, back, tokens, offsets):  # type: ignore[no-untyped-def]
     return out
 
 
-def _record_batch(
+def record_batch(
     cells: CellTokens,
     names: npt.NDArray[np.object_],
     front: Sequence[int],
     back: Sequence[int],
 ) -> pa.RecordBatch:
+    """Put the tokens of some cells into the columns of the file.
+
+    Parameters
+    ----------
+    cells
+        Tokens of ``B`` cells.
+    names
+        ``[B]`` names of the cells.
+    front, back
+        Special tokens before and after each cell's.
+    """
     import pyarrow as pa
 
     tokens, offsets, more = cells.tokens, cells.offsets, len(front) + len(back)

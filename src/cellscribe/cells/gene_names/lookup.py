@@ -57,17 +57,19 @@ class Lookup:
 
     def find_all(self, names: Sequence[str]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int32]]:
         """Look up the ``U`` distinct names of a file: ``[U]`` kinds and ``[U]`` tokens."""
-        plain, there = self.plain_ids, frozenset(names)
-        token = np.array([plain.get(name, UNREAD) for name in names], dtype=np.int32)
+        there = frozenset(names)
+        token = np.array(self.quick(names, there), dtype=np.int32)
         kind = np.full(len(names), Kind.ENSEMBL, dtype=np.int8)
-        for place in np.flatnonzero(token == UNREAD):
-            kind[place], token[place] = self.among(names[int(place)], there)
+        for place in np.flatnonzero(token == UNREAD).tolist():
+            kind[place], token[place] = self.among(names[place], there)
         return kind, token
 
-    @property
-    def plain_ids(self) -> dict[str, int]:
-        """Tokens of Ensembl ids to which no rule applies; -1 for a gene without one."""
-        return {}
+    def quick(self, names: Sequence[str], there: frozenset[str]) -> list[int]:
+        """Tokens of the names that are Ensembl ids and need no rule, `UNREAD` for the others.
+
+        A gene that the vocabulary has not has -1.
+        """
+        return [UNREAD] * len(names)
 
     def among(self, name: str, there: frozenset[str]) -> tuple[Kind, int]:
         """Look up a name of a file whose names are `there`: a repeat may be of an older name."""
@@ -123,18 +125,24 @@ class HumanLookup(Lookup):
         """Symbols that the table lacks, by `loose_key`."""
         return loose_index(self.own.keys() - self.genes.keys())
 
-    @cached_property
-    def plain_ids(self) -> dict[str, int]:
-        """Tokens of Ensembl ids to which no rule applies; -1 for a gene without one."""
+    def quick(self, names: Sequence[str], there: frozenset[str]) -> list[int]:
+        """Tokens of the names that are Ensembl ids and need no rule, `UNREAD` for the others."""
         if self.synonyms is not None:
-            return {}
-        own = {name: token for name, token in self.token_of.items() if name[:4] == "ENSG"}
-        return dict.fromkeys(table().lone, -1) | own
+            return super().quick(names, there)
+        tokens = [self.token_of.get(name, UNREAD) for name in names]
+        lone = table().lone
+        for place, token in enumerate(tokens):
+            if token == UNREAD and names[place] in lone:
+                tokens[place] = -1
+        # special tokens, and genes that are not Ensembl's
+        if odd := {name for name in self.token_of if name[:4] != "ENSG"} & there:
+            tokens = [
+                UNREAD if name in odd else token for name, token in zip(names, tokens, strict=True)
+            ]
+        return tokens
 
     def find(self, name: str) -> tuple[Kind, int]:
         """Look up a name for the first time."""
-        if name in self.plain_ids:
-            return Kind.ENSEMBL, self.plain_ids[name]
         if self.synonyms is None:
             return (Kind.NOTHING, -1) if self._is_retired(name) else self._look_up(name)
         return self._as_published(name) or self._look_up(name)

@@ -46,7 +46,7 @@ def test_from_labelled_cells_to_labels(
     ran = run("annotate", more, "--model", out, "-o", tmp_path / "labels.csv")
     assert ran.status == 0, ran.err
     table = pd.read_csv(tmp_path / "labels.csv")
-    assert list(table) == ["cell_id", "label", "probability", "best"]
+    assert list(table) == ["cell_id", "label", "probability", "best", "second", "distance"]
     assert len(table) == 60
     assert f"{(table['label'] == 'unknown').sum():>9,}  unknown" in ran.err
     told = run("info", out).out

@@ -14,13 +14,17 @@ from support.tiny import WIDTH, save_model
 from support.typed_cells import saved, typed_cells
 
 import cellscribe
+from cellscribe.annotation.calls import caller_of_reference
+from cellscribe.annotation.domain import domain_of
 from cellscribe.annotation.labels import Labelled
+from cellscribe.annotation.neighbors import search_cells, vote
+from cellscribe.annotation.reference import fit_reference
 from cellscribe.errors import InputError
 from cellscribe.model.heads import UNKNOWN, load_head
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FLAT = {"device": "cpu", "precision": "float32", "threads": 1}
-COLUMNS = ["cellscribe_label", "cellscribe_probability", "cellscribe_best"]
+COLUMNS = [f"cellscribe_{name}" for name in ("label", "probability", "best", "second", "distance")]
 
 
 def quiet(_: str) -> None:
@@ -52,8 +56,15 @@ def test_probabilities_are_those_of_the_head_on_what_embed_gives(tuned: Path) ->
     query = typed_cells(40, seed=2)
     table = cellscribe.annotate(query, model=tuned, copy=True, log=quiet, **FLAT).obs
     vectors = cellscribe.load(tuned, **FLAT).embed(query)
-    each = load_head(tuned).probabilities(vectors)
-    np.testing.assert_allclose(table["cellscribe_probability"], each.max(1), atol=1e-6)
+    head = load_head(tuned)
+    domain = domain_of(head.tensors, 3, WIDTH)
+    assert domain is not None
+    distance, _ = domain.distance(domain.standardise(vectors))
+    known = domain.known_type(distance)
+    each = head.probabilities(vectors)
+    np.testing.assert_allclose(table["cellscribe_probability"], each.max(1) * known, atol=1e-5)
+    np.testing.assert_allclose(table["cellscribe_distance"], distance / domain.limit, rtol=1e-4)
+    assert list(table["cellscribe_second"]) == [head.labels[c] for c in each.argsort(1)[:, -2]]
     assert "cellscribe_label" not in query.obs
 
 
@@ -131,43 +142,75 @@ def clusters(n: int, middles: list[int], seed: int) -> tuple[np.ndarray, np.ndar
     return rng.normal(0, 0.3, (n, 10)) + 3 * np.eye(10)[kind], kind
 
 
-def test_a_type_that_the_reference_lacks_is_unknown() -> None:
-    from cellscribe.annotation.neighbors import fit_reference
+def labelled_clusters(n: int, middles: list[int], donors: int = 4) -> tuple[np.ndarray, Labelled]:
+    vectors, kind = clusters(n, middles, 0)
+    groups = np.array([f"d{i // len(middles) % donors}" for i in range(n)], dtype=object)
+    return vectors, Labelled(
+        rows=[np.arange(n)], labels=[f"type {m}" for m in middles],
+        truth=np.searchsorted(middles, kind), groups=groups, sources=[], left_out={},
+    )  # fmt: skip
 
-    vectors, kind = clusters(300, [0, 1, 2], 0)
-    groups = np.array([f"d{i // 3 % 4}" for i in range(300)], dtype=object)
+
+@pytest.mark.parametrize("n", [60, 300])
+def test_a_type_that_the_reference_lacks_is_unknown(n: int) -> None:
+    vectors, labelled = labelled_clusters(n, [0, 1, 2])
+    fitted = fit_reference(vectors, labelled, n_neighbors=15, folds=4, accuracy=0.95, seed=0)
+    caller = caller_of_reference(fitted)
+    known = caller.call(clusters(150, [0, 1, 2], 1)[0])
+    assert (known.best == np.arange(150) % 3).all()
+    assert known.probability.mean() > 0.9
+    assert known.called.mean() > 0.9
+    assert (known.distance <= 1).mean() > 0.8
+    strange = caller.call(clusters(100, [7], 2)[0])
+    assert strange.called.mean() < 0.2
+    assert strange.distance.min() > 1
+    assert (known.each.sum(1) <= 1 + 1e-9).all()
+
+
+def test_labels_of_few_cells_are_called() -> None:
+    """Fifteen neighbours of a type of eight cells cannot all be of it; a classifier knows it."""
+    vectors, kind = clusters(240, [0, 1, 2, 3] * 7 + [4, 5], 0)
+    truth = kind.astype(np.int64)
     labelled = Labelled(
-        rows=[np.arange(300)], labels=["a", "b", "c"], truth=kind, groups=groups, sources=[],
+        rows=[np.arange(240)], labels=list("abcdef"), truth=truth, groups=None, sources=[],
         left_out={},
     )  # fmt: skip
-    voters = fit_reference(vectors, labelled, n_neighbors=15, folds=4, accuracy=0.95, seed=0)
-    best, probability, called = voters.call(clusters(150, [0, 1, 2], 1)[0])
-    assert (best == np.arange(150) % 3).all()
-    assert probability.mean() > 0.95
-    assert called.mean() > 0.95
-    assert voters.call(clusters(100, [7], 2)[0])[2].mean() < 0.2
+    assert np.bincount(truth).min() == 8
+    fitted = fit_reference(vectors, labelled, n_neighbors=15, folds=5, accuracy=0.9, seed=0)
+    new, _ = clusters(60, [4, 5], 3)
+    found = caller_of_reference(fitted).call(new)
+    assert (found.best == 4 + np.arange(60) % 2).all()
+    assert found.called.mean() > 0.8
 
 
 def test_votes_are_weighted_by_inverse_distance() -> None:
-    """Against scikit-learn's classifier on the same standardised vectors."""
+    """Against scikit-learn's classifier, but for the one vote that is spread over all labels."""
     from sklearn.neighbors import KNeighborsClassifier
-
-    from cellscribe.annotation.neighbors import fit_reference
 
     rng = np.random.default_rng(0)
     vectors, truth = rng.normal(size=(80, 5)), rng.integers(0, 3, 80)
-    labelled = Labelled(
-        rows=[np.arange(80)], labels=["a", "b", "c"], truth=truth, groups=None, sources=[],
-        left_out={},
-    )  # fmt: skip
-    voters = fit_reference(vectors, labelled, n_neighbors=7, folds=4, accuracy=0.9, seed=0)
-    theirs = KNeighborsClassifier(7, weights="distance", metric="cosine")
-    theirs.fit((vectors - vectors.mean(0)) / vectors.std(0), truth)
+    theirs = KNeighborsClassifier(7, weights="distance", metric="cosine").fit(vectors, truth)
     query = rng.normal(size=(30, 5))
-    expected = theirs.predict_proba((query - vectors.mean(0)) / vectors.std(0))
-    best, probability, _ = voters.call(query)
-    np.testing.assert_allclose(probability, expected.max(1))
-    np.testing.assert_array_equal(best, expected.argmax(1))
+    spread = np.bincount(truth) / 80
+    expected = (7 * theirs.predict_proba(query) + spread) / 8
+    np.testing.assert_allclose(vote(search_cells(vectors, 7), truth, 3, query), expected)
+
+
+def test_contradictions_are_counted() -> None:
+    vectors, labelled = labelled_clusters(300, [0, 1, 2])
+    truth = labelled.truth.copy()
+    swapped = np.flatnonzero(truth == 0)[:30]
+    truth[swapped] = 1
+    given = Labelled(
+        rows=labelled.rows, labels=labelled.labels, truth=truth, groups=labelled.groups,
+        sources=[], left_out={},
+    )  # fmt: skip
+    fitted = fit_reference(vectors, given, n_neighbors=15, folds=4, accuracy=0.9, seed=0)
+    found = fitted.contradictions
+    assert found.share == pytest.approx(0.1, abs=0.02)
+    assert found.pairs[0][:2] == ("type 1", "type 0")
+    assert found.pairs[0][2] == pytest.approx(30, abs=3)
+    assert f"'type 1' among 'type 0' ({found.pairs[0][2]})" in found.sentence()
 
 
 @pytest.mark.parametrize("form", [".csv", ".parquet", ".h5ad"])
@@ -177,7 +220,7 @@ def test_files_hold_what_python_gives(form: str, tuned: Path, tmp_path: Path) ->
     adata.obs["cellscribe_label"] = "old"
     source, out = saved(tmp_path / "in.h5ad", adata), tmp_path / f"out{form}"
     expected = cellscribe.annotate(source, model=tuned, log=quiet, **FLAT)
-    options = cellscribe.AnnotateOptions(model=str(tuned), **FLAT)
+    options = cellscribe.AnnotateOptions(model=str(tuned), probabilities=True, **FLAT)
     done = cellscribe.annotate_file(source, out, options, log=quiet)
     assert done.n_empty == 1
     assert sum(done.counts().values()) == 50
@@ -187,15 +230,26 @@ def test_files_hold_what_python_gives(form: str, tuned: Path, tmp_path: Path) ->
         assert list(written.obs) == ["cell_type", "donor", *COLUMNS]
         assert written.uns["cellscribe"]["annotation"]["by"] == "head"
         table = written.obs[COLUMNS].rename(columns=lambda name: name.split("_")[1])
+        each = written.obsm["cellscribe_probabilities"]
+        names = list(written.uns["cellscribe"]["annotation"]["labels"])
     else:
         read = pd.read_csv if form == ".csv" else pd.read_parquet
         table = read(out).set_index("cell_id")
+        names = [f"type {number}" for number in range(3)]
+        each = table[[f"probability of {name}" for name in names]].to_numpy()
+        table = table[["label", "probability", "best", "second", "distance"]]
         assert out.with_name(f"{out.name}.json").exists()
     assert list(table.index) == list(adata.obs_names)
-    for name in ("label", "best"):
+    assert names == ["type 0", "type 1", "type 2"]
+    np.testing.assert_allclose(each.max(1), table["probability"], rtol=1e-4)
+    filled = np.arange(50) != 7
+    best = [names[c] for c in each[filled].argmax(1)]
+    assert list(table["best"].astype(str)[filled]) == best
+    for name in ("label", "best", "second"):
         assert list(table[name].astype(str)) == list(expected[name].astype(str))
     np.testing.assert_allclose(table["probability"], expected["probability"], rtol=1e-5)
-    assert tuple(table.iloc[7]) == (UNKNOWN, 0.0, UNKNOWN)
+    assert tuple(table.iloc[7])[:4] == (UNKNOWN, 0.0, UNKNOWN, UNKNOWN)
+    assert np.isnan(table.iloc[7]["distance"])
 
 
 def test_an_input_of_another_form_becomes_an_h5ad(tuned: Path, tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ def test_the_threshold_is_the_lowest_that_keeps_the_promise(
 
     def keeps(limit: float) -> bool:
         called = probability >= limit
-        return called.any() and 100 * right[called].sum() >= percent * called.sum()
+        held, promised = right[called].mean(), probability[called].mean()
+        return called.any() and held + promised >= 2 * percent / 100 - 1e-12
 
     good = [limit for limit in set(probability) if limit >= EVEN and keeps(limit)]
     assert reached == bool(good)
@@ -108,3 +109,18 @@ def test_a_promise_that_cannot_be_kept_is_told() -> None:
     truth[:] = (logits.argmax(1) + 1) % 3
     found = calibrate(logits, truth, np.zeros(300, int), 0.9)
     assert (found.reached, found.threshold, found.crossed) == (False, NOTHING, None)
+
+
+def test_what_is_far_is_less_probable_and_the_fold_that_fares_worst_is_told() -> None:
+    logits, truth = planted(1.0, 4_000)
+    folds = np.arange(4_000) % 4
+    known = np.where(folds == 3, 0.4, 1.0)
+    found = calibrate(logits, truth, folds, 0.9, known=known)
+    plain = calibrate(logits, truth, folds, 0.9)
+    # half of the cells of one fold in four are doubted, and none of it is called
+    assert found.held_out.coverage == pytest.approx(0.75 * plain.held_out.coverage, abs=0.03)
+    assert found.held_out.accuracy == plain.held_out.accuracy
+    assert plain.crossed is not None
+    assert plain.worst_fold is not None
+    assert plain.crossed.accuracy_called is not None
+    assert 0.85 < plain.worst_fold <= plain.crossed.accuracy_called

@@ -1,60 +1,56 @@
 """Labels of cells: vectors block by block, called by a fine-tuned head or a labelled reference.
 
-What is kept a cell is its best label and that label's probability, so memory does not grow with the
-counts. A cell that is not called, and one without a count on a known gene, is ``unknown``.
+Vectors are kept, on the disk where they are many, until all cells are embedded: how the file lies
+next to the reference is known only then. What is kept a cell afterwards is its best labels and
+their probability, so memory does not grow with the counts. A cell that is not called, and one
+without a count on a known gene, is ``unknown``.
 
-Letters: ``B`` cells, ``D`` width.
+Letters: ``B`` cells, ``C`` labels, ``D`` width.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from cellscribe.annotation.calibration import log_calibration
+from cellscribe.annotation.calls import Caller, caller_of_head, caller_of_reference
 from cellscribe.annotation.labels import (
     Labelled,
     check_labels,
     log_folds,
     read_labels,
 )
-from cellscribe.annotation.neighbors import Reference, fit_reference
-from cellscribe.callbacks import Progress, in_step
+from cellscribe.annotation.reference import Reference, fit_reference
+from cellscribe.callbacks import Log, Progress, in_step
 from cellscribe.cells.counts import Counts
 from cellscribe.cells.gene_names.genes import GeneMap
 from cellscribe.config import AnnotateOptions
 from cellscribe.errors import InputError
-from cellscribe.escaping import safe_cells
-from cellscribe.inference.outputs import (
-    keep_facts,
-    need_groups,
-    sidecar,
-    write_cells,
-    write_element,
-)
 from cellscribe.inference.session import Cells, Session
-from cellscribe.lease import claim
-from cellscribe.model.heads import UNKNOWN, Head, best_of, load_head
-from cellscribe.writing import writing
+from cellscribe.model.heads import UNKNOWN, load_head
+from cellscribe.writing import disk_errors
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from cellscribe.inference.embedder import Embedder
 
-FORMS = (".csv", ".parquet", ".h5ad")
-
-Call = Callable[[npt.NDArray[np.floating]], tuple[Any, Any, Any]]
-"""Vectors ``[B, D]`` to best class, its probability, and whether it is called."""
+IN_MEMORY = 1 << 28
+"""Bytes of vectors above which they lie on the disk."""
+SAMPLE = 2_000
+"""Cells by which it is measured how a file lies next to the reference."""
+FEW_GENES = 0.5
+"""Share of the reference's genes below which a query is said to have other ones."""
+CONTRADICTORY = 0.1
+"""Share of contradicted labels from which on a reference is warned of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +60,19 @@ class Annotation:
     labels: list[str]
     best: npt.NDArray[np.int32]
     """``[B]`` best class, -1 for a cell without a count on a known gene."""
+    second: npt.NDArray[np.int32]
+    """``[B]`` second best class, likewise."""
     probability: npt.NDArray[np.float32]
     """``[B]`` of the best label."""
+    distance: npt.NDArray[np.float32]
+    """``[B]`` from the reference, 1 where 95 % of its held-out cells are nearer; NaN if unknown."""
     called: npt.NDArray[np.bool_]
     """``[B]`` whether the cell gets its best label."""
+    each: npt.NDArray[np.float32] | None
+    """``[B, C]`` probabilities of all labels, where asked for."""
     genes: GeneMap
     about: dict[str, Any]
-    """Where the labels come from, as plain values."""
+    """Where the labels come from, as plain values; ``shift`` is how the cells lie next to that."""
 
     @property
     def n_empty(self) -> int:
@@ -83,16 +85,18 @@ class Annotation:
         return int((~self.called).sum())
 
     def table(self, names: pd.Index) -> pd.DataFrame:
-        """One row a cell: ``label``, ``probability``, ``best``."""
+        """One row a cell: ``label``, ``probability``, ``best``, ``second``, ``distance``."""
         kinds = pd.Index([*self.labels, UNKNOWN])
         last = len(self.labels)
-        best = np.where(self.best < 0, last, self.best)
+        best, second = (np.where(each < 0, last, each) for each in (self.best, self.second))
         label = np.where(self.called, best, last)
         return pd.DataFrame(
             {
                 "label": pd.Categorical.from_codes(label, kinds),
                 "probability": self.probability,
                 "best": pd.Categorical.from_codes(best, kinds),
+                "second": pd.Categorical.from_codes(second, kinds),
+                "distance": self.distance,
             },
             index=pd.Index(names, name="cell_id"),
         )
@@ -104,34 +108,14 @@ class Annotation:
         return found | {UNKNOWN: self.n_unknown}
 
 
-class Labelling(Protocol):
-    """What is written of an annotation, wherever its labels come from."""
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """Where the labels come from, as plain values."""
-
-    def table(self, names: pd.Index) -> pd.DataFrame:
-        """One row a cell, texts as categories."""
-
-
-def call_by_head(head: Head) -> Call:
-    """Calls of a fine-tuned head."""
-
-    def call(vectors: npt.NDArray[np.floating]) -> tuple[Any, Any, Any]:
-        best, probability = best_of(head.probabilities(vectors))
-        return best, probability, probability >= head.threshold
-
-    return call
-
-
 def call_cells(
     source: Cells,
     embedder: Embedder,
-    labels: list[str],
-    call: Call,
+    caller: Caller,
+    options: AnnotateOptions,
     about: Mapping[str, Any],
     *,
+    log: Log,
     progress: Progress | None = None,
 ) -> Annotation:
     """Call every cell of opened counts.
@@ -141,26 +125,80 @@ def call_cells(
     InputError
         No cell has a count on a gene that the model knows, or the counts are bad.
     """
-    counts, genes = source.counts, source.genes
-    best = np.full(counts.n_cells, -1, np.int32)
-    probability = np.zeros(counts.n_cells, np.float32)
-    called = np.zeros(counts.n_cells, bool)
-    done = 0
-    for block in embedder.blocks(counts, genes, progress=progress):
-        rows = done + np.flatnonzero(block.cells.lengths)
-        if len(rows):
-            best[rows], probability[rows], called[rows] = call(block.vectors[rows - done])
-        done += len(block.vectors)
-    if (best < 0).all():
-        raise InputError(f"{counts.name}: no cell has a count on a gene that the model knows")
+    n_cells, n_labels = source.counts.n_cells, len(caller.labels)
+    best, second = np.full((2, n_cells), -1, np.int32)
+    probability, distance = np.zeros(n_cells, np.float32), np.full(n_cells, np.nan, np.float32)
+    called = np.zeros(n_cells, bool)
+    each = np.zeros((n_cells, n_labels), np.float32) if options.probabilities else None
+    with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as spool:
+        filled = _embed(source, embedder, spool, progress)
+        if not filled.any():
+            raise InputError(
+                f"{source.counts.name}: no cell has a count on a gene that the model knows"
+            )
+        sample = _sample(spool, filled, embedder.width, options.seed)
+        caller, shift = caller.meet(sample, options.align, log)
+        for rows, vectors in _blocks(spool, filled, embedder.width):
+            found = caller.call(vectors)
+            best[rows], second[rows] = found.best, found.second
+            probability[rows], called[rows] = found.probability, found.called
+            distance[rows] = found.distance
+            if each is not None:
+                each[rows] = found.each
+    more: dict[str, Any] = {"labels": caller.labels}
+    if shift is not None and caller.alignment is not None:
+        more |= {"shift": shift.as_json(), "align": caller.alignment.name}
     return Annotation(
-        labels=labels,
+        labels=caller.labels,
         best=best,
+        second=second,
         probability=probability,
+        distance=distance,
         called=called,
-        genes=genes,
-        about=dict(about),
+        each=each,
+        genes=source.genes,
+        about={**about, **more},
     )
+
+
+def _embed(
+    source: Cells, embedder: Embedder, spool: IO[bytes], progress: Progress | None
+) -> npt.NDArray[np.bool_]:
+    """Write the vectors of all cells, one after the other; tell which cells are not empty."""
+    filled = np.zeros(source.counts.n_cells, bool)
+    done = 0
+    for block in embedder.blocks(source.counts, source.genes, progress=progress):
+        filled[done : done + len(block.vectors)] = np.asarray(block.cells.lengths) > 0
+        with disk_errors(tempfile.gettempdir(), "free some space, or set TMPDIR to another folder"):
+            spool.write(np.asarray(block.vectors, np.float32).tobytes())
+        done += len(block.vectors)
+    return filled
+
+
+def _blocks(
+    spool: IO[bytes], filled: npt.NDArray[np.bool_], width: int, cells: int = 1 << 14
+) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]]:
+    """Rows of cells that are not empty, and their vectors, block by block."""
+    spool.seek(0)
+    for start in range(0, len(filled), cells):
+        here = filled[start : start + cells]
+        vectors = np.frombuffer(spool.read(4 * width * len(here)), np.float32)
+        if here.any():
+            yield start + np.flatnonzero(here), vectors.reshape(-1, width)[here]
+
+
+def _sample(
+    spool: IO[bytes], filled: npt.NDArray[np.bool_], width: int, seed: int
+) -> npt.NDArray[np.float32]:
+    """Vectors of some cells that are not empty, drawn at random."""
+    rows = np.flatnonzero(filled)
+    if len(rows) > SAMPLE:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, SAMPLE, replace=False))
+    parts = []
+    for row in rows:
+        spool.seek(4 * width * int(row))
+        parts.append(np.frombuffer(spool.read(4 * width), np.float32))
+    return np.stack(parts)
 
 
 def annotate_cells(
@@ -209,6 +247,7 @@ def annotate_cells(
     cells = session.map_genes(counts, options.gene_key)
     # All that can be refused without torch is refused before it is imported.
     if head is not None:
+        caller = caller_of_head(head)
         about = {
             "by": "head",
             "label": head.about.get("label", ""),
@@ -220,17 +259,18 @@ def annotate_cells(
                 f"{session.header.directory}: the head reads vectors of {head.weight.shape[1]:,} "
                 f"values, the model makes {width:,}; they belong to different models"
             )
-        labels, call = head.labels, call_by_head(head)
     else:
         opened, labelled = _open_reference(session, reference, options)
-        voters, about = _fit_reference(session, opened, labelled, options, progress)
-        labels, call = voters.labels, voters.call
+        about = _compare_genes(cells, opened, session.log)
+        found, facts = _fit_reference(session, opened, labelled, options, progress)
+        caller, about = caller_of_reference(found), about | facts
     annotation = call_cells(
         cells,
         session.embedder,
-        labels,
-        call,
+        caller,
+        options,
         session.about(cells, **about),
+        log=session.log,
         progress=in_step(progress, "Annotating"),
     )
     return annotation, cells.counts
@@ -246,7 +286,21 @@ def _open_reference(
     labelled = read_labels(
         [counts], options.label, options.group, options.min_cells, log=session.log
     )
-    return session.map_genes(counts), labelled
+    return session.map_genes(counts, species=options.reference_species), labelled
+
+
+def _compare_genes(query: Cells, reference: Cells, log: Log) -> dict[str, Any]:
+    """Say where a query lacks the genes by which the reference's cells are known."""
+    mine, theirs = (
+        np.unique(each.genes.token[each.genes.token >= 0]) for each in (query, reference)
+    )
+    shared = len(np.intersect1d(mine, theirs))
+    if shared < FEW_GENES * len(theirs):
+        log(
+            f"Warning: {query.counts.name} has {shared:,} of the {len(theirs):,} genes of the "
+            "reference; labels rest on these alone, and held-out figures do not hold for them."
+        )
+    return {"genes_shared": shared, "genes_reference": len(theirs)}
 
 
 def _fit_reference(
@@ -256,7 +310,7 @@ def _fit_reference(
     options: AnnotateOptions,
     progress: Progress | None,
 ) -> tuple[Reference, dict[str, Any]]:
-    """Embed a reference and make it ready to vote."""
+    """Embed a reference and learn from it."""
     step = in_step(progress, "Embedding the reference")
     vectors, _ = session.embedder.embed_counts(opened.counts, opened.genes, progress=step)
     vectors = vectors[labelled.rows[0]]
@@ -264,7 +318,7 @@ def _fit_reference(
     labelled = labelled.keep(filled)
     check_labels(labelled, [opened.counts])
     log_folds(labelled, options.group, session.log)
-    voters = fit_reference(
+    fitted = fit_reference(
         vectors[filled].astype(np.float64),
         labelled,
         n_neighbors=options.n_neighbors,
@@ -272,9 +326,13 @@ def _fit_reference(
         accuracy=options.accuracy,
         seed=options.seed,
     )
-    log_calibration(voters.calibration, session.log)
-    found = voters.calibration.crossed or voters.calibration.held_out
-    return voters, {
+    session.log(fitted.calibration.summary())
+    log_calibration(fitted.calibration, session.log)
+    disagreement = fitted.contradictions
+    if disagreement.share >= CONTRADICTORY:
+        session.log(f"Warning: {disagreement.sentence()}")
+    found = fitted.calibration.crossed or fitted.calibration.held_out
+    return fitted, {
         "by": "reference",
         "label": str(options.label),
         "group": options.group or "",
@@ -282,77 +340,11 @@ def _fit_reference(
         "reference_hash": labelled.sources[0]["hash"] or "",
         "reference_cells": len(labelled.truth),
         "n_neighbors": options.n_neighbors,
-        "threshold": voters.calibration.threshold,
-        "limit": voters.limit,
+        "neighbours_weight": fitted.neighbours_weight,
+        "temperature": fitted.calibration.temperature,
+        "threshold": fitted.calibration.threshold,
         "held_out_accuracy": found.accuracy,
         "held_out_coverage": found.coverage,
+        "held_out_error": found.error,
+        "contradicted": disagreement.share,
     }
-
-
-def claim_annotated(
-    out: Path, sources: list[Path], *, overwrite: bool
-) -> AbstractContextManager[None]:
-    """Hold an output before anything is opened for it.
-
-    Raises
-    ------
-    InputError
-        Unknown form, or `claim` refuses it.
-    """
-    if out.suffix not in FORMS:
-        raise InputError(f"{out}: end the output's name in one of {', '.join(FORMS)}")
-    beside = [] if out.suffix == ".h5ad" else [sidecar(out)]
-    return claim(out, sources, overwrite=overwrite, beside=beside)
-
-
-def write_annotation(out: Path, annotation: Labelling, counts: Counts, key_added: str) -> None:
-    """Write the calls as a table, or as columns of a copy of the input's AnnData.
-
-    Raises
-    ------
-    OutputError
-        The disk is full, or the place not writable.
-    InputError
-        The input is of an AnnData version whose obs cannot be added to.
-    """
-    table = annotation.table(counts.obs.index)
-    if out.suffix == ".h5ad":
-        with writing(out) as partial:
-            _write_h5ad(partial, table, counts, annotation.about, key_added)
-        return
-    with writing(out) as partial:
-        if out.suffix == ".csv":
-            safe_cells(table).to_csv(partial, float_format="%.6g")
-        else:
-            # The texts, not categories: every reader of Parquet takes them for what they are.
-            texts = {name: str for name in table if table[name].dtype == "category"}
-            plain = table.astype(texts).reset_index()
-            plain.to_parquet(partial, index=False)
-        with writing(sidecar(out)) as note:
-            note.write_text(json.dumps(annotation.about, indent=2) + "\n", encoding="utf-8")
-
-
-def _write_h5ad(
-    path: Path, table: pd.DataFrame, counts: Counts, about: Mapping[str, Any], key_added: str
-) -> None:
-    import h5py
-
-    copied = counts.form == "h5ad" and counts.path is not None
-    if copied:
-        assert counts.path is not None
-        shutil.copyfile(counts.path, path)
-    with h5py.File(path, "r+" if copied else "w") as root:
-        if not copied:
-            write_cells(root, counts)
-        need_groups(root, ("obs", "uns"), counts.name, ".csv")
-        obs = root["obs"]
-        order = [str(name) for name in obs.attrs["column-order"]]
-        for name in table:
-            column, values = f"{key_added}_{name}", table[name].array
-            if column in obs:
-                del obs[column]
-            coded = table[name].dtype == "category"
-            write_element(obs, column, values if coded else np.asarray(values))
-            order = [*(other for other in order if other != column), column]
-        obs.attrs.create("column-order", order, dtype=h5py.string_dtype())
-        keep_facts(root, "annotation", about)

@@ -4,6 +4,11 @@ Everything here is fitted on cells that the classifier never saw, in groups (don
 it never saw. One temperature for all classes (Guo et al. 2017, arXiv:1706.04599): it changes no
 prediction, only how sure it is. The threshold is the lowest at which the called cells are as often
 right as wanted, and never below an even chance: a label that is more likely wrong is not given.
+How often they are right is the mean of two estimates: the share that was right, which the choice of
+the lowest of many thresholds flatters, and the mean of their probabilities, which it does not.
+
+Nothing here is a guarantee. With a handful of groups no bound could be one and still call a cell;
+what is given is an estimate, that of each fold by the others, and the fold that fared worst.
 
 Letters: ``B`` held-out cells, ``C`` classes.
 """
@@ -63,6 +68,8 @@ class Calibration:
     """On the cells that temperature and threshold were chosen on."""
     crossed: Calls | None
     """Each fold under temperature and threshold of the other folds; None of a single fold."""
+    worst_fold: float | None = None
+    """Accuracy among the called cells of the fold that fared worst so; None where none is."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -76,6 +83,8 @@ class Calibration:
             if calls.accuracy_called is None
             else (f"{calls.coverage:.1%} get a label, {calls.accuracy_called:.1%} of these right")
         )
+        if self.worst_fold is not None:
+            right += f" ({self.worst_fold:.1%} in the part that fared worst)"
         return (
             f"Of {calls.cells:,} held-out cells the best label is right for {calls.accuracy:.1%} "
             f"(macro F1 {calls.macro_f1:.3f}); {right}."
@@ -131,7 +140,11 @@ def calibration_error(probability: Floats, right: npt.NDArray[np.bool_], bins: i
 
 
 def choose_threshold(
-    probability: Floats, right: npt.NDArray[np.bool_], accuracy: float
+    probability: Floats,
+    right: npt.NDArray[np.bool_],
+    accuracy: float,
+    *,
+    promised: Floats | None = None,
 ) -> tuple[float, bool]:
     """Lowest probability from which on the called cells are right as often as wanted.
 
@@ -140,7 +153,11 @@ def choose_threshold(
     probability, right
         ``[B]``, as for `calibration_error`.
     accuracy
-        Wanted share of right ones among the cells at or above the threshold.
+        Wanted share of right ones among the cells at or above the threshold: of the share that was
+        right and the mean that was promised, the mean.
+    promised
+        ``[B]`` probability of being right, given that the cell is of a known type; `probability` if
+        not given.
 
     Returns
     -------
@@ -150,8 +167,10 @@ def choose_threshold(
         Whether one is.
     """
     probability, right = np.asarray(probability), np.asarray(right)
+    promised = probability if promised is None else np.asarray(promised)
     order = np.argsort(-probability, kind="stable")
-    sorted_down, hits = probability[order], np.cumsum(right[order])
+    sorted_down = probability[order]
+    hits = (np.cumsum(right[order]) + np.cumsum(promised[order])) / 2
     # Cells of one probability are called together, or not at all.
     last = np.append(sorted_down[1:] != sorted_down[:-1], True)
     called = np.arange(1, len(order) + 1)
@@ -194,7 +213,13 @@ def judge(probability: Floats, best: Integers, truth: Integers, called: Any) -> 
 
 
 def calibrate(
-    logits: Floats, truth: Integers, folds: Integers, accuracy: float, *, scale: bool = True
+    logits: Floats,
+    truth: Integers,
+    folds: Integers,
+    accuracy: float,
+    *,
+    scale: bool = True,
+    known: Floats | None = None,
 ) -> Calibration:
     """Choose temperature and threshold on held-out cells.
 
@@ -210,38 +235,62 @@ def calibrate(
         Wanted among called cells.
     scale
         Whether to fit a temperature; 1 otherwise.
+    known
+        ``[B]`` probability that the cell is of any known type, by which that of its label is
+        multiplied; 1 if not given.
     """
-    temperature = fit_temperature(logits, truth) if scale else 1.0
+    known = np.ones(len(truth)) if known is None else known
+    temperature, threshold, reached = _choose(logits, truth, known, accuracy, scale)
     best, probability = best_of(probabilities(logits, temperature))
-    threshold, reached = choose_threshold(probability, best == truth, accuracy)
     raw = best_of(probabilities(logits))[1]
+    crossed, worst = _cross(logits, truth, known, folds, accuracy, scale)
     return Calibration(
         temperature=temperature,
         threshold=threshold,
         wanted=accuracy,
         reached=reached,
         error_before=calibration_error(raw, best == truth),
-        held_out=judge(probability, best, truth, probability >= threshold),
-        crossed=_cross(logits, truth, folds, accuracy, scale),
+        held_out=judge(probability * known, best, truth, probability * known >= threshold),
+        crossed=crossed,
+        worst_fold=worst,
     )
 
 
+def _choose(
+    logits: Floats, truth: Integers, known: Floats, accuracy: float, scale: bool
+) -> tuple[float, float, bool]:
+    """Temperature, threshold, and whether the threshold gives the wanted accuracy."""
+    temperature = fit_temperature(logits, truth) if scale else 1.0
+    best, promised = best_of(probabilities(logits, temperature))
+    right = best == truth
+    threshold, reached = choose_threshold(promised * known, right, accuracy, promised=promised)
+    return temperature, threshold, reached
+
+
 def _cross(
-    logits: Floats, truth: Integers, folds: Integers, accuracy: float, scale: bool
-) -> Calls | None:
+    logits: Floats,
+    truth: Integers,
+    known: Floats,
+    folds: Integers,
+    accuracy: float,
+    scale: bool,
+) -> tuple[Calls | None, float | None]:
     """Judge each fold by what the others teach: the figures to be expected of new groups."""
     if len(np.unique(folds)) < 2:
-        return None
+        return None, None
     probability, called = np.empty(len(truth)), np.empty(len(truth), bool)
     best, _ = best_of(probabilities(logits))
+    by_fold = []
     for fold in np.unique(folds):
         here = folds == fold
-        temperature = fit_temperature(logits[~here], truth[~here]) if scale else 1.0
-        seen = best_of(probabilities(logits[~here], temperature))[1]
-        threshold, _ = choose_threshold(seen, best[~here] == truth[~here], accuracy)
-        probability[here] = best_of(probabilities(logits[here], temperature))[1]
+        temperature, threshold, _ = _choose(
+            logits[~here], truth[~here], known[~here], accuracy, scale
+        )
+        probability[here] = best_of(probabilities(logits[here], temperature))[1] * known[here]
         called[here] = probability[here] >= threshold
-    return judge(probability, best, truth, called)
+        if called[here].any():
+            by_fold.append(float((best == truth)[here & called].mean()))
+    return judge(probability, best, truth, called), min(by_fold, default=None)
 
 
 def log_calibration(calibration: Calibration, log: Log) -> None:

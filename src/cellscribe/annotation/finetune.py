@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.annotation.calibration import Calibration, calibrate, log_calibration
+from cellscribe.annotation.domain import fit_domain
 from cellscribe.annotation.labels import (
     Labelled,
     check_labels,
@@ -153,7 +154,16 @@ def finetune_model(
         head = tuned.model.linear_head()
     if labelled.groups is None:
         how = how.replace("groups", "cells drawn at random")
-    calibration = calibrate(logits, labelled.truth[tested], folds[tested], options.accuracy)
+    known, tensors = None, {}
+    if tuned is None:
+        grouped = labelled.groups is not None
+        domain, known = fit_domain(
+            vectors, labelled.truth, len(labelled.labels), folds, grouped=grouped, seed=options.seed
+        )
+        known, tensors = known[tested], domain.tensors()
+    calibration = calibrate(
+        logits, labelled.truth[tested], folds[tested], options.accuracy, known=known
+    )
     log_calibration(calibration, log)
     weight, bias = head.folded()
     saved = Head(
@@ -163,6 +173,7 @@ def finetune_model(
         temperature=calibration.temperature,
         threshold=calibration.threshold,
         about=about(checkpoint, labelled, calibration, how, tuned, options),
+        tensors=tensors,
     )
     save_finetuned(out, session, checkpoint, saved, tuned)
     return Finetuned(

@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any
 from cellscribe.annotation.annotate import (
     Annotation,
     annotate_cells,
+)
+from cellscribe.annotation.output import (
     claim_annotated,
+    probabilities_of,
+    with_probabilities,
     write_annotation,
 )
 from cellscribe.api.embed import keep_about, to_change
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.config import AnnotateOptions, CountsKind, Precision, Species, choose_options
+from cellscribe.config.annotate import Align
 from cellscribe.config.renamed import former_keywords
 from cellscribe.inference.session import DEFAULT_MODEL, open_session
 
@@ -51,6 +56,9 @@ def annotate(
     pool: str | None = None,
     hidden_layer: int | None = None,
     n_neighbors: int | None = None,
+    reference_species: Species | None = None,
+    align: Align | None = None,
+    probabilities: bool | None = None,
     accuracy: float | None = None,
     min_cells: int | None = None,
     folds: int | None = None,
@@ -86,7 +94,15 @@ def annotate(
     pool, hidden_layer
         How a cell's vector is made, with a reference.
     n_neighbors
-        Reference cells that vote on a label.
+        Nearest reference cells that vote on a label, next to a classifier of all of them.
+    reference_species
+        Whose genes the reference has, if not the same as the input's.
+    align
+        How vectors are brought to those of the reference: ``"none"``, ``"center"``, ``"scale"``,
+        ``"mnn"`` or ``"auto"`` (if not given).
+    probabilities
+        Give the probabilities of all labels too: ``obsm["cellscribe_probabilities"]``, whose labels
+        are ``uns["cellscribe"]["annotation"]["labels"]``, or columns of the table of a file.
     accuracy, min_cells, folds
         As for `finetune`, of the reference.
     seed
@@ -101,10 +117,11 @@ def annotate(
     Returns
     -------
     AnnData, pandas.DataFrame or None
-        None for an AnnData, whose ``obs`` then has ``cellscribe_label``, ``cellscribe_probability``
-        and ``cellscribe_best`` (with an index ``cellscribe_second`` and, where its labels are terms
-        of the Cell Ontology, ``cellscribe_ontology_id``); the copy with `copy`; for a file a table
-        of the same, a row a cell.
+        None for an AnnData, whose ``obs`` then has ``cellscribe_label``,
+        ``cellscribe_probability``, ``cellscribe_best``, ``cellscribe_second`` and
+        ``cellscribe_distance`` (with an index no distance and, where its labels are terms of the
+        Cell Ontology, ``cellscribe_ontology_id``); the copy with `copy`; for a file a table of the
+        same, a row a cell.
 
     Raises
     ------
@@ -126,6 +143,9 @@ def annotate(
         "pool": pool,
         "hidden_layer": hidden_layer,
         "n_neighbors": n_neighbors,
+        "reference_species": reference_species,
+        "align": align,
+        "probabilities": probabilities,
         "accuracy": accuracy,
         "min_cells": min_cells,
         "folds": folds,
@@ -138,10 +158,12 @@ def annotate(
     with _annotated(source, options, model, reference, progress, log) as (done, opened):
         labelled = done.table(opened.obs.index)
     if isinstance(source, str | Path):
-        return labelled
+        return with_probabilities(labelled, done)
     adata = to_change(source, copy=copy)
     for name in labelled:
         adata.obs[f"{options.key_added}_{name}"] = labelled[name].array
+    if (found := probabilities_of(done)) is not None:
+        adata.obsm[f"{options.key_added}_probabilities"] = found[1]
     keep_about(adata, "annotation", done.about)
     return adata if copy else None
 

@@ -1,6 +1,7 @@
 """Options of the verb annotate."""
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from cellscribe.config.finetune import CalibrationOptions
 from cellscribe.config.renamed import accept_former_names
@@ -9,9 +10,12 @@ from cellscribe.config.shared_options import (
     InputOptions,
     ModelOptions,
     OutputOptions,
+    Species,
     check_positive,
 )
 from cellscribe.errors import InputError
+
+Align = Literal["auto", "none", "center", "scale", "mnn"]
 
 
 @accept_former_names
@@ -28,9 +32,16 @@ class AnnotateOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, 
     label: str | None = None
     """Column of the reference's obs with the labels, or one of the index's; else its first."""
     n_neighbors: int = 15
-    """Reference cells that vote on a label."""
+    """Nearest reference cells that vote on a label, next to a classifier of all of them."""
     reference_layer: str | None = None
     """Where the reference's raw counts are: X (default), raw, or a layer's name."""
+    reference_species: Species | None = None
+    """Whose genes the reference has, if not the same as the input's (--species)."""
+    align: Align = "auto"
+    """How vectors are brought to those of the reference: none, center, scale, mnn (mutual nearest
+    neighbours), or auto: mnn where cells are shifted and groups held out do not lose by it."""
+    probabilities: bool = False
+    """Give the probabilities of all labels too."""
     key_added: str = "cellscribe"
     """Start of the names of the columns that are added to obs."""
 
@@ -42,7 +53,7 @@ class AnnotateOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, 
         if self.index is not None:
             self._check_index()
         elif self.reference is None:
-            for name in ("label", "group", "reference_layer"):
+            for name in ("label", "group", "reference_layer", "reference_species"):
                 if getattr(self, name) is not None:
                     raise InputError(
                         f"--{name.replace('_', '-')} is the reference's; give --reference too"
@@ -52,6 +63,12 @@ class AnnotateOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, 
         """Refuse what was settled when an index was built."""
         if self.reference is not None:
             raise InputError("an index and a reference are given; leave --index or --reference out")
+        for name in ("align", "probabilities", "reference_species"):
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise InputError(
+                    f"--{name.replace('_', '-')} is not for an index; leave it out, or give "
+                    "--reference"
+                )
         settled = ("pool", "hidden_layer", "target_depth", "n_neighbors", "reference_layer")
         for field in fields(self):
             of_calibration = field.name in {each.name for each in fields(CalibrationOptions)}

@@ -17,7 +17,7 @@ from cellscribe.callbacks import Log, log_stderr
 from cellscribe.cells.counts import Counts, open_counts
 from cellscribe.cells.gene_names.genes import GeneMap
 from cellscribe.cells.readers.token_source import Expected, TokenCells, is_tokens, token_map
-from cellscribe.config import DeviceOptions, InputOptions, ModelOptions, Options
+from cellscribe.config import DeviceOptions, InputOptions, ModelOptions, Options, Species
 from cellscribe.errors import InputError
 from cellscribe.families.registry import NETWORKS, ModelHeader, read_model
 
@@ -135,14 +135,19 @@ class Session:
             context=self.embedder.context,
         )
 
-    def map_genes(self, counts: Counts, gene_key: str | None = None) -> Cells:
-        """Look up the genes of opened counts; of tokens there is nothing to look up."""
+    def map_genes(
+        self, counts: Counts, gene_key: str | None = None, *, species: Species | None = None
+    ) -> Cells:
+        """Look up the genes of opened counts; of tokens there is nothing to look up.
+
+        `species` stands in for that of the verb's options.
+        """
         if isinstance(counts, TokenCells):
             return Cells(counts=counts, genes=token_map(len(self.header.table)))
         genes = self.header.map_genes(
             counts.var,
             gene_key=gene_key,
-            species=part_of(InputOptions, self.options).species,
+            species=species or part_of(InputOptions, self.options).species,
             cells=counts.cell_names,
             name=counts.name,
         )

@@ -11,7 +11,8 @@ Letters: ``B`` cells, ``C`` labels, ``D`` width.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
@@ -64,6 +65,8 @@ class Head:
     """Probability below which a cell is `UNKNOWN`."""
     about: dict[str, Any]
     """Its origin, and its scores on held-out cells."""
+    tensors: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    """What else is kept with it: what new cells are compared with (`annotation.domain`)."""
 
     def logits(self, vectors: Floats) -> npt.NDArray[np.float64]:
         """Scores, ``[B, D]`` to ``[B, C]``."""
@@ -97,7 +100,7 @@ def save_head(directory: Path, head: Head) -> None:
     from safetensors.numpy import save_file
 
     path = Path(directory) / WEIGHTS
-    save_file({"weight": head.weight, "bias": head.bias}, path)
+    save_file({"weight": head.weight, "bias": head.bias, **head.tensors}, path)
     # safetensors makes it readable by its owner alone.
     path.chmod(0o644)
     header = {
@@ -148,7 +151,8 @@ def load_head(directory: Path) -> Head:
             "give labelled cells with --reference"
         )
     about = read_head_header(directory)
-    weight, bias = _read_tensors(directory / WEIGHTS)
+    tensors = _read_tensors(directory / WEIGHTS)
+    weight, bias = tensors.pop("weight"), tensors.pop("bias")
     labels = about.pop("labels")
     if len(weight) != len(labels):
         raise InputError(f"{directory}: {HEADER} and {WEIGHTS} belong to different models")
@@ -161,21 +165,22 @@ def load_head(directory: Path) -> Head:
         temperature=float(about.pop("temperature")),
         threshold=float(about.pop("threshold")),
         about=about,
+        tensors=tensors,
     )
 
 
-def _read_tensors(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Weight ``[C, D]`` and bias ``[C]``, finite."""
+def _read_tensors(path: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """Weight ``[C, D]``, bias ``[C]``, and what else is kept with them; all finite."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     check_file(path, fix=AGAIN, most=1 << 30)
     try:
-        tensors = load_file(path)
+        tensors: dict[str, npt.NDArray[np.float32]] = load_file(path)
         weight, bias = tensors["weight"], tensors["bias"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise InputError(f"{path}: damaged ({error}); {AGAIN}") from None
-    for name, tensor in (("weight", weight), ("bias", bias)):
+    for name, tensor in tensors.items():
         if tensor.dtype != np.float32 or not np.isfinite(tensor).all():
             raise InputError(
                 f"{path}: {name} is of type {tensor.dtype}, or holds what is not a finite number; "
@@ -186,4 +191,4 @@ def _read_tensors(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.f
             f"{path}: weight {list(weight.shape)} and bias {list(bias.shape)} do not fit; {AGAIN}"
         )
     check_sum(path)
-    return weight, bias
+    return tensors

@@ -45,7 +45,7 @@ def stubs_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def sources(tmp_path: Path) -> Iterator[Path]:
     """A folder with a source of each behaviour."""
-    for name in ("kill", "crash", "bad", "slow", "nap", "good"):
+    for name in ("kill", "crash", "bad", "slow", "good"):
         (tmp_path / name).write_text("cells")
     return tmp_path
 

@@ -47,7 +47,7 @@ def cluster(found_on_nodes: None) -> Iterator[RayCluster]:
 
 @pytest.fixture
 def sources(tmp_path: Path) -> Path:
-    for name in ("kill", "bad", "slow", "nap", "good"):
+    for name in ("kill", "orphan", "bad", "slow", "good"):
         (tmp_path / name).write_text("cells")
     return tmp_path
 
@@ -115,7 +115,9 @@ def test_a_lost_node_changes_nothing(
 def test_a_shard_that_kills_its_workers_is_listed(cluster: RayCluster, sources: Path) -> None:
     ear, said = Ear(), list[str]()
     good = {f"g{i}": "good" for i in range(4)}
-    run(sources, {"k": "kill", "b": "bad", **good}, ear, said, address=cluster.address)
+    what = {"k": "kill", "o": "orphan", "b": "bad", **good}
+    run(sources, what, ear, said, address=cluster.address)
+    assert ear.ended.pop("o").startswith("its worker died 3 times (")
     assert ear.ended.pop("k").startswith("its worker died 3 times (signal 9), perhaps for lack")
     assert ear.ended == {"b": "no cells in it", **dict.fromkeys(good, "done")}
     # of three CPUs one is left free

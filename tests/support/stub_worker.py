@@ -1,7 +1,8 @@
 """The program of a worker without a model: ``python -m support.stub_worker``, as `child` else.
 
 A shard's result is its name. By its path it does more: ``kill`` ends the process with SIGKILL,
-``crash`` by an error, ``bad`` is refused, ``slow`` takes until it is stopped, ``nap`` a moment.
+``orphan`` ends what started it so (an actor of Ray), ``crash`` is an error of the code, ``bad`` is
+refused, ``slow`` takes until it is stopped.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ from cellscribe.atlas.worker import work
 from cellscribe.callbacks import Progress
 from cellscribe.cells.source_lists import Shard
 from cellscribe.errors import InputError
-
-NAP = 0.3
 
 
 def task(paths: dict[str, str], out: Path, **more: Any) -> dict[str, Any]:
@@ -44,11 +43,14 @@ def make(shard: Shard, path: Path, progress: Progress) -> dict[str, Any]:
     what = Path(shard.path).name
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if what == "orphan":
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(600)
     if what == "crash":
         raise RuntimeError("no such luck")
     if what == "bad":
         raise InputError("no cells in it")
-    time.sleep({"slow": 600, "nap": NAP}.get(what, 0))
+    time.sleep(600 if what == "slow" else 0)
     path.write_text(shard.name)
     return {"cells": 1}
 

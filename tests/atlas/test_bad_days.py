@@ -49,6 +49,7 @@ def in_python(atlas: Path, out: Path, model: Path, **more: Any) -> Any:
 def test_words_that_cannot_be_meant(atlas: Path, tmp_path: Path, embed: Embed) -> None:
     out = tmp_path / "out"
     assert "no file has such a name" in refused(embed(f"{atlas}/*.zarr", "-o", out))
+    assert "typo.h5ad: no such file" in refused(embed(atlas, tmp_path / "typo.h5ad", "-o", out))
     assert "no cells in it" in refused(embed(tmp_path / "atlas" / "..", "-o", out))
     (tmp_path / "other").mkdir()
     twin = write(tmp_path / "other" / "Part0.h5ad", some_counts(5))
@@ -81,16 +82,17 @@ def test_a_source_in_the_output_folder_by_any_spelling(
 
 def test_other_genes_among_good_ones(atlas: Path, tmp_path: Path, embed: Embed) -> None:
     renamed(atlas / "proteins.h5ad", [f"CD{i}_TotalSeqB" for i in range(COUNTS.shape[1])])
-    ran = embed(atlas, tmp_path / "typo.h5ad", "-o", tmp_path / "out")
+    (atlas / "gone.h5ad").symlink_to(tmp_path / "nowhere")
+    ran = embed(atlas, "-o", tmp_path / "out")
     assert ran.status == 1
     *_, count, first, second = ran.err.splitlines()
     assert count == "2 failed:"
-    assert first.startswith("  proteins  ")
-    assert second.startswith("  typo      ")
-    assert "No such file" in second
+    assert first.startswith("  gone      ")
+    assert "No such file" in first
+    assert second.startswith("  proteins  ")
     assert "2 of 4 shards, 24 cells" in ran.err
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert [s["status"] for s in manifest["shards"]] == ["done", "done", "failed", "failed"]
+    assert [s["status"] for s in manifest["shards"]] == ["failed", "done", "done", "failed"]
     stopped = embed(atlas, "-o", tmp_path / "strict", "--strict")
     assert stopped.status == 2
     assert stopped.err.splitlines()[-1].startswith("cellscribe: ")

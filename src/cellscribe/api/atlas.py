@@ -189,8 +189,10 @@ def shards_of(sources: str | Path | Sequence[str | Path], out: str | Path) -> li
     if not words:
         raise InputError("no source is named; name files, a folder or a list of them")
     shards = find_shards(words)
-    folder = str(out).rstrip("/")
+    folder, given = str(out).rstrip("/"), set(map(str, words))
     for shard in shards:
+        if shard.path in given and "://" not in shard.path and not os.path.exists(shard.path):
+            raise InputError(f"{shard.path}: no such file; check the path")
         if _are_one(shard.path.rstrip("/").rpartition("/")[0] or ".", folder):
             raise InputError(f"{shard.path} lies in the output folder {out}; name another folder")
         if any(_are_one(shard.path, above) for above in _above(folder)):

@@ -19,6 +19,7 @@ from cellscribe.atlas.records import (
     as_record,
     read_failures,
     read_records,
+    reopened_key,
     standing,
 )
 from cellscribe.atlas.stores import Folder, open_store
@@ -140,6 +141,7 @@ class Job:
         content = self.state.read(f"{DONE}/{shard}")
         if content is None or as_record(content) != record:
             return False
+        self.state.create(reopened_key(shard, record), b"{}")
         self.state.write(claim_key(shard, highest(self.state, shard)), FREE)
         self.state.delete(f"{DONE}/{shard}")
         return True
@@ -207,8 +209,16 @@ class Job:
             "digest": digest,
             "shards": entries,
         }
-        self.store.write(MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+        self.store.write(MANIFEST, _manifest_text(manifest).encode())
         return manifest
+
+
+def _manifest_text(manifest: Mapping[str, Any]) -> str:
+    """Write a manifest with a line for each shard, which is many times quicker than indented."""
+    parts = {key: json.dumps(value) for key, value in manifest.items() if key != "shards"}
+    shards = ",\n".join(json.dumps(shard) for shard in manifest["shards"])
+    fields = [f'"{key}": {text}' for key, text in parts.items()]
+    return "{" + ",\n".join([*fields, f'"shards": [\n{shards}\n]']) + "}\n"
 
 
 def source_identity(shard: Shard) -> dict[str, Any]:

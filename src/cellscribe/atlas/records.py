@@ -1,7 +1,8 @@
 """What became of the shards of a job, found with few requests however many shards there are.
 
 Three lists tell how each of them stands. Its record is read only if the last manifest does not hold
-it already, which the number of its claim tells: a shard that is done again has a higher one.
+it already. A record that is taken back leaves a key ``reopened/SHARD.CLAIM``, so that nobody takes
+it from a manifest that still has it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from cellscribe.atlas.claims import CLAIM, CLAIMS, DONE, FAILED, numbers
+from cellscribe.atlas.claims import CLAIM, DONE, FAILED, numbers
 from cellscribe.atlas.stores import Store
 from cellscribe.cells.source_lists import Shard
 
+REOPENED = "reopened"
 READERS = 32
 """Keys read at once: from a bucket each takes some tens of milliseconds."""
 
@@ -27,25 +29,29 @@ class Standing:
 
     done: frozenset[str]
     """Shards with a result."""
-    claims: Mapping[str, int]
-    """Number of the last claim of each shard that has been claimed."""
+    reopened: frozenset[str]
+    """Records that were taken back, as ``SHARD.CLAIM``."""
     failed: Mapping[str, int]
     """Number of the last claim that failed, of each shard that has failed."""
 
     def digest(self, shards: Sequence[Shard]) -> str:
         """Tell how these shards stand from how they or others stood before."""
-        rows = [
-            (s.name, s.path, s.name in self.done, self.claims.get(s.name), self.failed.get(s.name))
-            for s in shards
-        ]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        rows = [(s.name, s.path, s.name in self.done, self.failed.get(s.name)) for s in shards]
+        return hashlib.sha256(json.dumps([rows, sorted(self.reopened)]).encode()).hexdigest()
 
 
 def standing(state: Store) -> Standing:
     """List how the shards of a job stand."""
-    failed, claims = numbers(state, FAILED), numbers(state, CLAIMS)
-    done = frozenset(key.rpartition("/")[2] for key in state.keys(DONE))
-    return Standing(done=done, claims=claims, failed=failed)
+    done, reopened = (
+        frozenset(key.rpartition("/")[2] for key in state.keys(folder))
+        for folder in (DONE, REOPENED)
+    )
+    return Standing(done=done, reopened=reopened, failed=numbers(state, FAILED))
+
+
+def reopened_key(shard: str, record: Mapping[str, Any]) -> str:
+    """Key of a record that is taken back."""
+    return f"{REOPENED}/{shard}.{record.get(CLAIM)}"
 
 
 def read_records(
@@ -73,8 +79,8 @@ def read_records(
     unknown = []
     for name in names:
         if name in stand.done:
-            record = known.get(name, {})
-            if record.get(CLAIM) is not None and record[CLAIM] == stand.claims.get(name):
+            record = known.get(name)
+            if record and reopened_key(name, record).rpartition("/")[2] not in stand.reopened:
                 found[name] = dict(record)
             else:
                 unknown.append(name)

@@ -20,17 +20,21 @@ from cellscribe.annotation.linear import fit_head, fit_linear
 from cellscribe.annotation.tuning import (
     CellClassifier,
     add_adapters,
+    draw_places,
     merge_adapters,
-    pack,
     predict,
     tune,
 )
 from cellscribe.cells.counts import open_counts
 from cellscribe.cells.gene_names.genes import map_genes
+from cellscribe.cells.gene_names.vocabulary import CLS
 from cellscribe.cells.pipeline import ranked_blocks
 from cellscribe.cells.tokens import CellTokens
 from cellscribe.config import FinetuneOptions
+from cellscribe.families.base import copy_of
+from cellscribe.families.bert.model import Bert
 from cellscribe.inference.embedder import load
+from cellscribe.model.attention import Lengths
 from cellscribe.model.checkpoint import load_checkpoint
 from cellscribe.model.heads import Head
 
@@ -50,8 +54,7 @@ def cells(tiny_model: Any) -> dict[str, Any]:
     truth = np.arange(90) % 3
     groups = adata.obs["donor"].to_numpy(dtype=object)
     head = fit_linear(vectors.astype(np.float64), truth, 3, 0.1)
-    encoder = checkpoint.model.encoder
-    return locals() | {"head": head}
+    return locals() | {"head": head, "model": Bert(checkpoint)}
 
 
 def options(mode: Any, **more: Any) -> FinetuneOptions:
@@ -61,7 +64,7 @@ def options(mode: Any, **more: Any) -> FinetuneOptions:
 def train(cells: dict[str, Any], chosen: FinetuneOptions, stop: Any = None) -> Any:
     learn = np.arange(60)
     return tune(
-        cells["encoder"], cells["head"], cells["ranked"], cells["truth"], learn, stop, chosen,
+        cells["model"], cells["head"], cells["ranked"], cells["truth"], learn, stop, chosen,
         epochs=chosen.epochs, device=CPU, dtype=torch.float32,
     )  # fmt: skip
 
@@ -125,13 +128,12 @@ def test_a_label_of_one_group_is_learnt_but_tested_nowhere() -> None:
 
 
 def test_the_classifier_reads_what_embed_gives(cells: dict[str, Any]) -> None:
-    model = CellClassifier(cells["encoder"], cells["head"]).eval()
-    batch = pack(cells["ranked"], np.arange(20), model.specials.n, CPU)
+    model = CellClassifier(cells["model"], cells["head"]).eval()
     with torch.no_grad():
-        vectors = model.vectors(batch.tokens_N, batch.cells, batch.ranks_N).numpy()
+        vectors = model.model.forward(cells["ranked"], np.arange(20)).numpy()
     np.testing.assert_allclose(vectors, cells["vectors"][:20], atol=1e-5)
     np.testing.assert_allclose(
-        predict(model, cells["ranked"], np.arange(90), CPU),
+        predict(model, cells["ranked"], np.arange(90)),
         cells["head"].logits(cells["vectors"]),
         atol=1e-3,
     )
@@ -142,7 +144,7 @@ def test_frozen_parameters_stay_bit_for_bit_and_trained_ones_move(
     mode: Any, cells: dict[str, Any]
 ) -> None:
     done = train(cells, options(mode))
-    before, after = cells["encoder"].state_dict(), done.model.encoder.state_dict()
+    before, after = cells["model"].network.state_dict(), done.model.network.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     trained = set(before) if mode == "all" else {n for n in before if n.startswith("blocks.1.")}
     assert moved == trained
@@ -162,7 +164,7 @@ def test_training_lowers_the_loss(cells: dict[str, Any]) -> None:
     learn = np.arange(60)
     done = train(cells, replace(options("all", learning_rate=1e-3), epochs=6))
     truth = cells["truth"][learn]
-    after = log_loss(predict(done.model, cells["ranked"], learn, CPU), truth)
+    after = log_loss(predict(done.model, cells["ranked"], learn), truth)
     assert after < log_loss(cells["head"].logits(cells["vectors"][learn]), truth)
 
 
@@ -172,43 +174,43 @@ def test_the_best_pass_is_kept(cells: dict[str, Any]) -> None:
     truth = cells["truth"].copy()
     truth[stop] = (truth[stop] + 1) % 3
     done = train(cells | {"truth": truth}, options("all", learning_rate=3e-3), stop)
-    logits = predict(done.model, cells["ranked"], stop, CPU)
+    logits = predict(done.model, cells["ranked"], stop)
     assert done.losses[done.epochs] == min(done.losses)
     assert log_loss(logits, truth[stop]) == pytest.approx(min(done.losses))
 
 
 def test_merged_adapters_give_the_same(cells: dict[str, Any]) -> None:
     pytest.importorskip("peft")
-    import copy
-
-    encoder = copy.deepcopy(cells["encoder"])
-    add_adapters(encoder, 4)
+    plain = CellClassifier(cells["model"], cells["head"])
+    model = CellClassifier(copy_of(cells["model"]), cells["head"])
+    parts, rows = model.model.trained_parts(), np.arange(20)
+    add_adapters(parts, 4)
     torch.manual_seed(0)
-    for name, parameter in encoder.named_parameters():
+    for name, parameter in model.network.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    model = CellClassifier(encoder, cells["head"])
-    apart = predict(model, cells["ranked"], np.arange(20), CPU)
-    merge_adapters(encoder)
-    assert encoder.state_dict().keys() == cells["encoder"].state_dict().keys()
-    merged = predict(model, cells["ranked"], np.arange(20), CPU)
+    apart = predict(model, cells["ranked"], rows)
+    merge_adapters(parts)
+    assert model.network.state_dict().keys() == plain.network.state_dict().keys()
+    merged = predict(model, cells["ranked"], rows)
     np.testing.assert_allclose(merged, apart, atol=1e-4)
-    plain = predict(
-        CellClassifier(cells["encoder"], cells["head"]), cells["ranked"], np.arange(20), CPU
-    )
-    assert np.abs(merged - plain).max() > 0.1
+    assert np.abs(merged - predict(plain, cells["ranked"], rows)).max() > 0.1
 
 
 def test_a_subset_of_genes_keeps_their_ranks(cells: dict[str, Any]) -> None:
-    ranked, rng = cells["ranked"], np.random.default_rng(0)
-    batch = pack(ranked, np.array([4, 7]), 1, CPU, 10, rng)
-    assert batch.cells.lengths == (11, 11)
-    for cell, start in ((4, 0), (7, 11)):
-        tokens = ranked.tokens[ranked.offsets[cell] : ranked.offsets[cell + 1]]
-        ranks = batch.ranks_N[start + 1 : start + 11].numpy()
-        assert (np.diff(ranks) > 0).all()
-        np.testing.assert_array_equal(tokens[ranks - 1], batch.tokens_N[start + 1 : start + 11])
-        assert batch.ranks_N[start] == 0
+    """Against the network on tokens and positions that are spelt out."""
+    ranked, rng, model = cells["ranked"], np.random.default_rng(0), cells["model"]
+    rows = np.array([4, 7])
+    places = draw_places(ranked, rows, 10, rng)
+    assert [len(set(some.tolist())) for some in places] == [10, 10]
+    assert all((np.diff(some) > 0).all() for some in places)
+    vectors = model.forward(ranked, rows, places)
+    for row, some, vector in zip(rows, places, vectors, strict=True):
+        tokens = ranked.tokens[ranked.offsets[row] : ranked.offsets[row + 1]].astype(np.int64)
+        shown = torch.tensor([[CLS, *tokens[some]]])
+        where = Lengths((11,), CPU)
+        hidden = model.network(shown, where, torch.tensor([[0, *(some + 1)]]))
+        torch.testing.assert_close(vector, hidden[0, 1:].mean(0), rtol=0, atol=1e-5)
 
 
 def test_picked_cells_are_the_same(cells: dict[str, Any]) -> None:

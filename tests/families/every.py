@@ -22,10 +22,10 @@ from cellscribe.model.metadata import BERTS
 FAMILIES = ("geneformer", "bionemo", "scgpt", "scbert", "scfoundation")
 
 
-def write(family: str, folder: Path) -> tuple[Path, Path | None]:
+def write(family: str, folder: Path, version: str = "V2") -> tuple[Path, Path | None]:
     """Publish a small checkpoint; what to import, and what to give as ``--genes``."""
     if family == "geneformer":
-        return published_geneformer.write_published(folder, "V2"), None
+        return published_geneformer.write_published(folder, version), None
     if family == "bionemo":
         folder.mkdir(parents=True)
         return published_bionemo.write_nemo(folder / "10M.nemo"), None

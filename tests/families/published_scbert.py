@@ -73,6 +73,20 @@ def published_state(shape: Shape) -> dict[str, torch.Tensor]:
     return state
 
 
+def convolution(shape: Shape, h_dim: int = 128) -> dict[str, torch.Tensor]:
+    """The published classifier's tensors but for its last layer, under their published names."""
+    sizes = {
+        "conv1": (1, 1, 1, shape.width),
+        "fc1": (512, shape.genes + 1),
+        "fc2": (h_dim, 512),
+    }
+    state = {}
+    for name, size in sizes.items():
+        state[f"{name}.weight"] = fill(f"{name}.weight", size, 2 / size[-1] ** 0.5)
+        state[f"{name}.bias"] = fill(f"{name}.bias", size[:1], 0.3)
+    return state
+
+
 def published_genes(shape: Shape) -> list[str]:
     """A made-up order of genes: the first symbols of the human genes that come with cellscribe."""
     symbols = human_genes()["symbol"]
@@ -80,12 +94,20 @@ def published_genes(shape: Shape) -> list[str]:
 
 
 def write_published(
-    folder: Path, size: str = "small", *, genes: list[str] | None = None
+    folder: Path, size: str = "small", *, genes: list[str] | None = None, classes: int = 0
 ) -> tuple[Path, Path]:
-    """Write a checkpoint and a list of its genes; returns both paths."""
+    """Write a checkpoint and a list of its genes; returns both paths.
+
+    With `classes` it is a classifier of so many, as ``finetune.py`` saves it.
+    """
     shape = SHAPES[size]
     folder.mkdir(parents=True, exist_ok=True)
     state = published_state(shape)
+    if classes:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("to_out.")}
+        state |= {f"to_out.{name}": tensor for name, tensor in convolution(shape).items()}
+        state["to_out.fc3.weight"] = fill("fc3.weight", (classes, 128), 0.3)
+        state["to_out.fc3.bias"] = fill("fc3.bias", (classes,), 0.3)
     first = "token_emb.weight"
     torch.save(
         {

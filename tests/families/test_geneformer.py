@@ -306,18 +306,18 @@ def test_early_files_of_weights_are_read(version: str, tmp_path: Path) -> None:
     assert hashes[0] == hashes[1]
 
 
-def test_of_a_classifier_the_encoder_is_taken_and_the_head_told_to_be_absent(
-    tmp_path: Path,
-) -> None:
+def test_of_a_classifier_the_encoder_is_that_of_the_whole_model(tmp_path: Path) -> None:
+    """Its classifier: `test_classifiers`."""
     whole = write_published(tmp_path / "whole", "V1", sizes={"positions": 48})
     tuned = write_published(tmp_path / "tuned", "V1", sizes={"positions": 48}, classes=3)
     said: list[str] = []
     ours = import_model(tuned, tmp_path / "ours", log=said.append)
     assert any("no masked-gene head" in line for line in said)
-    assert any("classifier.weight" in line for line in said)
+    assert any("those that its classifier reads" in line for line in said)
     assert "no masked-gene head" in (ours / "README.md").read_text()
     reference = open_model(bring_in(whole, tmp_path / "reference"))
+    same = open_model(ours, ModelOptions(pool="genes", hidden_layer=-2))
     cells = some_cells(reference, "V1")
     with torch.inference_mode():
-        vectors = [m.cells.embed(cells, np.arange(7)) for m in (reference, open_model(ours))]
+        vectors = [m.cells.embed(cells, np.arange(7)) for m in (reference, same)]
     assert torch.equal(*vectors)

@@ -31,21 +31,18 @@ from cellscribe.annotation.labels import (
 from cellscribe.annotation.linear import fit_head
 from cellscribe.callbacks import Progress, in_step, no_progress
 from cellscribe.config import FinetuneOptions
-from cellscribe.errors import InputError
 from cellscribe.escaping import plain
-from cellscribe.families.registry import ModelHeader, RankedHeader
+from cellscribe.families.saving import save_trained
 from cellscribe.inference.session import Cells, Session
 from cellscribe.model.checksums import seal
 from cellscribe.model.heads import Head, save_head
-from cellscribe.model.metadata import of_another_family
 from cellscribe.training.trained_cells import TRAINED_CELLS
 from cellscribe.writing import writing
 
 if TYPE_CHECKING:
     from cellscribe.annotation.tuning import Tuned
-    from cellscribe.model.checkpoint import Checkpoint
-
-WEIGHTS = "model.safetensors"
+    from cellscribe.families.base import CellModel
+    from cellscribe.inference.embedder import Embedder
 
 FIGURES = {
     "cells": ("cells", ",d"),
@@ -58,19 +55,6 @@ FIGURES = {
 """Of `Calls`, as the README has them."""
 
 Floats = npt.NDArray[np.floating]
-
-
-def need_ranked(header: ModelHeader) -> RankedHeader:
-    """The header of a BERT, the one network that is trained.
-
-    Raises
-    ------
-    InputError
-        The model is of another family.
-    """
-    if not isinstance(header, RankedHeader):
-        raise InputError(of_another_family(header.directory, header.family))
-    return header
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +99,14 @@ def finetune_model(
     InputError
         Bad input, see `fit_head` and `tune`.
     """
-    from cellscribe.model.checkpoint import load_checkpoint
-
     embedder, log = session.embedder, session.log
+    trained: CellModel | None = None
+    if options.mode != "head":
+        from cellscribe.annotation.tuning import check_trainable
+
+        # The embedder's weights are rounded to the type of its products; these are trained, saved.
+        trained = session.header.load(embedder.options).cells
+        check_trainable(trained, options)
     step = in_step(progress, "Embedding")
     vectors = np.concatenate(
         [
@@ -131,17 +120,16 @@ def finetune_model(
     check_labels(labelled, counts)
     log_folds(labelled, options.group, log)
     folds = choose_folds(labelled.truth, labelled.groups, options.folds, options.seed)
-    # The embedder's weights are rounded to the type of its products; these are trained and saved.
-    checkpoint = load_checkpoint(need_ranked(session.header))
     tuned: Tuned | None = None
-    if options.mode == "head":
+    if trained is None:
         head, logits, tested = fit_head(vectors, labelled, folds)
         how = "each fold of groups by a head that did not see it"
     else:
         from cellscribe.annotation.held_out import Training
 
         training = Training(
-            checkpoint,
+            trained,
+            session.header.untrained is not None,
             sources,
             labelled,
             vectors,
@@ -172,10 +160,10 @@ def finetune_model(
         bias=bias.astype(np.float32),
         temperature=calibration.temperature,
         threshold=calibration.threshold,
-        about=about(checkpoint, labelled, calibration, how, tuned, options),
+        about=about(embedder, labelled, calibration, how, tuned, options),
         tensors=tensors,
     )
-    save_finetuned(out, session, checkpoint, saved, tuned)
+    save_finetuned(out, session, saved, tuned)
     return Finetuned(
         head=saved,
         calibration=calibration,
@@ -185,7 +173,7 @@ def finetune_model(
 
 
 def about(
-    checkpoint: Checkpoint,
+    embedder: Embedder,
     labelled: Labelled,
     calibration: Calibration,
     how: str,
@@ -197,7 +185,7 @@ def about(
         "mode": options.mode,
         "label": options.label,
         "group": options.group,
-        "model": {"name": checkpoint.name, "hash": checkpoint.hash},
+        "model": {"name": embedder.header.name, "hash": embedder.hash},
         "calibration": {"held_out_by": how, **calibration.as_json()},
         "cells": labelled.counts(),
         "left_out": labelled.left_out,
@@ -208,48 +196,32 @@ def about(
     }
 
 
-def save_finetuned(
-    out: Path, session: Session, checkpoint: Checkpoint, head: Head, tuned: Tuned | None
-) -> None:
+def save_finetuned(out: Path, session: Session, head: Head, tuned: Tuned | None) -> None:
     """Write the model's directory; it appears whole or not at all.
 
     Where only a head was trained, the weights are the very file of the model that was given.
     """
-    from cellscribe.families.bert.model import Bert
-    from cellscribe.model.checkpoint import save_checkpoint
-
+    header, folder = session.header, session.header.directory
     note = {"fine-tuned": f"{head.about['mode']} on {head.about['label']}, see head.json"}
-    provenance = {**checkpoint.provenance, **note}
-    folder, cells = session.header.directory, session.embedder.cells
-    assert isinstance(cells, Bert)
-    model = checkpoint.model
+    provenance = {**header.provenance, **note}
+    trained: CellModel | None = None
     if tuned is not None:
         from cellscribe.annotation.tuning import merge_adapters
 
-        encoder = tuned.model.encoder.cpu()
-        merge_adapters(encoder)
-        model.encoder.load_state_dict(encoder.state_dict())
+        trained = tuned.model.model
+        merge_adapters(trained.trained_parts())
+        trained.network.cpu()
     with writing(out) as partial:
-        text = card(checkpoint.name, head)
-        save_checkpoint(
-            partial,
-            model,
-            checkpoint.vocabulary,
-            provenance,
-            readme=text,
-            pooling=cells.rule,
-            family=checkpoint.family,
-        )
-        if tuned is None:
-            shutil.copyfile(folder / WEIGHTS, partial / WEIGHTS)
+        text = card(header.name, head, provenance.get("licence"))
+        save_trained(partial, header, session.embedder.options, provenance, text, trained)
         save_head(partial, head)
         if (folder / TRAINED_CELLS).exists():  # what the base knows, this model knows
             shutil.copyfile(folder / TRAINED_CELLS, partial / TRAINED_CELLS)
         seal(partial)
 
 
-def card(base: str, head: Head) -> str:
-    """README of a fine-tuned model, from what was measured."""
+def card(base: str, head: Head, licence: str | None = None) -> str:
+    """README of a fine-tuned model, from what was measured; `licence` is that of its base."""
     facts, found = head.about, head.about["calibration"]
     trained = {
         "head": "A linear head on the frozen encoder",
@@ -269,6 +241,11 @@ def card(base: str, head: Head) -> str:
         f"{trained} learnt {plain(facts['label'])} from {sum(facts['cells'].values()):,} cells. "
         "Apply it with `cellscribe annotate DATA --model THIS_FOLDER -o OUT.csv`.",
         "",
+        *(
+            [f"**Licence of the weights that it began from: {plain(licence)}**", ""]
+            if licence
+            else []
+        ),
         "## On held-out cells",
         "",
         f"Held out: {groups}; {found['held_out_by']}. Temperature and threshold of the first "

@@ -17,15 +17,15 @@ import numpy.typing as npt
 import torch
 
 from cellscribe.annotation.labels import Labelled, Log, choose_folds, learnable
-from cellscribe.annotation.linear import fit_linear
+from cellscribe.annotation.linear import fit_linear, start_linear
 from cellscribe.annotation.tuning import Tuned, predict, tune
 from cellscribe.callbacks import Progress, in_step
-from cellscribe.cells.pipeline import ranked_blocks
+from cellscribe.cells.pipeline import token_blocks
 from cellscribe.cells.tokens import PER_CELL, CellTokens
 from cellscribe.config import FinetuneOptions, Precision
 from cellscribe.errors import InputError
+from cellscribe.families.base import CellModel, tokenizer_of
 from cellscribe.inference.session import Cells
-from cellscribe.model.checkpoint import Checkpoint
 from cellscribe.model.device import DTYPES
 
 FIRST = 0.1
@@ -39,7 +39,10 @@ Floats = npt.NDArray[np.floating]
 class Training:
     """What the trainings of one fine-tuning share; `run` does them."""
 
-    checkpoint: Checkpoint
+    model: CellModel
+    """In float32; it makes its vectors as `vectors` were made."""
+    untrained: bool
+    """Whether layers that make the vector begin as torch makes them, and the head with them."""
     sources: Sequence[Cells]
     labelled: Labelled
     vectors: Floats
@@ -62,7 +65,7 @@ class Training:
         how
             What was held out for what, in words.
         """
-        truth, ranked = self.labelled.truth, self.ranked()
+        truth, ranked = self.labelled.truth, self.tokens()
         parts = np.unique(self.folds)
         rotations = min(self.options.calibration_folds, len(parts))
         tested = np.zeros(len(truth), bool)
@@ -76,7 +79,7 @@ class Training:
                 continue
             what = f"Training {fold + 1} of {rotations + 1}"
             done = self._tune(ranked, np.flatnonzero(learn), np.flatnonzero(stop), progress, what)
-            logits[here] = predict(done.model, ranked, np.flatnonzero(here), self.device)
+            logits[here] = predict(done.model, ranked, np.flatnonzero(here))
             tested |= here
             epochs.append(done.epochs)
         if not epochs:
@@ -125,10 +128,13 @@ class Training:
         what: str,
         epochs: int | None = None,
     ) -> Tuned:
-        truth = self.labelled.truth
-        first = fit_linear(self.vectors[learn], truth[learn], len(self.labelled.labels), FIRST)
+        truth, n_labels = self.labelled.truth, len(self.labelled.labels)
+        if self.untrained:
+            first = start_linear(self.vectors.shape[1], n_labels, self.options.seed)
+        else:
+            first = fit_linear(self.vectors[learn], truth[learn], n_labels, FIRST)
         return tune(
-            self.checkpoint.model.encoder,
+            self.model,
             first,
             ranked,
             truth,
@@ -141,14 +147,13 @@ class Training:
             progress=in_step(progress, what),
         )
 
-    def ranked(self) -> CellTokens:
+    def tokens(self) -> CellTokens:
         """Tokens of the labelled cells."""
-        config, vocabulary = self.checkpoint.config, self.checkpoint.vocabulary
         parts = []
         for source, rows in zip(self.sources, self.labelled.rows, strict=True):
-            first = 0
-            blocks = ranked_blocks(source.counts, source.genes, vocabulary, config.context)
-            for block in blocks:
+            first, counts = 0, source.counts
+            tokenize = tokenizer_of(self.model, counts, source.genes)
+            for block in token_blocks(counts, source.genes, tokenize):
                 last = first + len(block.lengths)
                 parts.append(pick(block, rows[(rows >= first) & (rows < last)] - first))
                 first = last
@@ -167,5 +172,6 @@ def pick(ranked: CellTokens, rows: Integers) -> CellTokens:
     return CellTokens(
         tokens=ranked.tokens[places],
         offsets=offsets,
+        values=None if ranked.values is None else ranked.values[places],
         **{name: getattr(ranked, name)[rows] for name in PER_CELL},
     )

@@ -22,6 +22,9 @@ from cellscribe.cells.counts import Counts
 from cellscribe.errors import InputError
 from cellscribe.writing import hash_of
 
+MOST_LABELS = 1_000
+"""Of a column; the largest atlases have some hundred types."""
+
 Integers = npt.NDArray[np.int64]
 
 
@@ -98,13 +101,19 @@ def read_labels(
         left_out["no group"] = int((known & ~grouped).sum())
         known &= grouped
     labels, numbers = np.unique(found[known], return_counts=True)
+    where = sources[0].name if len(sources) == 1 else f"{len(sources)} files"
+    if len(labels) > MOST_LABELS:
+        raise InputError(
+            f"{where}: {label} has {len(labels):,} different values in {int(known.sum()):,} cells, "
+            f"which looks like an id; at most {MOST_LABELS:,} labels are learnt, so name another "
+            "column with --label"
+        )
     rare = labels[numbers < min_cells]
     for name, n in zip(labels, numbers, strict=True):
         if n < min_cells:
             left_out[f"{name}: fewer than {min_cells} cells"] = int(n)
     known &= ~np.isin(found, rare)
     kept = sorted(set(labels) - set(rare))
-    where = sources[0].name if len(sources) == 1 else f"{len(sources)} files"
     if len(kept) < 2:
         has = f"only {kept[0]!r}" if kept else "none"
         raise InputError(

@@ -79,6 +79,14 @@ def fit_linear(vectors: Floats, truth: Integers, n_labels: int, penalty: float) 
     return LinearHead(weight=weight, bias=bias, mean=scaler.mean_, scale=scaler.scale_)
 
 
+def start_linear(width: int, n_labels: int, seed: int) -> LinearHead:
+    """A head on vectors that mean nothing yet, with torch's first weights of a linear layer."""
+    bound = width**-0.5
+    weight = np.random.default_rng(seed).uniform(-bound, bound, (n_labels, width))
+    zeros, ones = np.zeros(width), np.ones(width)
+    return LinearHead(weight=weight, bias=np.zeros(n_labels), mean=zeros, scale=ones)
+
+
 def fit_head(
     vectors: Floats, labelled: Labelled, folds: Integers
 ) -> tuple[LinearHead, npt.NDArray[np.float64], npt.NDArray[np.bool_]]:

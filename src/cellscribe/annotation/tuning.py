@@ -1,17 +1,17 @@
-"""Layers of an encoder trained together with a head of labels, by gradient.
+"""Layers of a model of any family trained together with a head of labels, by gradient.
 
 The head begins as the logistic regression on the frozen encoder's vectors, so that the first steps
-do not spoil features for a head that knows nothing (Kumar et al. 2022, arXiv:2202.10054). A step
-looks at a random subset of a cell's genes with their true ranks: it costs a fraction, and no cell
-is seen twice the same. What is measured, and kept, is measured on whole cells. Training ends when
+do not spoil features for a head that knows nothing (Kumar et al. 2022, arXiv:2202.10054). With
+``genes_per_cell`` a step looks at a random subset of a cell's genes, with their true ranks: it
+costs a fraction, and no cell is seen twice the same. What is measured, and kept, is measured on
+whole cells. Training ends when
 the loss on the cells of `stop` no longer falls.
 
-Letters: ``B`` cells, ``N`` packed tokens, ``C`` labels, ``D`` width.
+Letters: ``B`` cells, ``C`` labels, ``D`` width.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -26,17 +26,12 @@ from cellscribe.annotation.calibration import log_loss
 from cellscribe.annotation.linear import LinearHead
 from cellscribe.callbacks import Progress
 from cellscribe.cells.batches import length_buckets
-from cellscribe.cells.gene_names.vocabulary import CLS
 from cellscribe.cells.tokens import CellTokens
-from cellscribe.config import FinetuneOptions, Pooling
+from cellscribe.config import FinetuneOptions
 from cellscribe.errors import InputError
-from cellscribe.model.attention import Lengths
-from cellscribe.model.encoder import Encoder, set_compute_dtype
-from cellscribe.model.pooling import Specials
-from cellscribe.training.optimizer import decay_groups
+from cellscribe.families.base import CellModel, TrainedParts, copy_of
+from cellscribe.model.encoder import set_compute_dtype
 
-ADAPTED = ("qkv", "attention_out", "up", "down")
-"""Layers of a block that get an adapter."""
 WARMUP = 0.1
 """Share of the steps in which the rate rises."""
 CLIP = 1.0
@@ -48,17 +43,14 @@ Floats = npt.NDArray[np.floating]
 
 
 class CellClassifier(nn.Module):
-    """Encoder, vector of the cell, linear head on standardised vectors."""
+    """A model of any family, the vector of a cell, a linear head on standardised vectors."""
 
     mean: torch.Tensor
     scale: torch.Tensor
 
-    def __init__(self, encoder: Encoder, head: LinearHead) -> None:
+    def __init__(self, model: CellModel, head: LinearHead) -> None:
         super().__init__()
-        self.encoder = encoder
-        # of a model that we trained: others are refused before
-        self.pool = Pooling.default(encoder.config).pool
-        self.specials = Specials((CLS,) if encoder.config.cls_token else ())
+        self.model, self.network = model, model.network
         self.head = nn.Linear(*head.weight.shape[::-1])
         with torch.no_grad():
             self.head.weight.copy_(torch.from_numpy(head.weight))
@@ -67,20 +59,11 @@ class CellClassifier(nn.Module):
         self.register_buffer("mean", torch.from_numpy(head.mean).float())
         self.register_buffer("scale", torch.from_numpy(head.scale).float())
 
-    def vectors(
-        self, tokens_N: torch.Tensor, cells: Lengths, ranks_N: torch.Tensor
-    ) -> torch.Tensor:
-        """``[B, D]`` as `embed` gives them."""
-        hidden_ND = self.encoder(tokens_N, cells, ranks_N)
-        return self.encoder.cell_vectors(
-            tokens_N, hidden_ND, cells, self.specials, self.pool, ranks_N
-        )
-
     def forward(
-        self, tokens_N: torch.Tensor, cells: Lengths, ranks_N: torch.Tensor
+        self, cells: CellTokens, rows: Integers, places: list[Integers] | None = None
     ) -> torch.Tensor:
-        """``[B, C]`` scores of packed cells."""
-        vectors_BD = self.vectors(tokens_N, cells, ranks_N)
+        """``[B, C]`` scores of some cells, see `CellModel.forward`."""
+        vectors_BD = self.model.forward(cells, rows, places)
         logits_BC: torch.Tensor = self.head((vectors_BD - self.mean) / self.scale)
         return logits_BC
 
@@ -91,98 +74,88 @@ class CellClassifier(nn.Module):
         return LinearHead(weight=weight, bias=bias, mean=mean, scale=scale)
 
 
-def unfreeze(model: CellClassifier, options: FinetuneOptions) -> None:
-    """Let the parameters of a mode, and the head, take gradients; adapters are put in here.
+def check_trainable(model: CellModel, options: FinetuneOptions) -> None:
+    """Refuse what a model cannot be trained with, before time is spent on it.
 
     Raises
     ------
     InputError
-        More layers are wanted than there are, or `peft` is not installed.
+        More layers are wanted than the vector goes through, a part of each cell's genes of a model
+        that reads all, or `peft` is not installed.
     """
-    encoder = model.encoder
-    if options.mode == "last" and options.layers > len(encoder.blocks):
+    n_blocks = len(model.trained_parts().blocks)
+    if options.mode == "last" and options.layers > n_blocks:
         raise InputError(
-            f"--layers {options.layers}: the model has {len(encoder.blocks)}; ask for fewer, or "
-            "train it whole with --mode all"
+            f"--layers {options.layers}: the model has {n_blocks} that its vectors go through; ask "
+            "for fewer, or train it whole with --mode all"
         )
-    encoder.requires_grad_(options.mode == "all")
+    if options.genes_per_cell is not None and not model.reads_subsets:
+        raise InputError("--genes-per-cell: this model reads all genes of a cell; leave it out")
+    if options.mode == "lora":
+        _peft()
+
+
+def unfreeze(model: CellClassifier, options: FinetuneOptions) -> None:
+    """Let the parameters of a mode, and the head, take gradients; adapters are put in here."""
+    parts, network = model.model.trained_parts(), model.network
+    network.requires_grad_(options.mode == "all")
     if options.mode == "last":
-        for block in encoder.blocks[-options.layers :]:
-            block.requires_grad_(True)
-        if encoder.config.norm == "pre":
-            encoder.norm.requires_grad_(True)
+        for each in (*parts.blocks[-options.layers :], *parts.closing):
+            each.requires_grad_(True)
     elif options.mode == "lora":
-        add_adapters(encoder, options.rank)
+        add_adapters(parts, options.rank)
+    for layer in parts.vector:
+        layer.requires_grad_(True)
+    for parameter in parts.fixed:
+        parameter.requires_grad_(False)
     model.head.requires_grad_(True)
 
 
-def add_adapters(encoder: Encoder, rank: int) -> None:
-    """Put low-rank adapters (Hu et al. 2021, arXiv:2106.09685) next to the layers of each block."""
+def _peft() -> Any:
     try:
-        from peft import LoraConfig, inject_adapter_in_model
+        import peft
     except ImportError:
         raise InputError(
             '--mode lora needs peft, which is not installed: pip install "cellscribe[finetune]"'
         ) from None
-    settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(ADAPTED))
-    inject_adapter_in_model(settings, encoder)
+    return peft
 
 
-def merge_adapters(encoder: Encoder) -> None:
+def add_adapters(parts: TrainedParts, rank: int) -> None:
+    """Put low-rank adapters (Hu et al. 2021, arXiv:2106.09685) next to the layers of each block."""
+    peft = _peft()
+    settings = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(parts.adapted))
+    for block in parts.blocks:
+        peft.inject_adapter_in_model(settings, block)
+
+
+def merge_adapters(parts: TrainedParts) -> None:
     """Add the adapters to their weights, and remove them."""
-    for block in encoder.blocks:
-        for name in ADAPTED:
+    for block in parts.blocks:
+        for name in parts.adapted:
             layer = getattr(block, name)
             if hasattr(layer, "get_base_layer"):
                 layer.merge()
                 setattr(block, name, layer.get_base_layer())
 
 
-@dataclass(frozen=True)
-class Packed:
-    """Cells one after the other, ready for the network."""
-
-    tokens_N: torch.Tensor
-    cells: Lengths
-    ranks_N: torch.Tensor
-
-
-def pack(
-    ranked: CellTokens,
-    rows: Integers,
-    front: int,
-    device: torch.device,
-    most: int | None = None,
-    rng: np.random.Generator | None = None,
-) -> Packed:
-    """Put cells one after the other, whole, or at most `most` genes of each drawn by `rng`."""
-    tokens, ranks, lengths = [], [], []
-    for row in rows:
-        genes = ranked.tokens[ranked.offsets[row] : ranked.offsets[row + 1]].astype(np.int64)
-        places = np.arange(len(genes))
-        if rng is not None and most is not None and len(genes) > most:
-            places = np.sort(rng.choice(len(genes), most, replace=False))
-        tokens += [np.full(front, CLS, np.int64), genes[places]]
-        ranks += [np.arange(front), places + front]
-        lengths.append(front + len(places))
-    return Packed(
-        tokens_N=torch.from_numpy(np.concatenate(tokens)).to(device),
-        cells=Lengths(tuple(lengths), device),
-        ranks_N=torch.from_numpy(np.concatenate(ranks)).to(device),
-    )
+def draw_places(
+    cells: CellTokens, rows: Integers, most: int, rng: np.random.Generator
+) -> list[Integers]:
+    """Draw the places of at most `most` tokens of each cell, ascending."""
+    lengths = (int(cells.offsets[row + 1] - cells.offsets[row]) for row in rows)
+    return [
+        np.sort(rng.choice(n, most, replace=False)) if n > most else np.arange(n) for n in lengths
+    ]
 
 
 @torch.no_grad()
-def predict(
-    model: CellClassifier, ranked: CellTokens, rows: Integers, device: torch.device
-) -> npt.NDArray[np.float64]:
+def predict(model: CellClassifier, cells: CellTokens, rows: Integers) -> npt.NDArray[np.float64]:
     """``[len(rows), C]`` scores of whole cells, none empty."""
     model.eval()
     logits = np.empty((len(rows), model.head.out_features))
-    for some in length_buckets(ranked.lengths[rows] + model.specials.n, TOKENS):
-        batch = pack(ranked, rows[some], model.specials.n, device)
-        scores_BC = model(batch.tokens_N, batch.cells, batch.ranks_N)
-        logits[some] = scores_BC.double().cpu().numpy()
+    for some in length_buckets(model.model.places(cells)[rows], TOKENS):
+        logits[some] = model(cells, rows[some]).double().cpu().numpy()
     return logits
 
 
@@ -198,9 +171,9 @@ class Tuned:
 
 
 def tune(
-    encoder: Encoder,
+    model: CellModel,
     head: LinearHead,
-    ranked: CellTokens,
+    cells: CellTokens,
     truth: Integers,
     learn: Integers,
     stop: Integers | None,
@@ -211,13 +184,13 @@ def tune(
     dtype: torch.dtype,
     progress: Progress | None = None,
 ) -> Tuned:
-    """Train a copy of an encoder together with a head.
+    """Train a copy of a model together with a head.
 
     Parameters
     ----------
-    encoder, head
+    model, head
         Where it begins; both stay as they are.
-    ranked, truth
+    cells, truth
         All cells and their classes.
     learn, stop
         Rows to learn from, and rows on whose loss the best pass is chosen; without, the last is.
@@ -233,41 +206,44 @@ def tune(
     Raises
     ------
     InputError
-        The loss is no longer finite, or `unfreeze` refuses.
+        The loss is no longer finite, or `check_trainable` refuses.
     """
+    check_trainable(model, options)
     torch.manual_seed(options.seed)
-    model = CellClassifier(copy.deepcopy(encoder), head)
-    unfreeze(model, options)
-    model.to(device)
-    set_compute_dtype(model, dtype)
-    optimizer = _optimizer(model, options)
+    classifier = CellClassifier(copy_of(model), head)
+    unfreeze(classifier, options)
+    classifier.to(device)
+    set_compute_dtype(classifier, dtype)
+    optimizer = _optimizer(classifier, options)
     per_epoch = math.ceil(len(learn) / options.batch_cells)
-    losses = [] if stop is None else [_held_out(model, ranked, truth, stop, device)]
-    best, kept, done = 0, _trained(model), 0
+    losses = [] if stop is None else [_held_out(classifier, cells, truth, stop)]
+    best, kept, done = 0, _trained(classifier), 0
     for epoch in range(1, epochs + 1):
         rng = np.random.default_rng([options.seed, epoch])
-        model.train()
+        classifier.train()
         for place, rows in enumerate(np.array_split(rng.permutation(learn), per_epoch)):
             rate = _rate((epoch - 1) * per_epoch + place + 1, options.epochs * per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = options.peak_rate * rate
-            batch = pack(ranked, rows, model.specials.n, device, options.genes_per_cell, rng)
-            _step(model, optimizer, batch, torch.from_numpy(truth[rows]).to(device))
+            most = options.genes_per_cell
+            places = None if most is None else draw_places(cells, rows, most, rng)
+            logits_BC = classifier(cells, rows, places)
+            loss = F.cross_entropy(logits_BC, torch.from_numpy(truth[rows]).to(device))
+            _step(classifier, optimizer, loss)
             done += len(rows)
             if progress is not None:
                 progress(done, epochs * len(learn))
         if stop is not None:
-            losses.append(_held_out(model, ranked, truth, stop, device))
+            losses.append(_held_out(classifier, cells, truth, stop))
         if stop is None or losses[-1] < losses[best]:
-            best, kept = epoch, _trained(model)
+            best, kept = epoch, _trained(classifier)
         elif epoch - best >= options.patience:
             break
-    model.load_state_dict(kept, strict=False)
-    return Tuned(model=model.eval(), epochs=best, losses=losses)
+    classifier.load_state_dict(kept, strict=False)
+    return Tuned(model=classifier.eval(), epochs=best, losses=losses)
 
 
-def _step(model: CellClassifier, optimizer: Any, batch: Packed, truth_B: torch.Tensor) -> None:
-    loss = F.cross_entropy(model(batch.tokens_N, batch.cells, batch.ranks_N), truth_B)
+def _step(model: CellClassifier, optimizer: Any, loss: torch.Tensor) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), CLIP)
@@ -277,7 +253,14 @@ def _step(model: CellClassifier, optimizer: Any, batch: Packed, truth_B: torch.T
 
 
 def _optimizer(model: CellClassifier, options: FinetuneOptions) -> torch.optim.AdamW:
-    return torch.optim.AdamW(decay_groups(model, options.weight_decay), lr=options.peak_rate)
+    """AdamW; weights of linear layers decay, all others do not."""
+    linear = {id(each.weight) for each in model.modules() if isinstance(each, nn.Linear)}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if (id(p) in linear) == decays], "weight_decay": decay}
+        for decays, decay in ((True, options.weight_decay), (False, 0.0))
+    ]
+    return torch.optim.AdamW(groups, lr=options.peak_rate)
 
 
 def _rate(step: int, steps: int) -> float:
@@ -290,11 +273,5 @@ def _trained(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def _held_out(
-    model: CellClassifier,
-    ranked: CellTokens,
-    truth: Integers,
-    rows: Integers,
-    device: torch.device,
-) -> float:
-    return log_loss(predict(model, ranked, rows, device), truth[rows])
+def _held_out(model: CellClassifier, cells: CellTokens, truth: Integers, rows: Integers) -> float:
+    return log_loss(predict(model, cells, rows), truth[rows])

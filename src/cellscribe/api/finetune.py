@@ -7,13 +7,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellscribe.annotation.finetune import Finetuned, finetune_model, need_ranked
+from cellscribe.annotation.finetune import Finetuned, finetune_model
 from cellscribe.annotation.labels import read_labels
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.config import (
     CountsKind,
     FinetuneOptions,
-    Pooling,
+    ModelOptions,
     Precision,
     Species,
     choose_options,
@@ -21,7 +21,7 @@ from cellscribe.config import (
 from cellscribe.config.finetune import Mode
 from cellscribe.config.renamed import former_keywords
 from cellscribe.errors import InputError
-from cellscribe.inference.session import Session, open_session
+from cellscribe.inference.session import Session, open_session, part_of
 from cellscribe.lease import claim
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def finetune(
     mode
         What is trained: ``"head"`` (default), ``"last"`` layers, ``"lora"`` adapters or ``"all"``.
     pool, hidden_layer
-        How a cell's vector is made, for ``mode="head"``; kept in the new model.
+        How a cell's vector is made; kept in the new model. ``"conv"``, of scBERT, is the published
+        classifier's convolution over genes, which is then trained.
     layers
         Last layers that are trained with ``mode="last"``.
     accuracy, min_cells, folds
@@ -138,22 +139,19 @@ def finetune(
         session = stack.enter_context(open_session(model, options, log=log))
         inputs = [session.header.directory, *paths]
         stack.enter_context(claim(out, inputs, overwrite=options.overwrite, is_folder=True))
-        _check_mode(session, options)
+        _begin(session, options)
         opened = [session.open_counts(source) for source in sources]
         labelled = read_labels(opened, options.label, options.group, options.min_cells, log=log)
         cells = [session.map_genes(counts, options.gene_key) for counts in opened]
         return finetune_model(session, cells, labelled, out, options, progress=progress)
 
 
-def _check_mode(session: Session, options: FinetuneOptions) -> None:
-    """Refuse to train layers whose vectors are not made in the one way that training knows."""
-    header = need_ranked(session.header)
-    if options.mode == "head":
-        return
-    own = header.pooling != Pooling.default(header.config) or header.config.sep_token
-    if own or (options.pool, options.hidden_layer) != (None, None):
-        how = header.pooling.sentence() if own else "--pool or --hidden-layer"
+def _begin(session: Session, options: FinetuneOptions) -> None:
+    """Add to the model what the wanted vector needs and published weights lack."""
+    header = session.header.to_train(part_of(ModelOptions, options), options.seed)
+    if header.untrained is not None and options.mode == "head":
         raise InputError(
-            f"{header.name} makes its vectors in a way of its own ({how}), "
-            "for which layers cannot be trained; use --mode head"
+            f"--pool {options.pool}: {header.name} has no such layers, so they are to be trained; "
+            "take --mode last, lora or all"
         )
+    session.header = header

@@ -11,17 +11,22 @@ from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.config import CountsKind, GenesOptions, Precision, Species, choose_options
 from cellscribe.config.renamed import former_keywords
 from cellscribe.errors import InputError
-from cellscribe.inference.session import Session, open_session
+from cellscribe.escaping import safe_cells
+from cellscribe.families.registry import read_model
+from cellscribe.inference.session import Session, checkpoint_path, open_session
 from cellscribe.lease import claim
+from cellscribe.model.heads import UNKNOWN, Head, best_of, load_gene_head
 from cellscribe.writing import writing
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import pandas as pd
     from anndata import AnnData
 
     from cellscribe.inference.embedder import Embedder
 
-FORMS = (".h5ad", ".parquet")
+FORMS = (".h5ad", ".parquet", ".csv")
 
 
 @former_keywords(say="log", group="group_by")
@@ -57,7 +62,9 @@ def embed_genes(
     -------
     AnnData
         ``X`` ``[genes, D]`` float32; ``obs`` by Ensembl id (or the name that the model's family
-        has) with ``symbol`` and ``n_cells``; their provenance in ``uns["cellscribe"]``.
+        has) with ``symbol`` and ``n_cells``; their provenance in ``uns["cellscribe"]``. Of a model
+        that labels genes also ``label`` and ``probability``, and all of them in
+        ``obsm["probabilities"]``: the mean of what its head says in each cell.
 
     Raises
     ------
@@ -79,14 +86,55 @@ def embed_genes(
     options = choose_options(GenesOptions, options, "embed_genes", given)
     with open_session(model, options, log=log) as session:
         cells = session.open(source)
+        import pandas as pd
         from anndata import AnnData
 
         from cellscribe.inference.gene_vectors import gene_vectors
 
-        found = gene_vectors(session.embedder, cells.counts, cells.genes, progress=progress)
+        head = load_gene_head(session.header.directory)
+        if head is not None and options.hidden_layer is not None:
+            raise InputError(
+                f"{session.header.name} labels genes by the layer that it was trained on; leave "
+                "--hidden-layer out"
+            )
+        found = gene_vectors(
+            session.embedder, cells.counts, cells.genes, head=head, progress=progress
+        )
         obs = gene_frame(session).iloc[found.tokens].assign(n_cells=found.n_cells)
         about = session.about(cells, what="mean over cells of each gene's vector")
-        return AnnData(X=found.vectors, obs=obs, uns={"cellscribe": about})
+        if head is None:
+            return AnnData(X=found.vectors, obs=obs, uns={"cellscribe": about})
+        assert found.probabilities is not None
+        each = pd.DataFrame(found.probabilities, index=obs.index, columns=head.labels)
+        labels = gene_labels(found.probabilities, head, obs.index)
+        return AnnData(
+            X=found.vectors,
+            obs=obs.join(labels),
+            uns={"cellscribe": about},
+            obsm={"probabilities": each},
+        )
+
+
+def gene_labels(
+    probabilities: npt.NDArray[np.float64], head: Head, names: pd.Index
+) -> pd.DataFrame:
+    """Label of each gene, its probability, and the best label also where it is too improbable."""
+    import pandas as pd
+
+    best, probability = best_of(probabilities)
+    kinds = pd.Index([*head.labels, UNKNOWN])
+    called = [
+        label if share >= head.threshold else len(head.labels)
+        for label, share in zip(best, probability, strict=True)
+    ]
+    return pd.DataFrame(
+        {
+            "label": pd.Categorical.from_codes(called, kinds),
+            "probability": probability,
+            "best": pd.Categorical.from_codes(best, kinds),
+        },
+        index=names,
+    )
 
 
 @former_keywords(say="log", group="group_by")
@@ -177,9 +225,19 @@ def embed_genes_file(
     progress: Progress | None = None,
     log: Log = log_stderr,
 ) -> AnnData:
-    """Write `embed_genes` to an ``.h5ad`` or a ``.parquet`` (gene, symbol, n_cells, embedding)."""
+    """Write `embed_genes` to an ``.h5ad`` or a ``.parquet`` (gene, symbol, n_cells, embedding).
+
+    Labels of genes, from a model that gives them, also to a ``.csv``.
+    """
     options, out = options or GenesOptions(), Path(out)
     with claim_form(out, source, FORMS, overwrite=options.overwrite):
+        if out.suffix == ".csv":
+            header = read_model(checkpoint_path(model or options.model))
+            if load_gene_head(header.directory) is None:
+                raise InputError(
+                    f"{out}: a .csv takes labels of genes, and {header.name} gives none; end the "
+                    "output's name in .h5ad or .parquet"
+                )
         found = embed_genes(source, model=model, options=options, progress=progress, log=log)
         _write(found, out)
     return found
@@ -189,8 +247,14 @@ def _write(found: AnnData, out: Path) -> None:
     with writing(out) as partial:
         if out.suffix == ".h5ad":
             found.write_h5ad(partial)
+            return
+        frame = found.obs.rename_axis("gene").reset_index()
+        if out.suffix == ".csv":
+            safe_cells(frame).to_csv(partial, index=False, float_format="%.6g")
         else:
-            frame = found.obs.rename_axis("gene").reset_index()
+            for name in frame.columns.intersection(["label", "best"]):
+                # the texts, not categories: every reader of Parquet takes them for what they are
+                frame[name] = frame[name].astype(str)
             frame.assign(embedding=list(found.X)).to_parquet(partial)
 
 

@@ -24,6 +24,7 @@ def import_model(
     *,
     genes: str | Path | None = None,
     subfolder: str | None = None,
+    labels: str | Path | None = None,
     revision: str | None = None,
     overwrite: bool | None = None,
     options: ImportOptions | None = None,
@@ -41,6 +42,8 @@ def import_model(
         Gene list or dictionaries that are not in `source` itself.
     subfolder
         Folder in `source` that holds the model, where it has several.
+    labels
+        Names of a classifier's classes, where its configuration has none: ``.json`` or ``.pkl``.
     revision
         Branch, tag or commit of a Hugging Face repository.
     overwrite
@@ -65,6 +68,7 @@ def import_model(
     given = {
         "genes": None if genes is None else Path(genes),
         "subfolder": subfolder,
+        "labels": None if labels is None else Path(labels),
         "revision": revision,
         "overwrite": overwrite,
     }

@@ -27,7 +27,7 @@ def genes(
     source
         Raw counts: .h5ad, .zarr, .loom, 10x .h5, folder with a .mtx (or .tar.gz), .csv, .parquet.
     out
-        .h5ad (genes as observations) or .parquet; appears when it is whole.
+        .h5ad (genes as observations) or .parquet; .csv for the labels of a model that labels genes.
     """
     from cellscribe.api.genes import embed_genes_file
 

@@ -64,6 +64,8 @@ class ModelConfig:
     """Values of the vector that the cell head makes (`model.cell_head`); 0: no cell head."""
     cell_scores: Width = 64
     """Principal components whose scores the cell head's vector must tell."""
+    pooler: bool = False
+    """Keep BERT's pooler, which classifiers of others read; training a model makes none."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -89,9 +91,9 @@ class Pooling:
 
     hidden_layer: Annotated[int, Between(-(1 << 12), -1)] = -1
     """Counted from the end: -1 is the last block's output, -2 the one before."""
-    pool: Literal["genes", "cls", "genes_but_last", "head"] = "genes"
-    """Mean over the genes, the vector at [CLS], the mean without the last gene (BioNeMo's), or the
-    vector that the model's cell head makes."""
+    pool: Literal["genes", "cls", "genes_but_last", "head", "pooler"] = "genes"
+    """Mean over the genes, the vector at [CLS], the mean without the last gene (BioNeMo's), the
+    vector that the model's cell head makes, or that of BERT's pooler at the first token."""
 
     def __post_init__(self) -> None:
         if type(self.hidden_layer) is int and self.hidden_layer >= 0:
@@ -116,5 +118,6 @@ class Pooling:
             "cls": f"{layer} at [CLS]",
             "genes_but_last": f"mean of {layer} over a cell's genes but the last one",
             "head": f"the cell head, over {layer} and the gene vectors",
+            "pooler": f"BERT's pooler, over {layer} at the first token",
         }
         return f"{how[self.pool]}; zeros for a cell without a known gene"

@@ -15,6 +15,8 @@ class ImportOptions(OutputOptions):
     """Gene list or dictionaries that are not in SRC itself; a refusal says when it is needed."""
     subfolder: str | None = None
     """Folder in SRC that holds the model, where SRC has several."""
+    labels: Path | None = None
+    """Names of a classifier's classes, where config.json has none: .json or .pkl."""
     revision: str | None = None
     """Branch, tag or commit of a Hugging Face repository."""
 

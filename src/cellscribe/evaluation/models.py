@@ -21,6 +21,7 @@ import numpy.typing as npt
 from cellscribe.config import EvaluateOptions, ModelOptions
 from cellscribe.errors import InputError
 from cellscribe.evaluation.scores import Kind
+from cellscribe.families.base import copy_of
 from cellscribe.families.registry import ModelHeader, RankedHeader, read_model
 from cellscribe.training.runs import HEADER, MODEL
 from cellscribe.writing import writing
@@ -105,9 +106,8 @@ class Model:
             found = load(self.path, **self.device_settings, options=model_options(self.options))
         elif self.random:
             # a copy: the directory does not know the pooling that the loaded model has
-            found, cells = copy.copy(self.loaded), copy.copy(self.loaded.cells)
-            cells.network = copy.deepcopy(cells.network)  # type: ignore[misc]
-            found.cells = cells
+            found = copy.copy(self.loaded)
+            found.cells = copy_of(self.loaded.cells)
         else:
             return self.loaded
         if self.random:

@@ -70,7 +70,8 @@ def about_model(name: str | Path) -> dict[str, Any]:
         **header.provenance,
     }
     if has_head(header.directory):
-        facts["labels"] = load_head(header.directory).labels
+        head = load_head(header.directory, None)
+        facts["labels" if head.of == "cells" else "labels of genes"] = head.labels
     return facts
 
 

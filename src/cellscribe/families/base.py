@@ -8,9 +8,10 @@ Letters: ``B`` cells, ``G`` columns of the file, ``D`` width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,18 @@ if TYPE_CHECKING:
 
     from cellscribe.cells.counts import Counts
     from cellscribe.cells.gene_names.genes import GeneMap
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedHead:
+    """Classifier of a published fine-tune: linear in the vector that its network makes."""
+
+    of: Literal["cells", "genes"]
+    labels: list[str]
+    weight: torch.Tensor
+    """``[C, D]`` float32."""
+    bias: torch.Tensor
+    """``[C]`` float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +64,10 @@ class Published:
     """Facts that a user must know."""
     texts: dict[str, str] = field(default_factory=dict)
     """Further files of the checkpoint directory, by name."""
+    head: PublishedHead | None = None
+    """Of a fine-tuned classifier; its vector is the one that the model makes by default."""
+    vector: dict[str, Any] = field(default_factory=dict)
+    """How a network of its own makes vectors, where it is not the first of `Family.POOLS`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +122,22 @@ class NetworkFamily(Family, Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainedParts:
+    """Parts of a network that fine-tuning tells apart; what the vector does not use is in none."""
+
+    blocks: Sequence[torch.nn.Module]
+    """Those that the vector goes through, in their order."""
+    closing: Sequence[torch.nn.Module] = ()
+    """Norms after the blocks, trained with the last ones."""
+    vector: Sequence[torch.nn.Module] = ()
+    """Layers of their own that make the vector, trained in every mode."""
+    adapted: tuple[str, ...]
+    """Names of a block's linear layers that get an adapter."""
+    fixed: Sequence[torch.Tensor] = ()
+    """Never trained, as published."""
+
+
 class CellModel(Protocol):
     """A loaded model of any family: counts to tokens, tokens to vectors."""
 
@@ -115,10 +148,10 @@ class CellModel(Protocol):
     pooling: str
     """How a vector is made, in words."""
 
-    @property
-    def network(self) -> torch.nn.Module:
-        """In evaluation mode."""
-        ...
+    reads_subsets: bool
+    """Whether a cell may be read by some of its genes, see `forward`."""
+    network: Any
+    """The `torch.nn.Module`, in evaluation mode."""
 
     def tokenize(self, block: csr_matrix, token_of_column: npt.NDArray[np.int32]) -> CellTokens:
         """Tokens of each cell of raw counts ``[B, G]``; a cell without a known gene has none."""
@@ -130,6 +163,32 @@ class CellModel(Protocol):
 
     def embed(self, cells: CellTokens, rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """Vectors of some cells, none of them empty, ``[len(rows), D]`` float32."""
+        ...
+
+    def forward(
+        self,
+        cells: CellTokens,
+        rows: npt.NDArray[np.int64],
+        places: Sequence[npt.NDArray[np.int64]] | None = None,
+    ) -> torch.Tensor:
+        """Vectors as `embed` makes them, differentiably.
+
+        Parameters
+        ----------
+        cells, rows
+            As for `embed`.
+        places
+            Of each of `rows`, the places of the tokens that are read, ascending; all if not given.
+            Only where `reads_subsets`.
+        """
+        ...
+
+    def trained_parts(self) -> TrainedParts:
+        """Tell apart the parts of the network that fine-tuning trains."""
+        ...
+
+    def stored(self) -> dict[str, torch.Tensor]:
+        """Tensors of the network as it now is, by their names in a model directory."""
         ...
 
 
@@ -193,6 +252,13 @@ def tokenizer_of(model: CellModel, counts: Counts, genes: GeneMap) -> Tokenize:
         return model.tokenize
     counts.log(f"{counts.name}: {model.bulk_rule}")
     return model.bulk_tokenizer(counts.blocks(), genes.token)
+
+
+def copy_of(model: CellModel) -> CellModel:
+    """Copy a model, so that the network may be changed."""
+    other = copy.copy(model)
+    other.network = copy.deepcopy(model.network)
+    return other
 
 
 def check_options(

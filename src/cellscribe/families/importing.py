@@ -6,28 +6,26 @@ licence and source. Before it gets its name it is opened in the same way as by `
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cellscribe.callbacks import Log
 from cellscribe.config import ImportOptions
 from cellscribe.errors import InputError
 from cellscribe.families import hub
-from cellscribe.families.base import Published, PublishedBert
+from cellscribe.families.base import Published, PublishedBert, PublishedHead
 from cellscribe.families.locate import locate
 from cellscribe.families.registry import open_model
+from cellscribe.families.saving import network_config, write_files
 from cellscribe.families.source import Source, recorded
 from cellscribe.families.weights import check_names
 from cellscribe.lease import claim
 from cellscribe.model.checksums import seal
+from cellscribe.model.heads import Head, save_head
 from cellscribe.model.weights import check_finite
 from cellscribe.writing import hash_of, writing
-
-if TYPE_CHECKING:
-    import torch
 
 MOST_FILES = 8
 """Files that the provenance of an import lists."""
@@ -76,6 +74,10 @@ def import_model(
             published = family.read_published(given, options)
         where = str(given.path)
         check_finite(published.tensors, where)
+        if published.head is None and options.labels is not None:
+            raise InputError(f"--labels {options.labels}: {where} is no classifier; leave it out")
+        if published.head is not None:
+            check_finite({"weight": published.head.weight, "bias": published.head.bias}, where)
         log(f"{published.title}, from {where}")
         for note in published.notes:
             log(f"Note: {note}")
@@ -121,7 +123,22 @@ def write_published(
         _write_other(folder, published, provenance, readme)
     for file, text in published.texts.items():
         (folder / file).write_text(text, encoding="utf-8")
+    if published.head is not None:
+        save_head(folder, head_of(published.head, published.title))
     seal(folder)
+
+
+def head_of(published: PublishedHead, title: str) -> Head:
+    """Make a head of ours, which calls every cell or gene: nothing tells when it would be wrong."""
+    return Head(
+        of=published.of,
+        labels=published.labels,
+        weight=published.weight.float().numpy(),
+        bias=published.bias.float().numpy(),
+        temperature=1.0,
+        threshold=0.0,
+        about={"mode": "imported", "model": {"name": title}},
+    )
 
 
 def source_files(files: Sequence[Path], folder: Path) -> list[str]:
@@ -193,30 +210,8 @@ def _write_bert(
 def _write_other(
     folder: Path, published: Published, provenance: Mapping[str, Any], readme: str
 ) -> None:
-    from safetensors.torch import save_file
-
-    from cellscribe.model.checkpoint import WEIGHTS
-
-    folder.mkdir()
-    config = {
-        "model_type": f"cellscribe-{published.family}",
-        "cellscribe": {
-            "format": 1,
-            "family": published.family,
-            "settings": published.settings,
-            "provenance": dict(provenance),
-        },
-    }
-    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    (folder / "config.json").write_text(text, encoding="utf-8")
-    tensors: dict[str, torch.Tensor] = {
-        name: tensor.contiguous() for name, tensor in published.tensors.items()
-    }
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    # safetensors makes it readable by its owner alone.
-    (folder / WEIGHTS).chmod(0o644)
-    published.table.write(folder / "genes.tsv")
-    (folder / "README.md").write_text(readme, encoding="utf-8")
+    config = network_config(published.family, published.settings, provenance, published.vector)
+    write_files(folder, config, published.table, readme, published.tensors)
 
 
 def _local(source: str | Path, options: ImportOptions, log: Log) -> Path:

@@ -9,7 +9,9 @@ taken within a cell, as if each cell were a batch of its own: no cell depends on
 Features are never kept for a whole cell. Keys are summed in one pass, relative to the largest
 projection so far, and the sums are rescaled when a larger one is found. Layers that act place by
 place work on stretches, features on shorter chunks, so that both stay in the cache of a core.
-Inference only: the residual stream is changed in place.
+Without gradients the residual stream is changed in place. With them nothing is, features are made
+for a whole cell, and those of a layer are computed again in the backward pass, so that one layer's
+are kept at a time.
 
 Letters: ``L`` places of a cell, ``N`` of all cells, ``C`` of a chunk, ``D`` width, ``H`` heads,
 ``K`` head width, ``M`` random features.
@@ -23,6 +25,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from cellscribe.model.attention import Lengths
 from cellscribe.model.encoder import Linear
@@ -70,6 +73,18 @@ class PerformerLayer(nn.Module):
     def forward(self, x_LD: torch.Tensor) -> torch.Tensor:
         """Add both branches to the float32 residual stream ``[L, D]`` of a cell, in place."""
         return self.feed(self.attend(x_LD))
+
+    def differentiable(self, x_LD: torch.Tensor) -> torch.Tensor:
+        """Both branches on a residual stream that stays as it is, with gradients."""
+        projection_KM = scaled(self.projection)
+        q_LHK, k_LHK, v_LHK = self.queries_keys_values(x_LD)
+        queries_HLM = features(q_LHK, projection_KM, is_query=True)
+        keys_HLM = features(k_LHK, projection_KM, is_query=False)
+        values_HMK = keys_HLM.transpose(1, 2) @ v_LHK.float().transpose(0, 1)
+        weights_HL1 = queries_HLM @ keys_HLM.sum(1)[..., None]
+        mixed_LHK = (queries_HLM @ values_HMK / weights_HL1).transpose(0, 1)
+        x_LD = x_LD + self.attention_out(mixed_LHK.flatten(1))
+        return x_LD + self.down(F.gelu(self.up(self.ffn_norm(x_LD))))
 
     def attend(self, x_LD: torch.Tensor) -> torch.Tensor:
         """Add the attention branch, in place."""
@@ -167,11 +182,24 @@ class Performer(nn.Module):
 
         Cells go through one after the other: one of published length fills any device.
         """
+        if torch.is_grad_enabled():
+            parts = x_ND.split(list(cells.lengths))
+            return torch.cat([self._differentiable(x_LD) for x_LD in parts])
         out_ND = x_ND.clone()
         for start, stop in pairwise(cells.offsets_host.tolist()):
             for layer in self.layers:
                 layer(out_ND[start:stop])
         return out_ND
+
+    def _differentiable(self, x_LD: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            assert isinstance(layer, PerformerLayer)
+            if x_LD.requires_grad or any(p.requires_grad for p in layer.parameters()):
+                x_LD = checkpoint(layer.differentiable, x_LD, use_reentrant=False)
+            else:
+                with torch.no_grad():
+                    x_LD = layer(x_LD.clone())
+        return x_LD
 
 
 def published_names(
@@ -303,6 +331,18 @@ def exponents(
         peak = torch.maximum(peak, dashed_HCM.amax())
     norms_HC1 = torch.linalg.vecdot(x_HCK, x_HCK)[..., None] / (2 * len(projection_KM) ** 0.5)
     return dashed_HCM.sub_(norms_HC1.add_(peak)).exp_(), peak
+
+
+def features(x_LHK: torch.Tensor, projection_KM: torch.Tensor, *, is_query: bool) -> torch.Tensor:
+    """Random features of the queries or keys of a cell, ``[H, L, M]``, with gradients.
+
+    Gradients also go through the peak, as in the published code: epsilon is added after it.
+    """
+    x_HLK = x_LHK.transpose(0, 1).float()
+    dashed_HLM = x_HLK @ projection_KM
+    peak = dashed_HLM.amax(-1, keepdim=True) if is_query else dashed_HLM.max()
+    norms_HL1 = x_HLK.square().sum(-1, keepdim=True) / (2 * len(projection_KM) ** 0.5)
+    return (dashed_HLM - norms_HL1 - peak).exp() + EPSILON
 
 
 def scaled(projection_MK: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ differs between the two is a method of the header.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,7 @@ from cellscribe.model.metadata import (
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
 
 NETWORKS: Mapping[str, NetworkFamily] = {
     "scgpt": scgpt,
@@ -48,6 +49,14 @@ NETWORKS: Mapping[str, NetworkFamily] = {
 """Families with a network of their own."""
 FAMILIES: Mapping[str, Family] = {"geneformer": geneformer, "bionemo": bionemo, **NETWORKS}
 """Families that can be imported, in the order in which a folder is looked at."""
+BEGINNINGS: Mapping[tuple[str, str | None], Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    ("scbert", "conv"): scbert.with_convolution,
+}
+"""Vectors that need parts which published weights lack -> settings that add them."""
+UNTRAINED: Mapping[str, Callable[[Mapping[str, Any], int], dict[str, torch.Tensor]]] = {
+    "scbert": scbert.untrained,
+}
+"""First weights of such parts, by settings and seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +67,8 @@ class Opened:
     cells: CellModel
     hash: str
     """SHA-256 of the weights file, the first 16 hexadecimal digits."""
+    options: ModelOptions = field(default_factory=ModelOptions)
+    """How vectors are made; what is not given is the family's own."""
 
     @property
     def identity(self) -> dict[str, str]:
@@ -95,16 +106,22 @@ class ModelHeader:
     provenance: dict[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)
     """Configuration of a family with a network of its own."""
+    vector: ModelOptions = field(default_factory=ModelOptions)
+    """How vectors are made where nothing else is said: what is not given is the family's own."""
+    untrained: int | None = None
+    """Seed of the parts that `settings` add to the network and that the weights lack."""
 
     @cached_property
     def config_hash(self) -> str:
         """`hash_settings` of all that ``config.json`` says of how vectors are made."""
-        return hash_settings({"family": self.family, "settings": self.settings})
+        vector = given_options(self.vector)
+        told = {"family": self.family, "settings": self.settings}
+        return hash_settings(told | ({"vector": vector} if vector else {}))
 
     @property
     def pools(self) -> tuple[str, ...]:
-        """Ways to make a cell's vector."""
-        return tuple(FAMILIES[self.family].POOLS)
+        """Ways to make a cell's vector, for which the model has all parts."""
+        return tuple(pool for pool in FAMILIES[self.family].POOLS if not self._lacks(pool))
 
     def map_genes(
         self,
@@ -137,9 +154,24 @@ class ModelHeader:
         from cellscribe.model.weights import read_weights
 
         weights, digest = read_weights(self.directory)
-        family = NETWORKS[self.family]
-        cells = family.load(self.settings, weights, self.table, options or ModelOptions())
-        return Opened(header=self, cells=cells, hash=digest)
+        if self.untrained is not None:
+            weights = {**weights, **UNTRAINED[self.family](self.settings, self.untrained)}
+        chosen = replace(self.vector, **given_options(options or ModelOptions()))
+        cells = NETWORKS[self.family].load(self.settings, weights, self.table, chosen)
+        return Opened(header=self, cells=cells, hash=digest, options=chosen)
+
+    def to_train(self, options: ModelOptions, seed: int) -> ModelHeader:
+        """Add what a vector of these options needs and the weights lack, as it begins."""
+        pool = options.pool or self.vector.pool
+        if not self._lacks(pool):
+            return self
+        settings = BEGINNINGS[self.family, pool](self.settings)
+        return replace(self, settings=settings, untrained=seed)
+
+    def _lacks(self, pool: str | None) -> bool:
+        """Whether the weights lack parts that a vector needs."""
+        add = BEGINNINGS.get((self.family, pool))
+        return add is not None and add(self.settings) != self.settings
 
     def tokenizer(self) -> Tokenizer:
         """Load the model for its tokeniser.
@@ -193,8 +225,10 @@ class RankedHeader(Header, ModelHeader):
         from cellscribe.families.bert.model import Bert
         from cellscribe.model.checkpoint import load_checkpoint
 
-        checkpoint = load_checkpoint(self)
-        return Opened(header=self, cells=Bert(checkpoint, options), hash=checkpoint.hash)
+        checkpoint, options = load_checkpoint(self), options or ModelOptions()
+        cells = Bert(checkpoint, options)
+        chosen = ModelOptions(**given_options(options))
+        return Opened(header=self, cells=cells, hash=checkpoint.hash, options=chosen)
 
     def tokenizer(self) -> Tokenizer:
         """Make the tokeniser, which needs neither the weights nor torch."""
@@ -242,8 +276,9 @@ def read_model(name: str | Path | ModelHeader) -> ModelHeader:
             f"(known: {', '.join((BERTS[0], *FAMILIES))}); update cellscribe"
         )
     kind, where = NETWORKS[family].CONFIG, f"{directory / 'config.json'}: settings"
-    names = [each.name for each in fields(kind)]
-    settings = asdict(from_mapping(kind, own.get("settings", {}), where, needed=names))
+    names = [each.name for each in fields(kind) if not each.metadata.get("later")]
+    stated = own.get("settings", {})
+    checked = asdict(from_mapping(kind, stated, where, needed=names))
     table = GeneTable.read(directory / "genes.tsv")
     check_tables(directory)
     return ModelHeader(
@@ -252,8 +287,17 @@ def read_model(name: str | Path | ModelHeader) -> ModelHeader:
         family=family,
         table=table,
         provenance=own["provenance"],
-        settings=settings,
+        settings={name: checked[name] for name in stated},
+        vector=from_mapping(
+            ModelOptions, own.get("vector", {}), f"{directory / 'config.json'}: vector"
+        ),
     )
+
+
+def given_options(options: ModelOptions) -> dict[str, Any]:
+    """Options that differ from what a family publishes, by name; `options` may have others too."""
+    names = [each.name for each in fields(ModelOptions)]
+    return {name: found for name in names if (found := getattr(options, name)) is not None}
 
 
 def open_model(name: str | Path | ModelHeader, options: ModelOptions | None = None) -> Opened:

@@ -68,6 +68,17 @@ def check_names(
             )
 
 
+def unstacked(
+    state: Mapping[str, torch.Tensor], names: Mapping[str, tuple[str, ...]]
+) -> dict[str, torch.Tensor]:
+    """Bring our tensors back under published names: the inverse of `renamed`."""
+    made = {}
+    for name, parts in names.items():
+        for part, rows in zip(parts, state[name].chunk(len(parts)), strict=True):
+            made[part] = rows.contiguous()
+    return made
+
+
 def renamed(
     published: Mapping[str, torch.Tensor], names: Mapping[str, tuple[str, ...]], where: str
 ) -> dict[str, torch.Tensor]:

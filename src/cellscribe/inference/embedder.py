@@ -101,6 +101,8 @@ class Embedder:
     ----------
     header
         Name, family, gene table and provenance of the model.
+    options
+        How its vectors are made; what is not given is the family's own.
     cells
         The model itself, see `families.base.CellModel`.
     hash
@@ -122,7 +124,7 @@ class Embedder:
     def __init__(
         self, opened: Opened, device: torch.device, precision: Precision, threads: int
     ) -> None:
-        self.header, self.hash = opened.header, opened.hash
+        self.header, self.hash, self.options = opened.header, opened.hash, opened.options
         self.identity = opened.identity
         self.device = device
         self.precision = precision

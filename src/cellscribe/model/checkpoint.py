@@ -44,6 +44,7 @@ OUTER_NAMES = {
     "encoder.positions": "bert.embeddings.position_embeddings",
     "encoder.token_types": "bert.embeddings.token_type_embeddings",
     "encoder.norm": "bert.embeddings.LayerNorm",
+    "encoder.pooler": "bert.pooler.dense",
     "transform": "cls.predictions.transform.dense",
     "transform_norm": "cls.predictions.transform.LayerNorm",
 }

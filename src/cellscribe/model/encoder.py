@@ -106,6 +106,7 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.cell_head = CellHead(config) if config.cell_vector_size else None
+        self.pooler = Linear(width, width) if config.pooler else None
 
     def embed(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Sum of gene, position and token-type vectors, ``[...]`` to ``[..., D]``."""
@@ -174,13 +175,16 @@ class Encoder(nn.Module):
         specials
             Special tokens around the genes of each cell.
         how
-            One of `config.Pooling.pool`; "head" only where the model has a cell head.
+            One of `config.Pooling.pool`; "head" and "pooler" only where the model has one.
 
         Returns
         -------
         torch.Tensor
             ``[B, D]``, or ``[B, cell_vector_size]`` from the cell head, float32.
         """
+        if how == "pooler":
+            assert self.pooler is not None
+            return torch.tanh(self.pooler(pool(hidden, cells, specials, "cls")).float())
         if how != "head":
             return pool(hidden, cells, specials, how)
         assert self.cell_head is not None

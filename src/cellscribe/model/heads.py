@@ -46,6 +46,7 @@ class HeadKeys(TypedDict):
     labels: list[str]
     temperature: Annotated[float, Between(above=0.0)]
     threshold: Share
+    of: NotRequired[Literal["cells", "genes"]]
     label: NotRequired[str]
     sources: NotRequired[list[_Source]]
 
@@ -54,6 +55,8 @@ class HeadKeys(TypedDict):
 class Head:
     """A linear classifier of vectors, with the threshold of its probability."""
 
+    of: Literal["cells", "genes"] = "cells"
+    """Whose vectors it reads."""
     labels: list[str]
     weight: npt.NDArray[np.float32]
     """``[C, D]``."""
@@ -106,6 +109,7 @@ def save_head(directory: Path, head: Head) -> None:
     header = {
         "format": FORMAT,
         "version": 1,
+        **({"of": head.of} if head.of != "cells" else {}),
         "labels": head.labels,
         "temperature": head.temperature,
         "threshold": head.threshold,
@@ -136,13 +140,20 @@ def read_head_header(directory: Path) -> dict[str, Any]:
     return about
 
 
-def load_head(directory: Path) -> Head:
+def load_head(directory: Path, of: Literal["cells", "genes"] | None = "cells") -> Head:
     """Read the head of a fine-tuned model.
+
+    Parameters
+    ----------
+    directory
+        Of the model.
+    of
+        Whose labels are wanted; any if None.
 
     Raises
     ------
     InputError
-        The model has no head, or the head is damaged.
+        The model has no head, its head labels something else, or is damaged.
     """
     directory = Path(directory)
     if not has_head(directory):
@@ -158,7 +169,12 @@ def load_head(directory: Path) -> Head:
         raise InputError(f"{directory}: {HEADER} and {WEIGHTS} belong to different models")
     for name in ("format", "version"):
         about.pop(name)
+    kind = about.pop("of", "cells")
+    if of is not None and kind != of:
+        verb = {"cells": "annotate", "genes": "genes"}[kind]
+        raise InputError(f"{directory.name} labels {kind}, not {of}; use cellscribe {verb} with it")
     return Head(
+        of=kind,
         labels=labels,
         weight=weight,
         bias=bias,
@@ -167,6 +183,19 @@ def load_head(directory: Path) -> Head:
         about=about,
         tensors=tensors,
     )
+
+
+def load_gene_head(directory: Path) -> Head | None:
+    """Read the head of a model that labels genes; None if it does not.
+
+    Raises
+    ------
+    InputError
+        The head is damaged.
+    """
+    if not has_head(directory) or read_head_header(Path(directory)).get("of") != "genes":
+        return None
+    return load_head(directory, "genes")
 
 
 def _read_tensors(path: Path) -> dict[str, npt.NDArray[np.float32]]:

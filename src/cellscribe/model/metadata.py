@@ -26,6 +26,7 @@ from cellscribe.model.checksums import check_sum
 
 OWN_FIELDS = (
     "context", "norm", "cls_token", "sep_token", "head_act", "cell_vector_size", "cell_scores",
+    "pooler",
 )  # fmt: skip
 """Fields of `ModelConfig` that BERT's configuration does not have."""
 MOST_CONFIG = 16 << 20
@@ -36,7 +37,7 @@ POOLS: tuple[str, ...] = get_args(get_type_hints(Pooling)["pool"])
 """Ways in which a BERT's vector of a cell can be made."""
 
 
-LATER = ("head_act", "sep_token", "cell_vector_size", "cell_scores")
+LATER = ("head_act", "sep_token", "cell_vector_size", "cell_scores", "pooler")
 """Fields of `ModelConfig` that the first checkpoints lack."""
 AGAIN = "copy or download the model folder again"
 
@@ -58,6 +59,7 @@ class OwnKeys(TypedDict):
     family: NotRequired[str]
     pooling: NotRequired[dict[str, Any]]
     settings: NotRequired[dict[str, Any]]
+    vector: NotRequired[dict[str, Any]]
     provenance: Provenance
 
 
@@ -73,9 +75,14 @@ Provenance = TypedDict(
 """Entries that are read again; the others are shown as they are."""
 
 
+LAST_LAYER = ("head", "pooler")
+"""Ways that read the last layer alone."""
+
+
 def pools_of(config: ModelConfig) -> tuple[str, ...]:
     """Return those of `POOLS` that a model of this shape has."""
-    return tuple(pool for pool in POOLS if pool != "head" or config.cell_vector_size)
+    parts = {"head": config.cell_vector_size > 0, "pooler": config.pooler}
+    return tuple(pool for pool in POOLS if parts.get(pool, True))
 
 
 def hash_settings(settings: Mapping[str, Any]) -> str:
@@ -107,6 +114,8 @@ class Header:
     def config_hash(self) -> str:
         """`hash_settings` of family, shape and pooling."""
         shape, pooling = dataclasses.asdict(self.config), dataclasses.asdict(self.pooling)
+        if not self.config.pooler:  # as before there were any
+            del shape["pooler"]
         return hash_settings({"family": self.family, "model": shape, "pooling": pooling})
 
     @classmethod
@@ -203,8 +212,9 @@ def _pooling(own: Mapping[str, Any], config: ModelConfig, where: str) -> Pooling
             f"{where}: pooling.hidden_layer {pooling.hidden_layer} of a model of {layers} layers; "
             f"{AGAIN}"
         )
-    lacks = {"head": not config.cell_vector_size, "cls": not config.cls_token}
-    if lacks.get(pooling.pool) or (pooling.pool == "head" and pooling.hidden_layer != -1):
+    read_last = pooling.pool in LAST_LAYER and pooling.hidden_layer != -1
+    is_there = pooling.pool in pools_of(config) and (pooling.pool != "cls" or config.cls_token)
+    if read_last or not is_there:
         raise InputError(
             f"{where}: pooling.pool {pooling.pool!r} is not one of this model with hidden_layer "
             f"{pooling.hidden_layer}; {AGAIN}"
@@ -313,6 +323,6 @@ def of_another_family(directory: Path, family: str) -> str:
     """Refusal of a model where a BERT of ranked genes is needed."""
     return (
         f"{directory} is a model of the family {family}: embed, tokenize, genes, perturb, "
-        "evaluate, annotate --reference and info take it, but finetune, export and train "
-        f"--init-from need one of {', '.join(BERTS)}"
+        "evaluate, finetune, annotate and info take it, but export and train --init-from need one "
+        f"of {', '.join(BERTS)}"
     )

@@ -119,6 +119,7 @@ def plan(
         context=min(shape.context, opened.context),
         pad_token_id=opened.vocabulary.special("[PAD]"),
         sep_token=False,
+        pooler=False,
     )
     notes = []
     if options.two_views and not config.cell_vector_size:

@@ -20,11 +20,11 @@ from cellscribe.cells.rank import rank_cells
 from cellscribe.cells.tokens import CellTokens
 from cellscribe.config import ModelConfig, ModelOptions, Pooling
 from cellscribe.errors import InputError
-from cellscribe.families.base import check_options
+from cellscribe.families.base import TrainedParts, check_options
 from cellscribe.model.attention import Lengths
-from cellscribe.model.checkpoint import Checkpoint
+from cellscribe.model.checkpoint import Checkpoint, to_hugging_face
 from cellscribe.model.encoder import Encoder
-from cellscribe.model.metadata import pools_of
+from cellscribe.model.metadata import LAST_LAYER, pools_of
 from cellscribe.model.pooling import Specials
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ def choose_pooling(config: ModelConfig, published: Pooling, options: ModelOption
             f"--hidden-layer {chosen.hidden_layer}: the model has {config.num_hidden_layers} "
             f"layers, -{config.num_hidden_layers + 1} being what goes into the first"
         )
-    if chosen.pool == "head" and chosen.hidden_layer != -1:
+    if chosen.pool in LAST_LAYER and chosen.hidden_layer != -1:
         raise InputError(
-            f"--hidden-layer {chosen.hidden_layer}: the cell head reads the last one; leave it "
-            "out, or add --pool genes"
+            f"--hidden-layer {chosen.hidden_layer}: --pool {chosen.pool} reads the last one; leave "
+            "it out, or add --pool genes"
         )
     if chosen.pool == "cls" and not config.cls_token:
         raise InputError("--pool cls: the model reads no [CLS]; use --pool genes")
@@ -72,6 +72,9 @@ class Bert:
         self.pooling = self.rule.sentence()
         self.specials = Specials(*vocabulary.around(config.cls_token, config.sep_token))
         self.network: Encoder = checkpoint.model.encoder.eval()
+        self._whole = checkpoint.model
+
+    reads_subsets = True
 
     def tokenize(self, block: csr_matrix, token_of_column: npt.NDArray[np.int32]) -> CellTokens:
         """Ranked genes of each cell, without special tokens."""
@@ -84,6 +87,48 @@ class Bert:
     def embed(self, cells: CellTokens, rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """Vectors of some cells, none of them empty, ``[len(rows), D]`` float32."""
         return self.vectors(*self._hidden(cells, rows))
+
+    def forward(
+        self,
+        cells: CellTokens,
+        rows: npt.NDArray[np.int64],
+        places: Sequence[npt.NDArray[np.int64]] | None = None,
+    ) -> torch.Tensor:
+        """Vectors of some cells, or of some of their genes with their true ranks, see `base`."""
+        if places is None:
+            return self.embed(cells, rows)
+        genes = [cells.tokens[cells.offsets[r] : cells.offsets[r + 1]] for r in rows]
+        n_front, n_back = len(self.specials.front), len(self.specials.back)
+        ranks = [
+            (np.arange(n_front), some + n_front, np.arange(n_back) + n_front + len(cell))
+            for cell, some in zip(genes, places, strict=True)
+        ]
+        device = self.network.positions.weight.device
+        shown = [cell[some] for cell, some in zip(genes, places, strict=True)]
+        tokens_N, where = self.specials.pack(shown, device)
+        ranks_N = torch.from_numpy(np.concatenate([part for cell in ranks for part in cell]))
+        ranks_N = ranks_N.to(device)
+        network, rule = self.network, self.rule
+        hidden_ND = network(tokens_N, where, ranks_N, hidden_layer=rule.hidden_layer)
+        return network.cell_vectors(tokens_N, hidden_ND, where, self.specials, rule.pool, ranks_N)
+
+    def trained_parts(self) -> TrainedParts:
+        """Tell apart the parts of the network that fine-tuning trains, see `base`."""
+        network, skipped = self.network, -1 - self.rule.hidden_layer
+        is_last = skipped == 0
+        closing = [network.norm] if is_last and self.config.norm == "pre" else []
+        blocks = list(network.blocks)
+        return TrainedParts(
+            blocks=blocks[: len(blocks) - skipped],
+            closing=closing,
+            vector=[network.pooler] if self.rule.pool == "pooler" and network.pooler else [],
+            adapted=("qkv", "attention_out", "up", "down"),
+        )
+
+    def stored(self) -> dict[str, torch.Tensor]:
+        """Tensors of encoder and masked-gene head under `transformers`' names."""
+        encoder = {f"encoder.{name}": x for name, x in self.network.state_dict().items()}
+        return to_hugging_face({**self._whole.state_dict(), **encoder})
 
     def gene_vectors(
         self, cells: CellTokens, rows: npt.NDArray[np.int64]

@@ -13,13 +13,15 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from cellscribe.config import ImportOptions, ModelConfig, Pooling, from_mapping
 from cellscribe.config.checked import check_value, hints_of
 from cellscribe.errors import InputError
-from cellscribe.families.base import PublishedBert
+from cellscribe.families.base import PublishedBert, PublishedHead
+from cellscribe.families.class_names import class_names
 from cellscribe.families.geneformer.dictionaries import Dictionaries, read_dictionaries
 from cellscribe.families.shards import WEIGHTS, read_weights, without_prefixes
 from cellscribe.families.source import AGAIN, Source
@@ -57,6 +59,9 @@ PLAIN_BERT: Mapping[str, tuple[Any, ...]] = {
 """Settings of `transformers` that make another network of a BERT -> values that do not."""
 LEFT_OUT = ("bert.embeddings.position_ids",)
 OTHER_HEADS = ("bert.pooler.", "classifier.", "cls.seq_relationship.")
+CLASSIFIER = ("classifier.weight", "classifier.bias")
+POOLER = "bert.pooler.dense.weight"
+OF_GENES = "BertForTokenClassification"
 LICENCE = "Apache-2.0, as its repository states"
 ORIGIN = "Geneformer, C. Theodoris et al.: https://huggingface.co/ctheodoris/Geneformer"
 OTHERS = {
@@ -105,8 +110,18 @@ def read_published(source: Source, options: ImportOptions) -> PublishedBert:
         raise InputError(f"{config_path}: no vocab_size; copy or download it again")
     found = read_dictionaries(source.folder, options.genes, n_tokens)
     config = model_config(data, found, str(config_path))
-    tensors, notes = bert_tensors(read_weights(weights_path), config, str(weights_path))
+    weights = read_weights(weights_path)
+    head, told = read_classifier(weights, data, options.labels, str(config_path))
     pooling = Pooling(hidden_layer=-2, pool="cls" if config.cls_token else "genes")
+    if head is not None:
+        published = f"--pool {pooling.pool} --hidden-layer {pooling.hidden_layer}"
+        told.append(f"vectors are those that its classifier reads; {published} gives Geneformer's")
+        pooling = (
+            Pooling(pool="pooler") if head.of == "cells" else replace(pooling, hidden_layer=-1)
+        )
+        config = replace(config, pooler=head.of == "cells")
+    tensors, notes = bert_tensors(weights, config, str(weights_path))
+    notes += told
     if not found.has_mapping:
         notes.append(
             "there is no ensembl_mapping_dict*.pkl beside the token dictionary: Ensembl ids are "
@@ -133,6 +148,7 @@ def read_published(source: Source, options: ImportOptions) -> PublishedBert:
         licence=licence,
         origin=origin,
         notes=tuple(notes),
+        head=head,
     )
 
 
@@ -175,6 +191,54 @@ def model_config(data: Mapping[str, Any], found: Dictionaries, where: str) -> Mo
     return from_mapping(ModelConfig, fields, where)
 
 
+def read_classifier(
+    published: Mapping[str, torch.Tensor], data: Mapping[str, Any], names: Path | None, where: str
+) -> tuple[PublishedHead | None, list[str]]:
+    """Classifier of cells or of genes that the weights hold, and notes on it.
+
+    Parameters
+    ----------
+    published
+        All tensors.
+    data, where
+        ``config.json`` and its path.
+    names
+        File of the names of the classes.
+
+    Raises
+    ------
+    InputError
+        Its tensors do not fit, or the names of its classes do not.
+    """
+    weights = _present_names(without_prefixes(published, where), where)
+    if not any(name in weights for name in CLASSIFIER):
+        return None, []
+    architectures = data.get("architectures")
+    is_of_genes = POOLER not in weights
+    if isinstance(architectures, list) and (OF_GENES in architectures) != is_of_genes:
+        raise InputError(
+            f"{where}: architectures {architectures!r:.80}, but the weights are those of "
+            f"{'genes' if is_of_genes else 'cells'} (with a pooler: of cells); {AGAIN}"
+        )
+    tensors = [weights.get(name) for name in CLASSIFIER]
+    weight, bias = (None if x is None else as_float("classifier", x, where) for x in tensors)
+    width = data.get("hidden_size")
+    if weight is None or bias is None or weight.ndim != 2 or bias.shape != weight.shape[:1]:
+        raise InputError(f"{where}: classifier.weight and classifier.bias do not fit; {AGAIN}")
+    if weight.shape[1] != width:
+        raise InputError(
+            f"{where}: its classifier reads {weight.shape[1]:,} values, hidden_size is {width}; "
+            f"{AGAIN}"
+        )
+    labels, notes = class_names(len(weight), data.get("id2label"), names, where)
+    of: Literal["cells", "genes"] = "genes" if is_of_genes else "cells"
+    notes.append(
+        f"a classifier of {of} with {len(labels):,} labels; its probabilities are as trained, "
+        "nothing was held out to calibrate them, and no threshold makes any unknown"
+    )
+    return PublishedHead(of=of, labels=labels, weight=weight, bias=bias), notes
+
+
 def bert_tensors(
     published: Mapping[str, torch.Tensor], config: ModelConfig, where: str
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -201,10 +265,10 @@ def bert_tensors(
                 f"{where}: {copy} differs from {original}; Geneformer's are one tensor, these "
                 "weights are of another model"
             )
-    others = [name for name in weights if name.startswith(OTHER_HEADS)]
+    others = [n for n in weights if n.startswith(OTHER_HEADS) and n not in (*wanted, *CLASSIFIER)]
     if others:
         notes.append(f"left out, no part of encoder and masked-gene head: {', '.join(others[:5])}")
-    for name in (*others, *LEFT_OUT):
+    for name in (*others, *LEFT_OUT, *CLASSIFIER):
         weights.pop(name, None)
     check_names(weights, wanted, where)
     return {name: as_float(name, weights[name], where) for name in wanted}, notes

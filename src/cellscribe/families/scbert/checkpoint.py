@@ -10,22 +10,24 @@ is read from another file. Written from the published facts, not from the publis
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellscribe.cells.gene_names.vocabulary import GeneTable
 from cellscribe.config import ImportOptions, ModelOptions, from_mapping
 from cellscribe.errors import InputError
-from cellscribe.families.base import CellModel, Published, check_options
-from cellscribe.families.scbert.config import MASK_TOKENS, POSITIONS, ScbertConfig
+from cellscribe.families.base import CellModel, Published, PublishedHead, check_options
+from cellscribe.families.class_names import class_names
+from cellscribe.families.scbert.config import CONV_WIDTH, MASK_TOKENS, POSITIONS, ScbertConfig
 from cellscribe.families.shards import without_prefixes
 from cellscribe.families.source import Source, first_line
 from cellscribe.families.symbols import symbol_table
 from cellscribe.families.torch_file import lists
+from cellscribe.families.weights import as_float
 
 if TYPE_CHECKING:
     import torch
@@ -35,12 +37,16 @@ CONFIG = ScbertConfig
 POOLS = {
     "mean": "mean of the last hidden layer, after its norm, over all genes, the silent ones too",
     "max": "largest value of the last hidden layer, after its norm, over all genes, by dimension",
+    "conv": "the published classifier's layers before its last one, over all genes",
 }
 WEIGHTS = ("panglao_pretrain.pth", "*.pth")
 STATE = "model_state_dict"
 LAYER = "performer.net.layers."
 HEAD = "to_out."
 """Prefix of the names of the head: of pretraining, or of a cell type classifier."""
+CONVOLUTION = f"{HEAD}conv1.weight"
+LAYERS = ("conv1", "fc1", "fc2", "fc3")
+"""Of the published classifier, under `HEAD`."""
 COUNTER = "performer.calls_since_last_redraw"
 GENES_HELP = (
     "name with --genes FILE the list of its genes, one symbol a line in the published order, or "
@@ -88,19 +94,26 @@ def read_published(source: Source, options: ImportOptions) -> Published:
     depth = _depth(trunk, path)
     tensors = renamed(trunk, tensor_names(depth), str(path))
     config = _config(tensors, depth, path)
+    classifier: PublishedHead | None = None
+    told: list[str] = []
+    if CONVOLUTION in state:
+        classifier, layers, told = _classifier(state, config, options.labels, path)
+        hidden, width = layers["convolution.fc1.weight"], layers["convolution.fc2.weight"]
+        config = replace(config, conv_hidden=len(hidden), conv_width=len(width))
+        tensors, head = {**tensors, **layers}, []
     if len(symbols) != config.genes:
         raise InputError(
             f"{options.genes}: {len(symbols):,} genes, but {path.name} has places for "
             f"{config.genes:,}; {GENES_HELP}"
         )
     build_network(config, tensors, str(path))
-    notes = [*NOTES]
+    notes = [*NOTES, *told]
     if head:
         notes.append(f"Left out, for no cell's vector goes through it: {', '.join(head)}.")
     return Published(
         family="scbert",
         title=f"scBERT, {config.depth} layers, {config.width} wide, {config.genes:,} genes",
-        settings=dataclasses.asdict(config),
+        settings=config.settings(),
         tensors=tensors,
         table=symbol_table(symbols),
         licence=(
@@ -112,6 +125,8 @@ def read_published(source: Source, options: ImportOptions) -> Published:
             f"from {Path(options.genes).name}"
         ),
         notes=tuple(notes),
+        head=classifier,
+        vector={"pool": "conv"} if classifier else {},
     )
 
 
@@ -132,6 +147,11 @@ def load(
 
     pool = check_options(options, POOLS, "scBERT")
     config = from_mapping(ScbertConfig, dict(settings), "config.json")
+    if pool == "conv" and not config.conv_width:
+        raise InputError(
+            "--pool conv: this scBERT has no convolution over genes; cellscribe finetune with "
+            "--pool conv and --mode last, lora or all trains one"
+        )
     if len(table) != config.genes:
         raise InputError(
             f"genes.tsv has {len(table):,} genes, config.json says {config.genes:,}; they belong "
@@ -139,6 +159,19 @@ def load(
         )
     network = build_network(config, tensors, "model.safetensors")
     return Scbert(config, network, pool, f"{POOLS[pool]}; zeros for a cell without a known gene")
+
+
+def with_convolution(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a network that also has the published classifier's convolution over genes."""
+    config = from_mapping(ScbertConfig, dict(settings), "config.json")
+    return replace(config, conv_width=config.conv_width or CONV_WIDTH).settings()
+
+
+def untrained(settings: Mapping[str, Any], seed: int) -> dict[str, torch.Tensor]:
+    """First weights of the convolution over genes."""
+    from cellscribe.families.scbert.network import untrained_convolution
+
+    return untrained_convolution(from_mapping(ScbertConfig, dict(settings), "config.json"), seed)
 
 
 def read_genes(path: str | Path) -> list[str]:
@@ -182,6 +215,35 @@ def _column_names(path: Path) -> list[str]:
     except OSError:
         raise InputError(f"{path}: no .h5ad file, or damaged; {GENES_HELP}") from None
     return [str(name) for name in frame.index]
+
+
+def _classifier(
+    state: Mapping[str, torch.Tensor], config: ScbertConfig, names: Path | None, path: Path
+) -> tuple[PublishedHead, dict[str, torch.Tensor], list[str]]:
+    """Last layer of a fine-tuned classifier, the layers before it, and notes."""
+    given = {name.removeprefix(HEAD): x for name, x in state.items() if name.startswith(HEAD)}
+    wanted = {f"{layer}.{kind}" for layer in LAYERS for kind in ("weight", "bias")}
+    if given.keys() != wanted or any(given[f"{layer}.weight"].ndim < 2 for layer in LAYERS):
+        odd = ", ".join(sorted(given.keys() ^ wanted)[:5]) or "their shapes"
+        raise InputError(
+            f"{path}: its classifier is not that of scBERT's finetune.py ({first_line(odd)})"
+        )
+    made = {name: as_float(name, x, str(path)) for name, x in given.items()}
+    made["conv1.weight"] = made["conv1.weight"].reshape(1, -1)
+    labels, notes = class_names(len(made["fc3.weight"]), None, names, str(path))
+    layers = {
+        f"convolution.{ours}.{kind}": made[f"{theirs}.{kind}"]
+        for ours, theirs in (("conv", "conv1"), ("fc1", "fc1"), ("fc2", "fc2"))
+        for kind in ("weight", "bias")
+    }
+    weight, bias = made["fc3.weight"], made["fc3.bias"]
+    if weight.shape[1] != len(made["fc2.weight"]) or bias.shape != weight.shape[:1]:
+        raise InputError(f"{path}: the layers of its classifier do not fit each other")
+    notes.append(
+        f"a classifier of cells with {len(labels):,} labels; its probabilities are as trained, "
+        "nothing was held out to calibrate them, and no threshold makes any unknown"
+    )
+    return PublishedHead(of="cells", labels=labels, weight=weight, bias=bias), layers, notes
 
 
 def _state_dict(data: Any, path: Path) -> dict[str, torch.Tensor]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any
 
 from cellscribe.cells.gene_names.vocabulary import MAX_TOKENS
 from cellscribe.config.checked import Between, check_fields
@@ -13,6 +13,10 @@ POSITIONS = "pos_emb.emb.weight"
 """Published name of the genes' vectors."""
 MASK_TOKENS = 2
 """Tokens that are no positive bin: that of zero, and the mask."""
+LATER = {"later": True}
+"""Metadata of fields that the first imports lack."""
+CONV_WIDTH = 128
+"""Values of the vector of the published classifier (its h_dim)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,18 @@ class ScbertConfig:
     """Width of the feed-forward layer."""
     features: Width = 266
     """Random features of attention."""
+    conv_hidden: Width = field(default=512, metadata=LATER)
+    """Width of the first layer behind the convolution over genes."""
+    conv_width: Annotated[int, Between(0, 1 << 16)] = field(default=0, metadata=LATER)
+    """Values of the vector that the convolution over genes makes; 0: it has none."""
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def settings(self) -> dict[str, Any]:
+        """The fields as a model directory keeps them: those of the convolution if it has one."""
+        return {
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if self.conv_width or not each.metadata.get("later")
+        }

@@ -10,16 +10,18 @@ Letters: ``B`` cells, ``G`` genes, ``L = G + 1`` places, ``D`` width, ``N`` toke
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from cellscribe.cells.tokens import CellTokens, known_counts
 from cellscribe.errors import InputError
+from cellscribe.families.base import TrainedParts
 from cellscribe.families.performer import Performer, PerformerLayer, published_names
 from cellscribe.families.scbert.config import MASK_TOKENS, POSITIONS, ScbertConfig
 from cellscribe.model.attention import Lengths
@@ -36,6 +38,22 @@ OUTER_NAMES = {
 }
 TOTAL = 10_000
 """Sum of the counts of a cell after scaling."""
+
+
+class Convolution(nn.Module):
+    """The published classifier without its last layer: one number a gene, then two layers."""
+
+    def __init__(self, config: ScbertConfig) -> None:
+        super().__init__()
+        # a convolution whose kernel is as wide as the vectors is a linear layer on each of them
+        self.conv = nn.Linear(config.width, 1)
+        self.fc1 = nn.Linear(config.genes + 1, config.conv_hidden)
+        self.fc2 = nn.Linear(config.conv_hidden, config.conv_width)
+
+    def forward(self, hidden_LD: torch.Tensor) -> torch.Tensor:
+        """Vector of a cell from those of all its places, ``[L, D]`` to ``[conv_width]``."""
+        x_L = F.relu(self.conv(hidden_LD))[:, 0]
+        return F.relu(self.fc2(F.relu(self.fc1(x_L))))
 
 
 class ScbertNetwork(nn.Module):
@@ -55,6 +73,7 @@ class ScbertNetwork(nn.Module):
             qkv_bias=False,
         )
         self.norm = nn.LayerNorm(config.width)
+        self.convolution = Convolution(config) if config.conv_width else None
 
     def inputs(self, bins_L: torch.Tensor) -> torch.Tensor:
         """Residual stream before the first layer, ``[L]`` to ``[L, D]``."""
@@ -78,6 +97,14 @@ class ScbertNetwork(nn.Module):
                 layer.attend(x_LD)
             layer.feed(x_LD)
         return total_L / len(self.performer.layers)
+
+
+def untrained_convolution(config: ScbertConfig, seed: int) -> dict[str, torch.Tensor]:
+    """Tensors of a convolution over genes with torch's first weights, as the published code has."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        state = Convolution(config).state_dict()
+    return {f"convolution.{name}": tensor for name, tensor in state.items()}
 
 
 def tensor_names(depth: int) -> dict[str, tuple[str, ...]]:
@@ -126,9 +153,13 @@ class Scbert:
     ) -> None:
         self.config, self.pool = config, pool
         self.width = self.gene_width = config.width
+        if pool == "conv":
+            self.width = config.conv_width
         self.context = config.genes
         self.pooling = sentence
         self.network: ScbertNetwork = network
+
+    reads_subsets = False
 
     def tokenize(self, block: csr_matrix, token_of_column: npt.NDArray[np.int32]) -> CellTokens:
         """Genes of each cell that have a count, with the bins of their counts."""
@@ -152,11 +183,44 @@ class Scbert:
 
         Mean (or largest value) over the vectors of all genes, without the empty place.
         """
+        return self.forward(cells, rows)
+
+    def forward(
+        self,
+        cells: CellTokens,
+        rows: npt.NDArray[np.int64],
+        places: Sequence[npt.NDArray[np.int64]] | None = None,
+    ) -> torch.Tensor:
+        """Vectors of some cells, differentiably, see `base.CellModel`."""
+        assert places is None
         vectors = []
         for row in rows:
-            hidden_GD = self.network(self.bins(cells, int(row)))[:-1]
-            vectors.append(hidden_GD.amax(0) if self.pool == "max" else hidden_GD.mean(0))
+            vectors.append(self.pooled(self.network(self.bins(cells, int(row)))))
         return torch.stack(vectors)
+
+    def pooled(self, hidden_LD: torch.Tensor) -> torch.Tensor:
+        """Vector of a cell from those of its places; only the convolution reads the empty one."""
+        if self.pool == "conv":
+            assert self.network.convolution is not None
+            vector: torch.Tensor = self.network.convolution(hidden_LD)
+            return vector
+        return hidden_LD[:-1].amax(0) if self.pool == "max" else hidden_LD[:-1].mean(0)
+
+    def trained_parts(self) -> TrainedParts:
+        """Tell apart the parts of the network that fine-tuning trains, see `base.CellModel`."""
+        network = self.network
+        made_by = network.convolution if self.pool == "conv" else None
+        return TrainedParts(
+            blocks=list(network.performer.layers),
+            closing=[network.norm],
+            vector=[] if made_by is None else [made_by],
+            adapted=("qkv", "attention_out", "up", "down"),
+            fixed=[network.places.weight],
+        )
+
+    def stored(self) -> dict[str, torch.Tensor]:
+        """Tensors of the network, whose names are those of a model directory."""
+        return dict(self.network.state_dict())
 
     @torch.no_grad()
     def gene_vectors(

@@ -20,6 +20,7 @@ from cellscribe.cells.gene_names.vocabulary import GeneTable
 from cellscribe.config import ImportOptions, ModelOptions, from_mapping
 from cellscribe.errors import InputError
 from cellscribe.families.base import CellModel, Published, check_options
+from cellscribe.families.scfoundation.branches import merge, split
 from cellscribe.families.scfoundation.config import (
     AGAIN,
     BRANCHES,
@@ -165,36 +166,6 @@ def read_genes(path: Path) -> list[str]:
     if len(set(names)) < len(names):
         raise InputError(f"{path}: a gene stands twice; give {GENES[0]} as published")
     return names
-
-
-def merge(branches: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Tensors of all branches in one dict, those that are the same in several of them once."""
-    import torch
-
-    groups: dict[str, list[tuple[list[str], torch.Tensor]]] = {}
-    for branch, published in branches.items():
-        for name, tensor in published.items():
-            for owners, other in groups.setdefault(name, []):
-                if torch.equal(tensor, other):
-                    owners.append(branch)
-                    break
-            else:
-                groups[name].append(([branch], tensor))
-    return {
-        f"{'+'.join(owners)}.{name}": tensor
-        for name, parts in groups.items()
-        for owners, tensor in parts
-    }
-
-
-def split(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
-    """Tensors by branch, as before `merge`; nothing is copied."""
-    branches: dict[str, dict[str, torch.Tensor]] = {}
-    for stored, tensor in tensors.items():
-        owners, _, name = stored.partition(".")
-        for branch in owners.split("+"):
-            branches.setdefault(branch, {})[name] = tensor
-    return {branch: branches[branch] for branch in BRANCHES if branch in branches}
 
 
 def _weights(source: Source) -> Path | None:

@@ -14,7 +14,7 @@ Letters: ``B`` cells, ``N`` packed places of the encoder, ``L`` places of the de
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +27,8 @@ from cellscribe.cells.tokens import CellTokens, Tokenize, known_counts
 from cellscribe.config import ModelConfig
 from cellscribe.errors import InputError
 from cellscribe.families import performer
+from cellscribe.families.base import TrainedParts
+from cellscribe.families.scfoundation.branches import merge
 from cellscribe.families.scfoundation.config import (
     BRANCHES,
     SPECIALS,
@@ -34,7 +36,8 @@ from cellscribe.families.scfoundation.config import (
     ScfoundationConfig,
 )
 from cellscribe.families.scfoundation.depths import totals_of, with_bulk_depths, with_depths
-from cellscribe.families.weights import renamed
+from cellscribe.families.scfoundation.names import tensor_names
+from cellscribe.families.weights import renamed, unstacked
 from cellscribe.model.attention import Lengths, packed
 from cellscribe.model.encoder import Block, Linear, embedding, set_compute_dtype
 
@@ -46,23 +49,6 @@ FFN_FACTOR = 4
 """Width of feed-forward layers over that of the residual stream, in encoder and decoder."""
 MIN_PLACES = 3
 """Places that the published pooling needs: two at the end, and one to take a maximum of."""
-OUTER_NAMES = {
-    "values.into": "token_emb.mlp",
-    "values.across": "token_emb.mlp2",
-    "values.rows": "token_emb.emb",
-    "positions": "pos_emb",
-    "norm": "encoder.norm",
-}
-BLOCK_NAMES = {
-    "qkv": "self_attn.in_proj_",
-    "attention_out": "self_attn.out_proj.",
-    "attention_norm": "norm1.",
-    "up": "linear1.",
-    "down": "linear2.",
-    "ffn_norm": "norm2.",
-}
-DECODER_NAMES = {"link": "decoder_embed", "trunk_norm": "decoder.norm", "last_norm": "norm"}
-FINAL_NAMES = {"final": "to_final"}
 
 
 class ValueEmbedding(nn.Module):
@@ -164,28 +150,6 @@ class ScfoundationNetwork(nn.Module):
         return self.last_norm(self.trunk_norm(y_LD))
 
 
-def tensor_names(config: ScfoundationConfig, branch: str) -> dict[str, tuple[str, ...]]:
-    """Names of a branch's state, each with the published tensors whose rows it stacks."""
-    part = BRANCHES[branch]
-    outer = OUTER_NAMES | (DECODER_NAMES if part.decoder else {})
-    outer |= FINAL_NAMES if part.final else {}
-    names: dict[str, tuple[str, ...]] = {}
-    for kind in ("weight", "bias"):
-        for ours, theirs in outer.items():
-            if kind == "weight" or ours not in ("values.rows", "positions"):
-                names[f"{ours}.{kind}"] = (f"{theirs}.{kind}",)
-        for i in range(config.depth):
-            for ours, theirs in BLOCK_NAMES.items():
-                published = f"encoder.transformer_encoder.{i}.{theirs}{kind}"
-                names[f"blocks.{i}.{ours}.{kind}"] = (published,)
-    if part.decoder:
-        trunk = performer.published_names(
-            config.decoder_depth, qkv_bias=True, prefix="decoder.performer."
-        )
-        names |= {f"trunk.{ours}": theirs for ours, theirs in trunk.items()}
-    return names
-
-
 def build_network(
     config: ScfoundationConfig, branch: str, published: Mapping[str, torch.Tensor], where: str
 ) -> ScfoundationNetwork:
@@ -243,11 +207,12 @@ class Scfoundation:
         self.width = config.width * (4 if pool == "all" else 1)
         self.gene_width, self.context = config.decoder_width, config.genes
         self.pooling = sentence
-        self._tensors = branches
+        self._tensors, self._branch = branches, branch
         self._decoders: dict[str, ScfoundationNetwork] = {}
         self._lock = threading.Lock()
         self.network: ScfoundationNetwork = self._build(branch, "cell")
 
+    reads_subsets = False
     bulk_rule = (
         "bulk samples are read by scFoundation's own rule: brought to their median total, log1p, "
         "both depths log10 of the sum of these values; no target depth is used"
@@ -281,8 +246,34 @@ class Scfoundation:
     def embed(self, cells: CellTokens, rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """Vectors of some cells, none of fewer than three places, ``[len(rows), D]`` float32."""
         with torch.inference_mode():
-            _, hidden = _encode(self.network, cells, rows)
-            return torch.stack([pool_places(hidden_ND, self.pool) for hidden_ND in hidden])
+            return self.forward(cells, rows)
+
+    def forward(
+        self,
+        cells: CellTokens,
+        rows: npt.NDArray[np.int64],
+        places: Sequence[npt.NDArray[np.int64]] | None = None,
+    ) -> torch.Tensor:
+        """Vectors of some cells, differentiably, see `base.CellModel`."""
+        assert places is None
+        _, hidden = _encode(self.network, cells, rows)
+        return torch.stack([pool_places(hidden_ND, self.pool) for hidden_ND in hidden])
+
+    def trained_parts(self) -> TrainedParts:
+        """Tell apart the parts of the encoder that fine-tuning trains, see `base.CellModel`."""
+        network = self.network
+        return TrainedParts(
+            blocks=list(network.blocks),
+            closing=[network.norm],
+            adapted=("qkv", "attention_out", "up", "down"),
+        )
+
+    def stored(self) -> dict[str, torch.Tensor]:
+        """Tensors of all branches under scFoundation's names, of one that trained its new ones."""
+        trained = unstacked(self.network.state_dict(), tensor_names(self.config, "cell"))
+        branches = {branch: dict(tensors) for branch, tensors in self._tensors.items()}
+        branches[self._branch] |= trained
+        return merge(branches)
 
     def gene_vectors(
         self, cells: CellTokens, rows: npt.NDArray[np.int64]

@@ -10,8 +10,8 @@ Letters: ``B`` cells, ``N`` packed places, ``D`` width, ``K`` bins, that of <cls
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cellscribe.cells.tokens import CellTokens, known_counts
+from cellscribe.families.base import TrainedParts
 from cellscribe.families.scgpt.binning import bin_cells
 from cellscribe.families.scgpt.config import LAYER_NORM_EPS, ScgptConfig
 from cellscribe.families.weights import check_names
@@ -118,6 +119,8 @@ class Scgpt:
         self.pooling = sentence
         self.network: ScgptNetwork = network
 
+    reads_subsets = True
+
     def tokenize(self, block: csr_matrix, token_of_column: npt.NDArray[np.int32]) -> CellTokens:
         """Genes of each cell with the bins of their counts, without <cls>."""
         cells = known_counts(block, token_of_column)
@@ -129,10 +132,29 @@ class Scgpt:
 
     def embed(self, cells: CellTokens, rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """Vectors of unit length of some cells, none of them empty, ``[len(rows), D]`` float32."""
-        _, hidden_ND, where = self._hidden(cells, rows)
+        return self.forward(cells, rows)
+
+    def forward(
+        self,
+        cells: CellTokens,
+        rows: npt.NDArray[np.int64],
+        places: Sequence[npt.NDArray[np.int64]] | None = None,
+    ) -> torch.Tensor:
+        """Vectors of some cells, or of some of their genes, see `base.CellModel`."""
+        _, hidden_ND, where = self._hidden(cells, rows, places)
         how = "cls" if self.pool == "cls" else "genes"
         specials = Specials((self.config.cls_token,))
         return F.normalize(pool_packed(hidden_ND, where, specials, how))
+
+    def trained_parts(self) -> TrainedParts:
+        """Tell apart the parts of the network that fine-tuning trains, see `base.CellModel`."""
+        return TrainedParts(
+            blocks=list(self.network.blocks), adapted=("qkv", "attention_out", "up", "down")
+        )
+
+    def stored(self) -> dict[str, torch.Tensor]:
+        """Tensors of the network under scGPT's names."""
+        return {published_name(name): x for name, x in self.network.state_dict().items()}
 
     def gene_vectors(
         self, cells: CellTokens, rows: npt.NDArray[np.int64]
@@ -143,20 +165,25 @@ class Scgpt:
         return tokens_N[is_gene_N], hidden_ND[is_gene_N]
 
     def _hidden(
-        self, cells: CellTokens, rows: npt.NDArray[np.int64]
+        self,
+        cells: CellTokens,
+        rows: npt.NDArray[np.int64],
+        places: Sequence[npt.NDArray[np.int64]] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, Lengths]:
         """Packed tokens of some cells, <cls> first, and their last hidden layer."""
         assert cells.values is not None
         cls, no_bin = np.array([self.config.cls_token], np.uint16), np.zeros(1, np.float32)
         tokens, bins = [], []
-        for row in rows:
-            place = slice(cells.offsets[row], cells.offsets[row + 1])
-            tokens += [cls, cells.tokens[place]]
-            bins += [no_bin, cells.values[place]]
+        for number, row in enumerate(rows):
+            own: Any = slice(cells.offsets[row], cells.offsets[row + 1])
+            if places is not None:
+                own = cells.offsets[row] + places[number]
+            tokens += [cls, cells.tokens[own]]
+            bins += [no_bin, cells.values[own]]
         device = self.network.genes.weight.device
         values_K = torch.arange(self.config.n_bins, dtype=torch.float32)
         values_K[0] = self.config.cls_value
-        where = Lengths(tuple((cells.lengths[rows] + 1).tolist()), device)
+        where = Lengths(tuple(1 + len(part) for part in bins[1::2]), device)
         tokens_N = torch.from_numpy(np.concatenate(tokens).astype(np.int64)).to(device)
         bins_N = torch.from_numpy(np.concatenate(bins).astype(np.int64)).to(device)
         return tokens_N, self.network(tokens_N, bins_N, values_K.to(device), where), where

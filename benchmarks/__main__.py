@@ -84,6 +84,7 @@ def bench_remote(
     milliseconds: float = 20.0,
     rounds: int = 3,
     sources: int = 6,
+    cells: int = 200,
     out: Path = Path("benchmarks/results"),
 ) -> None:
     """Compare obstore with s3fs, and embedding from a bucket with embedding local files.
@@ -100,13 +101,15 @@ def bench_remote(
         Measurements of each side.
     sources
         Files that are embedded.
+    cells
+        First cells of each.
     out
         Folder of results.
     """
     need("obstore", "s3fs")
     from benchmarks import remote
 
-    print(remote.bench_remote(data, bucket, milliseconds, rounds, sources, out))
+    print(remote.bench_remote(data, bucket, milliseconds, rounds, sources, cells, out))
 
 
 @bench.command(name="embed")

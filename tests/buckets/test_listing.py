@@ -55,6 +55,11 @@ def test_patterns(
         assert sizes[f"{store.name}/{key}"] == len(key.encode())
 
 
+def test_a_store_with_a_slash_at_its_end_is_no_folder(store: Bucket) -> None:
+    (found,) = list_remote(f"{store.name}/z.zarr/", ENDINGS)
+    assert found.url == f"{store.name}/z.zarr"
+
+
 def test_names_that_look_like_patterns_are_names(store: Bucket) -> None:
     store.write("odd[1].h5ad", b"x")
     (found,) = list_remote(f"{store.name}/odd[1].h5ad", ENDINGS)

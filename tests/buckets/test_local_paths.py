@@ -104,6 +104,7 @@ def test_a_failed_run_uploads_nothing(faults: Faults, cells: Path, tiny_model: P
 def test_what_is_one_run_and_what_are_many() -> None:
     assert not is_many(("s3://b/x.h5ad",), "x.npy")
     assert not is_many(("x.h5ad",), "s3://b.name/x.parquet")
+    assert not is_many(("s3://b/x.zarr/",), "x.npy")
     assert is_many(("x.h5ad",), "s3://b.name/out")
     assert is_many(("x.h5ad",), "s3://b.name")
     with pytest.raises(InputError, match="several sources give a file each"):

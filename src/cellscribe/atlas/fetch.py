@@ -3,7 +3,7 @@
 An object in a bucket is copied to the spool of this machine, where all its workers read it. HDF5
 would read it in place by thousands of small requests, one after the other; a copy takes a few
 large ones at once, and is there while the model works on the source before. A zarr store is read in
-place (`cells.readers.remote_zarr`).
+place (`cells.readers.zarr_store`).
 """
 
 from __future__ import annotations

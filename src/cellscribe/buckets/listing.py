@@ -49,6 +49,8 @@ def list_remote(url: str, endings: Sequence[str] = ()) -> list[Remote]:
         Nothing matches, the bucket refuses, or the URL holds keys.
     """
     refuse_secrets(url)
+    if url.rstrip("/").endswith(ZARR):
+        url = url.rstrip("/")
     scheme, _, rest = url.partition("://")
     has_pattern = any(mark in rest for mark in MAGIC)
     if not has_pattern and not url.endswith("/"):

@@ -11,7 +11,6 @@ from cellscribe.errors import InputError
 
 UNSUPPORTED = r"NotImplemented|status code: 501|Content-Length Header missing"
 """How servers say that they cannot do what was asked."""
-
 DENIED = r"status code: 40[13]"
 ASKED_FOR_CREDENTIALS = r"/latest/(api/token|meta-data)|metadata/identity|computeMetadata"
 """Addresses at which a machine of a provider asks for credentials."""

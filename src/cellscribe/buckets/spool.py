@@ -293,8 +293,7 @@ class Spool:
 
 def _file_name(key: str) -> str:
     """Name of a copy: that of the object, short enough for any disk."""
-    name = os.fsencode(key.rpartition("/")[2])
-    return os.fsdecode(name[-NAME_BYTES:]) if len(name) > NAME_BYTES else os.fsdecode(name)
+    return os.fsdecode(os.fsencode(key.rpartition("/")[2])[-NAME_BYTES:])
 
 
 def _open(path: Path) -> int | None:

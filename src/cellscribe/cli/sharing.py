@@ -38,7 +38,7 @@ def is_many(sources: tuple[str, ...], out: str) -> bool:
     if not sources:
         raise InputError("no source is named; name a file, a folder or a list of them")
     pattern = any(mark in sources[0] for mark in MAGIC) and not Path(sources[0]).exists()
-    folder = "://" in sources[0] and sources[0].endswith("/")
+    folder = "://" in sources[0] and sources[0].endswith("/") and ".zarr/" not in sources[0]
     several = len(sources) > 1 or pattern or folder
     if several and PurePath(out).suffix in FORMS:
         raise InputError(

@@ -403,6 +403,35 @@ def bench_hostile(
     print(measure(files, kills, first_seed, work, jobs, out))
 
 
+@bench.command(name="annotation")
+def bench_annotation(
+    *,
+    data: Path,
+    model: str = "mini",
+    draws: int = 10,
+    vectors: Path = Path("runs/annotation"),
+    out: Path = Path("benchmarks/results"),
+) -> None:
+    """Measure labels of held-out donors and of other studies, next to a classifier on genes.
+
+    Parameters
+    ----------
+    data
+        Folder of real h5ad files.
+    model
+        A bundled model.
+    draws
+        References drawn of each file and size.
+    vectors
+        Folder where the vectors of the files are kept; those that are there are not made again.
+    out
+        Folder of results.
+    """
+    from benchmarks import annotation
+
+    print(annotation.bench_annotation(data, model, draws, vectors, out))
+
+
 def need(*packages: str) -> None:
     """Refuse a comparison whose other side is not installed."""
     from importlib.util import find_spec

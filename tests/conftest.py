@@ -18,6 +18,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
 
+# No test asks a provider's metadata server for credentials, where one answers.
+for variable in ("AWS_METADATA_ENDPOINT", "GCE_METADATA_IP", "AZURE_MSI_ENDPOINT"):
+    os.environ[variable] = "http://127.0.0.1:1"
+
 # No test measures time: not even hypothesis, which gives an example 200 ms by default.
 hypothesis.settings.register_profile("cellscribe", deadline=None)
 hypothesis.settings.load_profile("cellscribe")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,10 +64,9 @@ def test_a_server_that_falls_silent_is_given_up(
     faults.pauses, faults.pause = 1, 1.0
     download(store, "x", tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == DATA[:1000]
-    faults.pauses, began = 100, time.monotonic()
+    faults.pauses = 100
     with pytest.raises(InputError, match=r"silent/x: .*; run again when the server answers"):
         download(store, "x", tmp_path / "x")
-    assert time.monotonic() - began < 15
 
 
 @pytest.mark.parametrize("folder", ["plain", "moved", "noranges", "nolength"])

@@ -172,5 +172,3 @@ def use(setenv: Setenv, address: str) -> None:
     setenv("AWS_ACCESS_KEY_ID", "key")
     setenv("AWS_SECRET_ACCESS_KEY", "secret")
     setenv("AWS_REGION", "us-east-1")
-    # no machine of a provider is to be asked
-    setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1")

@@ -226,7 +226,9 @@ def benchmarked(name: str, folder: Path) -> str:
             f"a page names bench:{name}, which has no result; measure it or remove the markers"
         )
     lines = dict.fromkeys(provenance(r) for r in results)
-    return f"{TABLES.get(name, own_table)(results)}\n\nMeasured on {'; and on '.join(lines)}."
+    notes = dict.fromkeys(f" {r['note']}" for r in results if "note" in r)
+    text = TABLES.get(name, own_table)(results)
+    return f"{text}\n\nMeasured on {'; and on '.join(lines)}.{''.join(notes)}"
 
 
 def provenance(result: Result) -> str:

@@ -36,6 +36,10 @@ def results(tmp_path: Path) -> Path:
         *(tmp_path, "tokenize", "tokenize"),
         settings={"cells": 12_000},
         genes_per_cell={"p50": 1_050},
+        seconds={"cellscribe": [0.25, 0.5, 0.75]},
+        seconds_of_parts={"read": 0.125},
+        seconds_without_loss=0.375,
+        note="The machine was busy.",
         **rates,
     )
     result(
@@ -74,6 +78,8 @@ def test_every_table_holds_the_figures_of_its_result(results: Path) -> None:
     )
     rendered = script.render(text, results)
     for figure in ("12,000 cells", "31,234 cells/s", "20.8×", "0.99991", "41%", "1,000,000 cells"):
+        assert figure in rendered
+    for figure in ("| read | 125 ms | 25% |", "375 ms | 75%", "0123456. The machine was busy."):
         assert figure in rendered
     for figure in ("first 64", "8.1 GB", "1.23 GB", "0.01 GB", "| a | 0.5 |"):
         assert figure in rendered

@@ -135,6 +135,54 @@ def test_nearest_neighbours_give_labels_back(group: str | None, tiny_model: Path
     assert any("no --group" in line for line in said) == (group is None)
 
 
+def test_how_a_file_lies_next_to_the_reference_is_said_and_kept(
+    tuned: Path, tmp_path: Path
+) -> None:
+    query = typed_cells(90, seed=1)
+    said: list[str] = []
+    cellscribe.annotate(query, model=tuned, log=said.append, **FLAT)
+    kept = query.uns["cellscribe"]["annotation"]
+    assert kept["shift"]["sentence"] in said[0]
+    assert kept["shift"]["verdict"] == "inside"
+    assert kept["shift"]["cells"] == 90
+    assert kept["align"] == "none"
+    query.write_h5ad(tmp_path / "kept.h5ad")
+    again = ad.read_h5ad(tmp_path / "kept.h5ad").uns["cellscribe"]["annotation"]["shift"]
+    assert again["far"] == kept["shift"]["far"]
+
+
+def test_a_query_of_other_genes_is_told(tiny_model: Path) -> None:
+    reference = typed_cells(240)
+    query = typed_cells(60, seed=1)[:, :60].copy()
+    said: list[str] = []
+    words: dict[str, Any] = {"reference": reference, "label": "cell_type", "group": "donor"}
+    cellscribe.annotate(query, model=tiny_model, log=said.append, **words, **FLAT)
+    assert any("has 60 of the" in line and "genes of the reference" in line for line in said)
+    assert query.uns["cellscribe"]["annotation"]["genes_shared"] == 60
+
+
+def test_probabilities_of_all_labels_are_kept(tuned: Path) -> None:
+    query = typed_cells(40, seed=2)
+    found = cellscribe.annotate(
+        query, model=tuned, probabilities=True, copy=True, log=quiet, **FLAT
+    )
+    each = found.obsm["cellscribe_probabilities"]
+    labels = np.array(found.uns["cellscribe"]["annotation"]["labels"])
+    assert each.shape == (40, 3)
+    assert (labels[each.argmax(1)] == found.obs["cellscribe_best"].astype(str)).all()
+    np.testing.assert_allclose(each.max(1), found.obs["cellscribe_probability"])
+    assert (each.sum(1) <= 1 + 1e-6).all()
+
+
+def test_a_reference_may_be_of_another_species(tiny_model: Path) -> None:
+    reference, query = typed_cells(240), typed_cells(60, seed=1)
+    words: dict[str, Any] = {"reference": reference, "label": "cell_type", "log": quiet}
+    with pytest.raises(InputError, match="mouse"):
+        cellscribe.annotate(query, model=tiny_model, reference_species="mouse", **words, **FLAT)
+    with pytest.raises(InputError, match="--reference-species is the reference's"):
+        cellscribe.AnnotateOptions(reference_species="mouse")
+
+
 def clusters(n: int, middles: list[int], seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Vectors around some of ten axes, and which."""
     rng = np.random.default_rng(seed)

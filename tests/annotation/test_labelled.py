@@ -63,6 +63,16 @@ def test_cells_without_a_label_and_rare_labels_are_left_out_and_told() -> None:
     assert sum(labelled.counts().values()) == 81
 
 
+def test_many_rare_labels_are_told_in_one_line() -> None:
+    adata = typed_cells(120)
+    adata.obs["cell_type"] = [f"id {i}" if i < 30 else kind for i, kind in
+                              enumerate(adata.obs["cell_type"])]  # fmt: skip
+    labelled, said = read(adata)
+    assert labelled.left_out == {"30 labels of fewer than 10 cells": 30}
+    assert said == ["30 cells are left out (30 labels of fewer than 10 cells)."]
+    assert len(labelled.truth) == 90
+
+
 def test_several_sources_are_one() -> None:
     first, second = typed_cells(60), typed_cells(30, seed=1)
     with open_counts(first) as a, open_counts(second) as b:

@@ -24,6 +24,8 @@ from cellscribe.writing import hash_of
 
 MOST_LABELS = 1_000
 """Of a column; the largest atlases have some hundred types."""
+MOST_NAMED = 20
+"""Labels of too few cells that are told one by one."""
 
 Integers = npt.NDArray[np.int64]
 
@@ -108,9 +110,12 @@ def read_labels(
             f"which looks like an id; at most {MOST_LABELS:,} labels are learnt, so name another "
             "column with --label"
         )
-    rare = labels[numbers < min_cells]
-    for name, n in zip(labels, numbers, strict=True):
-        if n < min_cells:
+    few = numbers < min_cells
+    rare = labels[few]
+    if len(rare) > MOST_NAMED:
+        left_out[f"{len(rare):,} labels of fewer than {min_cells} cells"] = int(numbers[few].sum())
+    else:
+        for name, n in zip(rare, numbers[few], strict=True):
             left_out[f"{name}: fewer than {min_cells} cells"] = int(n)
     known &= ~np.isin(found, rare)
     kept = sorted(set(labels) - set(rare))

@@ -75,7 +75,7 @@ class Calibration:
         """Plain values."""
         return asdict(self)
 
-    def summary(self) -> str:
+    def summary(self, of: str = "cells") -> str:
         """One sentence for the terminal: of other folds' choices, where there are some."""
         calls = self.crossed or self.held_out
         right = (
@@ -86,7 +86,7 @@ class Calibration:
         if self.worst_fold is not None:
             right += f" ({self.worst_fold:.1%} in the part that fared worst)"
         return (
-            f"Of {calls.cells:,} held-out cells the best label is right for {calls.accuracy:.1%} "
+            f"Of {calls.cells:,} held-out {of} the best label is right for {calls.accuracy:.1%} "
             f"(macro F1 {calls.macro_f1:.3f}); {right}."
         )
 
@@ -293,15 +293,15 @@ def _cross(
     return judge(probability, best, truth, called), min(by_fold, default=None)
 
 
-def log_calibration(calibration: Calibration, log: Log) -> None:
-    """Warn where the wanted accuracy cannot be had, or costs most of the cells."""
+def log_calibration(calibration: Calibration, log: Log, of: str = "cells") -> None:
+    """Warn where the wanted accuracy cannot be had, or costs most of the cells (or genes)."""
     if not calibration.reached:
         log(
             f"Warning: no threshold gives {calibration.wanted:.0%} right among the called held-out "
-            "cells: all but the surest will be unknown. Lower --accuracy, or give more cells."
+            f"{of}: all but the surest will be unknown. Lower --accuracy, or give more {of}."
         )
     elif calibration.held_out.coverage < 0.5:
         log(
-            f"Warning: {calibration.wanted:.0%} right among called cells leaves "
-            f"{1 - calibration.held_out.coverage:.0%} of the held-out cells unknown."
+            f"Warning: {calibration.wanted:.0%} right among called {of} leaves "
+            f"{1 - calibration.held_out.coverage:.0%} of the held-out {of} unknown."
         )

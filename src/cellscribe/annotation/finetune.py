@@ -183,7 +183,7 @@ def about(
     """What a head's header says of where it comes from."""
     return {
         "mode": options.mode,
-        "label": options.label,
+        "label": options.target,
         "group": options.group,
         "model": {"name": embedder.header.name, "hash": embedder.hash},
         "calibration": {"held_out_by": how, **calibration.as_json()},
@@ -191,7 +191,7 @@ def about(
         "left_out": labelled.left_out,
         "sources": labelled.sources,
         "epochs": tuned.epochs if tuned else 0,
-        "options": asdict(options),
+        "options": asdict(options) | {"gene_list": options.gene_list and str(options.gene_list)},
         "cellscribe": metadata.version("cellscribe"),
     }
 
@@ -229,27 +229,28 @@ def card(base: str, head: Head, licence: str | None = None) -> str:
         "lora": "A linear head and LoRA adapters, merged into the weights,",
         "all": "A linear head and the whole encoder",
     }[facts["mode"]]
-    held, crossed = found["held_out"], found["crossed"]
+    held, crossed, of = found["held_out"], found["crossed"], head.of
+    verb = "annotate DATA" if of == "cells" else "genes CELLS"
     groups = (
         f"groups of {plain(facts['group'])}"
         if facts["group"]
-        else "random cells: no group was told"
+        else f"random {of}" + (": no group was told" if of == "cells" else "")
     )
     lines = [
         f"# {plain(base)}, fine-tuned on {plain(facts['label'])}",
         "",
-        f"{trained} learnt {plain(facts['label'])} from {sum(facts['cells'].values()):,} cells. "
-        "Apply it with `cellscribe annotate DATA --model THIS_FOLDER -o OUT.csv`.",
+        f"{trained} learnt {plain(facts['label'])} from {sum(facts['cells'].values()):,} {of}. "
+        f"Apply it with `cellscribe {verb} --model THIS_FOLDER -o OUT.csv`.",
         "",
         *(
             [f"**Licence of the weights that it began from: {plain(licence)}**", ""]
             if licence
             else []
         ),
-        "## On held-out cells",
+        f"## On held-out {of}",
         "",
         f"Held out: {groups}; {found['held_out_by']}. Temperature and threshold of the first "
-        "column were chosen on the cells that it is measured on; of the second, on other folds.",
+        f"column were chosen on the {of} that it is measured on; of the second, on other folds.",
         "",
         "| | chosen here | chosen on other folds |",
         "|---|---|---|",
@@ -259,20 +260,20 @@ def card(base: str, head: Head, licence: str | None = None) -> str:
             "" if calls is None or calls[key] is None else format(calls[key], form)
             for calls in (held, crossed)
         ]
-        lines.append(f"| {name} | {cells[0]} | {cells[1]} |")
+        lines.append(f"| {name.replace('cells', of)} | {cells[0]} | {cells[1]} |")
     lines += [
         "",
         f"Temperature {head.temperature:.3f} (calibration error without it "
-        f"{found['error_before']:.3f}); below a probability of {head.threshold:.3f} a cell is "
+        f"{found['error_before']:.3f}); below a probability of {head.threshold:.3f} a {of[:-1]} is "
         f"`unknown` (wanted: {found['wanted']:.0%} right).",
         "",
         "## Labels",
         "",
-        "| label | cells |",
+        f"| label | {of} |",
         "|---|---|",
         *(f"| {plain(label)} | {n:,} |" for label, n in facts["cells"].items()),
         "",
-        *(f"- left out: {n:,} cells ({plain(why)})" for why, n in facts["left_out"].items()),
+        *(f"- left out: {n:,} {of} ({plain(why)})" for why, n in facts["left_out"].items()),
         "",
         "## Sources",
         "",

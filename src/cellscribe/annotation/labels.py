@@ -139,12 +139,13 @@ def read_labels(
         labels=kept,
         truth=np.searchsorted(kept, found[known]).astype(np.int64),
         groups=None if groups is None else groups[known],
-        sources=[_source(source) for source in sources],
+        sources=[describe(source) for source in sources],
         left_out={why: n for why, n in left_out.items() if n},
     )
 
 
-def _source(source: Counts) -> dict[str, Any]:
+def describe(source: Counts) -> dict[str, Any]:
+    """Name, hash and number of cells of a source."""
     path = source.path
     digest = None if path is None else hash_of(Path(path))[:16]
     name = source.name if path is None else Path(path).name

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellscribe.annotation.finetune import Finetuned, finetune_model
+from cellscribe.annotation.gene_classes import finetune_genes
 from cellscribe.annotation.labels import read_labels
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.config import (
@@ -38,6 +39,7 @@ def finetune(
     options: FinetuneOptions | None = None,
     *,
     label: str | None = None,
+    gene_list: str | Path | None = None,
     group: str | None = None,
     mode: Mode | None = None,
     layer: str | None = None,
@@ -62,7 +64,7 @@ def finetune(
     progress: Progress | None = None,
     log: Log = log_stderr,
 ) -> Finetuned:
-    """Learn labels from annotated cells, and save a model that `annotate` applies.
+    """Learn labels from annotated cells or genes, and save a model that gives them to others.
 
     Parameters
     ----------
@@ -76,6 +78,9 @@ def finetune(
         All settings at once, in place of the keywords from `label` to `overwrite`.
     label
         Column of obs with the labels to learn.
+    gene_list
+        In place of `label`, a CSV or TSV with columns gene and label: labels of genes are learnt
+        from their vectors over the cells of `data`, and `embed_genes` gives them.
     group
         Column of obs whose groups are held out whole: donor, batch or dataset.
     mode
@@ -108,6 +113,7 @@ def finetune(
     """
     given: dict[str, Any] = {
         "label": label,
+        "gene_list": None if gene_list is None else Path(gene_list),
         "group": group,
         "mode": mode,
         "layer": layer,
@@ -141,6 +147,10 @@ def finetune(
         stack.enter_context(claim(out, inputs, overwrite=options.overwrite, is_folder=True))
         _begin(session, options)
         opened = [session.open_counts(source) for source in sources]
+        if options.gene_list is not None:
+            cells = [session.map_genes(counts, options.gene_key) for counts in opened]
+            return finetune_genes(session, cells, out, options, progress=progress)
+        assert options.label is not None
         labelled = read_labels(opened, options.label, options.group, options.min_cells, log=log)
         cells = [session.map_genes(counts, options.gene_key) for counts in opened]
         return finetune_model(session, cells, labelled, out, options, progress=progress)

@@ -64,7 +64,7 @@ def embed_genes(
         ``X`` ``[genes, D]`` float32; ``obs`` by Ensembl id (or the name that the model's family
         has) with ``symbol`` and ``n_cells``; their provenance in ``uns["cellscribe"]``. Of a model
         that labels genes also ``label`` and ``probability``, and all of them in
-        ``obsm["probabilities"]``: the mean of what its head says in each cell.
+        ``obsm["probabilities"]``: its head on that vector, so on its mean score over the cells.
 
     Raises
     ------
@@ -97,16 +97,14 @@ def embed_genes(
                 f"{session.header.name} labels genes by the layer that it was trained on; leave "
                 "--hidden-layer out"
             )
-        found = gene_vectors(
-            session.embedder, cells.counts, cells.genes, head=head, progress=progress
-        )
+        found = gene_vectors(session.embedder, cells.counts, cells.genes, progress=progress)
         obs = gene_frame(session).iloc[found.tokens].assign(n_cells=found.n_cells)
         about = session.about(cells, what="mean over cells of each gene's vector")
         if head is None:
             return AnnData(X=found.vectors, obs=obs, uns={"cellscribe": about})
-        assert found.probabilities is not None
-        each = pd.DataFrame(found.probabilities, index=obs.index, columns=head.labels)
-        labels = gene_labels(found.probabilities, head, obs.index)
+        probabilities = head.probabilities(found.vectors)
+        each = pd.DataFrame(probabilities, index=obs.index, columns=head.labels)
+        labels = gene_labels(probabilities, head, obs.index)
         return AnnData(
             X=found.vectors,
             obs=obs.join(labels),

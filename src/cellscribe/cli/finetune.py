@@ -21,9 +21,9 @@ def finetune(
     /,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
-    options: Annotated[FinetuneOptions, Parameter(name="*")],
+    options: Annotated[FinetuneOptions | None, Parameter(name="*")] = None,
 ) -> None:
-    """Learn labels from annotated cells: a model that annotate applies to others.
+    """Learn labels from annotated cells: a model that annotate (of genes: genes) applies.
 
     Parameters
     ----------
@@ -34,11 +34,12 @@ def finetune(
     out
         Directory of the new model; appears when it is whole.
     """
+    options = options or FinetuneOptions()  # which refuses that nothing is to be learnt
     with progress_bar("Embedding") as progress:
         done = cellscribe.finetune(model, data, out, options, progress=progress, log=log_stderr)
-    cells = done.labelled.counts()
+    n = done.labelled.counts()
     log_stderr(
-        f"{sum(cells.values()):,} cells of {len(cells)} labels learnt with --mode {options.mode}."
+        f"{sum(n.values()):,} {done.head.of} of {len(n)} labels learnt with --mode {options.mode}."
     )
-    log_stderr(done.calibration.summary())
+    log_stderr(done.calibration.summary(done.head.of))
     print(out)

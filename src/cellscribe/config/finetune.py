@@ -1,6 +1,7 @@
 """Options of the verb finetune."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from cellscribe.config.renamed import accept_former_names
@@ -48,8 +49,10 @@ class CalibrationOptions(SeedOptions):
 class FinetuneOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, CalibrationOptions):
     """How `cellscribe finetune` works."""
 
-    label: str
+    label: str | None = None
     """Column of obs with the labels to learn."""
+    gene_list: Path | None = None
+    """Learn labels of genes in place of cells': a CSV or TSV with columns gene and label."""
     mode: Mode = "head"
     """What is trained: head alone, head and last layers, head and LoRA adapters, or all."""
     layers: int = 2
@@ -73,10 +76,24 @@ class FinetuneOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, 
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if (self.label is None) == (self.gene_list is None):
+            raise InputError(
+                "say what to learn: --label COLUMN of obs, or --gene-list FILE with labels of genes"
+            )
+        if self.gene_list is not None and (self.mode, self.group) != ("head", None):
+            raise InputError(
+                "--gene-list learns a head on vectors of genes, so that no layers are trained and "
+                "no groups of cells are held out; leave out --mode and --group"
+            )
         counts = ("layers", "rank", "calibration_folds", "epochs", "patience", "batch_cells")
         check_positive(self, (*counts, "genes_per_cell", "learning_rate"))
         if self.weight_decay < 0:
             raise InputError(f"weight_decay must not be negative, as {self.weight_decay} is")
+
+    @property
+    def target(self) -> str:
+        """Name of what is learnt: the column, or the list's file."""
+        return self.label or (self.gene_list.stem if self.gene_list else "")
 
     @property
     def peak_rate(self) -> float:

@@ -26,7 +26,6 @@ from cellscribe.families.base import (
     ImportanceModel,
 )
 from cellscribe.inference.embedder import Embedder
-from cellscribe.model.heads import Head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,21 +38,12 @@ class GeneVectors:
     """``[M, D]``."""
     n_cells: npt.NDArray[np.int64]
     """``[M]`` cells that each is a mean over."""
-    probabilities: npt.NDArray[np.float64] | None = None
-    """``[M, C]`` of the head's labels: the mean over the same cells."""
 
 
 def gene_vectors(
-    embedder: Embedder,
-    counts: Counts,
-    genes: GeneMap,
-    *,
-    head: Head | None = None,
-    progress: Progress | None = None,
+    embedder: Embedder, counts: Counts, genes: GeneMap, *, progress: Progress | None = None
 ) -> GeneVectors:
     """Mean vector of each gene over all cells that show it.
-
-    With a head, which reads each of these vectors by itself, also the mean of what it says.
 
     Raises
     ------
@@ -66,8 +56,6 @@ def gene_vectors(
     n_tokens = len(embedder.header.table)
     sums = torch.zeros((n_tokens, model.gene_width), dtype=torch.float64)
     n_cells = torch.zeros(n_tokens, dtype=torch.int64)
-    n_labels = 0 if head is None else len(head.labels)
-    shares = torch.zeros((n_tokens, n_labels), dtype=torch.float64)
 
     def run(
         model: CellModel, cells: CellTokens, rows: npt.NDArray[np.int64]
@@ -78,18 +66,13 @@ def gene_vectors(
 
     for _, (tokens, vectors) in embedder.each_batch(counts, genes, run, progress=progress):
         sums.index_add_(0, tokens, vectors.double())
-        if head is not None:
-            shares.index_add_(0, tokens, torch.from_numpy(head.probabilities(vectors.numpy())))
         n_cells += torch.bincount(tokens, minlength=n_tokens)
     shown = n_cells.nonzero()[:, 0]
     if not len(shown):
         raise InputError(f"{counts.name}: no cell has a count on a gene that the model knows")
     means = sums[shown] / n_cells[shown, None]
     return GeneVectors(
-        tokens=shown.numpy(),
-        vectors=means.float().numpy(),
-        n_cells=n_cells[shown].numpy(),
-        probabilities=None if head is None else (shares[shown] / n_cells[shown, None]).numpy(),
+        tokens=shown.numpy(), vectors=means.float().numpy(), n_cells=n_cells[shown].numpy()
     )
 
 

@@ -108,7 +108,14 @@ def test_trained_layers_are_saved_as_they_were_measured(
     assert (best == query.obs["cell_type"].to_numpy()).mean() > 0.6
     assert done.epochs == about["epochs"]
     # the head of labels reads the vectors that `embed` gives
-    assert load_head(tmp_path / "ft").weight.shape[1] == (cell_vector_size or WIDTH)
+    head = load_head(tmp_path / "ft")
+    assert head.weight.shape[1] == (cell_vector_size or WIDTH)
+    # what it keeps to compare with is measured in the vectors that `embed` gives
+    domain = domain_of(head.tensors, 3, head.weight.shape[1])
+    assert domain is not None
+    assert len(domain.held_out) == 45
+    vectors = cellscribe.load(tmp_path / "ft", **FLAT).embed(typed_cells(135))
+    np.testing.assert_allclose(domain.mean, vectors.mean(0), rtol=0.02, atol=1e-3)
 
 
 def test_runs_are_the_same_again(tiny_model: Path, tmp_path: Path) -> None:

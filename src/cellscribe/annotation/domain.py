@@ -238,6 +238,37 @@ def fit_known(near: Floats, withheld: list[Floats]) -> npt.NDArray[np.float64]:
     return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Distances of cells to what was learnt without them, ``[R]`` each."""
+
+    distance: npt.NDArray[np.float64]
+    nearest: npt.NDArray[np.int64]
+    without: npt.NDArray[np.float64]
+    """Distance to the nearest type but their own; inf where there is none."""
+    tested: npt.NDArray[np.bool_]
+    """Whether a cell was held out, and its own type learnt."""
+
+    @classmethod
+    def none(cls, n_cells: int) -> HeldOut:
+        """Nothing measured yet, to be filled part by part."""
+        return cls(
+            distance=np.full(n_cells, np.nan),
+            nearest=np.zeros(n_cells, np.int64),
+            without=np.full(n_cells, np.inf),
+            tested=np.zeros(n_cells, bool),
+        )
+
+    def fill(self, rows: Any, types: Types, standard: Floats, truth: Integers) -> None:
+        """Measure the cells of `rows`, given their standardised vectors and classes."""
+        each = types.distances(standard)
+        own = np.arange(len(each)), truth
+        self.distance[rows], self.nearest[rows] = each.min(axis=1), each.argmin(axis=1)
+        self.tested[rows] = np.isfinite(each[own])
+        each[own] = np.inf
+        self.without[rows] = each.min(axis=1)
+
+
 def fit_domain(
     vectors: Floats,
     truth: Integers,
@@ -246,6 +277,7 @@ def fit_domain(
     *,
     grouped: bool,
     seed: int = 0,
+    held_out: HeldOut | None = None,
 ) -> tuple[Domain, npt.NDArray[np.float64]]:
     """Learn where labelled cells lie, and how far from them held-out ones do.
 
@@ -263,30 +295,31 @@ def fit_domain(
         Whether these parts are of whole groups.
     seed
         Of the choice of cells that are kept.
+    held_out
+        Distances measured by models that did not see the cells, where layers were trained; without,
+        they are measured here.
 
     Returns
     -------
     domain
         Fitted on all cells.
     known
-        ``[R]`` probability that each held-out cell is of a known type.
+        ``[R]`` probability that each held-out cell is of a known type; NaN if not held out.
     """
     mean, scale = standardisation(vectors)
     standard = (vectors - mean) / scale
-    distance, nearest = np.empty(len(truth)), np.empty(len(truth), np.int64)
-    without = np.full(len(truth), np.inf)
-    tested = np.zeros(len(truth), bool)
-    for fold in np.unique(folds):
-        away = folds == fold
-        types = fit_types(standard[~away], truth[~away], n_labels)
-        each = types.distances(standard[away])
-        distance[away], nearest[away] = each.min(axis=1), each.argmin(axis=1)
-        tested[away] = np.isfinite(each[np.arange(len(each)), truth[away]])
-        each[np.arange(len(each)), truth[away]] = np.inf
-        without[away] = each.min(axis=1)
-    used = tested if tested.any() else np.ones(len(truth), bool)
-    left_out = [without[(truth == c) & np.isfinite(without)] for c in range(n_labels)]
-    known = fit_known(distance[used], left_out)
+    if held_out is None:
+        held_out = HeldOut.none(len(truth))
+        for fold in np.unique(folds):
+            away = folds == fold
+            types = fit_types(standard[~away], truth[~away], n_labels)
+            held_out.fill(away, types, standard[away], truth[away])
+    measured = np.isfinite(held_out.distance)
+    used = held_out.tested if held_out.tested.any() else measured
+    withheld = [
+        held_out.without[(truth == c) & np.isfinite(held_out.without)] for c in range(n_labels)
+    ]
+    known = fit_known(held_out.distance[used], withheld)
     types = fit_types(standard, truth, n_labels)
     rng = np.random.default_rng(seed)
     kept, among = _draw(np.flatnonzero(used), rng), _draw(np.arange(len(truth)), rng)
@@ -295,15 +328,15 @@ def fit_domain(
         scale=scale,
         means_CA=types.means_CA,
         axes_DA=types.axes_DA,
-        held_out=distance[kept],
-        nearest=nearest[kept],
+        held_out=held_out.distance[kept],
+        nearest=held_out.nearest[kept],
         fold=np.asarray(folds[kept], np.int64),
         known=known,
         sample=standard[among],
         gains=_try_alignments(standard, truth, n_labels, folds, used, rng),
         grouped=grouped,
     )
-    return domain, known_probability(known, distance)
+    return domain, known_probability(known, held_out.distance)
 
 
 def _try_alignments(

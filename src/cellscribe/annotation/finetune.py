@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.annotation.calibration import Calibration, calibrate, log_calibration
-from cellscribe.annotation.domain import fit_domain
+from cellscribe.annotation.domain import HeldOut, fit_domain
 from cellscribe.annotation.labels import (
     Labelled,
     check_labels,
@@ -121,11 +121,13 @@ def finetune_model(
     log_folds(labelled, options.group, log)
     folds = choose_folds(labelled.truth, labelled.groups, options.folds, options.seed)
     tuned: Tuned | None = None
+    held_out: HeldOut | None = None
     if trained is None:
         head, logits, tested = fit_head(vectors, labelled, folds)
         how = "each fold of groups by a head that did not see it"
     else:
         from cellscribe.annotation.held_out import Training
+        from cellscribe.annotation.tuning import vectors_of
 
         training = Training(
             trained,
@@ -138,19 +140,22 @@ def finetune_model(
             embedder.device,
             embedder.precision,
         )
-        tuned, logits, tested, how = training.run(progress or no_progress, log)
+        tuned, logits, tested, how, held_out = training.run(progress or no_progress, log)
         head = tuned.model.linear_head()
+        vectors = vectors_of(tuned.model, training.tokens(), np.arange(len(vectors)))
     if labelled.groups is None:
         how = how.replace("groups", "cells drawn at random")
-    known, tensors = None, {}
-    if tuned is None:
-        grouped = labelled.groups is not None
-        domain, known = fit_domain(
-            vectors, labelled.truth, len(labelled.labels), folds, grouped=grouped, seed=options.seed
-        )
-        known, tensors = known[tested], domain.tensors()
+    domain, known = fit_domain(
+        vectors,
+        labelled.truth,
+        len(labelled.labels),
+        folds,
+        grouped=labelled.groups is not None,
+        seed=options.seed,
+        held_out=held_out,
+    )
     calibration = calibrate(
-        logits, labelled.truth[tested], folds[tested], options.accuracy, known=known
+        logits, labelled.truth[tested], folds[tested], options.accuracy, known=known[tested]
     )
     log_calibration(calibration, log)
     weight, bias = head.folded()
@@ -161,7 +166,7 @@ def finetune_model(
         temperature=calibration.temperature,
         threshold=calibration.threshold,
         about=about(embedder, labelled, calibration, how, tuned, options),
-        tensors=tensors,
+        tensors=domain.tensors(),
     )
     save_finetuned(out, session, saved, tuned)
     return Finetuned(

@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cellscribe.annotation.domain import HeldOut, fit_types, standardisation
 from cellscribe.annotation.labels import Labelled, Log, choose_folds, learnable
 from cellscribe.annotation.linear import fit_linear, start_linear
-from cellscribe.annotation.tuning import Tuned, predict, tune
+from cellscribe.annotation.tuning import Tuned, predict, tune, vectors_of
 from cellscribe.callbacks import Progress, in_step
 from cellscribe.cells.pipeline import token_blocks
 from cellscribe.cells.tokens import PER_CELL, CellTokens
@@ -53,7 +54,7 @@ class Training:
 
     def run(
         self, progress: Progress, log: Log
-    ) -> tuple[Tuned, npt.NDArray[np.float64], npt.NDArray[np.bool_], str]:
+    ) -> tuple[Tuned, npt.NDArray[np.float64], npt.NDArray[np.bool_], str, HeldOut]:
         """Train with folds held out, then on all cells.
 
         Returns
@@ -64,13 +65,15 @@ class Training:
             As for `fit_head`.
         how
             What was held out for what, in words.
+        held_out
+            Distances of the held-out cells in the vectors of a model that did not see them.
         """
         truth, ranked = self.labelled.truth, self.tokens()
         parts = np.unique(self.folds)
         rotations = min(self.options.calibration_folds, len(parts))
         tested = np.zeros(len(truth), bool)
         logits = np.empty((len(truth), len(self.labelled.labels)))
-        epochs = []
+        epochs, held_out = [], HeldOut.none(len(truth))
         for fold in range(rotations):
             away = self.folds == fold
             learn, stop, how = self._sides(fold, log if fold == 0 else _silent)
@@ -81,6 +84,7 @@ class Training:
             done = self._tune(ranked, np.flatnonzero(learn), np.flatnonzero(stop), progress, what)
             logits[here] = predict(done.model, ranked, np.flatnonzero(here))
             tested |= here
+            self._measure(done, ranked, np.flatnonzero(learn), np.flatnonzero(here), held_out)
             epochs.append(done.epochs)
         if not epochs:
             raise InputError(
@@ -95,7 +99,18 @@ class Training:
             )
         what = f"Training {rotations + 1} of {rotations + 1}"
         final = self._tune(ranked, np.arange(len(truth)), None, progress, what, passes)
-        return final, logits[tested], tested, how
+        return final, logits[tested], tested, how, held_out
+
+    def _measure(
+        self, done: Tuned, ranked: CellTokens, learn: Integers, here: Integers, held_out: HeldOut
+    ) -> None:
+        """Measure how far held-out cells lie from the types that a training has learnt."""
+        truth = self.labelled.truth
+        vectors = vectors_of(done.model, ranked, learn)
+        mean, scale = standardisation(vectors)
+        types = fit_types((vectors - mean) / scale, truth[learn], len(self.labelled.labels))
+        away = (vectors_of(done.model, ranked, here) - mean) / scale
+        held_out.fill(here, types, away, truth[here])
 
     def _sides(
         self, fold: int, log: Log

@@ -159,6 +159,16 @@ def predict(model: CellClassifier, cells: CellTokens, rows: Integers) -> npt.NDA
     return logits
 
 
+@torch.no_grad()
+def vectors_of(model: CellClassifier, cells: CellTokens, rows: Integers) -> npt.NDArray[np.float64]:
+    """``[len(rows), D]`` vectors that the head reads, of whole cells, none empty."""
+    model.eval()
+    vectors = np.empty((len(rows), model.head.in_features))
+    for some in length_buckets(model.model.places(cells)[rows], TOKENS):
+        vectors[some] = model.model.forward(cells, rows[some], None).double().cpu().numpy()
+    return vectors
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
     """A trained classifier, its weights in `model`."""

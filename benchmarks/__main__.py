@@ -112,6 +112,53 @@ def bench_remote(
     print(remote.bench_remote(data, bucket, milliseconds, rounds, sources, cells, out))
 
 
+@bench.command(name="index")
+def bench_index(
+    *,
+    vectors: Path,
+    cells: int = 1_000_000,
+    queries: int = 10_000,
+    names: tuple[str, ...] | None = None,
+    out: Path = Path("benchmarks/results"),
+) -> None:
+    """Compare libraries for an index of cells: time to build, size, time to search, recall.
+
+    Parameters
+    ----------
+    vectors
+        Folder of .npy: what `cellscribe embed DATA/*.h5ad --form npy` writes of real cells.
+    cells
+        Vectors that are derived of them.
+    queries
+        Vectors that are searched for, derived of other cells.
+    names
+        Only these libraries.
+    out
+        Folder of results.
+    """
+    need("faiss", "usearch")
+    from benchmarks import index
+
+    print(index.bench_index(vectors, cells, queries, list(names or index.SIDES), out))
+
+
+@bench.command(name="annotate")
+def bench_annotate(*, data: Path, out: Path = Path("benchmarks/results")) -> None:
+    """Measure annotate without labelled cells: on donors, types and tissues that are left out.
+
+    Parameters
+    ----------
+    data
+        Folder of real h5ad files.
+    out
+        Folder of results.
+    """
+    from benchmarks import bundled_index
+
+    for path in bundled_index.bench_bundled_index(data, out):
+        print(path)
+
+
 @bench.command(name="embed")
 def bench_embed(
     *,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.sparse import csr_matrix
 from sklearn.neighbors import NearestNeighbors
 from support.tiny import WIDTH, save_model
 from support.typed_cells import saved, typed_cells
@@ -387,9 +389,60 @@ def test_annotate_gives_what_a_query_does(built: Path, tmp_path: Path) -> None:
     assert obs["cellscribe_second"].astype(str).tolist() == labels["second"].tolist()
 
 
+def test_cells_from_elsewhere_are_told_before_their_labels(built: Path) -> None:
+    cells = typed_cells(60, seed=5)
+    rng = np.random.default_rng(0)
+    foreign = cells.copy()
+    # genes of no type, and few of them
+    counts = np.zeros(cells.shape, np.float32)
+    counts[:, 195:] = 1 + rng.poisson(3, (60, 5))
+    foreign.X = csr_matrix(counts)
+    for source, share in ((cells, 0.25), (foreign, 0.5)):
+        said: list[str] = []
+        cellscribe.annotate(source, index=built, log=said.append, **FLAT)
+        outside = source.uns["cellscribe"]["annotation"]["outside"]
+        assert any("lie outside of what the index knows" in line for line in said) == (
+            outside > 0.25
+        )
+        assert (outside > share) == (source is foreign)
+
+
 def test_what_an_index_settled_is_not_settled_again() -> None:
     for words in ({"accuracy": 0.5}, {"n_neighbors": 3}, {"pool": "cls"}, {"group": "donor"}):
-        with pytest.raises(InputError, match="was settled when the index was built"):
+        with pytest.raises(InputError, match="is settled when an index is built"):
             cellscribe.AnnotateOptions(index="x", **words)
     with pytest.raises(InputError, match="leave --index or --reference out"):
         cellscribe.AnnotateOptions(index="x", reference="y", label="z")
+
+
+def test_without_anything_the_bundled_index_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    cells = cellscribe.sample()[:120].copy()
+    cellscribe.annotate(cells, log=said.append, **FLAT)
+    assert any("blood and pancreas: B cell, CD14-positive monocyte" in line for line in said)
+    found = cells.obs
+    assert list(found.columns[-5:]) == [
+        f"cellscribe_{name}" for name in ("label", "probability", "best", "second", "ontology_id")
+    ]
+    called = found["cellscribe_label"] != "unknown"
+    assert called.mean() > 0.5
+    assert found["cellscribe_ontology_id"][called].str.startswith("CL:").all()
+    with pytest.raises(InputError, match="is settled when an index is built"):
+        cellscribe.annotate(cells, accuracy=0.5, log=quiet)
+
+
+def test_without_faiss_a_large_one_is_searched_exactly_and_said(
+    sources: list[Path], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cellscribe.index.build.EXACT_CELLS", 50)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    said: list[str] = []
+    done = cellscribe.build_index(
+        sources[0], tmp_path / "i.index", options(), model=tiny_model, log=said.append
+    )
+    assert done["search"] == "exact"
+    assert any(line.startswith("faiss is not installed") for line in said)
+    with pytest.raises(InputError, match=r"pip install .cellscribe\[index\]"):
+        words = options(search="approximate")
+        cellscribe.build_index(sources[0], tmp_path / "j.index", words, model=tiny_model)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+import cellscribe
 from cellscribe.index.ontology import ancestors, common_parents, match_labels, terms
 from cellscribe.index.query import NOBODY, Voter, kinds_of
-from cellscribe.index.store import Column
+from cellscribe.index.store import BUNDLED, Column
 from cellscribe.index.votes import Labels
 
 B, T, CD4, CD8, BETA = "CL:0000236", "CL:0000084", "CL:0000624", "CL:0000625", "CL:0000169"
@@ -39,10 +42,12 @@ LABELS = ["B cell", "CD4-positive, alpha-beta T cell", "CD8-positive, alpha-beta
 def voter() -> Voter:
     ontology = match_labels(LABELS[:3]) | {"beta": BETA}
     column: Column = {
-        "labels": dict.fromkeys(LABELS, 10), "threshold": 0.75, "limit": 1.0, "disagreement": 0.0,
-        "confused": [], "calibration": {}, "ontology": ontology,
+        "labels": dict.fromkeys(LABELS, 10), "threshold": 0.75, "limit": 1.0,
+        "spread_limit": 1.0, "disagreement": 0.0, "confused": [], "calibration": {},
+        "ontology": ontology,
     }  # fmt: skip
-    return Voter(Labels(name="type", kept=LABELS, codes=np.zeros(0, np.int64)), column)
+    index: Any = None
+    return Voter(index, Labels(name="type", kept=LABELS, codes=np.zeros(0, np.int64)), column)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +62,7 @@ def voter() -> Voter:
 def test_the_narrowest_kind_that_is_sure_is_given(
     voter: Voter, shares: list[float], name: str | None, probability: float
 ) -> None:
-    called = voter.call_shares(np.array([shares]), np.zeros(1))
+    called = voter.call_shares(np.array([shares]), np.ones(1, bool))
     given = int(called.given[0])
     table = voter.table(called)
     if name is None:
@@ -68,9 +73,20 @@ def test_the_narrowest_kind_that_is_sure_is_given(
         assert table["label"][0] == name
         assert terms()[table["ontology_id"][0]].name == name
     assert called.probability[0] == pytest.approx(probability)
-    assert voter.call_shares(np.array([shares]), np.full(1, 1.1)).given[0] == NOBODY
+    assert voter.call_shares(np.array([shares]), np.zeros(1, bool)).given[0] == NOBODY
 
 
 def test_a_label_covers_those_below_it() -> None:
     kinds = kinds_of(["T cell", "CD4 T"], {"T cell": T, "CD4 T": CD4})
     assert kinds.covers.tolist() == [[True, False], [True, True]]
+
+
+def test_what_comes_with_mini_is_whole_small_and_named_by_the_ontology() -> None:
+    folder = BUNDLED / "mini.index"
+    found = cellscribe.index_info(folder, verify=True)
+    assert found["bytes"] < 8e6
+    column = found["columns"]["cell_type"]
+    assert column["labels"].keys() == column["ontology"].keys()
+    assert all(terms()[term].name == label for label, term in column["ontology"].items())
+    model = cellscribe.load("mini")
+    assert (found["model"]["name"], found["model"]["hash"]) == ("mini", model.hash)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,9 @@ from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.config import AnnotateOptions, CountsKind, Precision, Species, choose_options
 from cellscribe.config.annotate import Align
 from cellscribe.config.renamed import former_keywords
-from cellscribe.inference.session import DEFAULT_MODEL, open_session
+from cellscribe.inference.session import DEFAULT_MODEL, choose_model, open_session
+from cellscribe.model.heads import has_head
+from cellscribe.model.metadata import find_checkpoint
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,7 +85,8 @@ def annotate(
     reference
         Labelled cells, whose nearest give the label; `label` names their column.
     index
-        An index of labelled cells (`build_index`), whose nearest give the label.
+        An index of labelled cells (`build_index`), whose nearest give the label. Without model,
+        reference and index it is the one that comes with ``"mini"``: blood and pancreas.
     label, group
         Columns of the reference's obs: its labels, and groups that are held out whole.
     key_added
@@ -227,19 +231,33 @@ def _annotated(
     log: Log,
 ) -> Iterator[tuple[Annotation | IndexAnnotation, Counts]]:
     """Call every cell of a source, which is open meanwhile."""
+    from cellscribe.index.made_by import session_for
+    from cellscribe.index.query import annotate_by_index, what_it_knows
+    from cellscribe.index.store import bundled_index, open_index
+
+    if options.index is None and reference is None and options.reference is None:
+        directory = _directory(choose_model(model, options))
+        bundled = None if has_head(directory) else bundled_index(directory)
+        if bundled is not None:
+            options = replace(options, index=str(bundled))
+            log(
+                f"No fine-tuned model, reference or index is given: labels come from the index of "
+                f"{directory.name}. {what_it_knows(open_index(bundled))}"
+            )
     if options.index is None:
         with open_session(model, options, log=log) as session:
             yield annotate_cells(session, source, options, reference=reference, progress=progress)
         return
-    from cellscribe.index.made_by import session_for
-    from cellscribe.index.query import annotate_by_index
-    from cellscribe.index.store import open_index
-
     index = open_index(options.index)
     if model is None and options.model != DEFAULT_MODEL:
         model = options.model
     with session_for(index, options, model, log=log) as session:
         yield annotate_by_index(session, index, source, options, progress=progress)
+
+
+def _directory(model: str | Path | Embedder) -> Path:
+    """Directory of a model, loaded or not."""
+    return find_checkpoint(model) if isinstance(model, str | Path) else model.header.directory
 
 
 def _named(reference: str | Path | AnnData | None) -> str | None:

@@ -76,6 +76,6 @@ class AnnotateOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, 
                 getattr(self, field.name) != field.default
             ):
                 raise InputError(
-                    f"--{field.name.replace('_', '-')} was settled when the index was built; leave "
+                    f"--{field.name.replace('_', '-')} is settled when an index is built; leave "
                     "it out, or build the index with it"
                 )

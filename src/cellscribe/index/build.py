@@ -7,6 +7,7 @@ library's lists and codes, which cost minutes, only when the index has doubled s
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
@@ -18,7 +19,7 @@ from cellscribe.callbacks import Log, Progress, in_step
 from cellscribe.config import AddOptions, IndexOptions, ModelOptions
 from cellscribe.errors import InputError
 from cellscribe.index.made_by import made_by, session_for
-from cellscribe.index.nearest import EXACT_CELLS, Exact, write_search
+from cellscribe.index.nearest import EXACT_CELLS, Exact, import_faiss, write_search
 from cellscribe.index.ontology import match_labels
 from cellscribe.index.parts import write_parts
 from cellscribe.index.store import (
@@ -90,6 +91,8 @@ def build_index(
     InputError
         Bad input, an output that is there already.
     """
+    if options.search == "approximate":
+        import_faiss()
     if not options.label:
         raise InputError("say which column of obs holds the labels: --label")
     with lease(out):
@@ -218,7 +221,7 @@ def _finish(folder: Path, header: Header, log: Log, progress: Progress | None) -
             "that the held-out figures are too good for cells of a new donor."
         )
     approximate = settings["search"] == "approximate" or (
-        settings["search"] == "auto" and index.n_cells >= EXACT_CELLS
+        settings["search"] == "auto" and index.n_cells >= EXACT_CELLS and _has_faiss(log)
     )
     learn = index.n_cells >= GROWN * settings.get(LEARNT, 0) or not approximate
     if learn:
@@ -229,7 +232,7 @@ def _finish(folder: Path, header: Header, log: Log, progress: Progress | None) -
     for number, labels in enumerate(columns):
         if step is not None:
             step(number, len(columns))
-        column, calibration = learn_column(held, labels, groups, options)
+        column, calibration = learn_column(index, held, labels, groups, options)
         column["ontology"] = match_labels(labels.kept)
         header["columns"][labels.name] = column
         log(f"{labels.name}: {calibration.summary()}")
@@ -241,6 +244,17 @@ def _finish(folder: Path, header: Header, log: Log, progress: Progress | None) -
     else:
         header["search"], header["searched_cells"] = None, 0
     return commit(folder, header)
+
+
+def _has_faiss(log: Log) -> bool:
+    """Whether faiss is installed; says what its absence costs."""
+    found = importlib.util.find_spec("faiss") is not None
+    if not found:
+        log(
+            "faiss is not installed: every query is compared with every cell, which is slow for so "
+            'many; pip install "cellscribe[index]"'
+        )
+    return found
 
 
 def _write_search(index: Index, *, learn: bool) -> None:

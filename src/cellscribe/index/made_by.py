@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from cellscribe.callbacks import Log
 from cellscribe.config import DeviceOptions, IndexOptions, InputOptions, Options
 from cellscribe.errors import InputError
-from cellscribe.families.registry import read_model
 from cellscribe.index.store import Index, MadeBy
 from cellscribe.inference.session import Session, open_session
+from cellscribe.model.metadata import find_checkpoint
 
 if TYPE_CHECKING:
     from cellscribe.inference.embedder import Embedder
@@ -105,7 +105,7 @@ def session_for(
     name = model or wanted["name"]
     if model is None:
         try:
-            read_model(name)  # type: ignore[arg-type]
+            find_checkpoint(name)  # type: ignore[arg-type]
         except InputError as error:
             raise InputError(
                 f"{error} (the model of {index.folder}; say where it is with --model)"

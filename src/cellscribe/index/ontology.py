@@ -10,9 +10,10 @@ import gzip
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
-TABLE = Path(__file__).parents[1] / "bundled" / "cell_ontology.tsv.gz"
+from cellscribe.index.store import BUNDLED
+
+TABLE = BUNDLED / "cell_ontology.tsv.gz"
 ROOT = "CL:0000000"
 """The term cell."""
 

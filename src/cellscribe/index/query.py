@@ -3,7 +3,7 @@
 A label is given at the most specific level that is sure enough: where the labels are terms of the
 Cell Ontology, the probability of a kind of cell is the sum of those of the labels that it covers,
 and the narrowest kind around the best label that reaches the threshold is given. A cell farther
-from its neighbours than nearly all held-out ones is unknown whatever they say.
+from its neighbours, or from all labels, than nearly all held-out ones is unknown whatever they say.
 
 Letters: ``B`` queries, ``K`` neighbours, ``C`` labels, ``N`` labels and the kinds above them.
 """
@@ -11,7 +11,7 @@ Letters: ``B`` queries, ``K`` neighbours, ``C`` labels, ``N`` labels and the kin
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +19,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cellscribe.annotation.domain import Types, fit_types
 from cellscribe.callbacks import Progress, in_step
 from cellscribe.errors import InputError
 from cellscribe.index.nearest import Floats, Places, Search, open_search
 from cellscribe.index.ontology import ancestors, common_parents, terms
 from cellscribe.index.store import CELL_ID, SOURCE, Column, Index
 from cellscribe.index.vectors import Opened, opened_cells
-from cellscribe.index.votes import Labels, read_codes, vote
+from cellscribe.index.votes import INSIDE, Labels, draw_labelled, read_codes, vote
 from cellscribe.inference.session import Session
 from cellscribe.model.heads import UNKNOWN
 
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
     from cellscribe.cells.gene_names.genes import GeneMap
     from cellscribe.config import AnnotateOptions
 
+TISSUE = "tissue"
+"""Column of obs that tells where cells are from, where an index has it."""
+OUTSIDE = 0.25
+"""Share of cells outside the limits from which on there is a warning."""
 NOBODY = -1
 """Number of a label that is not there."""
 
@@ -89,12 +94,44 @@ class Called:
     best: npt.NDArray[np.int64]
     second: npt.NDArray[np.int64]
     """``[B]`` labels."""
+    inside: npt.NDArray[np.bool_]
+    """``[B]`` whether a cell lies within the limits of the index."""
+
+    def put(self, rows: Places, part: Called) -> None:
+        """Fill in some of the cells."""
+        for each in fields(self):
+            getattr(self, each.name)[rows] = getattr(part, each.name)
+
+
+def nobody(n_cells: int) -> Called:
+    """Calls of cells before any is called."""
+    return Called(
+        given=np.full(n_cells, NOBODY),
+        probability=np.zeros(n_cells),
+        best=np.full(n_cells, NOBODY),
+        second=np.full(n_cells, NOBODY),
+        inside=np.zeros(n_cells, bool),
+    )
+
+
+@dataclass(frozen=True)
+class Near:
+    """Cells of a source, and the nearest of the index."""
+
+    rows: Places
+    """``[B]`` of the source."""
+    vectors: Floats
+    """``[B, D]``."""
+    distance: Floats
+    places: Places
+    """``[B, K]``."""
 
 
 @dataclass(frozen=True)
 class Voter:
     """The labels of a column, ready to be given; from `Querying`."""
 
+    index: Index
     labels: Labels
     column: Column
 
@@ -103,19 +140,30 @@ class Voter:
         """Labels and what is above them."""
         return kinds_of(self.labels.kept, self.column["ontology"])
 
-    def call(self, distance: Floats, places: Places) -> Called:
-        """Call cells by their neighbours, ``[B, K]`` each."""
-        shares = vote(distance, self.labels.codes[places], len(self.labels.kept))
-        return self.call_shares(shares, distance.mean(axis=1))
+    @cached_property
+    def types(self) -> Types:
+        """Where the labels lie."""
+        codes = self.labels.codes
+        drawn = draw_labelled(codes)
+        vectors = self.index.rows(drawn).astype(np.float64)
+        return fit_types(vectors, codes[drawn], len(self.labels.kept))
 
-    def call_shares(self, shares: Floats, distance: Floats) -> Called:
-        """Call cells by the shares of their labels ``[B, C]`` and mean distance ``[B]``."""
+    def call(self, near: Near) -> Called:
+        """Call cells by their neighbours, and by how far they lie from all labels."""
+        shares = vote(near.distance, self.labels.codes[near.places], len(self.labels.kept))
+        inside = near.distance.mean(axis=1) <= self.column["limit"]
+        spread = self.types.distances(np.asarray(near.vectors, np.float64)).min(axis=1)
+        inside &= spread <= self.column["spread_limit"]
+        return self.call_shares(shares, inside)
+
+    def call_shares(self, shares: Floats, inside: npt.NDArray[np.bool_]) -> Called:
+        """Call cells by the shares of their labels ``[B, C]``, those that lie `inside` ``[B]``."""
         kinds, cells = self.kinds, np.arange(len(shares))
         order = np.argsort(-shares, axis=1, kind="stable")
         best, second = order[:, 0], order[:, 1]
         mass = shares @ kinds.covers
         sure = kinds.covers[best] & (mass >= self.column["threshold"])
-        sure &= (distance <= self.column["limit"])[:, None] & (shares[cells, best] > 0)[:, None]
+        sure &= (inside & (shares[cells, best] > 0))[:, None]
         narrowest = np.where(sure, kinds.order, len(kinds.order)).argmin(axis=1)
         given = np.where(sure.any(axis=1), narrowest, NOBODY)
         return Called(
@@ -123,6 +171,7 @@ class Voter:
             probability=np.where(given < 0, shares[cells, best], mass[cells, given]),
             best=np.where(shares[cells, best] > 0, best, NOBODY),
             second=np.where(shares[cells, second] > 0, second, NOBODY),
+            inside=inside,
         )
 
     def table(self, called: Called) -> dict[str, Any]:
@@ -165,20 +214,22 @@ class Querying:
             )
         self.index = index
         self.n_neighbors = int(header["settings"]["n_neighbors"])
+        min_cells = int(header["settings"]["min_cells"])
         self.search: Search = open_search(index)
         self.voters = {
-            name: Voter(read_codes(index, name, int(header["settings"]["min_cells"])), column)
+            name: Voter(index, read_codes(index, name, min_cells), column)
             for name, column in header["columns"].items()
             if label in (None, name)
         }
 
-    def blocks(self, opened: Opened) -> Iterator[tuple[Places, Floats, Places]]:
-        """Yield the rows of a block that hold counts, their distances and neighbours."""
+    def blocks(self, opened: Opened) -> Iterator[Near]:
+        """Yield the cells of each block that hold counts, and their neighbours."""
         done = 0
         for block in opened.blocks:
             rows = np.flatnonzero(block.vectors.any(axis=1))
             if len(rows):
-                yield done + rows, *self.search.nearest(block.vectors[rows], self.n_neighbors)
+                vectors = block.vectors[rows]
+                yield Near(done + rows, vectors, *self.search.nearest(vectors, self.n_neighbors))
             done += len(block.vectors)
 
 
@@ -243,19 +294,19 @@ def annotate_by_index(
     cells = session.map_genes(session.open_counts(source), options.gene_key)
     opened = opened_cells(session, cells, in_step(progress, "Annotating"))
     n_cells = cells.counts.n_cells
-    called = Called(
-        given=np.full(n_cells, NOBODY),
-        probability=np.zeros(n_cells),
-        best=np.full(n_cells, NOBODY),
-        second=np.full(n_cells, NOBODY),
-    )
+    called = nobody(n_cells)
     n_filled = 0
-    for rows, distance, places in querying.blocks(opened):
-        part = voter.call(distance, places)
-        for name in ("given", "probability", "best", "second"):
-            getattr(called, name)[rows] = getattr(part, name)
-        n_filled += len(rows)
+    for near in querying.blocks(opened):
+        called.put(near.rows, voter.call(near))
+        n_filled += len(near.rows)
     _need_cells(n_filled, opened)
+    outside = 1 - called.inside.sum() / n_filled
+    if outside > OUTSIDE:
+        session.log(
+            f"Warning: {outside:.0%} of the cells lie outside of what the index knows, where of "
+            f"held-out cells {2 * (1 - INSIDE):.0%} at most do: another tissue, technology or "
+            "species. They are unknown; read the labels of the others with care."
+        )
     about = session.about(
         cells,
         by="index",
@@ -265,11 +316,26 @@ def annotate_by_index(
         n_neighbors=querying.n_neighbors,
         threshold=voter.column["threshold"],
         limit=voter.column["limit"],
+        spread_limit=voter.column["spread_limit"],
+        outside=float(outside),
     )
     annotation = IndexAnnotation(
         columns=voter.table(called), n_empty=n_cells - n_filled, genes=cells.genes, about=about
     )
     return annotation, cells.counts
+
+
+def what_it_knows(index: Index) -> str:
+    """Say in a sentence which tissues and types of cell an index knows."""
+    header = index.header
+    name = header["labels"][0]
+    labels = ", ".join(header["columns"][name]["labels"])
+    tissues = " and ".join(index.coded(TISSUE)[0]) if TISSUE in header["obs"] else ""
+    of = f" of {tissues}" if tissues else ""
+    return (
+        f"It knows {index.n_cells:,} cells{of}: {labels}. Other cells should come out {UNKNOWN}; "
+        "how often they do not is in docs/annotate.md."
+    )
 
 
 def _need_cells(n_filled: int, opened: Opened) -> None:
@@ -299,15 +365,18 @@ def find_hits(
     n_cells, k = len(opened.obs), querying.n_neighbors
     distance, places = np.full((n_cells, k), np.inf), np.zeros((n_cells, k), np.int64)
     filled = np.zeros(n_cells, bool)
-    for rows, far, near in querying.blocks(opened):
-        distance[rows], places[rows], filled[rows] = far, near, True
+    calls = {name: nobody(n_cells) for name in querying.voters}
+    for near in querying.blocks(opened):
+        rows = near.rows
+        distance[rows], places[rows], filled[rows] = near.distance, near.places, True
+        for name, voter in querying.voters.items():
+            calls[name].put(rows, voter.call(near))
         if progress is not None:
             progress(int(rows[-1]) + 1, n_cells)
     _need_cells(int(filled.sum()), opened)
     table: dict[str, Any] = {}
     for name, voter in querying.voters.items():
-        called = voter.call(distance, places)
-        for key, values in voter.table(called).items():
+        for key, values in voter.table(calls[name]).items():
             table[name if key == "label" else f"{name}_{key}"] = values
     table["distance"] = np.where(filled, distance.mean(axis=1), np.nan)
     index = querying.index

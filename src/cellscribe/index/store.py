@@ -30,6 +30,7 @@ from cellscribe.writing import hash_of, write_json
 if TYPE_CHECKING:
     import pyarrow as pa
 
+BUNDLED = Path(__file__).parents[1] / "bundled"
 FORMAT = "cellscribe index"
 HEADER = "index.json"
 FILE = re.compile(r"(vectors|cells|search)-(\d{5,9})\.(npy|parquet|faiss)")
@@ -85,6 +86,7 @@ class Column(TypedDict):
     labels: dict[str, int]
     threshold: Share
     limit: Annotated[float, Between(least=0.0)]
+    spread_limit: Annotated[float, Between(least=0.0)]
     disagreement: Share
     confused: list[list[Any]]
     calibration: dict[str, Any]
@@ -202,8 +204,11 @@ class Index:
 
     def take(self, name: str, places: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
         """Read a column of texts of some cells, in the shape of `places`."""
-        values, codes = self.coded(name)
-        return np.array(values, object)[codes[places]]
+        import pyarrow as pa
+
+        known, where = np.unique(places, return_inverse=True)
+        found = self.column(name).take(pa.array(known)).cast(pa.string())
+        return found.to_numpy(zero_copy_only=False)[where.reshape(places.shape)]
 
     def _read(self, part: Part, name: str) -> pa.ChunkedArray:
         import pyarrow as pa
@@ -218,6 +223,12 @@ class Index:
         if len(column) != part["cells"]:
             raise InputError(f"{path}: not the cells that {HEADER} names; {AGAIN}")
         return column
+
+
+def bundled_index(model: Path) -> Path | None:
+    """Find the index that comes with a bundled model, by the model's directory."""
+    found = BUNDLED / f"{model.name}.index"
+    return found if model.parent == BUNDLED and found.is_dir() else None
 
 
 def open_index(folder: str | Path) -> Index:

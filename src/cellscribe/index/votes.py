@@ -3,8 +3,8 @@
 Each labelled neighbour votes with the inverse of its distance; a label's probability is its share.
 A sample of the index's own cells is searched for without the cells of its own group (without
 groups: without the cell itself), and from how it fares comes the threshold of what is called
-(`annotation.calibration`), the distance beyond which a cell is unknown whatever its neighbours say,
-and how often neighbours contradict each other.
+(`annotation.calibration`), the distance (and `spread`) beyond which a cell is unknown whatever its
+neighbours say, and how often neighbours contradict each other.
 
 Letters: ``B`` queries, ``R`` cells of the index, ``K`` neighbours, ``C`` labels, ``D`` width.
 """
@@ -21,18 +21,24 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.annotation.calibration import Calibration, calibrate
+from cellscribe.annotation.domain import fit_types
 from cellscribe.annotation.labels import choose_folds
-from cellscribe.annotation.neighbors import CLOSEST, INSIDE
+from cellscribe.annotation.neighbors import CLOSEST
 from cellscribe.cells.columns import has_label
 from cellscribe.config.index import IndexOptions
 from cellscribe.errors import InputError
 from cellscribe.index.nearest import Exact, Floats, Places, nearest_in, unit
 from cellscribe.index.store import Column, Index, Space
 
+INSIDE = 0.975
+"""Share of the held-out cells that lie within the limit of distance, and of those within that of
+spread: what lies beyond is often of a type that was never taught, and both cost a known cell in
+twenty."""
 HELD_OUT = 5_000
 """Cells that are held out, drawn at random, in a larger index."""
 COMPARED, ASKED = 50_000, 2_000
-"""Cells, and queries among them, by which the way to compare vectors is chosen."""
+"""Cells, drawn at random, that types are learnt from and the way to compare vectors is chosen by,
+and queries among them."""
 MOST_LABELS = 5_000
 """Values above which a column holds names of cells, and not of types."""
 PAIRS = 5
@@ -234,7 +240,11 @@ def hold_out(search: Exact, groups: npt.NDArray[Any], n_neighbors: int, seed: in
 
 
 def learn_column(
-    held: HeldOut, labels: Labels, groups: npt.NDArray[Any], options: IndexOptions
+    index: Index,
+    held: HeldOut,
+    labels: Labels,
+    groups: npt.NDArray[Any],
+    options: IndexOptions,
 ) -> tuple[Column, Calibration]:
     """Learn from held-out cells what the labels of a column are worth.
 
@@ -263,16 +273,45 @@ def learn_column(
         scores = np.log(shares)
     calibration = calibrate(scores, truth[tested], folds, options.accuracy, scale=False)
     disagreement, confused = _contradictions(held, labels)
+    spread = _held_out_spread(index, labels, groups, held.rows[tested], folds)
     column: Column = {
         "labels": labels.counts(),
         "threshold": calibration.threshold,
         "limit": float(np.quantile(held.distance[tested].mean(axis=1), INSIDE)),
+        "spread_limit": float(np.quantile(spread, INSIDE)),
         "disagreement": disagreement,
         "confused": confused,
         "calibration": calibration.as_json(),
         "ontology": {},
     }
     return column, calibration
+
+
+def _held_out_spread(
+    index: Index,
+    labels: Labels,
+    groups: npt.NDArray[Any],
+    rows: Places,
+    folds: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float64]:
+    """Spread of held-out cells ``[B]`` around labels learnt without the groups of their folds."""
+    drawn = draw_labelled(labels.codes)
+    vectors, codes = index.rows(drawn).astype(np.float64), labels.codes[drawn]
+    asked, spread = index.rows(rows).astype(np.float64), np.empty(len(rows))
+    for fold in np.unique(folds):
+        away = folds == fold
+        learnt = ~np.isin(groups[drawn], groups[rows[away]])
+        types = fit_types(vectors[learnt], codes[learnt], len(labels.kept))
+        spread[away] = types.distances(asked[away]).min(axis=1)
+    return spread
+
+
+def draw_labelled(codes: Codes) -> Places:
+    """Draw the labelled cells that types are learnt from, the same each time."""
+    rows = np.flatnonzero(codes >= 0)
+    if len(rows) <= COMPARED:
+        return rows
+    return np.sort(np.random.default_rng(0).choice(rows, COMPARED, replace=False))
 
 
 def _contradictions(held: HeldOut, labels: Labels) -> tuple[float, list[list[Any]]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,6 +107,10 @@ def finetune_model(
         # The embedder's weights are rounded to the type of its products; these are trained, saved.
         trained = session.header.load(embedder.options).cells
         check_trainable(trained, options)
+        if options.trials is not None:
+            from cellscribe.annotation.trials import need_optuna
+
+            need_optuna()
     step = in_step(progress, "Embedding")
     vectors = np.concatenate(
         [
@@ -122,11 +126,13 @@ def finetune_model(
     folds = choose_folds(labelled.truth, labelled.groups, options.folds, options.seed)
     tuned: Tuned | None = None
     held_out: HeldOut | None = None
+    trials: list[dict[str, Any]] = []
     if trained is None:
         head, logits, tested = fit_head(vectors, labelled, folds)
         how = "each fold of groups by a head that did not see it"
     else:
         from cellscribe.annotation.held_out import Training
+        from cellscribe.annotation.trials import search
         from cellscribe.annotation.tuning import vectors_of
 
         training = Training(
@@ -140,6 +146,9 @@ def finetune_model(
             embedder.device,
             embedder.precision,
         )
+        if options.trials is not None:
+            options, trials = search(training, progress or no_progress, log)
+            training = replace(training, options=options)
         tuned, logits, tested, how, held_out = training.run(progress or no_progress, log)
         head = tuned.model.linear_head()
         vectors = vectors_of(tuned.model, training.tokens(), np.arange(len(vectors)))
@@ -165,7 +174,8 @@ def finetune_model(
         bias=bias.astype(np.float32),
         temperature=calibration.temperature,
         threshold=calibration.threshold,
-        about=about(embedder, labelled, calibration, how, tuned, options),
+        about=about(embedder, labelled, calibration, how, tuned, options)
+        | ({"trials": trials} if trials else {}),
         tensors=domain.tensors(),
     )
     save_finetuned(out, session, saved, tuned)
@@ -272,6 +282,7 @@ def card(base: str, head: Head, licence: str | None = None) -> str:
         f"{found['error_before']:.3f}); below a probability of {head.threshold:.3f} a {of[:-1]} is "
         f"`unknown` (wanted: {found['wanted']:.0%} right).",
         "",
+        *_trials(facts.get("trials", [])),
         "## Labels",
         "",
         f"| label | {of} |",
@@ -291,3 +302,27 @@ def card(base: str, head: Head, licence: str | None = None) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _trials(trials: list[dict[str, Any]]) -> list[str]:
+    """Table of a search, if there was one."""
+    if not trials:
+        return []
+    names = [name for name in trials[0] if name not in ("best", "loss")]
+    rows = [
+        f"| {number} | "
+        + " | ".join(f"{each[name]:.3g}" for name in names)
+        + f" | {each['best']} | {'' if each['loss'] is None else format(each['loss'], '.4f')} |"
+        for number, each in enumerate(trials, start=1)
+    ]
+    return [
+        "## Trials",
+        "",
+        "Loss on the held-out part that ends a training; the part that calibrates was not looked "
+        "at. The first trial is what was asked for.",
+        "",
+        f"| trial | {' | '.join(name.replace('_', ' ') for name in names)} | passes kept | loss |",
+        "|---" * (len(names) + 3) + "|",
+        *rows,
+        "",
+    ]

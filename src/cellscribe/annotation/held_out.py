@@ -112,6 +112,12 @@ class Training:
         away = (vectors_of(done.model, ranked, here) - mean) / scale
         held_out.fill(here, types, away, truth[here])
 
+    def try_once(self, progress: Progress, what: str) -> Tuned:
+        """Train with the first fold held out and not looked at; see `trials.search`."""
+        learn, stop, _ = self._sides(0, _silent)
+        rows, ends = np.flatnonzero(learn), np.flatnonzero(stop)
+        return self._tune(self.tokens(), rows, ends, progress, what)
+
     def _sides(
         self, fold: int, log: Log
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], str]:

@@ -56,6 +56,7 @@ def finetune(
     folds: int | None = None,
     epochs: int | None = None,
     learning_rate: float | None = None,
+    trials: int | None = None,
     seed: int | None = None,
     device: str | None = None,
     precision: Precision | None = None,
@@ -95,6 +96,9 @@ def finetune(
         parts of the groups that are held out in turn.
     epochs, learning_rate
         Most passes over the cells, and the peak rate, where layers are trained.
+    trials
+        Recipes that are tried on held-out groups before (needs Optuna): learning rate, layers and
+        passes. They are in the new model's README and ``head.json``.
     seed
         Seed of all random draws.
     layer, gene_key, species, modality, table, counts, device, precision, threads
@@ -130,6 +134,7 @@ def finetune(
         "folds": folds,
         "epochs": epochs,
         "learning_rate": learning_rate,
+        "trials": trials,
         "seed": seed,
         "device": device,
         "precision": precision,

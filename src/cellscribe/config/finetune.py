@@ -71,6 +71,8 @@ class FinetuneOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, 
     """Genes of a cell that a step looks at, a random subset with its ranks; all if not given."""
     learning_rate: float | None = None
     """Peak where layers are trained; by default 1e-3 for lora, else 3e-4."""
+    trials: int | None = None
+    """Recipes (rate, layers, passes) that are tried on held-out groups; the best is taken."""
     weight_decay: float = 0.01
     """AdamW's decay; none on norms, biases and embeddings."""
 
@@ -86,7 +88,12 @@ class FinetuneOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, 
                 "no groups of cells are held out; leave out --mode and --group"
             )
         counts = ("layers", "rank", "calibration_folds", "epochs", "patience", "batch_cells")
-        check_positive(self, (*counts, "genes_per_cell", "learning_rate"))
+        check_positive(self, (*counts, "genes_per_cell", "learning_rate", "trials"))
+        if self.trials is not None and self.mode == "head":
+            raise InputError(
+                "--trials searches how layers are trained; --mode head trains none, its penalty "
+                "is chosen on held-out groups anyway; take --mode last, lora or all"
+            )
         if self.weight_decay < 0:
             raise InputError(f"weight_decay must not be negative, as {self.weight_decay} is")
 

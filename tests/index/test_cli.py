@@ -33,7 +33,7 @@ def test_from_labelled_cells_to_hits(tiny_model: Path, tmp_path: Path, run: Cli)
     assert [ids[0] for ids in hits["neighbor_id"]] == hits["cell_id"].tolist()
     ran = run("annotate", more, "--index", out, "-o", tmp_path / "labels.csv")
     assert ran.status == 0, ran.err
-    assert list(pd.read_csv(tmp_path / "labels.csv"))[-1] == "second"
+    assert list(pd.read_csv(tmp_path / "labels.csv"))[-1] == "distance"
     told = run("index", "info", out, "--verify").out
     assert "120 cells of 2 sources" in told
     assert "every file is as it was written" in told

@@ -379,7 +379,7 @@ def test_annotate_gives_what_a_query_does(built: Path, tmp_path: Path) -> None:
     found = search(query, built)
     labels = cellscribe.annotate(query, index=built, log=quiet, **FLAT)
     assert isinstance(labels, pd.DataFrame)
-    assert list(labels) == ["label", "probability", "best", "second"]
+    assert list(labels) == ["label", "probability", "best", "second", "distance"]
     for name in labels:
         there = found["cell_type" if name == "label" else f"cell_type_{name}"]
         assert labels[name].astype(str).tolist() == there.astype(str).tolist()
@@ -419,12 +419,12 @@ def test_without_anything_the_bundled_index_is_asked(monkeypatch: pytest.MonkeyP
     said: list[str] = []
     cells = cellscribe.sample()[:120].copy()
     cellscribe.annotate(cells, log=said.append, **FLAT)
-    assert any("blood and pancreas: B cell, CD14-positive monocyte" in line for line in said)
+    assert any("blood and pancreas: B cell; CD14-positive monocyte" in line for line in said)
     found = cells.obs
-    assert list(found.columns[-5:]) == [
-        f"cellscribe_{name}" for name in ("label", "probability", "best", "second", "ontology_id")
-    ]
+    names = ("label", "probability", "best", "second", "distance", "ontology_id")
+    assert list(found.columns[-6:]) == [f"cellscribe_{name}" for name in names]
     called = found["cellscribe_label"] != "unknown"
+    assert (found["cellscribe_distance"][called] <= 1).all()
     assert called.mean() > 0.5
     assert found["cellscribe_ontology_id"][called].str.startswith("CL:").all()
     with pytest.raises(InputError, match="is settled when an index is built"):
@@ -446,3 +446,16 @@ def test_without_faiss_a_large_one_is_searched_exactly_and_said(
     with pytest.raises(InputError, match=r"pip install .cellscribe\[index\]"):
         words = options(search="approximate")
         cellscribe.build_index(sources[0], tmp_path / "j.index", words, model=tiny_model)
+
+
+def test_vectors_of_a_source_in_parts_have_its_labels(
+    built: Path, sources: list[Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "vectors"
+    words = cellscribe.EmbedOptions(model=str(tiny_model), **FLAT)
+    parts = cellscribe.ShardOptions(rows_per_shard=40)
+    cellscribe.embed_files(sources, run, words, sharing=parts, log=quiet)
+    done = cellscribe.build_index(run, tmp_path / "i.index", options(), model=tiny_model, log=quiet)
+    assert len(done["sources"]) > 2
+    labels = done["columns"]["cell_type"]["labels"]
+    assert labels == open_index(built).header["columns"]["cell_type"]["labels"]

@@ -62,7 +62,7 @@ def voter() -> Voter:
 def test_the_narrowest_kind_that_is_sure_is_given(
     voter: Voter, shares: list[float], name: str | None, probability: float
 ) -> None:
-    called = voter.call_shares(np.array([shares]), np.ones(1, bool))
+    called = voter.call_shares(np.array([shares]), np.full(1, 0.9))
     given = int(called.given[0])
     table = voter.table(called)
     if name is None:
@@ -73,7 +73,7 @@ def test_the_narrowest_kind_that_is_sure_is_given(
         assert table["label"][0] == name
         assert terms()[table["ontology_id"][0]].name == name
     assert called.probability[0] == pytest.approx(probability)
-    assert voter.call_shares(np.array([shares]), np.zeros(1, bool)).given[0] == NOBODY
+    assert voter.call_shares(np.array([shares]), np.full(1, 1.1)).given[0] == NOBODY
 
 
 def test_a_label_covers_those_below_it() -> None:

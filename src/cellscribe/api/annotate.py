@@ -123,8 +123,8 @@ def annotate(
     AnnData, pandas.DataFrame or None
         None for an AnnData, whose ``obs`` then has ``cellscribe_label``,
         ``cellscribe_probability``, ``cellscribe_best``, ``cellscribe_second`` and
-        ``cellscribe_distance`` (with an index no distance and, where its labels are terms of the
-        Cell Ontology, ``cellscribe_ontology_id``); the copy with `copy`; for a file a table of the
+        ``cellscribe_distance`` (with an index whose labels are terms of the Cell Ontology also
+        ``cellscribe_ontology_id``); the copy with `copy`; for a file a table of the
         same, a row a cell.
 
     Raises

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cellscribe.annotation.domain import Types, fit_types
+from cellscribe.annotation.domain import TINY, Types, fit_types
 from cellscribe.callbacks import Progress, in_step
 from cellscribe.errors import InputError
 from cellscribe.index.nearest import Floats, Places, Search, open_search
@@ -94,8 +94,9 @@ class Called:
     best: npt.NDArray[np.int64]
     second: npt.NDArray[np.int64]
     """``[B]`` labels."""
-    inside: npt.NDArray[np.bool_]
-    """``[B]`` whether a cell lies within the limits of the index."""
+    distance: npt.NDArray[np.float64]
+    """``[B]`` in units of the limits of the index, the larger of both; above 1 a cell lies outside.
+    """
 
     def put(self, rows: Places, part: Called) -> None:
         """Fill in some of the cells."""
@@ -110,7 +111,7 @@ def nobody(n_cells: int) -> Called:
         probability=np.zeros(n_cells),
         best=np.full(n_cells, NOBODY),
         second=np.full(n_cells, NOBODY),
-        inside=np.zeros(n_cells, bool),
+        distance=np.full(n_cells, np.nan),
     )
 
 
@@ -151,19 +152,21 @@ class Voter:
     def call(self, near: Near) -> Called:
         """Call cells by their neighbours, and by how far they lie from all labels."""
         shares = vote(near.distance, self.labels.codes[near.places], len(self.labels.kept))
-        inside = near.distance.mean(axis=1) <= self.column["limit"]
         spread = self.types.distances(np.asarray(near.vectors, np.float64)).min(axis=1)
-        inside &= spread <= self.column["spread_limit"]
-        return self.call_shares(shares, inside)
+        far = np.maximum(
+            near.distance.mean(axis=1) / max(self.column["limit"], TINY),
+            spread / max(self.column["spread_limit"], TINY),
+        )
+        return self.call_shares(shares, far)
 
-    def call_shares(self, shares: Floats, inside: npt.NDArray[np.bool_]) -> Called:
-        """Call cells by the shares of their labels ``[B, C]``, those that lie `inside` ``[B]``."""
+    def call_shares(self, shares: Floats, distance: npt.NDArray[np.float64]) -> Called:
+        """Call cells by the shares of their labels ``[B, C]`` and their `Called.distance`."""
         kinds, cells = self.kinds, np.arange(len(shares))
         order = np.argsort(-shares, axis=1, kind="stable")
         best, second = order[:, 0], order[:, 1]
         mass = shares @ kinds.covers
         sure = kinds.covers[best] & (mass >= self.column["threshold"])
-        sure &= (inside & (shares[cells, best] > 0))[:, None]
+        sure &= ((distance <= 1) & (shares[cells, best] > 0))[:, None]
         narrowest = np.where(sure, kinds.order, len(kinds.order)).argmin(axis=1)
         given = np.where(sure.any(axis=1), narrowest, NOBODY)
         return Called(
@@ -171,11 +174,11 @@ class Voter:
             probability=np.where(given < 0, shares[cells, best], mass[cells, given]),
             best=np.where(shares[cells, best] > 0, best, NOBODY),
             second=np.where(shares[cells, second] > 0, second, NOBODY),
-            inside=inside,
+            distance=distance,
         )
 
     def table(self, called: Called) -> dict[str, Any]:
-        """Columns of a result: label, probability, best, second, and ontology_id where there is."""
+        """Columns of a result: label, probability, best, second, distance, and ontology_id."""
         kinds = self.kinds
         names = pd.Index([*dict.fromkeys([*kinds.names, UNKNOWN])])
         place = names.get_indexer(pd.Index([*kinds.names, UNKNOWN]))
@@ -185,6 +188,7 @@ class Voter:
             "best": pd.Categorical.from_codes(place[called.best], names),
             "second": pd.Categorical.from_codes(place[called.second], names),
         }
+        found["distance"] = called.distance.astype(np.float32)
         if any(kinds.ids):
             found["ontology_id"] = np.array([*kinds.ids, ""], object)[called.given]
         return found
@@ -243,7 +247,7 @@ class IndexAnnotation:
     about: dict[str, Any]
 
     def table(self, names: pd.Index) -> pd.DataFrame:
-        """One row a cell: ``label``, ``probability``, ``best``, ``second``, ``ontology_id``."""
+        """One row a cell: label, probability, best, second, distance, ontology_id."""
         return pd.DataFrame(self.columns, index=pd.Index(names, name=CELL_ID))
 
     def counts(self) -> dict[str, int]:
@@ -300,7 +304,7 @@ def annotate_by_index(
         called.put(near.rows, voter.call(near))
         n_filled += len(near.rows)
     _need_cells(n_filled, opened)
-    outside = 1 - called.inside.sum() / n_filled
+    outside = (called.distance > 1).sum() / n_filled
     if outside > OUTSIDE:
         session.log(
             f"Warning: {outside:.0%} of the cells lie outside of what the index knows, where of "
@@ -329,7 +333,7 @@ def what_it_knows(index: Index) -> str:
     """Say in a sentence which tissues and types of cell an index knows."""
     header = index.header
     name = header["labels"][0]
-    labels = ", ".join(header["columns"][name]["labels"])
+    labels = "; ".join(header["columns"][name]["labels"])
     tissues = " and ".join(index.coded(TISSUE)[0]) if TISSUE in header["obs"] else ""
     of = f" of {tissues}" if tissues else ""
     return (
@@ -352,7 +356,8 @@ def find_hits(
     -------
     pandas.DataFrame
         A row a cell. For each column of labels ``NAME``, ``NAME_probability``, ``NAME_best``,
-        ``NAME_second`` and, where labels are known to the Cell Ontology, ``NAME_ontology_id``;
+        ``NAME_second``, ``NAME_distance`` (above 1 outside of what the index knows) and, where
+        labels are known to the Cell Ontology, ``NAME_ontology_id``;
         ``distance``, the mean of the neighbours'; and lists, nearest first: ``neighbor_id``,
         ``neighbor_source``, ``neighbor_distance`` and ``neighbor_NAME`` for labels and columns of
         obs. Empty lists for a cell without a count on a known gene.

@@ -227,12 +227,18 @@ def climbing(folder: Path) -> None:
     (folder / HEADER).write_text(json.dumps(header))
 
 
+def without_settings(folder: Path) -> None:
+    header = json.loads((folder / HEADER).read_text())
+    (folder / HEADER).write_text(json.dumps(header | {"settings": {}}))
+
+
 DAMAGED: dict[str, tuple[Callable[[Path], None], str]] = {
     "short vectors": (changed("vectors-*", lambda b: b[:-1]), "bytes where"),
     "short table": (changed("cells-*", lambda b: b[: len(b) // 2]), "bytes where"),
     "gone": (lambda folder: next(folder.glob("vectors-*")).unlink(), "no such file"),
     "header cut short": (changed(HEADER, lambda b: b[:100]), "damaged JSON"),
     "no header": (lambda folder: (folder / HEADER).unlink(), "no index"),
+    "no settings": (without_settings, "settings.n_neighbors is missing"),
     "later version": (other_format, "a later version"),
     "out of the folder": (climbing, "no file of an index"),
 }

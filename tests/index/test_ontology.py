@@ -76,6 +76,10 @@ def test_the_narrowest_kind_that_is_sure_is_given(
     assert voter.call_shares(np.array([shares]), np.full(1, 1.1)).given[0] == NOBODY
 
 
+def test_ids_of_another_release_are_left_out() -> None:
+    assert kinds_of(["a", "b"], {"a": "CL:9999999", "b": T}).ids == ["", T]
+
+
 def test_a_label_covers_those_below_it() -> None:
     kinds = kinds_of(["T cell", "CD4 T"], {"T cell": T, "CD4 T": CD4})
     assert kinds.covers.tolist() == [[True, False], [True, True]]

@@ -52,10 +52,6 @@ from cellscribe.writing import disk_errors, writing
 if TYPE_CHECKING:
     from cellscribe.inference.embedder import Embedder
 
-LEARNING = ("n_neighbors", "accuracy", "min_cells", "folds", "seed")
-"""Settings of what is learnt from held-out cells."""
-LEARNT = "learnt_on"
-"""Setting that says how many cells there were when lists and codes were learnt."""
 GROWN = 2
 """Growth after which they are learnt anew."""
 
@@ -108,7 +104,13 @@ def build_index(
                 "obs": list(options.obs),
                 "group": options.group,
                 "settings": {
-                    name: getattr(options, name) for name in (*LEARNING, "dtype", "search")
+                    "n_neighbors": options.n_neighbors,
+                    "accuracy": options.accuracy,
+                    "min_cells": options.min_cells,
+                    "folds": options.folds,
+                    "seed": options.seed,
+                    "dtype": options.dtype,
+                    "search": options.search,
                 },
                 "parts": [],
                 "space": {"kind": "cosine", "mean": [], "scale": []},
@@ -209,7 +211,11 @@ def _finish(folder: Path, header: Header, log: Log, progress: Progress | None) -
     settings = header["settings"]
     options = IndexOptions(
         label=tuple(header["labels"]),
-        **{name: settings[name] for name in LEARNING},
+        n_neighbors=settings["n_neighbors"],
+        accuracy=settings["accuracy"],
+        min_cells=settings["min_cells"],
+        folds=settings["folds"],
+        seed=settings["seed"],
     )
     step = in_step(progress, "Learning what the labels are worth")
     index = Index(folder, header)
@@ -223,10 +229,10 @@ def _finish(folder: Path, header: Header, log: Log, progress: Progress | None) -
     approximate = settings["search"] == "approximate" or (
         settings["search"] == "auto" and index.n_cells >= EXACT_CELLS and _has_faiss(log)
     )
-    learn = index.n_cells >= GROWN * settings.get(LEARNT, 0) or not approximate
+    learn = index.n_cells >= GROWN * settings.get("learnt_on", 0) or not approximate
     if learn:
         header["space"] = choose_space(index, columns[0], groups, options.seed)
-        settings[LEARNT] = index.n_cells
+        settings["learnt_on"] = index.n_cells
     held = hold_out(Exact(index), groups, options.n_neighbors, options.seed)
     header["columns"] = {}
     for number, labels in enumerate(columns):

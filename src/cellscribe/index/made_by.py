@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellscribe.callbacks import Log
-from cellscribe.config import DeviceOptions, IndexOptions, InputOptions, Options
+from cellscribe.config import DeviceOptions, IndexOptions, InputOptions, ModelOptions, Options
 from cellscribe.errors import InputError
 from cellscribe.index.store import Index, MadeBy
 from cellscribe.inference.session import Session, open_session
@@ -101,7 +101,9 @@ def session_for(
         if hasattr(options, field.name)
     }
     if model is None or isinstance(model, str | Path):
-        settings |= wanted["options"]
+        settings |= {
+            field.name: wanted["options"].get(field.name) for field in fields(ModelOptions)
+        }
     name = model or wanted["name"]
     if model is None:
         try:

@@ -69,7 +69,9 @@ class Kinds:
 
 def kinds_of(labels: list[str], ontology: dict[str, str]) -> Kinds:
     """Place labels in the Cell Ontology, see `Kinds`."""
-    ids = [ontology.get(label, "") for label in labels]
+    # ids of another release of the ontology may not be in this one
+    known = {label: term for label, term in ontology.items() if term in terms()}
+    ids = [known.get(label, "") for label in labels]
     parents = common_parents([term for term in ids if term])
     covers = np.eye(len(labels), len(labels) + len(parents), dtype=bool)
     for row, term in enumerate(ids):
@@ -217,8 +219,8 @@ class Querying:
                 f"{index.folder} has no labels {label!r}; it has {', '.join(header['labels'])}"
             )
         self.index = index
-        self.n_neighbors = int(header["settings"]["n_neighbors"])
-        min_cells = int(header["settings"]["min_cells"])
+        self.n_neighbors = header["settings"]["n_neighbors"]
+        min_cells = header["settings"]["min_cells"]
         self.search: Search = open_search(index)
         self.voters = {
             name: Voter(index, read_codes(index, name, min_cells), column)

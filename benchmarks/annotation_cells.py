@@ -51,7 +51,7 @@ BASELINE_PENALTIES, BASELINE_FOLDS = (0.001, 0.01, 0.1), 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labels:
+class LabelledCells:
     """Cells of a file."""
 
     vectors: npt.NDArray[np.float64]
@@ -65,7 +65,7 @@ class Labels:
     groups: npt.NDArray[np.object_] | None
     """``[B]``."""
 
-    def some(self, rows: Any) -> Labels:
+    def some(self, rows: Any) -> LabelledCells:
         """Some of the cells."""
         return replace(
             self,
@@ -78,7 +78,7 @@ class Labels:
 
 def read_cells(
     path: Path, model: str, kept: Path, *, group: str | None = None, common: bool = False
-) -> Labels:
+) -> LabelledCells:
     """Read a file; its vectors are made unless they are in the folder `kept`.
 
     Parameters
@@ -128,7 +128,7 @@ def read_cells(
     counts = csr_matrix(adata.X).astype(np.float64)
     depth = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)
     genes = (diags(1e4 / depth) @ counts).log1p().tocsr()
-    cells = Labels(
+    cells = LabelledCells(
         vectors=vectors,
         genes=genes,
         ids=adata.var[GENE_COLUMN].astype(str).to_numpy(object),
@@ -141,7 +141,7 @@ def read_cells(
     return cells.some(~empty)
 
 
-def shared_genes(parts: list[Labels]) -> list[Labels]:
+def shared_genes(parts: list[LabelledCells]) -> list[LabelledCells]:
     """Bring files to the genes that all of them have, in one order."""
     common = set.intersection(*(set(part.ids[part.ids != ""]) for part in parts))
     ids = np.array(sorted(common), object)
@@ -153,12 +153,12 @@ def shared_genes(parts: list[Labels]) -> list[Labels]:
     return found
 
 
-def joined(parts: list[Labels]) -> Labels:
+def joined(parts: list[LabelledCells]) -> LabelledCells:
     """One set of the cells of several files, by shared genes."""
     from scipy.sparse import vstack
 
     parts = shared_genes(parts)
-    return Labels(
+    return LabelledCells(
         vectors=np.concatenate([part.vectors for part in parts]),
         genes=vstack([part.genes for part in parts], format="csr"),
         ids=parts[0].ids,
@@ -167,7 +167,7 @@ def joined(parts: list[Labels]) -> Labels:
     )
 
 
-def labelled(cells: Labels) -> tuple[Labels, Labelled]:
+def labelled(cells: LabelledCells) -> tuple[LabelledCells, Labelled]:
     """Cells of labels that have enough of them, and these as the package takes them."""
     assert cells.names is not None
     names, numbers = np.unique(cells.names.astype(str), return_counts=True)
@@ -202,7 +202,7 @@ class Baseline:
         return probabilities(self.head.logits(standard), self.calibration.temperature)
 
 
-def fit_baseline(cells: Labels, given: Labelled, accuracy: float) -> Baseline:
+def fit_baseline(cells: LabelledCells, given: Labelled, accuracy: float) -> Baseline:
     """Fit the baseline on the cells that the package's own side learns from."""
     square = cells.genes.multiply(cells.genes).mean(axis=0)
     spread = np.asarray(square).ravel() - np.asarray(cells.genes.mean(axis=0)).ravel() ** 2

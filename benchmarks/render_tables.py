@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import annotation_tables
 from benchmarks.hostile import hostile_table, kills_table
 from benchmarks.record import read_results
 from benchmarks.render_evaluation import evaluated
@@ -203,6 +204,11 @@ def shared_tables(results: list[Result]) -> str:
     return "\n\n".join(table(columns, rows) for columns, rows in made)
 
 
+def annotation_table(results: list[Result]) -> str:
+    made = [annotation_tables.TABLES[r["bench"]](r["figures"]) for r in results]
+    return "\n\n".join(table(each["columns"], each["rows"]) for each in made)
+
+
 def own_table(results: list[Result]) -> str:
     return "\n\n".join(table(r["table"]["columns"], r["table"]["rows"]) for r in results)
 
@@ -214,6 +220,7 @@ TABLES: dict[str, Callable[[list[Result]], str]] = {
     "train": train_table,
     "families": families_table,
     "hostile": damage_tables,
+    **dict.fromkeys(annotation_tables.TABLES, annotation_table),
     "sharing": shared_tables,
 }
 

@@ -10,17 +10,27 @@ import pandas as pd
 import pytest
 from benchmarks import annotation
 from benchmarks.annotation import HEAD, OURS, across_figures, shift_figures, within_figures
-from benchmarks.annotation_cells import BLOOD, COMMON, Labels, brier, joined, read_cells, scored
+from benchmarks.annotation_cells import (
+    BLOOD,
+    COMMON,
+    LabelledCells,
+    brier,
+    joined,
+    read_cells,
+    scored,
+)
 from benchmarks.annotation_tables import TABLES
 from scipy.sparse import csr_matrix
 
 
-def planted(n: int, kinds: list[str], seed: int, ids: list[str], groups: list[str]) -> Labels:
+def planted(
+    n: int, kinds: list[str], seed: int, ids: list[str], groups: list[str]
+) -> LabelledCells:
     """Cells of kinds that both vectors and genes tell apart."""
     rng = np.random.default_rng(seed)
     kind = np.arange(n) % len(kinds)
     genes = rng.poisson(0.2 + 6 * np.eye(len(kinds), len(ids))[kind])
-    return Labels(
+    return LabelledCells(
         vectors=5 * np.eye(len(kinds), 8)[kind] + rng.normal(size=(n, 8)),
         genes=csr_matrix(genes.astype(float)),
         ids=np.array(ids, object),
@@ -81,7 +91,7 @@ def test_planted_kinds_are_told_apart_and_withheld_ones_are_unknown(
     monkeypatch.setattr(annotation, "LINES", {"one": "one", "two": "two"})
     ids = [f"ENSG{number}" for number in range(6)]
 
-    def read(stem: str, **_: object) -> Labels:
+    def read(stem: str, **_: object) -> LabelledCells:
         seed = sum(map(ord, stem))
         return planted(160, ["a", "b", "c", "d"], seed, ids, ["d1", "d2", "d3", "d4"])
 

@@ -38,7 +38,7 @@ Floats = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calls:
+class Called:
     """What cells are called, ``[B]`` each."""
 
     each: npt.NDArray[np.float64]
@@ -64,7 +64,7 @@ class Caller:
     """None with a head that was made without one."""
     alignment: Alignment | None = None
 
-    def call(self, vectors: Floats) -> Calls:
+    def call(self, vectors: Floats) -> Called:
         """Call cells by their vectors, ``[B, D]``."""
         vectors = np.asarray(vectors, np.float64)
         distance = np.full(len(vectors), np.nan)
@@ -79,7 +79,7 @@ class Caller:
         each = self.classify(vectors) * known[:, None]
         rows, order = np.arange(len(each)), np.argsort(-each, axis=1, kind="stable")
         best = order[:, 0]
-        return Calls(
+        return Called(
             each=each,
             best=best,
             second=order[:, min(1, each.shape[1] - 1)],

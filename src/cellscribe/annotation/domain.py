@@ -239,7 +239,7 @@ def fit_known(near: Floats, withheld: list[Floats]) -> npt.NDArray[np.float64]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldOut:
+class HeldOutDistances:
     """Distances of cells to what was learnt without them, ``[R]`` each."""
 
     distance: npt.NDArray[np.float64]
@@ -250,7 +250,7 @@ class HeldOut:
     """Whether a cell was held out, and its own type learnt."""
 
     @classmethod
-    def none(cls, n_cells: int) -> HeldOut:
+    def none(cls, n_cells: int) -> HeldOutDistances:
         """Nothing measured yet, to be filled part by part."""
         return cls(
             distance=np.full(n_cells, np.nan),
@@ -277,7 +277,7 @@ def fit_domain(
     *,
     grouped: bool,
     seed: int = 0,
-    held_out: HeldOut | None = None,
+    held_out: HeldOutDistances | None = None,
 ) -> tuple[Domain, npt.NDArray[np.float64]]:
     """Learn where labelled cells lie, and how far from them held-out ones do.
 
@@ -309,7 +309,7 @@ def fit_domain(
     mean, scale = standardisation(vectors)
     standard = (vectors - mean) / scale
     if held_out is None:
-        held_out = HeldOut.none(len(truth))
+        held_out = HeldOutDistances.none(len(truth))
         for fold in np.unique(folds):
             away = folds == fold
             types = fit_types(standard[~away], truth[~away], n_labels)

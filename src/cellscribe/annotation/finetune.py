@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.annotation.calibration import Calibration, calibrate, log_calibration
-from cellscribe.annotation.domain import HeldOut, fit_domain
+from cellscribe.annotation.domain import HeldOutDistances, fit_domain
 from cellscribe.annotation.labels import (
     Labelled,
     check_labels,
@@ -125,7 +125,7 @@ def finetune_model(
     log_folds(labelled, options.group, log)
     folds = choose_folds(labelled.truth, labelled.groups, options.folds, options.seed)
     tuned: Tuned | None = None
-    held_out: HeldOut | None = None
+    held_out: HeldOutDistances | None = None
     trials: list[dict[str, Any]] = []
     if trained is None:
         head, logits, tested = fit_head(vectors, labelled, folds)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cellscribe.annotation.domain import HeldOut, fit_types, standardisation
+from cellscribe.annotation.domain import HeldOutDistances, fit_types, standardisation
 from cellscribe.annotation.labels import Labelled, Log, choose_folds, learnable
 from cellscribe.annotation.linear import fit_linear, start_linear
 from cellscribe.annotation.tuning import Tuned, predict, tune, vectors_of
@@ -54,7 +54,7 @@ class Training:
 
     def run(
         self, progress: Progress, log: Log
-    ) -> tuple[Tuned, npt.NDArray[np.float64], npt.NDArray[np.bool_], str, HeldOut]:
+    ) -> tuple[Tuned, npt.NDArray[np.float64], npt.NDArray[np.bool_], str, HeldOutDistances]:
         """Train with folds held out, then on all cells.
 
         Returns
@@ -73,7 +73,7 @@ class Training:
         rotations = min(self.options.calibration_folds, len(parts))
         tested = np.zeros(len(truth), bool)
         logits = np.empty((len(truth), len(self.labelled.labels)))
-        epochs, held_out = [], HeldOut.none(len(truth))
+        epochs, held_out = [], HeldOutDistances.none(len(truth))
         for fold in range(rotations):
             away = self.folds == fold
             learn, stop, how = self._sides(fold, log if fold == 0 else _silent)
@@ -102,7 +102,12 @@ class Training:
         return final, logits[tested], tested, how, held_out
 
     def _measure(
-        self, done: Tuned, ranked: CellTokens, learn: Integers, here: Integers, held_out: HeldOut
+        self,
+        done: Tuned,
+        ranked: CellTokens,
+        learn: Integers,
+        here: Integers,
+        held_out: HeldOutDistances,
     ) -> None:
         """Measure how far held-out cells lie from the types that a training has learnt."""
         truth = self.labelled.truth

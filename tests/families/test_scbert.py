@@ -218,7 +218,7 @@ def test_genes_may_come_from_an_h5ad(folder: Path, tmp_path: Path) -> None:
     assert read(folder, path).table.symbols == tuple(SMALL["genes"])
 
 
-def test_a_fine_tuned_file_is_read_without_its_classifier(folder: Path, tmp_path: Path) -> None:
+def test_a_head_of_another_kind_is_left_out(folder: Path, tmp_path: Path) -> None:
     path, _ = copied(folder, tmp_path)
     state = {n: x for n, x in state_of(path).items() if not n.startswith("to_out.")}
     state |= {"to_out.conv1.weight": torch.ones(1, 1, 1, 40), "to_out.fc3.bias": torch.ones(9)}
@@ -226,6 +226,17 @@ def test_a_fine_tuned_file_is_read_without_its_classifier(folder: Path, tmp_path
     published, plain = read(tmp_path), read(folder)
     assert published.tensors.keys() == plain.tensors.keys()
     assert any("to_out.conv1.weight, to_out.fc3.bias" in note for note in published.notes)
+
+
+@pytest.mark.parametrize("name", ["conv1.weight", "fc2.weight", "fc3.weight", "fc3.bias"])
+def test_a_classifier_whose_layers_do_not_fit_is_refused(name: str, tmp_path: Path) -> None:
+    path, genes = write_published(tmp_path, classes=3)
+    data = torch.load(path, weights_only=False)
+    data["model_state_dict"][f"to_out.{name}"] = torch.ones(7)
+    torch.save(data, path)
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, genes)
+    assert "\n" not in str(caught.value)
 
 
 def test_recognised_by_name_or_contents(folder: Path, tmp_path: Path) -> None:

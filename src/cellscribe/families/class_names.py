@@ -66,6 +66,14 @@ def class_names(
     return names, notes
 
 
+def uncalibrated(of: str, labels: list[str]) -> str:
+    """What a user must know of the probabilities of an imported classifier."""
+    return (
+        f"a classifier of {of} with {len(labels):,} labels; its probabilities are as trained, "
+        "nothing was held out to calibrate them, and no threshold makes any unknown"
+    )
+
+
 def _names(stated: Any, where: str) -> list[str]:
     """Names in order, of a list, of number -> name, or of name -> number."""
     if isinstance(stated, np.ndarray) and stated.ndim == 1:

@@ -62,6 +62,8 @@ def choose_pooling(config: ModelConfig, published: Pooling, options: ModelOption
 class Bert:
     """A loaded BERT of ranked genes, see `base.CellModel`."""
 
+    reads_subsets = True
+
     def __init__(self, checkpoint: Checkpoint, options: ModelOptions | None = None) -> None:
         config, vocabulary = checkpoint.config, checkpoint.vocabulary
         self.config, self.vocabulary = config, vocabulary
@@ -73,8 +75,6 @@ class Bert:
         self.specials = Specials(*vocabulary.around(config.cls_token, config.sep_token))
         self.network: Encoder = checkpoint.model.encoder.eval()
         self._whole = checkpoint.model
-
-    reads_subsets = True
 
     def tokenize(self, block: csr_matrix, token_of_column: npt.NDArray[np.int32]) -> CellTokens:
         """Ranked genes of each cell, without special tokens."""

@@ -21,7 +21,7 @@ from cellscribe.config import ImportOptions, ModelConfig, Pooling, from_mapping
 from cellscribe.config.checked import check_value, hints_of
 from cellscribe.errors import InputError
 from cellscribe.families.base import PublishedBert, PublishedHead
-from cellscribe.families.class_names import class_names
+from cellscribe.families.class_names import class_names, uncalibrated
 from cellscribe.families.geneformer.dictionaries import Dictionaries, read_dictionaries
 from cellscribe.families.shards import WEIGHTS, read_weights, without_prefixes
 from cellscribe.families.source import AGAIN, Source
@@ -232,10 +232,7 @@ def read_classifier(
         )
     labels, notes = class_names(len(weight), data.get("id2label"), names, where)
     of: Literal["cells", "genes"] = "genes" if is_of_genes else "cells"
-    notes.append(
-        f"a classifier of {of} with {len(labels):,} labels; its probabilities are as trained, "
-        "nothing was held out to calibrate them, and no threshold makes any unknown"
-    )
+    notes.append(uncalibrated(of, labels))
     return PublishedHead(of=of, labels=labels, weight=weight, bias=bias), notes
 
 

@@ -21,7 +21,7 @@ from cellscribe.cells.gene_names.vocabulary import GeneTable
 from cellscribe.config import ImportOptions, ModelOptions, from_mapping
 from cellscribe.errors import InputError
 from cellscribe.families.base import CellModel, Published, PublishedHead, check_options
-from cellscribe.families.class_names import class_names
+from cellscribe.families.class_names import class_names, uncalibrated
 from cellscribe.families.scbert.config import CONV_WIDTH, MASK_TOKENS, POSITIONS, ScbertConfig
 from cellscribe.families.shards import without_prefixes
 from cellscribe.families.source import Source, first_line
@@ -44,9 +44,9 @@ STATE = "model_state_dict"
 LAYER = "performer.net.layers."
 HEAD = "to_out."
 """Prefix of the names of the head: of pretraining, or of a cell type classifier."""
-CONVOLUTION = f"{HEAD}conv1.weight"
 LAYERS = ("conv1", "fc1", "fc2", "fc3")
 """Of the published classifier, under `HEAD`."""
+CLASSIFIER = {f"{HEAD}{layer}.{kind}" for layer in LAYERS for kind in ("weight", "bias")}
 COUNTER = "performer.calls_since_last_redraw"
 GENES_HELP = (
     "name with --genes FILE the list of its genes, one symbol a line in the published order, or "
@@ -96,7 +96,7 @@ def read_published(source: Source, options: ImportOptions) -> Published:
     config = _config(tensors, depth, path)
     classifier: PublishedHead | None = None
     told: list[str] = []
-    if CONVOLUTION in state:
+    if set(head) == CLASSIFIER:
         classifier, layers, told = _classifier(state, config, options.labels, path)
         hidden, width = layers["convolution.fc1.weight"], layers["convolution.fc2.weight"]
         config = replace(config, conv_hidden=len(hidden), conv_width=len(width))
@@ -222,12 +222,8 @@ def _classifier(
 ) -> tuple[PublishedHead, dict[str, torch.Tensor], list[str]]:
     """Last layer of a fine-tuned classifier, the layers before it, and notes."""
     given = {name.removeprefix(HEAD): x for name, x in state.items() if name.startswith(HEAD)}
-    wanted = {f"{layer}.{kind}" for layer in LAYERS for kind in ("weight", "bias")}
-    if given.keys() != wanted or any(given[f"{layer}.weight"].ndim < 2 for layer in LAYERS):
-        odd = ", ".join(sorted(given.keys() ^ wanted)[:5]) or "their shapes"
-        raise InputError(
-            f"{path}: its classifier is not that of scBERT's finetune.py ({first_line(odd)})"
-        )
+    if any(given[f"{layer}.weight"].ndim < 2 for layer in LAYERS):
+        raise InputError(f"{path}: the layers of its classifier are not those of scBERT's own")
     made = {name: as_float(name, x, str(path)) for name, x in given.items()}
     made["conv1.weight"] = made["conv1.weight"].reshape(1, -1)
     labels, notes = class_names(len(made["fc3.weight"]), None, names, str(path))
@@ -239,10 +235,7 @@ def _classifier(
     weight, bias = made["fc3.weight"], made["fc3.bias"]
     if weight.shape[1] != len(made["fc2.weight"]) or bias.shape != weight.shape[:1]:
         raise InputError(f"{path}: the layers of its classifier do not fit each other")
-    notes.append(
-        f"a classifier of cells with {len(labels):,} labels; its probabilities are as trained, "
-        "nothing was held out to calibrate them, and no threshold makes any unknown"
-    )
+    notes.append(uncalibrated("cells", labels))
     return PublishedHead(of="cells", labels=labels, weight=weight, bias=bias), layers, notes
 
 

@@ -148,6 +148,8 @@ def build_network(
 class Scbert:
     """A loaded scBERT, see `base.CellModel`."""
 
+    reads_subsets = False
+
     def __init__(
         self, config: ScbertConfig, network: ScbertNetwork, pool: str, sentence: str
     ) -> None:
@@ -158,8 +160,6 @@ class Scbert:
         self.context = config.genes
         self.pooling = sentence
         self.network: ScbertNetwork = network
-
-    reads_subsets = False
 
     def tokenize(self, block: csr_matrix, token_of_column: npt.NDArray[np.int32]) -> CellTokens:
         """Genes of each cell that have a count, with the bins of their counts."""

@@ -194,6 +194,8 @@ class Scfoundation:
         How a vector is made, in words.
     """
 
+    reads_subsets = False
+
     def __init__(
         self,
         config: ScfoundationConfig,
@@ -212,7 +214,6 @@ class Scfoundation:
         self._lock = threading.Lock()
         self.network: ScfoundationNetwork = self._build(branch, "cell")
 
-    reads_subsets = False
     bulk_rule = (
         "bulk samples are read by scFoundation's own rule: brought to their median total, log1p, "
         "both depths log10 of the sum of these values; no target depth is used"

@@ -110,6 +110,8 @@ def build_network(
 class Scgpt:
     """A loaded scGPT, see `base.CellModel`."""
 
+    reads_subsets = True
+
     def __init__(
         self, config: ScgptConfig, network: ScgptNetwork, pool: str, sentence: str
     ) -> None:
@@ -118,8 +120,6 @@ class Scgpt:
         self.context = config.context
         self.pooling = sentence
         self.network: ScgptNetwork = network
-
-    reads_subsets = True
 
     def tokenize(self, block: csr_matrix, token_of_column: npt.NDArray[np.int32]) -> CellTokens:
         """Genes of each cell with the bins of their counts, without <cls>."""

@@ -207,15 +207,16 @@ def search(
     Returns
     -------
     pandas.DataFrame
-        A row a cell: labels, their probabilities, and lists of neighbours; see `index.query`.
+        A row a cell: labels, their probabilities, and lists of neighbours; see `index.hits`.
 
     Raises
     ------
     InputError
         Bad input, a damaged index, or another model than its own.
     """
+    from cellscribe.index.hits import find_hits
     from cellscribe.index.made_by import session_for
-    from cellscribe.index.query import Querying, find_hits
+    from cellscribe.index.query import Querying
     from cellscribe.index.store import open_index
     from cellscribe.index.vectors import find_references, open_reference
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,11 +17,15 @@ from support.command import COUNTS, Cli, Ran, refused, renamed, write
 from support.tiny import some_counts
 
 import cellscribe
-from cellscribe.atlas.claims import Claims, Worker
+from cellscribe.atlas.claims import Claims, Worker, claim_bytes, claim_key
+from cellscribe.atlas.job import Job
 from cellscribe.atlas.listener import Listener
 from cellscribe.atlas.memory import available_memory
+from cellscribe.atlas.sources import find_shards
 from cellscribe.atlas.stores import Folder
-from cellscribe.config import EmbedOptions
+from cellscribe.atlas.worker import clear_scratch, work
+from cellscribe.cells.source_lists import Shard
+from cellscribe.config import EmbedOptions, ShardOptions
 from cellscribe.inference.embed import Interrupted
 from cellscribe.writing import OutputError
 
@@ -252,3 +257,64 @@ def test_what_other_memory_is_bounded_by(tmp_path: Path) -> None:
     tell("sys/fs/cgroup/memory/memory.limit_in_bytes", "2000000\n")
     tell("sys/fs/cgroup/memory/memory.usage_in_bytes", "500000\n")
     assert available_memory(tmp_path) == 1_500_000
+
+
+def test_a_column_that_no_source_has_is_refused_at_the_start(
+    atlas: Path, tmp_path: Path, embed: Embed
+) -> None:
+    cells = ad.read_h5ad(atlas / "part1.h5ad")
+    cells.obs["cell_type"] = "T cell"
+    cells.write_h5ad(atlas / "part1.h5ad")
+    (atlas / "broken.h5ad").write_text("")
+    line = refused(embed(atlas, "-o", tmp_path / "out", "--obs", "cell_typ"))
+    assert "the 3 sources: obs has no column 'cell_typ' (--obs); near it: cell_type" in line
+    assert not (tmp_path / "out").exists()
+    # one has it: null for the others
+    ran = embed(atlas, "-o", tmp_path / "out", "--obs", "cell_type")
+    assert ran.status == 1
+    assert "Warning: part0: obs has no column 'cell_type': null." in ran.err
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(path: Path, data: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(data[:1])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(OutputError, match=r"manifest\.json cannot be written: the disk is full"):
+        Folder(tmp_path).write("manifest.json", b"{}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_slept_too_long_goes_on_with_other_shards(
+    atlas: Path, tmp_path: Path
+) -> None:
+    job = Job(tmp_path / "out", {"verb": "stub"}, ".parquet")
+    other = Worker()
+
+    def make(shard: Shard, path: Path, progress: Any) -> dict[str, Any]:
+        path.write_text(f"ours of {shard.name}")
+        if shard.name == "part0":  # another takes us for dead, and clears up after us
+            job.state.create(claim_key("part0", 2), claim_bytes(other, 0))
+            clear_scratch(job, claim_key("part0", 1))
+            job.state.create("done/part0", b'{"sha256": "theirs"}')
+        return {}
+
+    claims = work(job, find_shards([atlas]), make, patience=60, listener=Listener())
+    assert claims.open() == []
+    assert [path.name for path in (tmp_path / "out").glob("*.parquet")] == ["part1.parquet"]
+    assert job.state.read("failed/part0/00001") is None
+    assert list((tmp_path / "out" / ".cellscribe" / "work").iterdir()) == []
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(
+    atlas: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    out, killed = tmp_path / "out", Worker()
+    left = out / ".cellscribe" / "work" / killed.token
+    left.mkdir(parents=True)
+    (left / "part0.parquet.partial").write_text("half")
+    Folder(out / ".cellscribe").create(claim_key("part0", 1), claim_bytes(killed, 3))
+    assert in_python(atlas, out, tiny_model, sharing=ShardOptions(patience=0.1)).failures == {}
+    assert list(left.parent.iterdir()) == []

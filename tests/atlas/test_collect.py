@@ -223,3 +223,25 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path, parts) -> None:
     with pytest.raises(InputError, match=r"end the output's name in one of \.parquet"):
         collect_parts(found, tmp_path / "x.csv", ABOUT)
     assert not [p for p in tmp_path.iterdir() if p.name.startswith((".all", "all"))]
+
+
+@pytest.mark.parametrize("form", [".zarr", ".h5ad"])
+def test_columns_whose_names_differ_by_a_slash_are_both_kept(tmp_path: Path, form: str) -> None:
+    columns = {"a/b": [1, 2], "a_b": [3, 4], "a/b_": [5, 6], "_index": [7, 8], "index_": [9, 0]}
+    made, _ = part(tmp_path, "x", 2, 0, **columns)
+    collect_parts([made], tmp_path / f"all{form}", ABOUT)
+    _, obs = read(tmp_path / f"all{form}")
+    got = sorted(tuple(obs[name]) for name in obs if name not in ("cell_id", "source", "tissue"))
+    assert got == sorted(map(tuple, columns.values()))
+    assert (tuple(obs["a_b"]), tuple(obs["index_"])) == ((3, 4), (9, 0))
+
+
+def test_a_part_that_may_not_be_read_is_named(
+    tmp_path: Path, parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("cellscribe.atlas.parts.hash_of", fails)
+    with pytest.raises(InputError, match=r"b.parquet cannot be read: Permission denied"):
+        collect_parts(parts[0], tmp_path / "all.npy", ABOUT)

@@ -321,3 +321,19 @@ def test_the_command_line_lists_failures_with_status_1(
     assert (tmp_path / "t" / "part0.parquet").exists()
     wrong = run("embed", atlas, "-o", tmp_path / "x.npy", "--model", tiny_model, "--workers", 2)
     assert "--workers and the like are for an output folder" in refused(wrong)
+
+
+def test_tokens_and_vectors_of_the_same_counts_have_the_same_hash(
+    atlas: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    embedded = run_all(atlas, tmp_path / "out", tiny_model)
+    tokens = cellscribe.tokenize_files(atlas, tmp_path / "tokens", model=tiny_model)
+    half = cellscribe.embed_files(
+        atlas, tmp_path / "half", EmbedOptions(dtype="float16", device="cpu"), model=tiny_model
+    )
+    hashes = [
+        [shard["counts_hash"] for shard in found.manifest["shards"]]
+        for found in (embedded, tokens, half)
+    ]
+    assert hashes[0] == hashes[1] == hashes[2]
+    assert len(set(hashes[0])) == N_SHARDS

@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from cellscribe.atlas.tally import Tally
+from cellscribe.atlas.tally import Reports, Tally
 from cellscribe.cli import progress
 
 
@@ -113,3 +113,25 @@ def test_a_log_gets_a_line_every_half_minute(monkeypatch: pytest.MonkeyPatch) ->
     shown = [line.split(" · ")[:2] for line in said]
     assert [int(cells.split()[0]) for _, cells in shown] == [1, 31, 61, 91, 100]
     assert shown[-1][0] == "1/2 shards"
+
+
+def test_a_few_cells_do_not_foretell_hours() -> None:
+    clock = Clock()
+    tally = begun(clock, 500)
+    clock.now += 2
+    tally.on_cells("a", 1, 5000)
+    assert tally.line() == "0/500 shards · 1 cell"
+    clock.now += 8
+    tally.on_cells("a", 25, 5000)
+    assert "25 cells · 2.5 cells/s · " in tally.line()
+
+
+def test_the_end_is_reported_once() -> None:
+    said: list[tuple[int, int, str]] = []
+    reports = Reports(lambda done, total, what=None: said.append((done, total, str(what))))
+    reports.on_start(2)
+    reports.on_shard("a", "done")
+    reports.on_shard("b", "done")
+    reports.on_seen(["a"])
+    reports.on_cells("b", 5, 5)
+    assert [done for done, _, _ in said] == [1, 2]

@@ -155,3 +155,12 @@ def test_ranked_blocks_tell_of_a_bad_row_and_leave_no_thread(
         with pytest.raises(InputError, match="cell 47"):
             list(ranked_blocks(counts, genes, vocabulary, 12))
     assert not readers()
+
+
+def test_a_worker_keeps_to_its_part_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_part", None)
+    there = pipeline.usable_cores()
+    pipeline.use_cores(1)
+    assert pipeline.usable_cores() == 1
+    pipeline.use_cores(10_000)
+    assert pipeline.usable_cores() == there

@@ -9,8 +9,6 @@ from cellscribe.buckets.local_paths import local_paths
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.cells.tokenize import Tokenized, write_tokens
 from cellscribe.config import CountsKind, Species, TokenizeOptions, choose_options
-from cellscribe.errors import InputError
-from cellscribe.families.registry import open_tokenizer
 from cellscribe.inference.session import open_session
 
 if TYPE_CHECKING:
@@ -67,12 +65,7 @@ def tokenize(
         local_paths(source, out, overwrite=options.overwrite) as (given_source, path),
         open_session(model, options, log=log) as session,
     ):
-        tokenizer = open_tokenizer(session.header)
-        if options.counts == "tpm" and session.header.family == "scfoundation":
-            raise InputError(
-                f"{session.header.name}: its rule for bulk samples depends on all samples, so that "
-                "their tokens cannot be written one by one; give raw counts, or embed them"
-            )
+        tokenizer = session.tokenizer(options.counts)
         return write_tokens(
             given_source,
             path,

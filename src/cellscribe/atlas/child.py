@@ -26,14 +26,13 @@ from cellscribe.errors import InputError, spoken_by
 def run_verb(task: dict[str, Any], shards: list[Shard]) -> None:
     """Run the task's verb over its shards, as one worker."""
     from cellscribe.atlas.run import OPTIONS, run_shards
+    from cellscribe.cells.pipeline import use_cores
 
-    given: dict[str, Any] = task["options"]
-    if given.get("threads", 1) is None:  # the part of the cores that is this worker's
-        given["threads"] = task["threads"]
+    use_cores(task["threads"])
     run_shards(
         shards,
         task["out"],
-        OPTIONS[task["verb"]](**given),
+        OPTIONS[task["verb"]](**task["options"]),
         ShardOptions(**task["sharing"]),
         listener=Teller(),
         failed_before=task["failed_before"],

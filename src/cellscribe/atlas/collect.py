@@ -93,7 +93,10 @@ def read_parts(folder: str | Path) -> tuple[list[Part], dict[str, Any]]:
     for shard in shards:
         if shard["status"] != "done":
             why = shard.get("reason", "not done yet")
-            raise InputError(f"{shard['name']} has no result ({why}); run {verb} again first")
+            raise InputError(
+                f"{shard['name']} has no result ({why}); run {verb} again first, if that source is "
+                "no good without it: what is done is kept"
+            )
         where = f"{store.name}/{shard['file']}"
         if not shard["file"].endswith(".parquet"):
             raise InputError(

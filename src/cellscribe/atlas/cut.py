@@ -13,11 +13,13 @@ from pathlib import Path
 
 from cellscribe.atlas.fetch import is_copied
 from cellscribe.callbacks import Log
-from cellscribe.cells.headers import read_header
+from cellscribe.cells.columns import find_column
+from cellscribe.cells.headers import obs_columns, read_header
 from cellscribe.cells.readers.anndata_files import Header
 from cellscribe.cells.source_lists import Shard, refuse_same_names
-from cellscribe.config import InputOptions
+from cellscribe.config import EmbedOptions, InputOptions
 from cellscribe.errors import InputError
+from cellscribe.inference.obs_columns import FLAG
 
 CELL_BYTES = 100
 """A file of less than so much for each of the most cells of a shard is not opened to be counted:
@@ -47,6 +49,36 @@ def look_at(shards: Sequence[Shard], options: InputOptions) -> Iterator[Look]:
         except OSError as error:
             reason = f"{Path(shard.path)} cannot be read: {error.strerror or error}"
             yield Look(shard=shard, reason=reason)
+
+
+def refuse_unknown_columns(shards: Sequence[Shard], options: EmbedOptions) -> None:
+    """Refuse a column of obs that no source has, before hours are spent on nulls.
+
+    Sources are looked at until each column is found: most often one. One that would have to be
+    copied or converted for that may have it, so it ends the search.
+
+    Raises
+    ------
+    InputError
+        No source that can be read has it; the message has names that are near it.
+    """
+    import pandas as pd
+
+    missing, there = list(options.obs), dict[str, None]()
+    for shard in shards:
+        if not missing:
+            return
+        try:
+            columns = None if is_copied(shard) else obs_columns(shard.path, options)
+        except (InputError, OSError):  # to be listed among the failures
+            continue
+        if columns is None:
+            return
+        there |= dict.fromkeys(columns)
+        missing = [name for name in missing if name not in there]
+    if missing and there:
+        source = shards[0].path if len(shards) == 1 else f"the {len(shards):,} sources"
+        find_column(pd.DataFrame(columns=list(there)), missing[0], FLAG, source)
 
 
 def cut_shards(shards: Sequence[Shard], rows: int, options: InputOptions, log: Log) -> list[Shard]:

@@ -154,7 +154,7 @@ def _work(
     if isinstance(options, EmbedOptions):
         made: Generator[Any] = session.embedder.blocks(counts, genes)
     else:
-        made = token_blocks(counts, genes, session.header.tokenizer().tokenize)
+        made = token_blocks(counts, genes, session.tokenizer(options.counts).tokenize)
     with closing(made) as blocks:
         for _ in blocks:
             continue

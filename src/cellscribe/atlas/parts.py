@@ -66,13 +66,19 @@ class Part:
             else:
                 assert isinstance(self.store, Bucket)
                 download(self.store, self.file, path)
+            self._check(path)
+            yield path
+        finally:
+            (scratch / "part").unlink(missing_ok=True)
+
+    def _check(self, path: Path) -> None:
+        try:
             if hash_of(path) == self.sha256:
-                yield path
                 return
         except FileNotFoundError:
             pass
-        finally:
-            (scratch / "part").unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.where} cannot be read: {error.strerror or error}") from None
         raise InputError(
             f"{self.where} is missing or not as it was written; remove it and run embed again"
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cellscribe.atlas.claims import Claims, Worker
-from cellscribe.atlas.cut import cut_shards
+from cellscribe.atlas.cut import cut_shards, refuse_unknown_columns
 from cellscribe.atlas.fetch import look_at_remote
 from cellscribe.atlas.job import Job
 from cellscribe.atlas.launch import launch
@@ -19,10 +19,11 @@ from cellscribe.atlas.worker import Make, work
 from cellscribe.callbacks import Log, Progress
 from cellscribe.cells.counts import open_counts
 from cellscribe.cells.source_lists import Shard
-from cellscribe.cells.tokenize import write_tokens
+from cellscribe.cells.tokenize import write_opened
 from cellscribe.config import EmbedOptions, Options, ShardOptions, TokenizeOptions
 from cellscribe.errors import is_spoken
 from cellscribe.inference.embed import Interrupted, embed_cells
+from cellscribe.inference.inputs import HashedCounts, hash_of_blocks
 from cellscribe.inference.obs_columns import check_columns
 from cellscribe.inference.outputs import check_form, sidecar
 from cellscribe.inference.session import Session, open_session
@@ -110,6 +111,8 @@ def _run(
     if isinstance(options, EmbedOptions):
         check_form(Path(f"NAME.{sharing.form}"), options.key_added, options.obs)
     shards = look_at_remote(shards)
+    if isinstance(options, EmbedOptions) and failed_before is None:  # of a worker, asked before
+        refuse_unknown_columns(shards, options)
     shards = cut_shards(shards, sharing.rows_per_shard, options, log)
     listener.on_start(len(shards))
     if sharing.in_other_processes:
@@ -157,7 +160,7 @@ def _identity(session: Session, options: EmbedOptions | TokenizeOptions) -> dict
     """All that can change a result, but for the source."""
     settings = {key: value for key, value in asdict(options).items() if key not in FREE_OPTIONS}
     if isinstance(options, TokenizeOptions):
-        return {"verb": "tokenize", **session.header.tokenizer().about, **settings}
+        return {"verb": "tokenize", **session.tokenizer(options.counts).about, **settings}
     embedder = session.embedder
     return {
         "verb": "embed",
@@ -202,22 +205,31 @@ def _embed(session: Session, options: EmbedOptions, strict: bool, log: Log) -> M
 
 def _tokenize(session: Session, options: TokenizeOptions, strict: bool, log: Log) -> Make:
     """Make the function that tokenises one shard."""
-    tokenizer = session.header.tokenizer()
+    tokenizer = session.tokenizer(options.counts)
 
     def make(shard: Shard, path: Path, progress: Progress) -> dict[str, Any]:
         own = _own(options, shard)
         with open_counts(shard.path, options=own, log=log) as whole:
-            done = write_tokens(
-                whole.part(*shard.rows) if shard.rows else whole,
-                path,
-                lambda counts: session.map_genes(counts, shard.gene_key or options.gene_key).genes,
-                tokenizer.tokenize,
-                front=tokenizer.front,
-                back=tokenizer.back,
-                about=tokenizer.about,
-                progress=progress,
-            )
-        return {"cells": done.n_cells, "tokens": done.n_tokens, "warnings": []}
+            counts = whole.part(*shard.rows) if shard.rows else whole
+            cells = session.map_genes(counts, shard.gene_key or options.gene_key)
+            with HashedCounts(counts) as hashed:
+                done = write_opened(
+                    hashed.counts,
+                    path,
+                    cells.genes,
+                    tokenizer.tokenize,
+                    front=tokenizer.front,
+                    back=tokenizer.back,
+                    about=tokenizer.about,
+                    progress=progress,
+                )
+                counts_hash = hash_of_blocks(hashed.take(0, done.n_cells))
+        return {
+            "cells": done.n_cells,
+            "tokens": done.n_tokens,
+            "warnings": [],
+            "counts_hash": counts_hash,
+        }
 
     return make
 

@@ -8,7 +8,7 @@ not store, are texts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,13 +44,14 @@ class StoredObs:
         self, obs: Any, n_cells: int, schema: pa.Schema, *, index: str, nulls: Mapping[str, bool]
     ) -> None:
         self._columns = {}
+        stored = {**stored_names([name for name in schema.names if name != index]), index: "_index"}
         for field in schema:
-            name = "_index" if field.name == index else stored_name(field.name)
             missing = nulls.get(field.name, False)
+            name = stored[field.name]
             self._columns[field.name] = _Column(obs, name, n_cells, field.type, missing)
-        names = [stored_name(name) for name in schema.names if name != index]
+        order = [stored[name] for name in schema.names if name != index]
         # of an empty list h5py cannot tell the type
-        obs.attrs["column-order"] = names or np.empty(0, dtype=np.float64)
+        obs.attrs["column-order"] = order or np.empty(0, dtype=np.float64)
 
     def write(self, first: int, table: pa.Table) -> None:
         """Write the rows from `first` on."""
@@ -63,10 +64,16 @@ class StoredObs:
             column.close()
 
 
-def stored_name(name: str) -> str:
-    """Name of a column in a store, where a slash would make a group."""
-    name = name.replace("/", "_")
-    return "index_" if name == "_index" else name
+def stored_names(names: Sequence[str]) -> dict[str, str]:
+    """Name columns for a store, where a slash would make a group: no two have one name."""
+    stored: dict[str, str] = {name: name for name in names if "/" not in name and name != "_index"}
+    for name in names:
+        if name not in stored:
+            new = "index_" if name == "_index" else name.replace("/", "_")
+            while new in stored.values():
+                new += "_"
+            stored[name] = new
+    return stored
 
 
 class _Column:

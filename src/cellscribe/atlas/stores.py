@@ -11,6 +11,7 @@ import errno
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -101,8 +102,19 @@ class Folder:
         """Remove a key, if it is there."""
         (self.path / key).unlink(missing_ok=True)
 
-    def _written(self, key: str, data: bytes) -> _Written:
-        return _Written(self.path / key, data)
+    @contextmanager
+    def _written(self, key: str, data: bytes) -> Iterator[tuple[Path, Path]]:
+        """Write a new file next to the key's, removed at the end if it still has its own name."""
+        target = self.path / key
+        made = target.with_name(f".{target.name[:64]}.{uuid.uuid4().hex}")
+        try:
+            with disk_errors(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                # not synced: a key that a crash of the machine takes away costs one shard's time
+                made.write_bytes(data)
+            yield made, target
+        finally:
+            made.unlink(missing_ok=True)
 
 
 def _create_by_opening(target: Path, data: bytes) -> bool:
@@ -118,24 +130,6 @@ def _create_by_opening(target: Path, data: bytes) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-class _Written:
-    """A new file next to its target, removed at the end if it still has its own name."""
-
-    def __init__(self, target: Path, data: bytes) -> None:
-        self.target, self.data = target, data
-        self.made = target.with_name(f".{target.name[:64]}.{uuid.uuid4().hex}")
-
-    def __enter__(self) -> tuple[Path, Path]:
-        with disk_errors(self.target):
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            # not synced: a key that a crash of the machine takes away costs one shard's time
-            self.made.write_bytes(self.data)
-        return self.made, self.target
-
-    def __exit__(self, *error: object) -> None:
-        self.made.unlink(missing_ok=True)
 
 
 def open_store(place: str | Path) -> Store:

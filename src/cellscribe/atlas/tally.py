@@ -12,6 +12,9 @@ from cellscribe.callbacks import Progress
 
 WINDOW = 60.0
 """Seconds over which cells/s are taken."""
+SETTLED = 10.0
+"""Seconds of work before which neither is told: in the first ones code is compiled, and a rate of a
+few cells says nothing of the hours to come."""
 
 
 class Tally(Listener):
@@ -89,7 +92,7 @@ class Tally(Listener):
     @property
     def cells_per_second(self) -> float | None:
         """Cells of this run in a second, lately; None if that cannot be told yet."""
-        if not self._samples:
+        if not self._samples or self.seconds < SETTLED:
             return None
         (first, before), (_, cells) = self._samples[0], self._samples[-1]
         seconds = self._clock() - first
@@ -135,11 +138,11 @@ class Tally(Listener):
         """Say all of it, or the most important of it that has room in `width` columns."""
         rate, left = self.cells_per_second, self.seconds_left
         parts = {
-            "shards": f"{self.n_done:,}/{self.total:,} shards",
-            "cells": f"{self.n_cells:,} cells",
-            "rate": "" if rate is None else f"{rate:,.0f} cells/s",
+            "shards": f"{self.n_done:,}/{self.total:,} {'shard' if self.total == 1 else 'shards'}",
+            "cells": f"{self.n_cells:,} {'cell' if self.n_cells == 1 else 'cells'}",
+            "rate": "" if rate is None else f"{rate:,.{int(rate < 10)}f} cells/s",
             "failed": f"{len(self.failed):,} failed" if self.failed else "",
-            "left": "" if left is None else f"{timedelta(seconds=round(left))} left",
+            "left": "" if not left else f"{timedelta(seconds=round(left))} left",
         }
         for drop in ("", "cells", "rate", "left", "failed"):
             parts.pop(drop, None)
@@ -154,7 +157,7 @@ class Reports(Tally):
 
     def __init__(self, progress: Progress, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(clock)
-        self._progress = progress
+        self._progress, self._over = progress, False
 
     def on_cells(self, shard: str, done: int, total: int) -> None:
         """Take the cells of a shard at work."""
@@ -172,4 +175,7 @@ class Reports(Tally):
         self._report()
 
     def _report(self) -> None:
-        self._progress(self.n_ended, self.total, self.line())
+        over = self.n_ended >= self.total
+        if not (over and self._over):  # the end once, however many are heard to end
+            self._progress(self.n_ended, self.total, self.line())
+        self._over = over

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cellscribe.atlas.claims import DONE, Claim, Claims, Worker, alive
+from cellscribe.atlas.claims import DONE, Claim, Claims, Worker, alive, claim_key
 from cellscribe.atlas.deaths import record_death, refuse_fatal
 from cellscribe.atlas.fetch import Sources
 from cellscribe.atlas.job import STATE, Job, source_identity
@@ -89,23 +89,17 @@ def work(
             shard = by_name[claim.shard]
             try:
                 listener.on_claim(claim.shard, claim.number)
+                if claim.number > 1:
+                    clear_scratch(job, claim_key(claim.shard, claim.number - 1))
                 with alive(claim, patience):
                     refuse_fatal(job.state, claim)
                     with sources.local(shard, by_name.get(claims.upcoming or "")) as local:
                         published = _do(job, shard, local, claim, make, folder, listener)
-            except OutputError:
-                claim.let_go()
-                raise
-            except InputError as error:
-                claim.fail(str(error))
-                listener.on_shard(shard.name, str(error))
-                if strict:
-                    raise
             except Exception as error:
-                # of the code or a library: the next worker may fare the same
-                how = f"{type(error).__name__}: {error}".partition("\n")[0]
-                record_death(job.state, claim.shard, claim.number, how)
-                raise
+                # who took the shard over, as we were away for long, removed our folder
+                ours = folder.exists() or claim.holds()
+                if ours and (_is_the_end(job, claim, error, listener) or strict):
+                    raise
             except BaseException:
                 claim.let_go()
                 raise
@@ -114,9 +108,25 @@ def work(
                     known.add(shard.name)
                     listener.on_shard(shard.name, FINISHED)
             finally:
+                folder.mkdir(parents=True, exist_ok=True)
                 for left in folder.iterdir():
                     remove(left)
     return claims
+
+
+def _is_the_end(job: Job, claim: Claim, error: Exception, listener: Listener) -> bool:
+    """Record why a shard was not done; tell whether the worker cannot go on."""
+    if isinstance(error, OutputError):
+        claim.let_go()
+        return True
+    if isinstance(error, InputError):
+        claim.fail(str(error))
+        listener.on_shard(claim.shard, str(error))
+        return False
+    # of the code or a library: the next worker may fare the same
+    how = f"{type(error).__name__}: {error}".partition("\n")[0]
+    record_death(job.state, claim.shard, claim.number, how)
+    return True
 
 
 def _do(

@@ -26,13 +26,22 @@ R = TypeVar("R")
 
 BLOCK = 1_024
 """Cells read, ranked and embedded together; a run is resumed at a multiple of it."""
+_part: int | None = None
+"""From `use_cores`; None where this process has the machine to itself."""
 
 
 def usable_cores() -> int:
     """Cores that this process may use."""
+    there = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        there = len(os.sched_getaffinity(0))
+    return there if _part is None else min(there, _part)
+
+
+def use_cores(part: int) -> None:
+    """Leave the other cores to other processes: workers that run side by side."""
+    global _part
+    _part = part
 
 
 def ranked_blocks(

@@ -94,9 +94,6 @@ def write_tokens(
         Bad input, see `open_counts` and `look_up`; `out` exists, is no ``.parquet`` or cannot be
         written.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     out = Path(out)
     if out.suffix != ".parquet":
         raise InputError(f"{out}: tokens are written as Parquet; name it {out.stem}.parquet")
@@ -106,31 +103,67 @@ def write_tokens(
         open_counts(source, options=options) as counts,
     ):
         check_place(out, counts.path)
-        genes = look_up(counts)
-        description = {**about, "layer": counts.layer, "counts": counts.kind}
-        description["source"] = Path(counts.name).name
-        metadata = {"cellscribe": json.dumps(description)}
-        names = counts.obs.index.to_numpy(dtype=object)
-        done = n_tokens = n_empty = 0
-        with (
-            writing(out) as partial,
-            ExitStack() as stack,
-            closing(token_blocks(counts, genes, tokenize)) as blocks,
-        ):
-            writer = None
-            for cells in blocks:
-                size = len(cells.lengths)
-                batch = record_batch(cells, names[done : done + size], front, back)
-                if writer is None:
-                    schema = batch.schema.with_metadata(metadata)
-                    writer = stack.enter_context(pq.ParquetWriter(partial, schema, **STORED))
-                writer.write_table(pa.Table.from_batches([batch]))
-                done += size
-                n_tokens += len(cells.tokens)
-                n_empty += int((cells.lengths == 0).sum())
-                if progress is not None:
-                    progress(done, counts.n_cells)
-            stack.close()
+        return write_opened(
+            counts,
+            out,
+            look_up(counts),
+            tokenize,
+            front=front,
+            back=back,
+            about=about,
+            progress=progress,
+        )
+
+
+def write_opened(
+    counts: Counts,
+    out: Path,
+    genes: GeneMap,
+    tokenize: Tokenize,
+    *,
+    front: Sequence[int],
+    back: Sequence[int],
+    about: Mapping[str, Any],
+    progress: Progress | None,
+) -> Tokenized:
+    """Write the tokens of opened counts; see `write_tokens`.
+
+    Parameters
+    ----------
+    counts, genes
+        The cells, and the token of each of their columns.
+    out
+        A place that nobody else writes to.
+    tokenize, front, back, about, progress
+        As for `write_tokens`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    description = {**about, "layer": counts.layer, "counts": counts.kind}
+    description["source"] = Path(counts.name).name
+    metadata = {"cellscribe": json.dumps(description)}
+    names = counts.obs.index.to_numpy(dtype=object)
+    done = n_tokens = n_empty = 0
+    with (
+        writing(out) as partial,
+        ExitStack() as stack,
+        closing(token_blocks(counts, genes, tokenize)) as blocks,
+    ):
+        writer = None
+        for cells in blocks:
+            size = len(cells.lengths)
+            batch = record_batch(cells, names[done : done + size], front, back)
+            if writer is None:
+                schema = batch.schema.with_metadata(metadata)
+                writer = stack.enter_context(pq.ParquetWriter(partial, schema, **STORED))
+            writer.write_table(pa.Table.from_batches([batch]))
+            done += size
+            n_tokens += len(cells.tokens)
+            n_empty += int((cells.lengths == 0).sum())
+            if progress is not None:
+                progress(done, counts.n_cells)
+        stack.close()
     return Tokenized(n_cells=done, n_tokens=n_tokens, n_empty=n_empty, genes=genes)
 
 

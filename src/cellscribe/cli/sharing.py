@@ -90,20 +90,30 @@ def run_many(
     if tally.n_cells:
         speed = f", {tally.n_cells / max(tally.seconds, 1e-9):,.0f} cells/s in this run"
     log_stderr(
-        f"{len(shards) - len(bad):,} of {len(shards):,} shards, {run.n_cells:,} cells{speed}"
+        f"{len(shards) - len(bad):,} of {_count(len(shards), 'shard')}, "
+        f"{_count(run.n_cells, 'cell')}{speed}"
     )
-    for shard in shards:
-        for warning in shard.get("warnings", ()):
-            log_stderr(f"Warning: {shard['name']}: {warning}")
+    _list_warnings(shards, out)
     _list_failures(bad, out)
     print(out)
     if bad:
         sys.exit(1)
 
 
+def _list_warnings(shards: list[dict[str, Any]], out: str) -> None:
+    """List what to know before trusting the vectors, a line each; of many shards the first."""
+    out = out.rstrip("/")
+    found = [(shard["name"], line) for shard in shards for line in shard.get("warnings", ())]
+    for name, line in found[:MOST_LISTED]:
+        log_stderr(f"Warning: {name}: {line}")
+    if len(found) > MOST_LISTED:
+        more = _count(len(found) - MOST_LISTED, "more warning")
+        log_stderr(f"Warning: … and {more}, which {out}/manifest.json lists")
+
+
 def _list_failures(bad: list[dict[str, Any]], out: str) -> None:
     """List shards without a result, a line each: name and reason."""
-    shown = bad[:MOST_LISTED]
+    shown, out = bad[:MOST_LISTED], out.rstrip("/")
     width = min(WIDEST_NAME, max((len(shard["name"]) for shard in shown), default=0))
     if bad:
         log_stderr(f"{len(bad):,} failed:")
@@ -132,17 +142,32 @@ def print_estimate(
 
     found = estimate_run(shards_of(sources, out), options, sharing, log_stderr)
     for source in found.sources:
-        cells = f"{source['cells']:,} cells" if "cells" in source else "cells not known"
-        size = f"{source['bytes'] / 1e6:,.1f} MB" if "bytes" in source else ""
-        shards = f"{source['shards']:,} shards" if source["shards"] > 1 else ""
+        cells = _count(source["cells"], "cell") if "cells" in source else "cells not known"
+        size = _size(source["bytes"]) if "bytes" in source else ""
+        shards = _count(source["shards"], "shard") if source["shards"] > 1 else ""
         print(f"{source['name']}\t{source.get('reason', cells)}\t{size}\t{shards}".rstrip())
     workers = sharing.workers or 1
     bad = f" ({len(found.bad):,} bad)" if found.bad else ""
     print(
-        f"{len(found.sources):,} sources{bad}, {found.n_shards:,} shards, {found.n_cells:,} cells, "
-        f"{found.n_bytes / 1e9:,.1f} GB: about {found.seconds(workers) / 60:,.1f} min "
+        f"{_count(len(found.sources), 'source')}{bad}, {_count(found.n_shards, 'shard')}, "
+        f"{_count(found.n_cells, 'cell')}, {_size(found.n_bytes)}: "
+        f"about {_time(found.seconds(workers))} "
         f"at {found.cells_per_second:,.0f} cells/s of {found.device}, "
-        f"{workers} x {found.memory_bytes / 1e9:.1f} GB of memory"
+        f"{workers} x {_size(found.memory_bytes)} of memory"
     )
     if found.bad:
         sys.exit(1)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.1f} MB"
+
+
+def _time(seconds: float) -> str:
+    if seconds >= 7200:
+        return f"{seconds / 3600:,.1f} h"
+    return f"{seconds / 60:,.1f} min" if seconds >= 120 else f"{seconds:,.0f} s"

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -188,6 +188,14 @@ class HashedCounts:
             found.append((n_rows, digest.result()))
             start += n_rows
         return found
+
+
+def hash_of_blocks(blocks: Iterable[tuple[int, bytes]]) -> str:
+    """Hash all cells of an input, from rows and hash of each of its blocks."""
+    digest = hashlib.sha256()
+    for n_rows, block in blocks:
+        digest.update(n_rows.to_bytes(4, "little") + block)
+    return digest.hexdigest()
 
 
 def read_blocks(counts: Counts, rows: int) -> Iterator[csr_matrix] | Iterator[CellTokens]:

@@ -32,7 +32,7 @@ from cellscribe.cells.tokens import CellTokens
 from cellscribe.config import OutputDtype
 from cellscribe.errors import InputError
 from cellscribe.inference.finite import check_float16
-from cellscribe.inference.inputs import DIGEST, hash_block, read_blocks
+from cellscribe.inference.inputs import DIGEST, hash_block, hash_of_blocks, read_blocks
 from cellscribe.writing import disk_errors, remove
 
 CELL = np.dtype(
@@ -308,7 +308,9 @@ class Partial:
 
     def counts_hash(self) -> str:
         """Hash the counts of all cells so far, from the hashes that were made as they were read."""
-        return hashlib.sha256(self.blocks()[["rows", "counts"]].tobytes()).hexdigest()
+        blocks = self.blocks()
+        counts = [digest.tobytes() for digest in blocks["counts"]]
+        return hash_of_blocks(zip(blocks["rows"].tolist(), counts, strict=True))
 
     def close(self) -> None:
         """Close the files; they stay."""

@@ -17,13 +17,21 @@ from cellscribe.callbacks import Log, log_stderr
 from cellscribe.cells.counts import Counts, open_counts
 from cellscribe.cells.gene_names.genes import GeneMap
 from cellscribe.cells.readers.token_source import Expected, TokenCells, is_tokens, token_map
-from cellscribe.config import DeviceOptions, InputOptions, ModelOptions, Options, Species
+from cellscribe.config import (
+    CountsKind,
+    DeviceOptions,
+    InputOptions,
+    ModelOptions,
+    Options,
+    Species,
+)
 from cellscribe.errors import InputError
 from cellscribe.families.registry import NETWORKS, ModelHeader, read_model
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from cellscribe.families.registry import Tokenizer
     from cellscribe.inference.embedder import Embedder
 
 DEFAULT_MODEL = "mini"
@@ -152,6 +160,21 @@ class Session:
             name=counts.name,
         )
         return Cells(counts=counts, genes=genes)
+
+    def tokenizer(self, counts: CountsKind) -> Tokenizer:
+        """Make the model's tokeniser, for tokens that are written cell by cell.
+
+        Raises
+        ------
+        InputError
+            A cell's tokens depend on the other cells of the file.
+        """
+        if counts == "tpm" and self.header.family == "scfoundation":
+            raise InputError(
+                f"{self.header.name}: its rule for bulk samples depends on all samples, so that "
+                "their tokens cannot be written one by one; give raw counts, or embed them"
+            )
+        return self.header.tokenizer()
 
     @property
     def embedder(self) -> Embedder:

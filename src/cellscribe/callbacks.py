@@ -33,6 +33,11 @@ def log_stderr(line: str) -> None:
     print(printable(worded(line)), file=sys.stderr, flush=True)
 
 
+def number_of(n: int, what: str) -> str:
+    """Say a number of things: "1 cell", "1,234 cells"."""
+    return f"{n:,} {what}{'s' * (n != 1)}"
+
+
 def no_progress(done: int, total: int, what: str | None = None) -> None:
     """Ignore a report."""
 

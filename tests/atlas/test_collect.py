@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -245,3 +246,26 @@ def test_a_part_that_may_not_be_read_is_named(
     monkeypatch.setattr("cellscribe.atlas.parts.hash_of", fails)
     with pytest.raises(InputError, match=r"b.parquet cannot be read: Permission denied"):
         collect_parts(parts[0], tmp_path / "all.npy", ABOUT)
+
+
+@pytest.mark.parametrize("form", [".parquet", ".npy", ".zarr", ".h5ad"])
+def test_an_order_of_categories_stays_where_all_have_the_same(tmp_path: Path, form: str) -> None:
+    grades = ["low", "mid", "high"]
+
+    def graded(codes: list[int | None], names: list[str]) -> pa.DictionaryArray:
+        return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), names, ordered=True)
+
+    found = []
+    for name, codes, others in (("a", [2, None], ["x", "y"]), ("b", [0, 2], ["y", "x"])):
+        columns = {"grade": graded(codes, grades), "other": graded([0, 1], others)}
+        made, _ = part(tmp_path, name, 2, 0, **columns)
+        found.append(replace(made, columns=columns_of(tmp_path / made.file)))
+    collect_parts(found, tmp_path / f"all{form}", ABOUT)
+    _, table = read(tmp_path / f"all{form}")
+    kind = table["grade"].dtype
+    assert (kind.ordered, list(kind.categories)) == (True, grades)
+    assert table["grade"].astype(object).where(table["grade"].notna(), None).tolist() == [
+        "high", None, "low", "high"
+    ]  # fmt: skip
+    assert not table["other"].dtype.ordered
+    assert list(table["other"].astype(str)) == ["x", "y", "y", "x"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import socket
@@ -49,8 +50,10 @@ def s3_server(folder: Path) -> Iterator[str]:
     )
     program = weed()
     assert program is not None
+    # keys in the environment would become the only ones that it takes
+    others = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([program, *words.split()], stdout=log, stderr=log)
+        process = subprocess.Popen([program, *words.split()], stdout=log, stderr=log, env=others)
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(ATTEMPTS):

@@ -213,6 +213,7 @@ def _joined(files: _Files, about: Mapping[str, Any]) -> Joined:
 
     kinds: dict[str, list[pa.DataType]] = {}
     nulls: dict[str, bool] = {}
+    orders: dict[str, list[Any]] = {}
     first: list[str] = []
     for place, part in enumerate(files.parts):
         columns = part.columns
@@ -224,9 +225,11 @@ def _joined(files: _Files, about: Mapping[str, Any]) -> Joined:
         for name, column in columns.items():
             kind = type_of(column["type"])
             kinds.setdefault(name, []).append(kind)
+            orders.setdefault(name, []).append(column.get("order"))
             nulls[name] = nulls.get(name, False) or column["nulls"] or pa.types.is_null(kind)
     fixed = {SOURCE: pa.dictionary(pa.int32(), pa.string()), ID: pa.string()}
-    schema = pa.schema(fixed | {name: common_type(found) for name, found in kinds.items()})
+    own = {name: common_type(found, orders[name]) for name, found in kinds.items()}
+    schema = pa.schema(fixed | own)
     return Joined(
         n_cells=files.n_cells,
         width=about["width"],

@@ -7,7 +7,7 @@ categories and their values as values, and what does not go together is text.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 UNITS = ("s", "ms", "us", "ns")
 
 
-def common_type(kinds: Iterable[pa.DataType]) -> pa.DataType:
+def common_type(
+    kinds: Iterable[pa.DataType], orders: Sequence[list[Any] | None] = ()
+) -> pa.DataType:
     """Find the type that holds the values of all parts.
 
     Parameters
     ----------
     kinds
         Type of the column in each part; null where all its values are missing.
+    orders
+        Its categories in each part, where they have an order: it stays if all have the same.
     """
     import pyarrow as pa
 
@@ -33,7 +37,9 @@ def common_type(kinds: Iterable[pa.DataType]) -> pa.DataType:
     plain = [_without_order(kind) for kind in kinds if not pa.types.is_null(kind)]
     found = list(dict.fromkeys(plain))
     if len(found) < 2:
-        return found[0] if found else pa.string()
+        one = found[0] if found else pa.string()
+        same = bool(orders) and orders[0] is not None and all(o == orders[0] for o in orders)
+        return pa.dictionary(pa.int32(), one.value_type, ordered=True) if same else one
     values = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in found]
     if len(set(values)) == 1:
         return values[0]

@@ -34,7 +34,7 @@ def refuse_workers(workers: int, weights: int) -> None:
         most = max(1, available // each)
         raise InputError(
             f"{workers:,} workers need {workers * each / 1e9:,.1f} GB of memory or more, and "
-            f"{available / 1e9:,.1f} GB are free here; --workers {most} fit"
+            f"{available / 1e9:,.1f} GB are free here; no more than --workers {most} fit"
         )
 
 

@@ -19,11 +19,14 @@ from cellscribe.writing import hash_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 ROWS = 65_536
 """Rows read at a time."""
 ID, VECTOR = "cell_id", "embedding"
 CATEGORY = "category of "
+MOST_ORDERED = 1_000
+"""Categories whose order is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +103,8 @@ def columns_of(path: Path) -> dict[str, dict[str, Any]]:
     Returns
     -------
     dict
-        Name -> ``type``, see `type_of`, and ``nulls``, whether a value is or may be missing.
+        Name -> ``type``, see `type_of`, and ``nulls``, whether a value is or may be missing; of
+        ordered categories ``order``, the list of them.
     """
     import pyarrow.parquet as pq
 
@@ -114,10 +118,25 @@ def columns_of(path: Path) -> dict[str, dict[str, Any]]:
             return any(each is None or each.null_count is None or each.null_count for each in found)
 
         return {
-            field.name: {"type": name_of(field.type), "nulls": bool(nulls(field.name))}
+            field.name: {
+                "type": name_of(field.type),
+                "nulls": bool(nulls(field.name)),
+                **_order(file, field),
+            }
             for field in file.schema_arrow
             if field.name not in (ID, VECTOR)
         }
+
+
+def _order(file: pq.ParquetFile, field: pa.Field) -> dict[str, list[Any]]:
+    import pyarrow as pa
+
+    if not (pa.types.is_dictionary(field.type) and field.type.ordered and file.num_row_groups):
+        return {}
+    column = file.read_row_group(0, columns=[field.name])[field.name].combine_chunks()
+    values = column.dictionary.to_pylist()
+    kept = len(values) <= MOST_ORDERED and all(isinstance(v, str | int | float) for v in values)
+    return {"order": values} if kept else {}
 
 
 def name_of(kind: pa.DataType) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from cellscribe.callbacks import Log
+from cellscribe.callbacks import Log, number_of
 
 GRACE = 30.0
 """Seconds that a worker has to let go of its shard when it is asked to stop."""
@@ -158,7 +158,7 @@ class LocalEngine:
         self._gpus = visible_gpus() if device in ("auto", "cuda") else []
         shared = 1 if device.startswith("cuda:") else len(self._gpus)
         if 0 < shared < n:
-            log(f"{n} workers share {shared} {'GPU' if shared == 1 else 'GPUs'}")
+            log(f"{n} workers share {number_of(shared, 'GPU')}")
 
     def start(self, place: int) -> None:
         """Start a worker in a place that is free."""

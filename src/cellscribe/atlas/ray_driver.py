@@ -23,6 +23,7 @@ import time
 from typing import Any, TextIO
 
 from cellscribe.atlas.processes import GRACE
+from cellscribe.callbacks import number_of
 from cellscribe.errors import InputError
 
 POLL = 2.0
@@ -156,14 +157,14 @@ class _Crew:
     def _waiting(self) -> str:
         has, free = self._ray.cluster_resources(), self._ray.available_resources()
         n = len(self._actors)
-        asked = f"{_number(self._cpus, 'CPU')}" + (f" and {self._gpus:g} GPU" * bool(self._gpus))
+        asked = f"{number_of(self._cpus, 'CPU')}" + (f" and {self._gpus:g} GPU" * bool(self._gpus))
         there = ", and ".join(
             f"{has.get(kind, 0):g} {kind}s, {has.get(kind, 0) - free.get(kind, 0):g} in use"
             for kind in ("CPU", *(["GPU"] if self._gpus else []))
         )
         return (
             f"no worker has started in {self._setup['deadline']:g} s; waiting for "
-            f"{_number(n, 'worker')} of {asked}{' each' * (n > 1)}: the cluster has {there}; "
+            f"{number_of(n, 'worker')} of {asked}{' each' * (n > 1)}: the cluster has {there}; "
             "free some, ask for less, or wait longer with --deadline"
         )
 
@@ -232,10 +233,6 @@ def _workers_for(has: dict[str, float], cpus: int, gpus: float) -> int:
     if gpus:
         n = min(n, int(has.get("GPU", 0) / gpus + 1e-9))
     return max(1, n)
-
-
-def _number(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def _first_line(error: BaseException) -> str:

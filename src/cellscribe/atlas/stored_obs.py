@@ -83,7 +83,7 @@ class _Column:
         self._categories: dict[Any, int] | None = None
         if pa.types.is_dictionary(kind):
             self._group = _encode(obs.create_group(name), "categorical")
-            self._group.attrs["ordered"] = False
+            self._group.attrs["ordered"] = bool(kind.ordered)
             self._values = _array(self._group, "codes", size, np.dtype(np.int32))
             self._categories, self._kind = {}, kind.value_type
             self._mask = None

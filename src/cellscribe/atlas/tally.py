@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from datetime import timedelta
 
 from cellscribe.atlas.listener import FINISHED, Listener
-from cellscribe.callbacks import Progress
+from cellscribe.callbacks import Progress, number_of
 
 WINDOW = 60.0
 """Seconds over which cells/s are taken."""
@@ -138,8 +138,8 @@ class Tally(Listener):
         """Say all of it, or the most important of it that has room in `width` columns."""
         rate, left = self.cells_per_second, self.seconds_left
         parts = {
-            "shards": f"{self.n_done:,}/{self.total:,} {'shard' if self.total == 1 else 'shards'}",
-            "cells": f"{self.n_cells:,} {'cell' if self.n_cells == 1 else 'cells'}",
+            "shards": f"{self.n_done:,}/{number_of(self.total, 'shard')}",
+            "cells": number_of(self.n_cells, "cell"),
             "rate": "" if rate is None else f"{rate:,.{int(rate < 10)}f} cells/s",
             "failed": f"{len(self.failed):,} failed" if self.failed else "",
             "left": "" if not left else f"{timedelta(seconds=round(left))} left",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import Group
 
-from cellscribe.callbacks import log_stderr
+from cellscribe.callbacks import log_stderr, number_of
 from cellscribe.cli.progress import shards_bar
 from cellscribe.config import EmbedOptions, ShardOptions, TokenizeOptions
 from cellscribe.errors import InputError, one_line
@@ -90,8 +90,8 @@ def run_many(
     if tally.n_cells:
         speed = f", {tally.n_cells / max(tally.seconds, 1e-9):,.0f} cells/s in this run"
     log_stderr(
-        f"{len(shards) - len(bad):,} of {_count(len(shards), 'shard')}, "
-        f"{_count(run.n_cells, 'cell')}{speed}"
+        f"{len(shards) - len(bad):,} of {number_of(len(shards), 'shard')}, "
+        f"{number_of(run.n_cells, 'cell')}{speed}"
     )
     _list_warnings(shards, out)
     _list_failures(bad, out)
@@ -107,7 +107,7 @@ def _list_warnings(shards: list[dict[str, Any]], out: str) -> None:
     for name, line in found[:MOST_LISTED]:
         log_stderr(f"Warning: {name}: {line}")
     if len(found) > MOST_LISTED:
-        more = _count(len(found) - MOST_LISTED, "more warning")
+        more = number_of(len(found) - MOST_LISTED, "more warning")
         log_stderr(f"Warning: … and {more}, which {out}/manifest.json lists")
 
 
@@ -142,25 +142,21 @@ def print_estimate(
 
     found = estimate_run(shards_of(sources, out), options, sharing, log_stderr)
     for source in found.sources:
-        cells = _count(source["cells"], "cell") if "cells" in source else "cells not known"
+        cells = number_of(source["cells"], "cell") if "cells" in source else "cells not known"
         size = _size(source["bytes"]) if "bytes" in source else ""
-        shards = _count(source["shards"], "shard") if source["shards"] > 1 else ""
+        shards = number_of(source["shards"], "shard") if source["shards"] > 1 else ""
         print(f"{source['name']}\t{source.get('reason', cells)}\t{size}\t{shards}".rstrip())
     workers = sharing.workers or 1
     bad = f" ({len(found.bad):,} bad)" if found.bad else ""
     print(
-        f"{_count(len(found.sources), 'source')}{bad}, {_count(found.n_shards, 'shard')}, "
-        f"{_count(found.n_cells, 'cell')}, {_size(found.n_bytes)}: "
+        f"{number_of(len(found.sources), 'source')}{bad}, {number_of(found.n_shards, 'shard')}, "
+        f"{number_of(found.n_cells, 'cell')}, {_size(found.n_bytes)}: "
         f"about {_time(found.seconds(workers))} "
         f"at {found.cells_per_second:,.0f} cells/s of {found.device}, "
         f"{workers} x {_size(found.memory_bytes)} of memory"
     )
     if found.bad:
         sys.exit(1)
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 
 
 def _size(n_bytes: int) -> str:

@@ -21,6 +21,7 @@ from support.tiny import some_counts
 
 import cellscribe
 from cellscribe.atlas.claims import Claims, Worker
+from cellscribe.atlas.estimate import estimate_run
 from cellscribe.atlas.fetch import Sources, look_at_remote
 from cellscribe.atlas.run import Run, run_shards
 from cellscribe.atlas.sources import find_shards
@@ -241,3 +242,25 @@ def test_a_list_in_a_bucket_names_what_lies_next_to_it(faults: s3.Faults) -> Non
         find_shards([f"{store.name}/bad.csv"])
     (table,) = find_shards([f"{store.name}/counts.csv"])
     assert table.path == f"{store.name}/counts.csv"
+
+
+def test_a_dry_run_tells_cells_of_a_bucket_by_the_smallest_file(
+    faults: s3.Faults, tmp_path: Path, tiny_model: Path
+) -> None:
+    small, large = (write(tmp_path / f"{n}.h5ad", some_counts(n)) for n in (30, 300))
+    for path in (small, large):
+        upload(path, f"s3://bucket/dry/{path.name}")
+    words = ["s3://bucket/dry/*.h5ad", "s3://bucket/dry/gone.h5ad"]
+    found = estimate_run(
+        find_shards(words),
+        EmbedOptions(model=str(tiny_model), device="cpu"),
+        ShardOptions(),
+        lambda line: None,
+    )
+    first, second, third = sorted(found.sources, key=lambda source: source["name"])
+    assert (first["cells"], first["by_size"]) == (30, False)
+    ratio = large.stat().st_size / small.stat().st_size
+    assert (second["cells"], second["by_size"]) == (round(30 * ratio), True)
+    assert "nothing is there" in third["reason"]
+    assert found.cells_per_second > 0
+    assert not any("300.h5ad" in line for line in faults.seen if line.startswith("GET"))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cellscribe.atlas.fetch import is_copied
+from cellscribe.atlas.fetch import is_copied, refuse_absent
 from cellscribe.callbacks import Log
 from cellscribe.cells.columns import find_column
 from cellscribe.cells.headers import obs_columns, read_header
@@ -42,6 +42,7 @@ def look_at(shards: Sequence[Shard], options: InputOptions) -> Iterator[Look]:
     for shard in shards:
         own = options if shard.layer is None else replace(options, layer=shard.layer)
         try:
+            refuse_absent(shard)
             header = None if is_copied(shard) else read_header(shard.path, own)
             yield Look(shard=shard, header=header)
         except InputError as error:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from cellscribe.atlas.cut import cut, look_at
-from cellscribe.atlas.fetch import look_at_remote
+from cellscribe.atlas.fetch import Sources, is_copied, look_at_remote
 from cellscribe.callbacks import Log
 from cellscribe.cells.counts import Counts, open_counts
 from cellscribe.cells.gene_names.genes import GeneMap
+from cellscribe.cells.headers import read_header
 from cellscribe.cells.pipeline import token_blocks
 from cellscribe.cells.source_lists import Shard
 from cellscribe.config import EmbedOptions, ShardOptions, TokenizeOptions
@@ -25,17 +26,19 @@ from cellscribe.writing import size_of
 
 SAMPLE_SECONDS = 2.0
 """Most that one look at the speed takes, about."""
+MOST_COPIED = 3
+"""Files of a bucket that are tried where none can be read in place."""
 FEW_CELLS, GROWTH = 64, 4
 """Cells of the first look, and how many times as many each further one has."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a run will take; cells are those of the sources whose header tells them."""
+    """What a run will take; cells are those of the sources whose header or size tells them."""
 
     sources: list[dict[str, Any]]
-    """``name`` and ``shards`` of each; ``cells`` and ``bytes`` where they are known, ``reason``
-    where it cannot be used."""
+    """``name`` and ``shards`` of each; ``cells`` and ``bytes`` where they are known, ``by_size``
+    where the cells are told by the bytes, ``reason`` where it cannot be used."""
     cells_per_second: float
     """Of one GPU, or of this machine with all its cores; 0 if no source could be sampled."""
     n_devices: int
@@ -98,7 +101,9 @@ def estimate_run(
     InputError
         The model cannot be used.
     """
-    sources, speed, n_devices = [], 0.0, 1
+    sources, speed, n_devices = list[dict[str, Any]](), 0.0, 1
+    copied: list[tuple[Shard, dict[str, Any]]] = []
+    """Files in a bucket, which are not opened here."""
     with open_session(None, options, log=log) as session:
         for look in look_at(look_at_remote(shards), options):
             parts = cut(look, sharing.rows_per_shard, log)
@@ -110,7 +115,9 @@ def estimate_run(
                 about["bytes"] = look.shard.size
             elif not remote and Path(look.shard.path).exists():
                 about["bytes"] = size_of(Path(look.shard.path))
-            if not speed and reason is None and not remote:
+            if is_copied(look.shard) and reason is None:
+                copied.append((look.shard, about))
+            elif not speed and reason is None:
                 try:
                     speed = _sample(session, options, look.shard)
                 except InputError as error:
@@ -119,6 +126,8 @@ def estimate_run(
                 about |= {"reason": reason, "shards": 0}
                 about.pop("cells", None)
             sources.append(about)
+        if not speed:
+            speed = _sample_copied(session, options, copied, sharing.spool_gb)
         if speed and isinstance(options, EmbedOptions):
             n_devices = _n_devices(session)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -145,6 +154,33 @@ def _sample(session: Session, options: EmbedOptions | TokenizeOptions, shard: Sh
             if seconds > SAMPLE_SECONDS / GROWTH or size == counts.n_cells:
                 return size / seconds
             size = min(GROWTH * size, counts.n_cells)
+
+
+def _sample_copied(
+    session: Session,
+    options: EmbedOptions | TokenizeOptions,
+    copied: Sequence[tuple[Shard, dict[str, Any]]],
+    spool_gb: float | None,
+) -> float:
+    """Copy the smallest good one of the files in a bucket and work on it; cells a second.
+
+    The others are taken to have as many cells for their bytes.
+    """
+    there = [(shard, about) for shard, about in copied if shard.size]
+    for shard, about in sorted(there, key=lambda pair: pair[0].size or 0)[:MOST_COPIED]:
+        try:
+            with Sources([shard], spool_gb) as sources, sources.local(shard) as local:
+                speed = _sample(session, options, local)
+                header = read_header(local.path, options)
+        except InputError as error:
+            about |= {"reason": str(error), "shards": 0}
+            continue
+        for other, told in there:
+            if header is not None and "reason" not in told:
+                cells = round(header.n_cells * (other.size or 0) / (shard.size or 1))
+                told |= {"cells": cells, "by_size": other is not shard}
+        return speed
+    return 0.0
 
 
 def _work(

@@ -78,8 +78,7 @@ class Sources:
         InputError
             The source is not there, cannot be read, or is larger than the spool.
         """
-        if "://" in shard.path and shard.etag is None:
-            raise InputError(f"{shard.path}: nothing is there; check the address")
+        refuse_absent(shard)
         if self._spool is None or not is_copied(shard):
             yield shard
             return
@@ -131,6 +130,18 @@ def look_at_remote(shards: Sequence[Shard]) -> list[Shard]:
         else shard
         for shard in shards
     ]
+
+
+def refuse_absent(shard: Shard) -> None:
+    """Refuse a remote source that was looked for and is not there.
+
+    Raises
+    ------
+    InputError
+        There is nothing.
+    """
+    if "://" in shard.path and shard.etag is None:
+        raise InputError(f"{shard.path}: nothing is there; check the address")
 
 
 def is_copied(shard: Shard) -> bool:

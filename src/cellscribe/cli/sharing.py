@@ -143,16 +143,19 @@ def print_estimate(
     found = estimate_run(shards_of(sources, out), options, sharing, log_stderr)
     for source in found.sources:
         cells = number_of(source["cells"], "cell") if "cells" in source else "cells not known"
+        cells = f"about {cells}" if source.get("by_size") else cells
         size = _size(source["bytes"]) if "bytes" in source else ""
         shards = number_of(source["shards"], "shard") if source["shards"] > 1 else ""
         print(f"{source['name']}\t{source.get('reason', cells)}\t{size}\t{shards}".rstrip())
-    workers = sharing.workers or 1
+    workers, took = sharing.workers or 1, "time not known, as no source could be worked on"
+    if found.cells_per_second:
+        rate = f"{found.cells_per_second:,.0f} cells/s of {found.device}"
+        took = f"about {_time(found.seconds(workers))} at {rate}"
     bad = f" ({len(found.bad):,} bad)" if found.bad else ""
     print(
         f"{number_of(len(found.sources), 'source')}{bad}, {number_of(found.n_shards, 'shard')}, "
         f"{number_of(found.n_cells, 'cell')}, {_size(found.n_bytes)}: "
-        f"about {_time(found.seconds(workers))} "
-        f"at {found.cells_per_second:,.0f} cells/s of {found.device}, "
+        f"{took}, "
         f"{workers} x {_size(found.memory_bytes)} of memory"
     )
     if found.bad:

@@ -20,7 +20,7 @@ from support.command import write
 from support.tiny import some_counts
 
 import cellscribe
-from cellscribe.atlas.claims import Claims, Worker
+from cellscribe.atlas.claims import Claims, Worker, claim_bytes, claim_key
 from cellscribe.atlas.estimate import estimate_run
 from cellscribe.atlas.fetch import Sources, look_at_remote
 from cellscribe.atlas.run import Run, run_shards
@@ -264,3 +264,17 @@ def test_a_dry_run_tells_cells_of_a_bucket_by_the_smallest_file(
     assert "nothing is there" in third["reason"]
     assert found.cells_per_second > 0
     assert not any("300.h5ad" in line for line in faults.seen if line.startswith("GET"))
+
+
+def test_what_a_killed_worker_left_on_this_machine_is_removed(
+    faults: s3.Faults, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    killed = Worker()
+    left = tmp_path / "tmp" / f"cellscribe-{killed.token}"
+    left.mkdir(parents=True)
+    (left / "x.parquet").write_text("half")
+    Bucket("s3://bucket/killed/.cellscribe").create(claim_key("x", 1), claim_bytes(killed, 3))
+    source = write(tmp_path / "x.h5ad", some_counts(8))
+    assert embed([str(source)], "s3://bucket/killed", tiny_model, patience=0.1).failures == {}
+    assert list(left.parent.iterdir()) == []

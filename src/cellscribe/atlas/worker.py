@@ -20,11 +20,11 @@ from cellscribe.atlas.fetch import Sources
 from cellscribe.atlas.job import STATE, Job, source_identity
 from cellscribe.atlas.listener import FINISHED, Listener
 from cellscribe.atlas.records import as_record
-from cellscribe.atlas.stores import Folder
+from cellscribe.atlas.stores import Folder, Store
 from cellscribe.callbacks import Progress, at_most_every
 from cellscribe.cells.source_lists import Shard
 from cellscribe.errors import InputError
-from cellscribe.writing import OutputError, hash_of, remove, size_of
+from cellscribe.writing import OutputError, disk_errors, hash_of, remove, size_of
 
 Make = Callable[[Shard, Path, Progress], dict[str, Any]]
 """Writes the result of a shard whose source is local to a path, reports (cells done, cells in all),
@@ -183,23 +183,23 @@ def _refuse_changed(shard: Shard, source: Mapping[str, Any]) -> None:
 @contextmanager
 def _scratch(job: Job, worker: Worker) -> Iterator[Path]:
     """Make a folder for unfinished results: next to the finished ones where that is a folder."""
-    if isinstance(job.store, Folder):
-        folder = _scratch_of(job.store, worker.token)
-        folder.mkdir(parents=True)
-    else:
-        folder = Path(tempfile.mkdtemp(prefix="cellscribe-"))
+    folder = _scratch_of(job.store, worker.token)
+    with disk_errors(folder, "free some space or set TMPDIR"):
+        folder.mkdir(parents=True, mode=0o777 if isinstance(job.store, Folder) else 0o700)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _scratch_of(store: Folder, token: str) -> Path:
-    return store.path / STATE / "work" / token
+def _scratch_of(store: Store, token: str) -> Path:
+    if isinstance(store, Folder):
+        return store.path / STATE / "work" / token
+    return Path(tempfile.gettempdir(), f"cellscribe-{token}")
 
 
 def clear_scratch(job: Job, claim: str) -> None:
-    """Remove the unfinished results of a worker that died, where they are next to the finished.
+    """Remove what a worker that died left unfinished, next to the results or on this machine.
 
     Parameters
     ----------
@@ -209,5 +209,5 @@ def clear_scratch(job: Job, claim: str) -> None:
         Key of its claim.
     """
     token = as_record(job.state.read(claim)).get("token")
-    if isinstance(job.store, Folder) and isinstance(token, str) and token.isalnum():
+    if isinstance(token, str) and token.isalnum():
         shutil.rmtree(_scratch_of(job.store, token), ignore_errors=True)

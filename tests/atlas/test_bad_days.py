@@ -64,6 +64,9 @@ def test_words_that_cannot_be_meant(atlas: Path, tmp_path: Path, embed: Embed) -
     assert "100,000 workers need" in line
     assert "fit" in line
     assert not out.exists()
+    (tmp_path / "list.txt").write_text("atlas/part0.h5ad\natlas/part1.h5ad\n")
+    line = refused(embed(tmp_path / "list.txt", "-o", tmp_path / "x.npy"))
+    assert "several sources give a file each: name a folder" in line
     file = tmp_path / "file"
     file.write_text("mine")
     assert str(file) in refused(embed(atlas, "-o", file))

@@ -336,4 +336,7 @@ def test_tokens_and_vectors_of_the_same_counts_have_the_same_hash(
         for found in (embedded, tokens, half)
     ]
     assert hashes[0] == hashes[1] == hashes[2]
+    assert tokens.manifest["shards"][0]["warnings"] == [
+        "1 cell without a count on a gene that the model knows."
+    ]
     assert len(set(hashes[0])) == N_SHARDS

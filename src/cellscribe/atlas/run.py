@@ -227,7 +227,7 @@ def _tokenize(session: Session, options: TokenizeOptions, strict: bool, log: Log
         return {
             "cells": done.n_cells,
             "tokens": done.n_tokens,
-            "warnings": [],
+            "warnings": done.warnings,
             "counts_hash": counts_hash,
         }
 

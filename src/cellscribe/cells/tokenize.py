@@ -19,7 +19,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.callbacks import Progress
+from cellscribe.callbacks import Progress, number_of
 from cellscribe.cells.counts import Counts, open_counts
 from cellscribe.cells.gene_names.genes import GeneMap
 from cellscribe.cells.pipeline import token_blocks
@@ -52,6 +52,14 @@ class Tokenized:
     n_tokens: int
     n_empty: int
     genes: GeneMap
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to know before using the tokens, a line each."""
+        if not self.n_empty:
+            return []
+        cells = number_of(self.n_empty, "cell")
+        return [f"{cells} without a count on a gene that the model knows."]
 
 
 def write_tokens(

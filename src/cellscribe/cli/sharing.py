@@ -32,14 +32,14 @@ def is_many(sources: tuple[str, ...], out: str) -> bool:
     InputError
         No source is named, or several are and the output is a file.
     """
-    from cellscribe.cells.source_lists import MAGIC
+    from cellscribe.cells.source_lists import MAGIC, is_list
     from cellscribe.inference.outputs import FORMS
 
     if not sources:
         raise InputError("no source is named; name a file, a folder or a list of them")
     pattern = any(mark in sources[0] for mark in MAGIC) and not Path(sources[0]).exists()
     folder = "://" in sources[0] and sources[0].endswith("/") and ".zarr/" not in sources[0]
-    several = len(sources) > 1 or pattern or folder
+    several = len(sources) > 1 or pattern or folder or is_list(Path(sources[0]))
     if several and PurePath(out).suffix in FORMS:
         raise InputError(
             f"several sources give a file each: name a folder in place of {out}, and join what is "

@@ -42,6 +42,6 @@ def tokenize(
         )
     log_stderr(done.genes.summary())
     log_stderr(f"{done.n_cells:,} cells, {done.n_tokens:,} genes")
-    if done.n_empty:
-        log_stderr(f"Warning: {done.n_empty:,} cells have no count on a gene that the model knows.")
+    for warning in done.warnings:
+        log_stderr(f"Warning: {warning}")
     print(out)

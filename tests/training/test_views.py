@@ -254,7 +254,7 @@ def test_a_run_goes_on_with_the_same_bits_and_ends_in_a_model(
     mean = cellscribe.load(run / "model", device="cpu", pool="genes")
     assert mean.width == shape.hidden_size
     assert read_components(run / "model") is not None
-    with pytest.raises(InputError, match="the cell head reads the last one"):
+    with pytest.raises(InputError, match="reads the last one; leave it out"):
         cellscribe.load(run / "model", hidden_layer=-2)
 
 

@@ -70,6 +70,7 @@ def main(nodes: int, client_port: int) -> None:
             cluster.remove_node(others.pop(), allow_graceful=False)
         elif word == "add\n":
             others.append(cluster.add_node(**SMALL))
+            cluster.wait_for_nodes()  # a node that was killed counts until the head misses it
         else:
             ray.init(address=cluster.address, log_to_driver=False)
             answer = f"{ray.available_resources().get('CPU', 0):g}"

@@ -28,7 +28,7 @@ MODEL_FILES = frozenset(
         *("config.json", "model.safetensors", "genes.tsv", "README.md", "SHA256SUMS"),
         *("gene_ids.tsv",),
         *("head.json", "head.safetensors", "components.safetensors", "training_cells.npy"),
-        "loss.png",
+        *("metrics.json", "report.html", "loss.png"),
     }
 )
 """Files of a model's folder, see `model.checkpoint`, `model.heads`, `corpus.components`,

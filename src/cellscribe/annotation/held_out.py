@@ -36,6 +36,21 @@ Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating]
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """What trainings with folds held out gave."""
+
+    logits: npt.NDArray[np.float64]
+    """``[B, C]``, of cells that were held out."""
+    tested: npt.NDArray[np.bool_]
+    """``[B]`` which these are."""
+    how: str
+    """What was held out for what, in words."""
+    distances: HeldOutDistances
+    epochs: list[int]
+    """Passes of each training."""
+
+
 @dataclass(frozen=True)
 class Training:
     """What the trainings of one fine-tuning share; `run` does them."""
@@ -68,38 +83,56 @@ class Training:
         held_out
             Distances of the held-out cells in the vectors of a model that did not see them.
         """
-        truth, ranked = self.labelled.truth, self.tokens()
-        parts = np.unique(self.folds)
-        rotations = min(self.options.calibration_folds, len(parts))
+        ranked = self.tokens()
+        found = self.hold_out(ranked, progress, log, last=True)
+        passes = round(float(np.mean(found.epochs)))
+        if not passes:
+            log(
+                "Training layers did not lower the loss on held-out cells: the encoder stays as it "
+                "is. Take --mode head, or a lower --learning-rate."
+            )
+        what = f"Training {self.rotations + 1} of {self.rotations + 1}"
+        rows = np.arange(len(self.labelled.truth))
+        final = self._tune(ranked, rows, None, progress, what, passes)
+        return final, found.logits[found.tested], found.tested, found.how, found.distances
+
+    @property
+    def rotations(self) -> int:
+        """Folds that are held out in turn."""
+        return min(self.options.calibration_folds, len(np.unique(self.folds)))
+
+    def hold_out(
+        self, ranked: CellTokens, progress: Progress, log: Log, *, last: bool = False
+    ) -> HeldOut:
+        """Train with each of the first folds held out in turn; `last`: one more training follows.
+
+        Raises
+        ------
+        InputError
+            No label of a held-out fold occurs in another.
+        """
+        truth, rotations = self.labelled.truth, self.rotations
         tested = np.zeros(len(truth), bool)
         logits = np.empty((len(truth), len(self.labelled.labels)))
-        epochs, held_out = [], HeldOutDistances.none(len(truth))
+        epochs, distances, how = [], HeldOutDistances.none(len(truth)), ""
         for fold in range(rotations):
             away = self.folds == fold
             learn, stop, how = self._sides(fold, log if fold == 0 else _silent)
             here = learnable(truth, learn, away)
             if not here.any():
                 continue
-            what = f"Training {fold + 1} of {rotations + 1}"
+            what = f"Training {fold + 1} of {rotations + last}"
             done = self._tune(ranked, np.flatnonzero(learn), np.flatnonzero(stop), progress, what)
             logits[here] = predict(done.model, ranked, np.flatnonzero(here))
             tested |= here
-            self._measure(done, ranked, np.flatnonzero(learn), np.flatnonzero(here), held_out)
+            self._measure(done, ranked, np.flatnonzero(learn), np.flatnonzero(here), distances)
             epochs.append(done.epochs)
         if not epochs:
             raise InputError(
                 "no label of the held-out group occurs in another; name another column with "
                 "--group, or leave it out"
             )
-        passes = round(float(np.mean(epochs)))
-        if not passes:
-            log(
-                "Training layers did not lower the loss on held-out cells: the encoder stays as it "
-                "is. Take --mode head, or a lower --learning-rate."
-            )
-        what = f"Training {rotations + 1} of {rotations + 1}"
-        final = self._tune(ranked, np.arange(len(truth)), None, progress, what, passes)
-        return final, logits[tested], tested, how, held_out
+        return HeldOut(logits=logits, tested=tested, how=how, distances=distances, epochs=epochs)
 
     def _measure(
         self,

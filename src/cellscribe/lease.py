@@ -272,10 +272,13 @@ def _take_by_file(out: Path, path: Path) -> Callable[[], None]:
         except OutputError as error:
             if not isinstance(error.__cause__, FileExistsError):
                 raise
-        holder = _read(path)
-        if not _is_stale(path, holder):
+        try:
+            seen, holder = os.stat(path, follow_symlinks=False), _read(path)
+        except FileNotFoundError:
+            continue  # it was given back meanwhile
+        if not _is_stale(seen, holder):
             raise InputError(_busy(out, holder))
-        _clear(out, path, holder)
+        _clear(out, path, seen)
     _describe(handle)
     owner, done = os.getpid(), threading.Event()
     renewing = threading.Thread(target=_renew, args=(path, done), name="lease", daemon=True)
@@ -290,23 +293,21 @@ def _take_by_file(out: Path, path: Path) -> Callable[[], None]:
     return give_back
 
 
-def _is_stale(path: Path, holder: dict[str, Any]) -> bool:
-    try:
-        age = time.time() - path.stat().st_mtime
-    except FileNotFoundError:
-        return True
+def _is_stale(lock: os.stat_result, holder: dict[str, Any]) -> bool:
     here = holder.get("host") == socket.gethostname() and isinstance(holder.get("pid"), int)
-    return age > STALE or (here and not _alive(holder["pid"]))
+    return time.time() - lock.st_mtime > STALE or (here and not _alive(holder["pid"]))
 
 
-def _clear(out: Path, path: Path, holder: dict[str, Any]) -> None:
+def _clear(out: Path, path: Path, stale: os.stat_result) -> None:
     """Remove a lock left behind, unless someone else was quicker and the file is theirs by now."""
-    aside = path.with_name(f"{path.name}-{os.getpid()}")
+    aside = path.with_name(f"{path.name}-{os.getpid()}-{threading.get_ident()}")
     try:
         os.rename(path, aside)
     except FileNotFoundError:
         return
-    if _read(aside) != holder:
+    moved = os.stat(aside, follow_symlinks=False)
+    # a number may be used again for the next file, and a lock that is renewed is no longer stale
+    if (moved.st_ino, moved.st_mtime_ns) != (stale.st_ino, stale.st_mtime_ns):
         os.rename(aside, path)
         raise InputError(_busy(out, _read(path)))
     remove(aside)

@@ -53,16 +53,15 @@ def sources(tmp_path: Path) -> Path:
 
 
 class Ear(Listener):
-    """Keeps what became of the shards, and acts at the first end or claim of one."""
+    """Keeps what became of the shards, and acts at each claim and at the first end of one."""
 
     def __init__(self, at_end: Any = None, at_claim: Any = None) -> None:
         self.ended: dict[str, str] = {}
         self._at_end, self._at_claim = at_end, at_claim
 
     def on_claim(self, shard: str, number: int) -> None:
-        act, self._at_claim = self._at_claim, None
-        if act:
-            act()
+        if self._at_claim:
+            self._at_claim(shard)
 
     def on_shard(self, shard: str, what: str) -> None:
         self.ended[shard] = what
@@ -113,7 +112,12 @@ def test_a_lost_node_changes_nothing(
 
 
 def test_a_shard_that_kills_its_workers_is_listed(cluster: RayCluster, sources: Path) -> None:
-    ear, said = Ear(), list[str]()
+    def let_orphan_go(shard: str) -> None:
+        # an actor that dies at once takes with it what nobody has heard yet
+        if shard == "o":
+            stub_worker.heard(sources / "orphan").touch()
+
+    ear, said = Ear(at_claim=let_orphan_go), list[str]()
     good = {f"g{i}": "good" for i in range(4)}
     what = {"k": "kill", "o": "orphan", "b": "bad", **good}
     run(sources, what, ear, said, address=cluster.address)
@@ -155,7 +159,7 @@ def test_a_client_of_the_cluster_will_do(found_on_nodes: None, sources: Path) ->
 
 
 def test_ctrl_c_leaves_cluster_and_claims_free(cluster: RayCluster, sources: Path) -> None:
-    def interrupt() -> None:
+    def interrupt(shard: str) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

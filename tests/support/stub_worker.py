@@ -1,8 +1,8 @@
 """The program of a worker without a model: ``python -m support.stub_worker``, as `child` else.
 
 A shard's result is its name. By its path it does more: ``kill`` ends the process with SIGKILL,
-``orphan`` ends what started it so (an actor of Ray), ``crash`` is an error of the code, ``bad`` is
-refused, ``slow`` takes until it is stopped.
+``orphan`` ends what started it so (an actor of Ray) once `heard` tells that its claim was heard,
+``crash`` is an error of the code, ``bad`` is refused, ``slow`` takes until it is stopped.
 """
 
 from __future__ import annotations
@@ -39,11 +39,19 @@ def task(paths: dict[str, str], out: Path, **more: Any) -> dict[str, Any]:
     }
 
 
+def heard(path: Path) -> Path:
+    """The file by which a test tells that it has heard of a claim of the shard at this path."""
+    return path.with_suffix(".heard")
+
+
 def make(shard: Shard, path: Path, progress: Progress) -> dict[str, Any]:
     what = Path(shard.path).name
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "orphan":
+        while not heard(Path(shard.path)).exists():
+            time.sleep(0.02)
+        heard(Path(shard.path)).unlink()
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(600)
     if what == "crash":

@@ -17,6 +17,7 @@ from cellscribe.annotation.calibration import log_loss
 from cellscribe.annotation.held_out import pick
 from cellscribe.annotation.labels import Labelled
 from cellscribe.annotation.linear import fit_head, fit_linear
+from cellscribe.annotation.targets import ClassTarget
 from cellscribe.annotation.tuning import (
     CellClassifier,
     add_adapters,
@@ -63,8 +64,9 @@ def options(mode: Any, **more: Any) -> FinetuneOptions:
 
 def train(cells: dict[str, Any], chosen: FinetuneOptions, stop: Any = None) -> Any:
     learn = np.arange(60)
+    target = ClassTarget(truth=cells["truth"], n_labels=3)
     return tune(
-        cells["model"], cells["head"], cells["ranked"], cells["truth"], learn, stop, chosen,
+        cells["model"], [cells["head"]], cells["ranked"], [target], learn, stop, chosen,
         epochs=chosen.epochs, device=CPU, dtype=torch.float32,
     )  # fmt: skip
 
@@ -128,12 +130,12 @@ def test_a_label_of_one_group_is_learnt_but_tested_nowhere() -> None:
 
 
 def test_the_classifier_reads_what_embed_gives(cells: dict[str, Any]) -> None:
-    model = CellClassifier(cells["model"], cells["head"]).eval()
+    model = CellClassifier(cells["model"], [cells["head"]]).eval()
     with torch.no_grad():
         vectors = model.model.forward(cells["ranked"], np.arange(20)).numpy()
     np.testing.assert_allclose(vectors, cells["vectors"][:20], atol=1e-5)
     np.testing.assert_allclose(
-        predict(model, cells["ranked"], np.arange(90)),
+        predict(model, cells["ranked"], np.arange(90))[0],
         cells["head"].logits(cells["vectors"]),
         atol=1e-3,
     )
@@ -148,7 +150,7 @@ def test_frozen_parameters_stay_bit_for_bit_and_trained_ones_move(
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     trained = set(before) if mode == "all" else {n for n in before if n.startswith("blocks.1.")}
     assert moved == trained
-    assert not np.array_equal(done.model.linear_head().weight, cells["head"].weight)
+    assert not np.array_equal(done.model.linear_heads()[0].weight, cells["head"].weight)
 
 
 def test_training_depends_on_the_seed_alone(cells: dict[str, Any]) -> None:
@@ -164,7 +166,7 @@ def test_training_lowers_the_loss(cells: dict[str, Any]) -> None:
     learn = np.arange(60)
     done = train(cells, replace(options("all", learning_rate=1e-3), epochs=6))
     truth = cells["truth"][learn]
-    after = log_loss(predict(done.model, cells["ranked"], learn), truth)
+    after = log_loss(predict(done.model, cells["ranked"], learn)[0], truth)
     assert after < log_loss(cells["head"].logits(cells["vectors"][learn]), truth)
 
 
@@ -174,27 +176,27 @@ def test_the_best_pass_is_kept(cells: dict[str, Any]) -> None:
     truth = cells["truth"].copy()
     truth[stop] = (truth[stop] + 1) % 3
     done = train(cells | {"truth": truth}, options("all", learning_rate=3e-3), stop)
-    logits = predict(done.model, cells["ranked"], stop)
+    logits = predict(done.model, cells["ranked"], stop)[0]
     assert done.losses[done.epochs] == min(done.losses)
     assert log_loss(logits, truth[stop]) == pytest.approx(min(done.losses))
 
 
 def test_merged_adapters_give_the_same(cells: dict[str, Any]) -> None:
     pytest.importorskip("peft")
-    plain = CellClassifier(cells["model"], cells["head"])
-    model = CellClassifier(copy_of(cells["model"]), cells["head"])
+    plain = CellClassifier(cells["model"], [cells["head"]])
+    model = CellClassifier(copy_of(cells["model"]), [cells["head"]])
     parts, rows = model.model.trained_parts(), np.arange(20)
     add_adapters(parts, 4)
     torch.manual_seed(0)
     for name, parameter in model.network.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    apart = predict(model, cells["ranked"], rows)
+    apart = predict(model, cells["ranked"], rows)[0]
     merge_adapters(parts)
     assert model.network.state_dict().keys() == plain.network.state_dict().keys()
-    merged = predict(model, cells["ranked"], rows)
+    merged = predict(model, cells["ranked"], rows)[0]
     np.testing.assert_allclose(merged, apart, atol=1e-4)
-    assert np.abs(merged - predict(plain, cells["ranked"], rows)).max() > 0.1
+    assert np.abs(merged - predict(plain, cells["ranked"], rows)[0]).max() > 0.1
 
 
 def test_a_subset_of_genes_keeps_their_ranks(cells: dict[str, Any]) -> None:

@@ -259,6 +259,15 @@ class HeldOutDistances:
             tested=np.zeros(n_cells, bool),
         )
 
+    def some(self, rows: Any) -> HeldOutDistances:
+        """Those of some cells."""
+        return HeldOutDistances(
+            distance=self.distance[rows],
+            nearest=self.nearest[rows],
+            without=self.without[rows],
+            tested=self.tested[rows],
+        )
+
     def fill(self, rows: Any, types: Types, standard: Floats, truth: Integers) -> None:
         """Measure the cells of `rows`, given their standardised vectors and classes."""
         each = types.distances(standard)

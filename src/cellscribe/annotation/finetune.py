@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,56 +22,86 @@ import numpy.typing as npt
 
 from cellscribe.annotation.calibration import Calibration, calibrate, log_calibration
 from cellscribe.annotation.domain import HeldOutDistances, fit_domain
-from cellscribe.annotation.labels import (
-    Labelled,
-    check_labels,
-    choose_folds,
-    log_folds,
+from cellscribe.annotation.labels import Labelled
+from cellscribe.annotation.linear import LinearHead, fit_head
+from cellscribe.annotation.model_readme import card
+from cellscribe.annotation.several_labels import LabelColumns
+from cellscribe.annotation.targets import ClassTarget
+from cellscribe.annotation.trained import (
+    embed_rows,
+    train,
+    trained_model,
+    training_on,
+    vectors_after,
 )
-from cellscribe.annotation.linear import fit_head
-from cellscribe.callbacks import Progress, in_step, no_progress
+from cellscribe.callbacks import Log, Progress
 from cellscribe.config import FinetuneOptions
-from cellscribe.escaping import plain
 from cellscribe.families.saving import save_trained
 from cellscribe.inference.session import Cells, Session
 from cellscribe.model.checksums import seal
-from cellscribe.model.heads import Head, save_head
+from cellscribe.model.heads import Head
+from cellscribe.model.several_heads import NumberHead, name_of, save_heads
 from cellscribe.training.trained_cells import TRAINED_CELLS
 from cellscribe.writing import writing
 
 if TYPE_CHECKING:
+    from cellscribe.annotation.held_out import HeldOut
     from cellscribe.annotation.tuning import Tuned
     from cellscribe.families.base import CellModel
     from cellscribe.inference.embedder import Embedder
 
-FIGURES = {
-    "cells": ("cells", ",d"),
-    "accuracy": ("accuracy of the best label", ".3f"),
-    "macro_f1": ("macro F1 of the best label", ".3f"),
-    "error": ("expected calibration error", ".3f"),
-    "coverage": ("share of cells that get a label", ".3f"),
-    "accuracy_called": ("accuracy of these", ".3f"),
-}
-"""Of `Calls`, as the README has them."""
-
 Floats = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearntColumn:
+    """A head of labels, and what it said of held-out cells."""
+
+    name: str
+    """Of the column, or of the list of genes."""
+    head: Head
+    calibration: Calibration
+    labelled: Labelled
+    """All cells that it learnt from."""
+    logits: npt.NDArray[np.float64]
+    """``[H, C]`` scores of the held-out cells, before the temperature."""
+    tested: npt.NDArray[np.bool_]
+    """Which of the cells of `labelled` these are."""
+    folds: npt.NDArray[np.int64]
+    """Of each cell of `labelled`, the fold in which it is held out."""
+    known: npt.NDArray[np.float64]
+    """Of each cell of `labelled`, the probability of being of any known type."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finetuned:
     """What `finetune_model` made."""
 
-    head: Head
-    calibration: Calibration
-    labelled: Labelled
+    columns: list[LearntColumn]
+    """One for each column of labels."""
     epochs: int
     """Passes over the cells where layers are trained."""
+
+    @property
+    def head(self) -> Head:
+        """That of the first column."""
+        return self.columns[0].head
+
+    @property
+    def calibration(self) -> Calibration:
+        """That of the first column."""
+        return self.columns[0].calibration
+
+    @property
+    def labelled(self) -> Labelled:
+        """Cells of the first column."""
+        return self.columns[0].labelled
 
 
 def finetune_model(
     session: Session,
     sources: Sequence[Cells],
-    labelled: Labelled,
+    columns: LabelColumns,
     out: Path,
     options: FinetuneOptions,
     *,
@@ -85,8 +115,8 @@ def finetune_model(
         The model and the device.
     sources
         Opened files of raw counts.
-    labelled
-        Their labels, from `read_labels`.
+    columns
+        Their labels, from `read_columns`.
     out
         The new model's directory; it appears whole or not at all.
     options
@@ -99,59 +129,94 @@ def finetune_model(
     InputError
         Bad input, see `fit_head` and `tune`.
     """
-    embedder, log = session.embedder, session.log
-    trained: CellModel | None = None
-    if options.mode != "head":
-        from cellscribe.annotation.tuning import check_trainable
-
-        # The embedder's weights are rounded to the type of its products; these are trained, saved.
-        trained = session.header.load(embedder.options).cells
-        check_trainable(trained, options)
-        if options.trials is not None:
-            from cellscribe.annotation.trials import need_optuna
-
-            need_optuna()
-    step = in_step(progress, "Embedding")
-    vectors = np.concatenate(
-        [
-            embedder.embed_counts(each.counts, each.genes, progress=step)[0][rows]
-            for each, rows in zip(sources, labelled.rows, strict=True)
-        ]
-    ).astype(np.float64)
-    filled = vectors.any(axis=1)
-    labelled, vectors = labelled.keep(filled), vectors[filled]
-    counts = [each.counts for each in sources]
-    check_labels(labelled, counts)
-    log_folds(labelled, options.group, log)
-    folds = choose_folds(labelled.truth, labelled.groups, options.folds, options.seed)
+    trained = trained_model(session, options)
+    vectors, filled = embed_rows(session, sources, columns.rows, progress)
+    columns = columns.keep(filled)
+    columns.check([each.counts for each in sources], options.group, session.log)
+    folds = columns.folds(options.folds, options.seed)
     tuned: Tuned | None = None
-    held_out: HeldOutDistances | None = None
     trials: list[dict[str, Any]] = []
     if trained is None:
-        head, logits, tested = fit_head(vectors, labelled, folds)
-        how = "each fold of groups by a head that did not see it"
-    else:
-        from cellscribe.annotation.held_out import Training
-        from cellscribe.annotation.trials import search
-        from cellscribe.annotation.tuning import vectors_of
-
-        training = Training(
-            trained,
-            session.header.untrained is not None,
-            sources,
-            labelled,
-            vectors,
-            folds,
-            options,
-            embedder.device,
-            embedder.precision,
+        found = columns.for_each(
+            lambda name, labelled: _fit(vectors, folds, columns.places[name], labelled)
         )
-        if options.trials is not None:
-            options, trials = search(training, progress or no_progress, log)
-            training = replace(training, options=options)
-        tuned, logits, tested, how, held_out = training.run(progress or no_progress, log)
-        head = tuned.model.linear_head()
-        vectors = vectors_of(tuned.model, training.tokens(), np.arange(len(vectors)))
+    else:
+        training = training_on(
+            session, trained, sources, columns.rows, targets_of(columns, options), vectors, folds,
+            columns.strata(options.folds), options,
+        )  # fmt: skip
+        tuned, held_out, trials, options = train(session, training, progress)
+        vectors = vectors_after(tuned, training)
+        heads = tuned.model.linear_heads()
+        found = {
+            name: _held_out(head, each, columns.places[name])
+            for (name, head, each) in zip(columns.columns, heads, held_out, strict=True)
+        }
+    learnt = []
+    for name, labelled in columns.columns.items():
+        at = columns.places[name]
+        told = columns.log_of(name, session.log)
+        learnt.append(
+            _calibrated(session, name, labelled, vectors[at], folds[at], found[name], options,
+                        trials, tuned, told)
+        )  # fmt: skip
+    save_finetuned(out, session, [each.head for each in learnt], tuned)
+    return Finetuned(columns=learnt, epochs=tuned.epochs if tuned else 0)
+
+
+def targets_of(columns: LabelColumns, options: FinetuneOptions) -> list[ClassTarget]:
+    """What the heads of several columns learn."""
+    weights = options.loss_weights
+    return [
+        ClassTarget(truth=columns.truth(name), n_labels=len(each.labels), weight=weights[name])
+        for name, each in columns.columns.items()
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fitted:
+    """A head of a column, and its scores ``[H, C]`` of held-out cells, `tested` among its own."""
+
+    head: LinearHead
+    logits: npt.NDArray[np.float64]
+    tested: npt.NDArray[np.bool_]
+    how: str
+    distances: HeldOutDistances | None = None
+
+
+def _fit(vectors: Floats, folds: Any, at: Any, labelled: Labelled) -> _Fitted:
+    """Fit the head of a column on vectors that do not change."""
+    head, logits, tested = fit_head(vectors[at], labelled, folds[at])
+    how = "each fold of groups by a head that did not see it"
+    return _Fitted(head=head, logits=logits, tested=tested, how=how)
+
+
+def _held_out(head: LinearHead, found: HeldOut, at: Any) -> _Fitted:
+    """Take the cells of a column out of what trainings gave for all cells."""
+    tested = found.tested[at]
+    return _Fitted(
+        head=head,
+        logits=found.logits[at][tested],
+        tested=tested,
+        how=found.how,
+        distances=found.distances.some(at),
+    )
+
+
+def _calibrated(
+    session: Session,
+    name: str,
+    labelled: Labelled,
+    vectors: Floats,
+    folds: npt.NDArray[np.int64],
+    found: _Fitted,
+    options: FinetuneOptions,
+    trials: list[dict[str, Any]],
+    tuned: Tuned | None,
+    log: Log,
+) -> LearntColumn:
+    """Calibrate the head of a column on its held-out cells."""
+    how, tested = found.how, found.tested
     if labelled.groups is None:
         how = how.replace("groups", "cells drawn at random")
     domain, known = fit_domain(
@@ -161,34 +226,37 @@ def finetune_model(
         folds,
         grouped=labelled.groups is not None,
         seed=options.seed,
-        held_out=held_out,
+        held_out=found.distances,
     )
     calibration = calibrate(
-        logits, labelled.truth[tested], folds[tested], options.accuracy, known=known[tested]
+        found.logits, labelled.truth[tested], folds[tested], options.accuracy, known=known[tested]
     )
     log_calibration(calibration, log)
-    weight, bias = head.folded()
-    saved = Head(
-        labels=labelled.labels,
-        weight=weight.astype(np.float32),
-        bias=bias.astype(np.float32),
-        temperature=calibration.temperature,
-        threshold=calibration.threshold,
-        about=about(embedder, labelled, calibration, how, tuned, options)
-        | ({"trials": trials} if trials else {}),
-        tensors=domain.tensors(),
-    )
-    save_finetuned(out, session, saved, tuned)
-    return Finetuned(
-        head=saved,
+    weight, bias = found.head.folded()
+    facts = about(session.embedder, name, labelled, calibration, how, tuned, options)
+    return LearntColumn(
+        name=name,
+        head=Head(
+            labels=labelled.labels,
+            weight=weight.astype(np.float32),
+            bias=bias.astype(np.float32),
+            temperature=calibration.temperature,
+            threshold=calibration.threshold,
+            about=facts | ({"trials": trials} if trials else {}),
+            tensors=domain.tensors(),
+        ),
         calibration=calibration,
         labelled=labelled,
-        epochs=tuned.epochs if tuned else 0,
+        logits=found.logits,
+        tested=tested,
+        folds=folds,
+        known=known,
     )
 
 
 def about(
     embedder: Embedder,
+    name: str,
     labelled: Labelled,
     calibration: Calibration,
     how: str,
@@ -198,7 +266,7 @@ def about(
     """What a head's header says of where it comes from."""
     return {
         "mode": options.mode,
-        "label": options.target,
+        "label": name,
         "group": options.group,
         "model": {"name": embedder.header.name, "hash": embedder.hash},
         "calibration": {"held_out_by": how, **calibration.as_json()},
@@ -206,18 +274,32 @@ def about(
         "left_out": labelled.left_out,
         "sources": labelled.sources,
         "epochs": tuned.epochs if tuned else 0,
-        "options": asdict(options) | {"gene_list": options.gene_list and str(options.gene_list)},
+        "options": plain_options(options),
         "cellscribe": metadata.version("cellscribe"),
     }
 
 
-def save_finetuned(out: Path, session: Session, head: Head, tuned: Tuned | None) -> None:
+def plain_options(options: FinetuneOptions) -> dict[str, Any]:
+    """Options as JSON holds them; those of several columns only where there are several."""
+    found = asdict(options)
+    found["gene_list"] = options.gene_list and str(options.gene_list)
+    found["label"] = list(options.labels) if len(options.labels) > 1 else (*options.labels, None)[0]
+    for name in ("loss_weight",):
+        if not found[name]:
+            del found[name]
+    return found
+
+
+def save_finetuned(
+    out: Path, session: Session, heads: Sequence[Head | NumberHead], tuned: Tuned | None
+) -> None:
     """Write the model's directory; it appears whole or not at all.
 
     Where only a head was trained, the weights are the very file of the model that was given.
     """
     header, folder = session.header, session.header.directory
-    note = {"fine-tuned": f"{head.about['mode']} on {head.about['label']}, see head.json"}
+    names = ", ".join(name_of(head) for head in heads)
+    note = {"fine-tuned": f"{heads[0].about['mode']} on {names}, see head.json"}
     provenance = {**header.provenance, **note}
     trained: CellModel | None = None
     if tuned is not None:
@@ -227,102 +309,9 @@ def save_finetuned(out: Path, session: Session, head: Head, tuned: Tuned | None)
         merge_adapters(trained.trained_parts())
         trained.network.cpu()
     with writing(out) as partial:
-        text = card(header.name, head, provenance.get("licence"))
+        text = card(header.name, heads, provenance.get("licence"))
         save_trained(partial, header, session.embedder.options, provenance, text, trained)
-        save_head(partial, head)
+        save_heads(partial, heads)
         if (folder / TRAINED_CELLS).exists():  # what the base knows, this model knows
             shutil.copyfile(folder / TRAINED_CELLS, partial / TRAINED_CELLS)
         seal(partial)
-
-
-def card(base: str, head: Head, licence: str | None = None) -> str:
-    """README of a fine-tuned model, from what was measured; `licence` is that of its base."""
-    facts, found = head.about, head.about["calibration"]
-    trained = {
-        "head": "A linear head on the frozen encoder",
-        "last": f"A linear head and the last {facts['options']['layers']} layers",
-        "lora": "A linear head and LoRA adapters, merged into the weights,",
-        "all": "A linear head and the whole encoder",
-    }[facts["mode"]]
-    held, crossed, of = found["held_out"], found["crossed"], head.of
-    verb = "annotate DATA" if of == "cells" else "genes CELLS"
-    groups = (
-        f"groups of {plain(facts['group'])}"
-        if facts["group"]
-        else f"random {of}" + (": no group was told" if of == "cells" else "")
-    )
-    lines = [
-        f"# {plain(base)}, fine-tuned on {plain(facts['label'])}",
-        "",
-        f"{trained} learnt {plain(facts['label'])} from {sum(facts['cells'].values()):,} {of}. "
-        f"Apply it with `cellscribe {verb} --model THIS_FOLDER -o OUT.csv`.",
-        "",
-        *(
-            [f"**Licence of the weights that it began from: {plain(licence)}**", ""]
-            if licence
-            else []
-        ),
-        f"## On held-out {of}",
-        "",
-        f"Held out: {groups}; {found['held_out_by']}. Temperature and threshold of the first "
-        f"column were chosen on the {of} that it is measured on; of the second, on other folds.",
-        "",
-        "| | chosen here | chosen on other folds |",
-        "|---|---|---|",
-    ]
-    for key, (name, form) in FIGURES.items():
-        cells = [
-            "" if calls is None or calls[key] is None else format(calls[key], form)
-            for calls in (held, crossed)
-        ]
-        lines.append(f"| {name.replace('cells', of)} | {cells[0]} | {cells[1]} |")
-    lines += [
-        "",
-        f"Temperature {head.temperature:.3f} (calibration error without it "
-        f"{found['error_before']:.3f}); below a probability of {head.threshold:.3f} a {of[:-1]} is "
-        f"`unknown` (wanted: {found['wanted']:.0%} right).",
-        "",
-        *_trials(facts.get("trials", [])),
-        "## Labels",
-        "",
-        f"| label | {of} |",
-        "|---|---|",
-        *(f"| {plain(label)} | {n:,} |" for label, n in facts["cells"].items()),
-        "",
-        *(f"- left out: {n:,} {of} ({plain(why)})" for why, n in facts["left_out"].items()),
-        "",
-        "## Sources",
-        "",
-        *(
-            f"- {plain(source['name'])} ({source['cells']:,} cells"
-            + (f", SHA-256 {source['hash']}…)" if source["hash"] else ")")
-            for source in facts["sources"]
-        ),
-        f"- model: {plain(facts['model']['name'])} (hash {facts['model']['hash']})",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _trials(trials: list[dict[str, Any]]) -> list[str]:
-    """Table of a search, if there was one."""
-    if not trials:
-        return []
-    names = [name for name in trials[0] if name not in ("best", "loss")]
-    rows = [
-        f"| {number} | "
-        + " | ".join(f"{each[name]:.3g}" for name in names)
-        + f" | {each['best']} | {'' if each['loss'] is None else format(each['loss'], '.4f')} |"
-        for number, each in enumerate(trials, start=1)
-    ]
-    return [
-        "## Trials",
-        "",
-        "Loss on the held-out part that ends a training; the part that calibrates was not looked "
-        "at. The first trial is what was asked for.",
-        "",
-        f"| trial | {' | '.join(name.replace('_', ' ') for name in names)} | passes kept | loss |",
-        "|---" * (len(names) + 3) + "|",
-        *rows,
-        "",
-    ]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellscribe.annotation.calibration import calibrate, log_calibration
-from cellscribe.annotation.finetune import Finetuned, about, save_finetuned
+from cellscribe.annotation.finetune import Finetuned, LearntColumn, about, save_finetuned
 from cellscribe.annotation.gene_list import read_gene_list
 from cellscribe.annotation.labels import Labelled, choose_folds, describe
 from cellscribe.annotation.linear import fit_head
@@ -80,10 +80,20 @@ def finetune_genes(
         bias=bias.astype(np.float32),
         temperature=calibration.temperature,
         threshold=calibration.threshold,
-        about=about(session.embedder, labelled, calibration, how, None, options),
+        about=about(session.embedder, options.learnt, labelled, calibration, how, None, options),
     )
-    save_finetuned(out, session, saved, None)
-    return Finetuned(head=saved, calibration=calibration, labelled=labelled, epochs=0)
+    save_finetuned(out, session, [saved], None)
+    learnt = LearntColumn(
+        name=options.learnt,
+        head=saved,
+        calibration=calibration,
+        labelled=labelled,
+        logits=logits,
+        tested=tested,
+        folds=folds,
+        known=np.ones(len(folds)),
+    )
+    return Finetuned(columns=[learnt], epochs=0)
 
 
 def _mean_vectors(

@@ -27,6 +27,9 @@ MOST_LABELS = 1_000
 MOST_NAMED = 20
 """Labels of too few cells that are told one by one."""
 
+EMPTY = "no count on a gene that the model knows"
+"""Why a cell with a label is not learnt from."""
+
 Integers = npt.NDArray[np.int64]
 
 
@@ -51,16 +54,13 @@ class Labelled:
         """Leave out the other cells, which have no count on a known gene."""
         if filled.all():
             return self
-        bounds = np.cumsum([len(rows) for rows in self.rows])[:-1]
-        parts = np.split(filled, bounds)
-        why = "no count on a gene that the model knows"
         return Labelled(
-            rows=[rows[part] for rows, part in zip(self.rows, parts, strict=True)],
+            rows=rows_of(self.rows, filled),
             labels=self.labels,
             truth=self.truth[filled],
             groups=None if self.groups is None else self.groups[filled],
             sources=self.sources,
-            left_out=self.left_out | {why: int((~filled).sum())},
+            left_out=self.left_out | {EMPTY: int((~filled).sum())},
         )
 
     def counts(self) -> dict[str, int]:
@@ -70,7 +70,13 @@ class Labelled:
 
 
 def read_labels(
-    sources: Sequence[Counts], label: str, group: str | None, min_cells: int, *, log: Log
+    sources: Sequence[Counts],
+    label: str,
+    group: str | None,
+    min_cells: int,
+    *,
+    log: Log,
+    about: list[dict[str, Any]] | None = None,
 ) -> Labelled:
     """Read who is labelled what; no count is read.
 
@@ -84,6 +90,8 @@ def read_labels(
         A label with fewer cells is left out.
     log
         Called with a line on each kind of cells that is left out.
+    about
+        What `describe` says of each source, where that is known already: it reads whole files.
 
     Raises
     ------
@@ -139,9 +147,15 @@ def read_labels(
         labels=kept,
         truth=np.searchsorted(kept, found[known]).astype(np.int64),
         groups=None if groups is None else groups[known],
-        sources=[describe(source) for source in sources],
+        sources=about or [describe(source) for source in sources],
         left_out={why: n for why, n in left_out.items() if n},
     )
+
+
+def rows_of(rows: Sequence[Integers], some: Any) -> list[Integers]:
+    """Rows of each source that a mask, ``[B]`` over all of them, leaves."""
+    parts = np.split(some, np.cumsum([len(each) for each in rows])[:-1])
+    return [each[part] for each, part in zip(rows, parts, strict=True)]
 
 
 def describe(source: Counts) -> dict[str, Any]:

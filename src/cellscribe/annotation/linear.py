@@ -79,6 +79,27 @@ def fit_linear(vectors: Floats, truth: Integers, n_labels: int, penalty: float) 
     return LinearHead(weight=weight, bias=bias, mean=scaler.mean_, scale=scaler.scale_)
 
 
+def fit_ridge(vectors: Floats, values: Floats, penalty: float = 0.1) -> LinearHead:
+    """Ridge regression on standardised vectors, ``[B, D]`` to ``[B]``: a head of one output.
+
+    `penalty` is a share of the cells: scikit-learn's alpha is that many times ``B``.
+    """
+    from sklearn.linear_model import Ridge
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+
+    scaler = StandardScaler().fit(vectors)
+    model = Ridge(alpha=penalty * len(vectors))
+    with threadpool_limits(1 if vectors.size < SMALL else None, "blas"):
+        model.fit(scaler.transform(vectors), values)
+    return LinearHead(
+        weight=model.coef_[None, :],
+        bias=np.atleast_1d(model.intercept_),
+        mean=scaler.mean_,
+        scale=scaler.scale_,
+    )
+
+
 def start_linear(width: int, n_labels: int, seed: int) -> LinearHead:
     """A head on vectors that mean nothing yet, with torch's first weights of a linear layer."""
     bound = width**-0.5

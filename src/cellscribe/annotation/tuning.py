@@ -1,29 +1,29 @@
-"""Layers of a model of any family trained together with a head of labels, by gradient.
+"""Layers of a model of any family trained together with the heads that read it, by gradient.
 
-The head begins as the logistic regression on the frozen encoder's vectors, so that the first steps
+A head begins as the regression on the frozen encoder's vectors, so that the first steps
 do not spoil features for a head that knows nothing (Kumar et al. 2022, arXiv:2202.10054). With
 ``genes_per_cell`` a step looks at a random subset of a cell's genes, with their true ranks: it
 costs a fraction, and no cell is seen twice the same. What is measured, and kept, is measured on
 whole cells. Training ends when
 the loss on the cells of `stop` no longer falls.
 
-Letters: ``B`` cells, ``C`` labels, ``D`` width.
+Letters: ``B`` cells, ``C`` outputs of a head, ``D`` width.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from cellscribe.annotation.calibration import log_loss
 from cellscribe.annotation.linear import LinearHead
+from cellscribe.annotation.targets import Target
 from cellscribe.callbacks import Progress
 from cellscribe.cells.batches import length_buckets
 from cellscribe.cells.tokens import CellTokens
@@ -42,36 +42,53 @@ Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating]
 
 
-class CellClassifier(nn.Module):
-    """A model of any family, the vector of a cell, a linear head on standardised vectors."""
+class StandardHead(nn.Module):
+    """A linear head on standardised vectors."""
 
     mean: torch.Tensor
     scale: torch.Tensor
 
-    def __init__(self, model: CellModel, head: LinearHead) -> None:
+    def __init__(self, head: LinearHead) -> None:
         super().__init__()
-        self.model, self.network = model, model.network
-        self.head = nn.Linear(*head.weight.shape[::-1])
+        self.linear = nn.Linear(*head.weight.shape[::-1])
         with torch.no_grad():
-            self.head.weight.copy_(torch.from_numpy(head.weight))
+            self.linear.weight.copy_(torch.from_numpy(head.weight))
             # A class that is not among the cells is learnt to be rare soon enough.
-            self.head.bias.copy_(torch.from_numpy(np.maximum(head.bias, -20.0)))
+            self.linear.bias.copy_(torch.from_numpy(np.maximum(head.bias, -20.0)))
         self.register_buffer("mean", torch.from_numpy(head.mean).float())
         self.register_buffer("scale", torch.from_numpy(head.scale).float())
 
-    def forward(
-        self, cells: CellTokens, rows: Integers, places: list[Integers] | None = None
-    ) -> torch.Tensor:
-        """``[B, C]`` scores of some cells, see `CellModel.forward`."""
-        vectors_BD = self.model.forward(cells, rows, places)
-        logits_BC: torch.Tensor = self.head((vectors_BD - self.mean) / self.scale)
-        return logits_BC
+    def forward(self, vectors_BD: torch.Tensor) -> torch.Tensor:
+        """``[B, C]`` outputs."""
+        outputs_BC: torch.Tensor = self.linear((vectors_BD - self.mean) / self.scale)
+        return outputs_BC
 
     def linear_head(self) -> LinearHead:
         """The head as it now is."""
-        tensors = (self.head.weight, self.head.bias, self.mean, self.scale)
+        tensors = (self.linear.weight, self.linear.bias, self.mean, self.scale)
         weight, bias, mean, scale = (t.detach().cpu().double().numpy() for t in tensors)
         return LinearHead(weight=weight, bias=bias, mean=mean, scale=scale)
+
+
+class CellClassifier(nn.Module):
+    """A model of any family, the vector of a cell, and a linear head for each target."""
+
+    def __init__(self, model: CellModel, heads: Sequence[LinearHead]) -> None:
+        super().__init__()
+        self.model, self.network = model, model.network
+        self.heads = nn.ModuleList(StandardHead(head) for head in heads)
+
+    def forward(
+        self, cells: CellTokens, rows: Integers, places: list[Integers] | None = None
+    ) -> list[torch.Tensor]:
+        """``[B, C]`` outputs of each head for some cells, see `CellModel.forward`."""
+        vectors_BD = self.model.forward(cells, rows, places)
+        return [head(vectors_BD) for head in self.heads]
+
+    def linear_heads(self) -> list[LinearHead]:
+        """The heads as they now are."""
+        heads = (head for head in self.heads if isinstance(head, StandardHead))
+        return [head.linear_head() for head in heads]
 
 
 def check_trainable(model: CellModel, options: FinetuneOptions) -> None:
@@ -108,7 +125,7 @@ def unfreeze(model: CellClassifier, options: FinetuneOptions) -> None:
         layer.requires_grad_(True)
     for parameter in parts.fixed:
         parameter.requires_grad_(False)
-    model.head.requires_grad_(True)
+    model.heads.requires_grad_(True)
 
 
 def _peft() -> Any:
@@ -150,23 +167,34 @@ def draw_places(
 
 
 @torch.no_grad()
-def predict(model: CellClassifier, cells: CellTokens, rows: Integers) -> npt.NDArray[np.float64]:
-    """``[len(rows), C]`` scores of whole cells, none empty."""
+def read_cells(
+    model: CellClassifier, cells: CellTokens, rows: Integers
+) -> tuple[npt.NDArray[np.float64], list[npt.NDArray[np.float64]]]:
+    """Vectors ``[len(rows), D]`` of whole cells, none empty, and ``[len(rows), C]`` of each head.
+
+    The vectors are those that the heads read.
+    """
     model.eval()
-    logits = np.empty((len(rows), model.head.out_features))
+    vectors = np.empty((len(rows), model.model.width))
+    outputs = [np.empty((len(rows), len(each.bias))) for each in model.linear_heads()]
     for some in length_buckets(model.model.places(cells)[rows], TOKENS):
-        logits[some] = model(cells, rows[some]).double().cpu().numpy()
-    return logits
+        vectors_BD = model.model.forward(cells, rows[some], None)
+        vectors[some] = vectors_BD.double().cpu().numpy()
+        for each, head in zip(outputs, model.heads, strict=True):
+            each[some] = head(vectors_BD).double().cpu().numpy()
+    return vectors, outputs
 
 
-@torch.no_grad()
+def predict(
+    model: CellClassifier, cells: CellTokens, rows: Integers
+) -> list[npt.NDArray[np.float64]]:
+    """``[len(rows), C]`` outputs of each head for whole cells, none empty."""
+    return read_cells(model, cells, rows)[1]
+
+
 def vectors_of(model: CellClassifier, cells: CellTokens, rows: Integers) -> npt.NDArray[np.float64]:
-    """``[len(rows), D]`` vectors that the head reads, of whole cells, none empty."""
-    model.eval()
-    vectors = np.empty((len(rows), model.head.in_features))
-    for some in length_buckets(model.model.places(cells)[rows], TOKENS):
-        vectors[some] = model.model.forward(cells, rows[some], None).double().cpu().numpy()
-    return vectors
+    """``[len(rows), D]`` vectors that the heads read, of whole cells, none empty."""
+    return read_cells(model, cells, rows)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,9 +210,9 @@ class Tuned:
 
 def tune(
     model: CellModel,
-    head: LinearHead,
+    heads: Sequence[LinearHead],
     cells: CellTokens,
-    truth: Integers,
+    targets: Sequence[Target],
     learn: Integers,
     stop: Integers | None,
     options: FinetuneOptions,
@@ -194,14 +222,14 @@ def tune(
     dtype: torch.dtype,
     progress: Progress | None = None,
 ) -> Tuned:
-    """Train a copy of a model together with a head.
+    """Train a copy of a model together with a head for each target.
 
     Parameters
     ----------
-    model, head
-        Where it begins; both stay as they are.
-    cells, truth
-        All cells and their classes.
+    model, heads
+        Where it begins; all stay as they are.
+    cells, targets
+        All cells, and what each head learns of them.
     learn, stop
         Rows to learn from, and rows on whose loss the best pass is chosen; without, the last is.
     options
@@ -220,13 +248,14 @@ def tune(
     """
     check_trainable(model, options)
     torch.manual_seed(options.seed)
-    classifier = CellClassifier(copy_of(model), head)
+    classifier = CellClassifier(copy_of(model), heads)
     unfreeze(classifier, options)
     classifier.to(device)
     set_compute_dtype(classifier, dtype)
     optimizer = _optimizer(classifier, options)
     per_epoch = math.ceil(len(learn) / options.batch_cells)
-    losses = [] if stop is None else [_held_out(classifier, cells, truth, stop)]
+    shares = [float(target.known[learn].mean()) for target in targets]
+    losses = [] if stop is None else [_held_out(classifier, cells, targets, stop)]
     best, kept, done = 0, _trained(classifier), 0
     for epoch in range(1, epochs + 1):
         rng = np.random.default_rng([options.seed, epoch])
@@ -237,20 +266,52 @@ def tune(
                 group["lr"] = options.peak_rate * rate
             most = options.genes_per_cell
             places = None if most is None else draw_places(cells, rows, most, rng)
-            logits_BC = classifier(cells, rows, places)
-            loss = F.cross_entropy(logits_BC, torch.from_numpy(truth[rows]).to(device))
-            _step(classifier, optimizer, loss)
+            _step(
+                classifier,
+                optimizer,
+                loss_of(classifier(cells, rows, places), targets, rows, shares),
+            )
             done += len(rows)
             if progress is not None:
                 progress(done, epochs * len(learn))
         if stop is not None:
-            losses.append(_held_out(classifier, cells, truth, stop))
+            losses.append(_held_out(classifier, cells, targets, stop))
         if stop is None or losses[-1] < losses[best]:
             best, kept = epoch, _trained(classifier)
         elif epoch - best >= options.patience:
             break
     classifier.load_state_dict(kept, strict=False)
     return Tuned(model=classifier.eval(), epochs=best, losses=losses)
+
+
+def loss_of(
+    outputs: Sequence[torch.Tensor],
+    targets: Sequence[Target],
+    rows: Integers,
+    shares: Sequence[float],
+) -> torch.Tensor:
+    """Weighted mean of the targets' losses over the cells of a batch.
+
+    Parameters
+    ----------
+    outputs
+        ``[B, C]`` of each head.
+    targets, rows
+        What the heads learn, and which cells these are.
+    shares
+        Share of all learnt cells that each target knows: the loss of a batch is as if it had so
+        many known cells.
+    """
+    whole = sum(target.weight for target in targets)
+    total = outputs[0].new_zeros(())
+    for output_BC, target, share in zip(outputs, targets, shares, strict=True):
+        known = target.known[rows]
+        if not known.any():
+            continue
+        of_all = bool(known.all())
+        loss = target.loss(output_BC if of_all else output_BC[torch.from_numpy(known)], rows[known])
+        total = total + loss * (target.weight / whole * float(known.mean()) / share)
+    return total
 
 
 def _step(model: CellClassifier, optimizer: Any, loss: torch.Tensor) -> None:
@@ -283,5 +344,14 @@ def _trained(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def _held_out(model: CellClassifier, cells: CellTokens, truth: Integers, rows: Integers) -> float:
-    return log_loss(predict(model, cells, rows), truth[rows])
+def _held_out(
+    model: CellClassifier, cells: CellTokens, targets: Sequence[Target], rows: Integers
+) -> float:
+    """Weighted mean of the targets' losses on held-out cells, of those that know any of them."""
+    total = whole = 0.0
+    for each, target in zip(predict(model, cells, rows), targets, strict=True):
+        known = target.known[rows]
+        if known.any():
+            total += target.weight * target.held_out_loss(each[known], rows[known])
+            whole += target.weight
+    return total / whole

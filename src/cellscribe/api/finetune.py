@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellscribe.annotation.finetune import Finetuned, finetune_model
 from cellscribe.annotation.gene_classes import finetune_genes
-from cellscribe.annotation.labels import read_labels
+from cellscribe.annotation.several_labels import read_columns
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.config import (
     CountsKind,
@@ -38,7 +38,8 @@ def finetune(
     out: str | Path,
     options: FinetuneOptions | None = None,
     *,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
+    loss_weight: Mapping[str, float] | None = None,
     gene_list: str | Path | None = None,
     group: str | None = None,
     mode: Mode | None = None,
@@ -78,7 +79,10 @@ def finetune(
     options
         All settings at once, in place of the keywords from `label` to `overwrite`.
     label
-        Column of obs with the labels to learn.
+        Column of obs with the labels to learn, or several: a head for each, on one encoder. A cell
+        with a label in one of them is learnt from for that one.
+    loss_weight
+        Weight of each column's loss where layers are trained for several (1 if not named).
     gene_list
         In place of `label`, a CSV or TSV with columns gene and label: labels of genes are learnt
         from their vectors over the cells of `data`, and `embed_genes` gives them.
@@ -116,7 +120,10 @@ def finetune(
         Bad input, in one line that says how to fix it.
     """
     given: dict[str, Any] = {
-        "label": label,
+        "label": label if label is None or isinstance(label, str) else tuple(label),
+        "loss_weight": None
+        if loss_weight is None
+        else tuple(f"{name}={weight}" for name, weight in loss_weight.items()),
         "gene_list": None if gene_list is None else Path(gene_list),
         "group": group,
         "mode": mode,
@@ -155,10 +162,11 @@ def finetune(
         if options.gene_list is not None:
             cells = [session.map_genes(counts, options.gene_key) for counts in opened]
             return finetune_genes(session, cells, out, options, progress=progress)
-        assert options.label is not None
-        labelled = read_labels(opened, options.label, options.group, options.min_cells, log=log)
+        columns = read_columns(
+            opened, options.labels, options.group, options.min_cells, log=session.log
+        )
         cells = [session.map_genes(counts, options.gene_key) for counts in opened]
-        return finetune_model(session, cells, labelled, out, options, progress=progress)
+        return finetune_model(session, cells, columns, out, options, progress=progress)
 
 
 def _begin(session: Session, options: FinetuneOptions) -> None:

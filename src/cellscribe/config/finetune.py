@@ -49,8 +49,10 @@ class CalibrationOptions(SeedOptions):
 class FinetuneOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, CalibrationOptions):
     """How `cellscribe finetune` works."""
 
-    label: str | None = None
-    """Column of obs with the labels to learn."""
+    label: tuple[str, ...] | str = ()
+    """Column of obs with the labels to learn; several times: a head for each, on one encoder."""
+    loss_weight: tuple[str, ...] = ()
+    """COLUMN=NUMBER: weight of a column's loss where layers are trained for several; else 1."""
     gene_list: Path | None = None
     """Learn labels of genes in place of cells': a CSV or TSV with columns gene and label."""
     mode: Mode = "head"
@@ -78,10 +80,16 @@ class FinetuneOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, 
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.label is None) == (self.gene_list is None):
+        if isinstance(self.label, str):
+            object.__setattr__(self, "label", (self.label,))
+        if bool(self.label) == (self.gene_list is not None):
             raise InputError(
                 "say what to learn: --label COLUMN of obs, or --gene-list FILE with labels of genes"
             )
+        for name in self.labels:
+            if self.labels.count(name) > 1:
+                raise InputError(f"column {name!r} is named twice (--label); name it once")
+        self._check_loss_weight()
         if self.gene_list is not None and (self.mode, self.group) != ("head", None):
             raise InputError(
                 "--gene-list learns a head on vectors of genes, so that no layers are trained and "
@@ -97,10 +105,45 @@ class FinetuneOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, 
         if self.weight_decay < 0:
             raise InputError(f"weight_decay must not be negative, as {self.weight_decay} is")
 
+    def _check_loss_weight(self) -> None:
+        """Refuse weights that have nothing to share out."""
+        if self.loss_weight and (len(self.labels) < 2 or self.mode == "head"):
+            raise InputError(
+                "--loss-weight shares out the loss of several columns where layers are trained; "
+                "name several with --label and take --mode last, lora or all, or leave it out"
+            )
+        for text in self.loss_weight:
+            name, _, number = text.rpartition("=")
+            if name not in self.labels:
+                raise InputError(
+                    f"--loss-weight {text}: write COLUMN=NUMBER with a column of --label "
+                    f"({', '.join(self.labels)})"
+                )
+            try:
+                above = 0 < float(number) < float("inf")
+            except ValueError:
+                above = False
+            if not above:
+                raise InputError(f"--loss-weight {text}: give a number above 0 after =")
+
     @property
-    def target(self) -> str:
-        """Name of what is learnt: the column, or the list's file."""
-        return self.label or (self.gene_list.stem if self.gene_list else "")
+    def labels(self) -> tuple[str, ...]:
+        """Columns of labels."""
+        return (self.label,) if isinstance(self.label, str) else self.label
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Weight of each column of labels."""
+        given = dict.fromkeys(self.labels, 1.0)
+        for text in self.loss_weight:
+            name, _, number = text.rpartition("=")
+            given[name] = float(number)
+        return given
+
+    @property
+    def learnt(self) -> str:
+        """Name of what is learnt: the columns, or the list's file."""
+        return ", ".join(self.labels) or (self.gene_list.stem if self.gene_list else "")
 
     @property
     def peak_rate(self) -> float:

@@ -15,7 +15,8 @@ from cellscribe.families.geneformer.dictionaries import species_of
 from cellscribe.families.registry import RankedHeader, open_model
 from cellscribe.model.checkpoint import WEIGHTS
 from cellscribe.model.encoder import MaskedGeneModel, count_parameters, flops_per_cell
-from cellscribe.model.heads import has_head, load_head
+from cellscribe.model.heads import has_head, load_head, read_head_header
+from cellscribe.model.several_heads import NumberHead, load_heads, name_of
 
 
 def about_preset(name: str) -> dict[str, Any]:
@@ -70,8 +71,21 @@ def about_model(name: str | Path) -> dict[str, Any]:
         **header.provenance,
     }
     if has_head(header.directory):
-        head = load_head(header.directory, None)
-        facts["labels" if head.of == "cells" else "labels of genes"] = head.labels
+        facts |= _heads(header.directory)
+    return facts
+
+
+def _heads(directory: Path) -> dict[str, Any]:
+    """What the heads of a fine-tuned model give."""
+    if read_head_header(directory)["version"] == 1:
+        head = load_head(directory, None)
+        return {"labels" if head.of == "cells" else "labels of genes": head.labels}
+    facts: dict[str, Any] = {}
+    for each in load_heads(directory):
+        if isinstance(each, NumberHead):
+            facts[each.target] = "a number, from {:g} to {:g} in training".format(*each.range)
+        else:
+            facts[f"labels of {name_of(each)}"] = each.labels
     return facts
 
 

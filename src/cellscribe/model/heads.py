@@ -51,6 +51,15 @@ class HeadKeys(TypedDict):
     sources: NotRequired[list[_Source]]
 
 
+class HeadsKeys(TypedDict):
+    """What is read again of the ``head.json`` of a model of several heads, or of a number's."""
+
+    format: Literal["cellscribe head"]
+    version: Literal[2]
+    heads: list[dict[str, Any]]
+    sources: NotRequired[list[_Source]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Head:
     """A linear classifier of vectors, with the threshold of its probability."""
@@ -100,12 +109,6 @@ def has_head(directory: Path) -> bool:
 
 def save_head(directory: Path, head: Head) -> None:
     """Write a head into a checkpoint directory."""
-    from safetensors.numpy import save_file
-
-    path = Path(directory) / WEIGHTS
-    save_file({"weight": head.weight, "bias": head.bias, **head.tensors}, path)
-    # safetensors makes it readable by its owner alone.
-    path.chmod(0o644)
     header = {
         "format": FORMAT,
         "version": 1,
@@ -115,12 +118,26 @@ def save_head(directory: Path, head: Head) -> None:
         "threshold": head.threshold,
         **head.about,
     }
+    tensors = {"weight": head.weight, "bias": head.bias, **head.tensors}
+    write_head(directory, header, tensors)
+
+
+def write_head(
+    directory: Path, header: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[np.float32]]
+) -> None:
+    """Write ``head.json`` and ``head.safetensors``."""
+    from safetensors.numpy import save_file
+
+    path = Path(directory) / WEIGHTS
+    save_file(dict(tensors), path)
+    # safetensors makes it readable by its owner alone.
+    path.chmod(0o644)
     text = json.dumps(header, indent=1, ensure_ascii=False) + "\n"
     (Path(directory) / HEADER).write_text(text, encoding="utf-8")
 
 
 def read_head_header(directory: Path) -> dict[str, Any]:
-    """Read ``head.json`` of a fine-tuned model.
+    """Read ``head.json`` of a fine-tuned model, of one head or (`several_heads`) of several.
 
     Raises
     ------
@@ -129,15 +146,21 @@ def read_head_header(directory: Path) -> dict[str, Any]:
     """
     path = Path(directory) / HEADER
     about = read_json(path, fix=AGAIN)
+    several = isinstance(about, dict) and about.get("version") == 2
     try:
-        check_value(HeadKeys, about, "")
+        check_value(HeadsKeys if several else HeadKeys, about, "")
     except InputError as error:
         raise InputError(f"{path}: not a head that this version reads: {error}; {AGAIN}") from None
-    labels = about["labels"]
-    if len(set(labels)) < len(labels) or not all(labels):
-        raise InputError(f"{path}: labels are empty, or one stands twice; {AGAIN}")
+    if not several:
+        check_labels(about["labels"], path)
     check_sum(path)
     return about
+
+
+def check_labels(labels: list[str], path: Path) -> None:
+    """Refuse labels of a head that are empty, or stand twice."""
+    if len(set(labels)) < len(labels) or not all(labels):
+        raise InputError(f"{path}: labels are empty, or one stands twice; {AGAIN}")
 
 
 def load_head(directory: Path, of: Literal["cells", "genes"] | None = "cells") -> Head:
@@ -162,8 +185,13 @@ def load_head(directory: Path, of: Literal["cells", "genes"] | None = "cells") -
             "give labelled cells with --reference"
         )
     about = read_head_header(directory)
-    tensors = _read_tensors(directory / WEIGHTS)
-    weight, bias = tensors.pop("weight"), tensors.pop("bias")
+    if about["version"] == 2:
+        raise InputError(
+            f"{directory.name} has heads of several columns, or of a number; use cellscribe "
+            "annotate with it"
+        )
+    tensors = read_tensors(directory / WEIGHTS)
+    weight, bias = pop_linear(tensors, "", directory / WEIGHTS)
     labels = about.pop("labels")
     if len(weight) != len(labels):
         raise InputError(f"{directory}: {HEADER} and {WEIGHTS} belong to different models")
@@ -198,15 +226,14 @@ def load_gene_head(directory: Path) -> Head | None:
     return load_head(directory, "genes")
 
 
-def _read_tensors(path: Path) -> dict[str, npt.NDArray[np.float32]]:
-    """Weight ``[C, D]``, bias ``[C]``, and what else is kept with them; all finite."""
+def read_tensors(path: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """Read weights, biases, and what else is kept with them; all finite float32."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     check_file(path, fix=AGAIN, most=1 << 30)
     try:
         tensors: dict[str, npt.NDArray[np.float32]] = load_file(path)
-        weight, bias = tensors["weight"], tensors["bias"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise InputError(f"{path}: damaged ({error}); {AGAIN}") from None
     for name, tensor in tensors.items():
@@ -215,9 +242,19 @@ def _read_tensors(path: Path) -> dict[str, npt.NDArray[np.float32]]:
                 f"{path}: {name} is of type {tensor.dtype}, or holds what is not a finite number; "
                 f"{AGAIN}"
             )
+    check_sum(path)
+    return tensors
+
+
+def pop_linear(
+    tensors: dict[str, npt.NDArray[np.float32]], prefix: str, path: Path
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Take weight ``[C, D]`` and bias ``[C]`` out of the tensors of a file."""
+    weight, bias = (tensors.pop(f"{prefix}{name}", None) for name in ("weight", "bias"))
+    if weight is None or bias is None:
+        raise InputError(f"{path}: damaged ({prefix}weight or {prefix}bias is missing); {AGAIN}")
     if weight.ndim != 2 or bias.shape != weight.shape[:1]:
         raise InputError(
             f"{path}: weight {list(weight.shape)} and bias {list(bias.shape)} do not fit; {AGAIN}"
         )
-    check_sum(path)
-    return tensors
+    return weight, bias

@@ -83,7 +83,8 @@ def test_a_room_imports_only_from_those_above_it(room: str) -> None:
 
 def test_every_command_is_in_the_table_once() -> None:
     listed = [command for row in VERBS.values() for command in row["commands"]]
-    assert sorted(listed) == sorted(commands(app))
+    of_the_program = ["completion", "help"]
+    assert sorted([*listed, *of_the_program]) == sorted(commands(app))
 
 
 def test_every_function_is_in_the_table_once() -> None:
@@ -122,4 +123,12 @@ def test_functions_and_commands_live_in_their_files(verb: str) -> None:
 
 def test_every_file_of_the_command_line_is_a_verb() -> None:
     files = {path.stem for path in (PACKAGE / "cli").glob("*.py")}
-    assert files - {"__init__", "app", "bench", "progress", "renamed", "sharing"} == set(VERBS)
+    assert files - {
+        "__init__",
+        "app",
+        "bench",
+        "examples",
+        "progress",
+        "renamed",
+        "sharing",
+    } == set(VERBS)

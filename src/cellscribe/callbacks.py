@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal, Protocol
 
 from cellscribe.errors import printable, worded
 
@@ -28,9 +29,41 @@ class Progress(Protocol):
         """
 
 
+WARNING = "Warning: "
+"""Beginning of a line that --quiet leaves."""
+Level = Literal["quiet", "normal", "verbose"]
+_level: Level = "normal"
+_began = time.monotonic()
+
+
+@contextmanager
+def speaking(level: Level) -> Iterator[None]:
+    """How much is said on standard error meanwhile: warnings alone, or with the time of each."""
+    global _level
+    before, _level = _level, level
+    try:
+        yield
+    finally:
+        _level = before
+
+
+def level() -> Level:
+    """How much is said on standard error."""
+    return _level
+
+
 def log_stderr(line: str) -> None:
+    """Print a line to standard error, unless it should be quiet and the line is no warning."""
+    if _level != "quiet" or line.startswith(WARNING):
+        tell_stderr(line)
+
+
+def tell_stderr(line: str) -> None:
     """Print a line to standard error; what a terminal would obey in it is escaped."""
-    print(printable(worded(line)), file=sys.stderr, flush=True)
+    text = printable(worded(line))
+    if _level == "verbose":
+        text = f"[{time.monotonic() - _began:7.2f} s] {text}"
+    print(text, file=sys.stderr, flush=True)
 
 
 def number_of(n: int, what: str) -> str:

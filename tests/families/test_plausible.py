@@ -256,7 +256,7 @@ def test_a_mouse_model_keeps_its_own_genes(tmp_path: Path) -> None:
     assert header.table.symbols[2:5] == ("Gene0", "Gene1", "Gene2")
     facts = cellscribe.info(out)
     assert facts["species"] == "mouse"
-    assert "Apache" not in facts["licence"]
+    assert "Apache" not in facts["provenance"]["licence"]
     # cells named either way give the same vectors, and human ones are refused
     counts = np.random.default_rng(5).poisson(1.0, (4, len(ids) - 2))
     embedder = cellscribe.load(out, device="cpu", threads=1, precision="float32")

@@ -18,6 +18,9 @@ from cellscribe.cli import (
     train,
 )
 from cellscribe.cli.app import app, main
+from cellscribe.cli.examples import show_examples
+
+show_examples(app)
 
 __all__ = [
     "annotate",

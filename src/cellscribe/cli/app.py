@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.config import Dict
 
+from cellscribe.callbacks import speaking
 from cellscribe.errors import InputError, one_line, spoken_by, told_by_system
 
 app = App(
@@ -24,6 +26,11 @@ app = App(
     help_format="plaintext",
     default_parameter=Parameter(negative=()),
     suppress_keyboard_interrupt=False,
+    version_flags=["--version", "-V"],
+    help_epilogue=(
+        "Examples:\n\n    cellscribe embed cells.h5ad -o vectors.npy\n"
+        "    cellscribe help embed    # its options, with more examples"
+    ),
 )
 app.meta.group_parameters = Group("Everywhere", sort_key=9)
 # It does not take this over from `app`, and Ctrl-C would end here without a word.
@@ -43,6 +50,8 @@ def under_flags(source: Callable[..., None]) -> Callable[..., None]:
 def launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     config: Path | None = None,
+    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"])] = False,
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False,
 ) -> None:
     """Run one verb.
 
@@ -50,7 +59,54 @@ def launch(
     ----------
     config
         TOML file that lies under the flags: a table for each verb, [embed] with model = "mini".
+    quiet
+        Say nothing on stderr but warnings and errors.
+    verbose
+        Say when each line was reached, and where an error came from.
     """
+    if quiet and verbose:
+        raise InputError("--quiet and --verbose contradict each other; leave one out")
+    with speaking("quiet" if quiet else "verbose" if verbose else "normal"):
+        try:
+            _run_verb(tokens, config)
+        except InputError:
+            if verbose:
+                traceback.print_exc()
+            raise
+
+
+@app.command(name="help")
+def help_(*verb: str) -> None:
+    """Describe a verb, as VERB --help does.
+
+    Parameters
+    ----------
+    verb
+        Such as embed, or index build.
+    """
+    command = app
+    for i, word in enumerate(verb):
+        verbs = [name for name in command if not name.startswith("-")]
+        if word not in verbs:
+            where = " ".join(verb[:i]) or "cellscribe"
+            raise InputError(f"no verb {word!r}; {where} has {', '.join(verbs) or 'none'}")
+        command = command[word]
+    app.meta([*verb, "--help"], exit_on_error=False, print_error=False)
+
+
+@app.command
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
+    """Print the script by which a shell completes verbs and options.
+
+    Parameters
+    ----------
+    shell
+        Whose script.
+    """
+    print(app.generate_completion(shell=shell))
+
+
+def _run_verb(tokens: Sequence[str], config: Path | None) -> None:
     from cellscribe.cli.renamed import with_new_flags, with_new_keys
 
     app.config = tuple(_below)

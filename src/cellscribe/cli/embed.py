@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -15,6 +16,9 @@ from cellscribe.cli.sharing import MANY, is_many, refuse_sharing, run_many
 from cellscribe.config import EmbedOptions, ShardOptions
 from cellscribe.errors import InputError
 
+if TYPE_CHECKING:
+    from cellscribe.inference.embed import Embedded
+
 
 @app.command
 def embed(
@@ -25,6 +29,7 @@ def embed(
     report: Path | None = None,
     map_png: Annotated[Path | None, Parameter(name="--map")] = None,
     color_by: str | None = None,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> None:
     """Turn every cell of a file, or of many, into a vector.
 
@@ -42,13 +47,17 @@ def embed(
         Draw the map (UMAP of the vectors) as a PNG.
     color_by
         Column of obs that colours the map.
+    as_json
+        Print what was done as one JSON object; of many sources it is the manifest.
     """
     options, sharing = options or EmbedOptions(), sharing or ShardOptions()
     drawn = [flag for flag, path in (("--report", report), ("--map", map_png)) if path]
+    if color_by is not None and not drawn:
+        raise InputError("--color-by colours a map; add --map PNG or --report HTML")
     if is_many(sources, out):
         if drawn:
             raise InputError(f"{drawn[0]} is of one source; give a source and a file as output")
-        run_many(cellscribe.embed_files, sources, out, options, sharing)
+        run_many(cellscribe.embed_files, sources, out, options, sharing, as_json=as_json)
         return
     refuse_sharing(out, sharing)
     with progress_bar("Embedding") as progress:
@@ -70,6 +79,23 @@ def embed(
     )
     for warning in done.warnings:
         log_stderr(f"Warning: {warning}")
-    for path in (out, report, map_png):
-        if path is not None:
-            print(path)
+    written = [str(path) for path in (out, report, map_png) if path is not None]
+    if as_json:
+        print(json.dumps({"written": written, **facts_of(done)}))
+        return
+    for path in written:
+        print(path)
+
+
+def facts_of(done: Embedded) -> dict[str, Any]:
+    """What a run says of itself to a program."""
+    genes = done.genes
+    return {
+        "cells": done.n_cells,
+        "vector_size": done.width,
+        "seconds": round(done.seconds, 3),
+        "genes": {"all": genes.n_genes, "known": genes.n_known, "tokens": genes.n_tokens},
+        "counts_hash": done.counts_hash,
+        "warnings": done.warnings,
+        "provenance": done.provenance,
+    }

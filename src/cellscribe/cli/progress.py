@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cellscribe.atlas.tally import Reports, Tally
-from cellscribe.callbacks import Log, Progress, at_most_every
+from cellscribe.callbacks import Log, Progress, at_most_every, level
 from cellscribe.errors import printable
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def progress_bar(what: str, unit: str = "cells") -> Iterator[Progress]:
         TextColumn("left"),
     )
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not console.is_terminal or level() == "quiet":
         yield lambda done, total, what=None: None
         return
     bar = RichProgress(*columns, console=console, transient=True)
@@ -91,7 +91,7 @@ def shards_bar(log: Log) -> Iterator[Tally]:
     from rich.live import Live
 
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not console.is_terminal or level() == "quiet":
         said = at_most_every(SHARDS_EVERY, lambda done, total, what=None: log(str(what)))
         yield Reports(said)
         return
@@ -151,7 +151,7 @@ def training_bar(
         Progress as RichProgress,
     )
 
-    if not shown:
+    if not shown or level() == "quiet":
         yield lambda line: None
         return
     console = Console(stderr=True)

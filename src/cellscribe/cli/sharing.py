@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path, PurePath
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import Group
 
-from cellscribe.callbacks import log_stderr, number_of
+from cellscribe.callbacks import log_stderr, number_of, tell_stderr
 from cellscribe.cli.progress import shards_bar
 from cellscribe.config import EmbedOptions, ShardOptions, TokenizeOptions
 from cellscribe.errors import InputError, one_line
@@ -69,6 +70,8 @@ def run_many(
     out: str,
     options: EmbedOptions | TokenizeOptions,
     sharing: ShardOptions,
+    *,
+    as_json: bool = False,
 ) -> None:
     """Run over many sources with a bar; the failures are listed at the end, with status 1.
 
@@ -78,6 +81,8 @@ def run_many(
         The function of the package.
     sources, out, options, sharing
         Its arguments.
+    as_json
+        Print the manifest in place of the output's name.
     """
     if sharing.dry_run:
         print_estimate(sources, out, options, sharing)
@@ -95,7 +100,7 @@ def run_many(
     )
     _list_warnings(shards, out)
     _list_failures(bad, out)
-    print(out)
+    print(json.dumps(run.manifest) if as_json else out)
     if bad:
         sys.exit(1)
 
@@ -116,12 +121,12 @@ def _list_failures(bad: list[dict[str, Any]], out: str) -> None:
     shown, out = bad[:MOST_LISTED], out.rstrip("/")
     width = min(WIDEST_NAME, max((len(shard["name"]) for shard in shown), default=0))
     if bad:
-        log_stderr(f"{len(bad):,} failed:")
+        tell_stderr(f"{len(bad):,} failed:")
     for shard in shown:
         reason = one_line(shard.get("reason", "no worker was left; run again"))
-        log_stderr(f"  {shard['name']:<{width}}  {reason}")
+        tell_stderr(f"  {shard['name']:<{width}}  {reason}")
     if len(bad) > len(shown):
-        log_stderr(f"  … and {len(bad) - len(shown):,} more, which {out}/manifest.json lists")
+        tell_stderr(f"  … and {len(bad) - len(shown):,} more, which {out}/manifest.json lists")
 
 
 def print_estimate(

@@ -30,8 +30,7 @@ def about_preset(name: str) -> dict[str, Any]:
     config = load_preset(name)
     with torch.device("meta"):
         parameters = count_parameters(MaskedGeneModel(config))
-    facts = {"name": name, "weights": "none: a preset, to be trained"}
-    return {**facts, "parameters": f"{parameters:,}", **_shape(config)}
+    return {"name": name, "preset": True, "parameters": parameters, **_shape(config)}
 
 
 def about_model(name: str | Path) -> dict[str, Any]:
@@ -44,49 +43,49 @@ def about_model(name: str | Path) -> dict[str, Any]:
     """
     opened = open_model(name)
     header, cells = opened.header, opened.cells
-    on_disk = (header.directory / WEIGHTS).stat().st_size / 1e6
     facts: dict[str, Any] = {
         "name": header.name,
-        "weights": f"{on_disk:,.1f} MB on disk, hash {opened.hash}",
+        "family": header.family,
+        "hash": opened.hash,
+        "bytes": (header.directory / WEIGHTS).stat().st_size,
     }
     if isinstance(header, RankedHeader):
         # The file also holds the head, and each tensor once.
         with safe_open(header.directory / WEIGHTS, framework="np") as weights:
             shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
         parameters = sum(math.prod(shape) for shape in shapes)
-        facts |= {"parameters": f"{parameters:,}", **_shape(header.config)}
+        facts |= {"parameters": parameters, **_shape(header.config)}
     else:
         facts |= {
-            "parameters": f"{count_parameters(cells.network):,}",
-            "settings": [f"{key}: {value}" for key, value in header.settings.items()],
-            "vector": f"{cells.width} values a cell",
-            "vocabulary": f"{len(header.table):,} tokens",
-            "context": f"{cells.context:,} genes",
+            "parameters": count_parameters(cells.network),
+            "settings": dict(header.settings),
+            "vector_size": cells.width,
+            "vocabulary_size": len(header.table),
+            "context": cells.context,
         }
     facts |= {
-        "family": header.family,
-        "pooling": [cells.pooling, f"--pool: {', '.join(header.pools)}"],
-        "gene table": f"hash {header.table.hash}",
+        "pooling": cells.pooling,
+        "pools": list(header.pools),
+        "gene_table_hash": header.table.hash,
         **_species(header.table),
-        **header.provenance,
     }
     if has_head(header.directory):
         facts |= _heads(header.directory)
-    return facts
+    return {**facts, "provenance": dict(header.provenance)}
 
 
 def _heads(directory: Path) -> dict[str, Any]:
     """What the heads of a fine-tuned model give."""
     if read_head_header(directory)["version"] == 1:
         head = load_head(directory, None)
-        return {"labels" if head.of == "cells" else "labels of genes": head.labels}
-    facts: dict[str, Any] = {}
+        return {"labels" if head.of == "cells" else "gene_labels": head.labels}
+    columns: dict[str, Any] = {}
     for each in load_heads(directory):
         if isinstance(each, NumberHead):
-            facts[each.target] = "a number, from {:g} to {:g} in training".format(*each.range)
+            columns[each.target] = list(each.range)
         else:
-            facts[f"labels of {name_of(each)}"] = each.labels
-    return facts
+            columns[name_of(each)] = each.labels
+    return {"columns": columns}
 
 
 def _species(table: GeneTable) -> dict[str, str]:
@@ -96,15 +95,16 @@ def _species(table: GeneTable) -> dict[str, str]:
     return {"species": species} if species else {}
 
 
-def _shape(config: ModelConfig) -> dict[str, str]:
+def _shape(config: ModelConfig) -> dict[str, int]:
     length = config.context + config.cls_token + config.sep_token
-    work, work_half = (flops_per_cell(config, n) / 1e9 for n in (length, length // 2))
     return {
-        "shape": f"{config.num_hidden_layers} layers, {config.hidden_size} wide, "
-        f"{config.num_attention_heads} heads, FFN {config.intermediate_size}",
-        "vector": f"{config.cell_vector_size or config.hidden_size} values a cell",
-        "vocabulary": f"{config.vocab_size:,} tokens",
-        "context": f"{config.context:,} genes",
-        "work": f"{work:.2f} GFLOP for a cell of {config.context:,} genes, "
-        f"{work_half:.2f} for one of {config.context // 2:,}",
+        "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "attention_heads": config.num_attention_heads,
+        "feed_forward_size": config.intermediate_size,
+        "vector_size": config.cell_vector_size or config.hidden_size,
+        "vocabulary_size": config.vocab_size,
+        "context": config.context,
+        "flop_per_cell": flops_per_cell(config, length),
+        "flop_per_half_cell": flops_per_cell(config, length // 2),
     }

@@ -270,6 +270,10 @@ def bundled_models() -> list[str]:
     return sorted(f.name for f in folder.iterdir() if (f / "config.json").is_file())
 
 
+PUBLISHED = ("geneformer", "bionemo", "scgpt", "scbert", "scfoundation")
+"""What the name of a published model has in it."""
+
+
 def find_checkpoint(name: str | Path) -> Path:
     """Find the directory of a model: a path, or the name of a bundled one.
 
@@ -286,9 +290,12 @@ def find_checkpoint(name: str | Path) -> Path:
         raise InputError(f"no model {shown(str(name))}: {error.strerror}") from None
     if str(name) in bundled_models():
         return Path(str(resources.files("cellscribe") / "bundled" / str(name)))
+    published = ""
+    if any(family in str(name).lower() for family in PUBLISHED):
+        published = "; bring a published one in with cellscribe import SOURCE -o FOLDER"
     raise InputError(
         f"no model {str(name)[:200]!r}: give a checkpoint directory or a bundled model "
-        f"({', '.join(bundled_models()) or 'none here'})"
+        f"({', '.join(bundled_models()) or 'none here'}){published}"
     )
 
 

@@ -126,8 +126,8 @@ def info(model: str | Path | Embedder = "mini") -> dict[str, Any]:
         ``name``, ``parameters``, ``vector_size``, ``vocabulary_size``, ``context`` (genes a cell),
         of a BERT its shape and ``flop_per_cell``, of other families their ``settings``; of a model
         also ``family``, ``hash``, ``bytes``, ``pooling``, ``pools``, ``gene_table_hash``,
-        ``species``, ``labels`` or ``gene_labels`` where it has learnt some (of several columns ``columns``: the
-        labels of each, or the range of its numbers), and ``provenance``.
+        ``species``, ``labels`` or ``gene_labels`` where it has learnt some (of several columns
+        ``columns``: the labels of each, or the range of its numbers), and ``provenance``.
 
     Raises
     ------

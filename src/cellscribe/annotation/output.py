@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cellscribe.annotation.annotate import Annotation
+from cellscribe.annotation.call_cells import Annotation
+from cellscribe.annotation.heads_annotation import HeadsAnnotation
 from cellscribe.cells.counts import Counts
 from cellscribe.errors import InputError
 from cellscribe.escaping import safe_cells
@@ -40,13 +42,34 @@ class Labelling(Protocol):
         """One row a cell, texts as categories."""
 
 
-def probabilities_of(
-    annotation: Labelling,
-) -> tuple[list[str], npt.NDArray[np.float32]] | None:
-    """Labels, and each cell's probability of each of them, ``[B, C]``, where asked for."""
-    if not isinstance(annotation, Annotation) or annotation.each is None:
-        return None
-    return annotation.labels, annotation.each
+@dataclass(frozen=True, kw_only=True)
+class Probabilities:
+    """Each cell's probability of each label of a column."""
+
+    prefix: str
+    """What stands before the names of the column's results, see `HeadsAnnotation`."""
+    labels: list[str]
+    each: npt.NDArray[np.float32]
+    """``[B, C]``."""
+
+
+def probabilities_of(annotation: Labelling) -> list[Probabilities]:
+    """Probabilities of all labels, of each column of labels, where they were asked for."""
+    if isinstance(annotation, Annotation):
+        columns = {"": annotation}
+    elif isinstance(annotation, HeadsAnnotation):
+        columns = {
+            annotation.prefix(name): each
+            for name, each in annotation.columns.items()
+            if isinstance(each, Annotation)
+        }
+    else:
+        columns = {}
+    return [
+        Probabilities(prefix=prefix, labels=column.labels, each=column.each)
+        for prefix, column in columns.items()
+        if column.each is not None
+    ]
 
 
 def claim_annotated(
@@ -70,7 +93,8 @@ def write_annotation(out: Path, annotation: Labelling, counts: Counts, key_added
 
     Probabilities of all labels, where they were asked for, are columns ``probability of LABEL`` of
     a table, and ``obsm[f"{key_added}_probabilities"]`` of an AnnData, whose labels are in
-    ``uns["cellscribe"]["annotation"]["labels"]``.
+    ``uns["cellscribe"]["annotation"]["labels"]``. Of several columns of labels, the name of each
+    and ``_`` stands before these, and its labels are in ``...["heads"][NAME]["labels"]``.
 
     Raises
     ------
@@ -98,12 +122,11 @@ def write_annotation(out: Path, annotation: Labelling, counts: Counts, key_added
 
 def with_probabilities(table: pd.DataFrame, annotation: Labelling) -> pd.DataFrame:
     """Add a column for each label to a table, where the probabilities were asked for."""
-    found = probabilities_of(annotation)
-    if found is None:
-        return table
-    names = [f"probability of {label}" for label in found[0]]
-    each = pd.DataFrame(found[1], index=table.index, columns=pd.Index(names))
-    return pd.concat([table, each], axis=1)
+    parts = [table]
+    for found in probabilities_of(annotation):
+        names = [f"{found.prefix}probability of {label}" for label in found.labels]
+        parts.append(pd.DataFrame(found.each, index=table.index, columns=pd.Index(names)))
+    return pd.concat(parts, axis=1) if len(parts) > 1 else table
 
 
 def _write_h5ad(
@@ -129,9 +152,9 @@ def _write_h5ad(
             write_element(obs, column, values.array if coded else values.to_numpy())
             order = [*(other for other in order if other != column), column]
         obs.attrs.create("column-order", order, dtype=h5py.string_dtype())
-        if (found := probabilities_of(annotation)) is not None:
-            key = f"{key_added}_probabilities"
+        for found in probabilities_of(annotation):
+            key = f"{key_added}_{found.prefix}probabilities"
             if key in root["obsm"]:
                 del root["obsm"][key]
-            write_element(root["obsm"], key, found[1])
+            write_element(root["obsm"], key, found.each)
         keep_facts(root, "annotation", annotation.about)

@@ -22,7 +22,6 @@ from cellscribe.annotation.labels import (
     Labelled,
     check_labels,
     choose_folds,
-    describe,
     log_folds,
     read_labels,
     rows_of,
@@ -115,7 +114,7 @@ class LabelColumns:
         """`log`, with the name of the column before each line where there are several."""
         if len(self.columns) == 1:
             return log
-        return _named(name, log)
+        return naming(name, log)
 
 
 def one_column(name: str, labelled: Labelled) -> LabelColumns:
@@ -150,18 +149,21 @@ def read_columns(
     InputError
         As `read_labels`, with the name of the column.
     """
-    about = [describe(source) for source in sources]
+    if len(labels) == 1:
+        labelled = read_labels(sources, labels[0], group, min_cells, log=log)
+        return one_column(labels[0], labelled)
+    said: list[str] = []  # a refusal of a later column stands alone
     columns: dict[str, Labelled] = {}
+    about = None
     for name in labels:
-        told = log if len(labels) == 1 else _named(name, log)
+        told = naming(name, said.append)
         try:
             columns[name] = read_labels(sources, name, group, min_cells, log=told, about=about)
         except InputError as error:
-            if len(labels) == 1:
-                raise
             raise InputError(f"label {name}: {error}") from None
-    if len(labels) == 1:
-        return one_column(*next(iter(columns.items())))
+        about = columns[name].sources
+    for line in said:
+        log(line)
     return _together(columns, [source.n_cells for source in sources], log)
 
 
@@ -194,7 +196,7 @@ def _together(columns: dict[str, Labelled], n_cells: list[int], log: Log) -> Lab
     )
 
 
-def _named(name: str, log: Log) -> Log:
+def naming(name: str, log: Log) -> Log:
     """`log`, with a name before each line; a warning stays one."""
 
     def told(line: str) -> None:

@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellscribe.annotation.annotate import (
-    Annotation,
-    annotate_cells,
-)
+from cellscribe.annotation.annotate import annotate_cells
+from cellscribe.annotation.call_cells import Annotation
+from cellscribe.annotation.heads_annotation import HeadsAnnotation
 from cellscribe.annotation.output import (
     claim_annotated,
     probabilities_of,
@@ -125,7 +124,9 @@ def annotate(
         ``cellscribe_probability``, ``cellscribe_best``, ``cellscribe_second`` and
         ``cellscribe_distance`` (with an index whose labels are terms of the Cell Ontology also
         ``cellscribe_ontology_id``); the copy with `copy`; for a file a table of the
-        same, a row a cell.
+        same, a row a cell. A model of several columns of labels gives these for each, its name
+        before them (``cellscribe_cell_type_label``); one that has learnt a number gives
+        ``cellscribe_prediction``, ``cellscribe_low`` and ``cellscribe_high``.
 
     Raises
     ------
@@ -166,8 +167,8 @@ def annotate(
     adata = to_change(source, copy=copy)
     for name in labelled:
         adata.obs[f"{options.key_added}_{name}"] = labelled[name].array
-    if (found := probabilities_of(done)) is not None:
-        adata.obsm[f"{options.key_added}_probabilities"] = found[1]
+    for found in probabilities_of(done):
+        adata.obsm[f"{options.key_added}_{found.prefix}probabilities"] = found.each
     keep_about(adata, "annotation", done.about)
     return adata if copy else None
 
@@ -185,7 +186,7 @@ def annotate_file(
     overwrite: bool | None = None,
     progress: Progress | None = None,
     log: Log = log_stderr,
-) -> Annotation | IndexAnnotation:
+) -> Annotation | HeadsAnnotation | IndexAnnotation:
     """Label every cell of `source` into ``.csv``, ``.parquet`` or a copy as ``.h5ad``.
 
     Parameters
@@ -229,7 +230,7 @@ def _annotated(
     reference: str | Path | AnnData | None,
     progress: Progress | None,
     log: Log,
-) -> Iterator[tuple[Annotation | IndexAnnotation, Counts]]:
+) -> Iterator[tuple[Annotation | HeadsAnnotation | IndexAnnotation, Counts]]:
     """Call every cell of a source, which is open meanwhile."""
     from cellscribe.index.made_by import session_for
     from cellscribe.index.query import annotate_by_index, what_it_knows

@@ -35,11 +35,13 @@ def annotate(
     with progress_bar("Annotating") as progress:
         done = cellscribe.annotate_file(source, out, options, progress=progress, log=log_stderr)
     log_stderr(done.genes.summary())
-    for label, n in done.counts().items():
+    counts = done.counts()
+    for label, n in counts.items():
         log_stderr(f"{n:>9,}  {label}")
     if done.n_empty:
+        fate = "are among the unknown" if counts else "have no prediction"
         log_stderr(
             f"Warning: {done.n_empty:,} cells have no count on a gene that the model knows; they "
-            "are among the unknown."
+            f"{fate}."
         )
     print(out)

@@ -241,7 +241,7 @@ class Querying:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexAnnotation:
-    """What each cell of a source is called by an index; stands for `annotate.Annotation`."""
+    """What each cell of a source is called by an index; stands for `call_cells.Annotation`."""
 
     columns: dict[str, Any]
     n_empty: int

@@ -11,8 +11,9 @@ Letters: ``B`` labelled cells, ``C`` labels, ``D`` width.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ import numpy.typing as npt
 
 from cellscribe.annotation.calibration import Calibration, calibrate, log_calibration
 from cellscribe.annotation.domain import HeldOutDistances, fit_domain
+from cellscribe.annotation.judged import METRICS, PAGE, Judged, Learnt, judge_learnt, metrics_text
 from cellscribe.annotation.labels import Labelled
 from cellscribe.annotation.linear import LinearHead, fit_head
 from cellscribe.annotation.model_readme import card
@@ -81,6 +83,8 @@ class Finetuned:
     """One for each column of labels."""
     epochs: int
     """Passes over the cells where layers are trained."""
+    judged: Sequence[Judged] = ()
+    """Figures of each column on held-out cells, and of the baselines, where they were asked for."""
 
     @property
     def head(self) -> Head:
@@ -98,6 +102,10 @@ class Finetuned:
         return self.columns[0].labelled
 
 
+Page = Callable[[Sequence[Judged], Mapping[str, Any]], str]
+"""Makes a page of figures, and of what a head's header says."""
+
+
 def finetune_model(
     session: Session,
     sources: Sequence[Cells],
@@ -105,6 +113,7 @@ def finetune_model(
     out: Path,
     options: FinetuneOptions,
     *,
+    page: Page | None = None,
     progress: Progress | None = None,
 ) -> Finetuned:
     """Fine-tune a model on labelled cells and save it.
@@ -121,6 +130,8 @@ def finetune_model(
         The new model's directory; it appears whole or not at all.
     options
         Columns, mode and recipe.
+    page
+        Makes the page that stands next to the weights.
     progress
         Called with (cells done, cells in all, name of the step).
 
@@ -134,6 +145,9 @@ def finetune_model(
     columns = columns.keep(filled)
     columns.check([each.counts for each in sources], options.group, session.log)
     folds = columns.folds(options.folds, options.seed)
+    frozen, begin = vectors, time.monotonic()
+    if options.compare:
+        options = replace(options, calibration_folds=len(np.unique(folds)))
     tuned: Tuned | None = None
     trials: list[dict[str, Any]] = []
     if trained is None:
@@ -160,8 +174,50 @@ def finetune_model(
             _calibrated(session, name, labelled, vectors[at], folds[at], found[name], options,
                         trials, tuned, told)
         )  # fmt: skip
-    save_finetuned(out, session, [each.head for each in learnt], tuned)
-    return Finetuned(columns=learnt, epochs=tuned.epochs if tuned else 0)
+    judged: list[Judged] = []
+    if page is not None or options.compare:
+        seconds = time.monotonic() - begin
+        judged = [
+            _judged(session, sources, each, frozen[columns.places[each.name]], seconds, options,
+                    progress)
+            for each in learnt
+        ]  # fmt: skip
+    more = {METRICS: metrics_text(judged)} if judged else {}
+    if page is not None:
+        more[PAGE] = page(judged, learnt[0].head.about)
+    save_finetuned(out, session, [each.head for each in learnt], tuned, more)
+    return Finetuned(columns=learnt, epochs=tuned.epochs if tuned else 0, judged=judged)
+
+
+def _judged(
+    session: Session,
+    sources: Sequence[Cells],
+    column: LearntColumn,
+    vectors: Floats,
+    seconds: float,
+    options: FinetuneOptions,
+    progress: Progress | None,
+) -> Judged:
+    """Score a column and compare; `vectors` are those of the frozen encoder."""
+
+    def train(labelled: Labelled, vectors: Any, folds: Any, progress: Progress) -> Any:
+        from cellscribe.annotation.compare_modes import trained_ways
+
+        return trained_ways(session, sources, labelled, vectors, folds, options, progress)
+
+    learnt = Learnt(
+        name=options.mode,
+        label=column.name,
+        labelled=column.labelled,
+        vectors=vectors,
+        folds=column.folds,
+        tested=column.tested,
+        logits=column.logits,
+        known=column.known,
+        seconds=seconds,
+    )
+    given = train if options.compare else None
+    return judge_learnt(learnt, sources, options, train=given, progress=progress)
 
 
 def targets_of(columns: LabelColumns, options: FinetuneOptions) -> list[ClassTarget]:
@@ -291,9 +347,13 @@ def plain_options(options: FinetuneOptions) -> dict[str, Any]:
 
 
 def save_finetuned(
-    out: Path, session: Session, heads: Sequence[Head | NumberHead], tuned: Tuned | None
+    out: Path,
+    session: Session,
+    heads: Sequence[Head | NumberHead],
+    tuned: Tuned | None,
+    more: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the model's directory; it appears whole or not at all.
+    """Write the model's directory, with `more` texts by name; it appears whole or not at all.
 
     Where only a head was trained, the weights are the very file of the model that was given.
     """
@@ -309,9 +369,11 @@ def save_finetuned(
         merge_adapters(trained.trained_parts())
         trained.network.cpu()
     with writing(out) as partial:
-        text = card(header.name, heads, provenance.get("licence"))
-        save_trained(partial, header, session.embedder.options, provenance, text, trained)
+        readme = card(header.name, heads, provenance.get("licence"))
+        save_trained(partial, header, session.embedder.options, provenance, readme, trained)
         save_heads(partial, heads)
+        for name, text in (more or {}).items():
+            (partial / name).write_text(text, encoding="utf-8")
         if (folder / TRAINED_CELLS).exists():  # what the base knows, this model knows
             shutil.copyfile(folder / TRAINED_CELLS, partial / TRAINED_CELLS)
         seal(partial)

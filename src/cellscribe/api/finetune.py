@@ -7,8 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellscribe.annotation.finetune import Finetuned, finetune_model
+from cellscribe.annotation.compare import tell
+from cellscribe.annotation.finetune import Finetuned, Page, finetune_model
 from cellscribe.annotation.gene_classes import finetune_genes
+from cellscribe.annotation.judged import Judged
 from cellscribe.annotation.several_labels import read_columns
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.config import (
@@ -58,6 +60,8 @@ def finetune(
     epochs: int | None = None,
     learning_rate: float | None = None,
     trials: int | None = None,
+    report: bool | None = None,
+    compare: bool | None = None,
     seed: int | None = None,
     device: str | None = None,
     precision: Precision | None = None,
@@ -103,6 +107,12 @@ def finetune(
     trials
         Recipes that are tried on held-out groups before (needs Optuna): learning rate, layers and
         passes. They are in the new model's README and ``head.json``.
+    report
+        Write ``report.html`` and ``metrics.json`` into `out` (True if not given): figures of each
+        label on held-out cells, and of baselines that are fitted on the same folds.
+    compare
+        Train head, last layers and adapters too, on the same folds, and say which way is best for
+        these cells, ours or not; `mode` is saved all the same.
     seed
         Seed of all random draws.
     layer, gene_key, species, modality, table, counts, device, precision, threads
@@ -142,6 +152,8 @@ def finetune(
         "epochs": epochs,
         "learning_rate": learning_rate,
         "trials": trials,
+        "report": report,
+        "compare": compare,
         "seed": seed,
         "device": device,
         "precision": precision,
@@ -166,7 +178,39 @@ def finetune(
             opened, options.labels, options.group, options.min_cells, log=session.log
         )
         cells = [session.map_genes(counts, options.gene_key) for counts in opened]
-        return finetune_model(session, cells, columns, out, options, progress=progress)
+        page = _page(session.header.name, paths) if options.report else None
+        done = finetune_model(session, cells, columns, out, options, page=page, progress=progress)
+    if options.compare:
+        for each in done.judged:
+            tell(each.metrics["comparison"], log)
+    return done
+
+
+def _page(base: str, paths: Sequence[Path]) -> Page:
+    """Make the page of a model that is fine-tuned from another."""
+
+    def page(judged: Sequence[Judged], about: Mapping[str, Any]) -> str:
+        from cellscribe.report.label_page import render_finetuned
+
+        names = ", ".join(each.metrics["label"] for each in judged)
+        return render_finetuned(
+            judged,
+            title=f"{base}, fine-tuned on {names}",
+            source=", ".join(path.name for path in paths) or "cells in memory",
+            facts={
+                "Trained": about["mode"],
+                "Labels from": names,
+                "Held out": about["calibration"]["held_out_by"],
+                "Groups": about["group"] or "none",
+                "Model": f"{about['model']['name']} (hash {about['model']['hash']})",
+                "Sources": "; ".join(
+                    f"{each['name']}, {each['cells']:,} cells" for each in about["sources"]
+                ),
+                "cellscribe": about["cellscribe"],
+            },
+        )
+
+    return page
 
 
 def _begin(session: Session, options: FinetuneOptions) -> None:

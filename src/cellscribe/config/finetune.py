@@ -77,6 +77,10 @@ class FinetuneOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, 
     """Recipes (rate, layers, passes) that are tried on held-out groups; the best is taken."""
     weight_decay: float = 0.01
     """AdamW's decay; none on norms, biases and embeddings."""
+    report: bool = True
+    """Write report.html and metrics.json, with baselines fitted on the same folds."""
+    compare: bool = False
+    """Train head, last layers and adapters too, and say which way is best for these cells."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,6 +99,8 @@ class FinetuneOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, 
                 "--gene-list learns a head on vectors of genes, so that no layers are trained and "
                 "no groups of cells are held out; leave out --mode and --group"
             )
+        if self.compare and self.gene_list is not None:
+            raise InputError("--compare is of labels of cells; leave it out with --gene-list")
         counts = ("layers", "rank", "calibration_folds", "epochs", "patience", "batch_cells")
         check_positive(self, (*counts, "genes_per_cell", "learning_rate", "trials"))
         if self.trials is not None and self.mode == "head":

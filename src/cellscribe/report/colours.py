@@ -83,6 +83,14 @@ def colour_by_label(labels: Sequence[str]) -> Colouring:
 
 def colour_by_depth(umis: npt.NDArray) -> Colouring:
     """Colour by log10 of each cell's UMIs (0 counted as 1) on a scale that suits both themes."""
+    depth = np.log10(np.maximum(np.asarray(umis, dtype=np.float64), 1))
+    span = float(np.ptp(depth)) if len(depth) else 0.0
+    low = depth.min() if len(depth) else 0.0
+    return colour_by_share((depth - low) / span if span > 0 else np.zeros(len(depth)))
+
+
+def colour_by_share(shares: npt.NDArray) -> Colouring:
+    """Colour by a share from 0 to 1 on a scale that suits both themes."""
     try:
         from matplotlib import colormaps
         from matplotlib.colors import to_hex
@@ -90,9 +98,5 @@ def colour_by_depth(umis: npt.NDArray) -> Colouring:
         raise InputError(f"the figures need {error.name}; {EXTRA}") from None
     # the scale's yellow end fades on white, its darkest on black
     colours = tuple(to_hex(c) for c in colormaps["viridis"](np.linspace(0.12, 0.92, DEPTH_STEPS)))
-    depth = np.log10(np.maximum(np.asarray(umis, dtype=np.float64), 1))
-    span = float(np.ptp(depth)) if len(depth) else 0.0
-    low = depth.min() if len(depth) else 0.0
-    share = (depth - low) / span if span > 0 else np.zeros(len(depth))
-    codes = np.minimum((share * DEPTH_STEPS).astype(np.int64), DEPTH_STEPS - 1)
+    codes = np.clip((np.asarray(shares) * DEPTH_STEPS).astype(np.int64), 0, DEPTH_STEPS - 1)
     return Colouring(codes=codes, colours=colours)

@@ -16,9 +16,8 @@ from cellscribe.evaluation.scores import Curve, Estimate, Kind
 from cellscribe.report.axes import one_line
 from cellscribe.report.colours import FOLDED, PALETTE
 from cellscribe.report.numbers import decimals
+from cellscribe.report.svg import WIDTH, figure, line, scaled, text
 
-WIDTH = 360
-"""Width of a figure; letters are 10 high."""
 ROW = 30
 NAME_LENGTH = 46
 PLOT = (46, 12, 304, 150)
@@ -73,19 +72,19 @@ def dots_svg(
     height = ROW * len(figures)
     parts = []
     for at in ticks:
-        x = _scale(at, low, high, 6, WIDTH - 12)
-        parts.append(_line(x, 0, x, height, "var(--rule)", 1))
-        parts.append(_text(x, height + 13, _tick_text(at, ticks), "middle", "var(--muted)"))
+        x = scaled(at, low, high, 6, WIDTH - 12)
+        parts.append(line(x, 0, x, height, "var(--rule)", 1))
+        parts.append(text(x, height + 13, _tick_text(at, ticks), "middle", "var(--muted)"))
     for row, (method, each) in enumerate(figures.items()):
         y, look = ROW * row, looks[method]
-        parts.append(_text(2, y + 11, one_line(method, NAME_LENGTH), "start", "var(--ink)"))
-        parts.append(_text(WIDTH - 2, y + 11, texts[method], "end", "var(--muted)"))
-        x = _scale(each.value, low, high, 6, WIDTH - 12)
+        parts.append(text(2, y + 11, one_line(method, NAME_LENGTH), "start", "var(--ink)"))
+        parts.append(text(WIDTH - 2, y + 11, texts[method], "end", "var(--muted)"))
+        x = scaled(each.value, low, high, 6, WIDTH - 12)
         if math.isfinite(each.low) and math.isfinite(each.high):
-            ends = [_scale(value, low, high, 6, WIDTH - 12) for value in (each.low, each.high)]
-            parts.append(_line(ends[0], y + 19, ends[1], y + 19, look.colour, 2))
+            ends = [scaled(value, low, high, 6, WIDTH - 12) for value in (each.low, each.high)]
+            parts.append(line(ends[0], y + 19, ends[1], y + 19, look.colour, 2))
         parts.append(f'<circle cx="{x:.1f}" cy="{y + 19}" r="3.6" fill="{look.colour}"/>')
-    return _svg(height + 18, alt, parts)
+    return figure(height + 18, alt, parts)
 
 
 def lines_svg(curves: Mapping[str, Curve], looks: Mapping[str, Look], *, alt: str) -> str:
@@ -111,21 +110,21 @@ def lines_svg(curves: Mapping[str, Curve], looks: Mapping[str, Look], *, alt: st
     parts = []
     y_ticks = _ticks(y_low, y_high)
     for at in y_ticks:
-        y = top + height - _scale(at, y_low, y_high, 0, height)
-        parts.append(_line(left, y, left + width, y, "var(--rule)", 1))
-        parts.append(_text(left - 5, y + 3.5, _tick_text(at, y_ticks), "end", "var(--muted)"))
+        y = top + height - scaled(at, y_low, y_high, 0, height)
+        parts.append(line(left, y, left + width, y, "var(--rule)", 1))
+        parts.append(text(left - 5, y + 3.5, _tick_text(at, y_ticks), "end", "var(--muted)"))
     x_ticks = _log_ticks(x_low, x_high) if log else _ticks(x_low, x_high)
     for at in x_ticks:
-        x = _scale(along(at), x_low, x_high, left, width)
-        parts.append(_line(x, top + height, x, top + height + 3, "var(--muted)", 1))
+        x = scaled(along(at), x_low, x_high, left, width)
+        parts.append(line(x, top + height, x, top + height + 3, "var(--muted)", 1))
         label = f"{at:,g}" if log else _tick_text(at, x_ticks)
-        parts.append(_text(x, top + height + 14, label, "middle", "var(--muted)"))
+        parts.append(text(x, top + height + 14, label, "middle", "var(--muted)"))
     for method, curve in curves.items():
         parts += _drawn(
             [
                 (
-                    _scale(along(x), x_low, x_high, left, width),
-                    top + height - _scale(y, y_low, y_high, 0, height)
+                    scaled(along(x), x_low, x_high, left, width),
+                    top + height - scaled(y, y_low, y_high, 0, height)
                     if math.isfinite(y)
                     else math.nan,
                 )
@@ -134,9 +133,9 @@ def lines_svg(curves: Mapping[str, Curve], looks: Mapping[str, Look], *, alt: st
             looks[method],
         )
     middle = left + width / 2
-    parts.append(_text(middle, top + height + 29, first.x_label, "middle", "var(--muted)"))
-    parts.append(_text(2, 8, first.y_label, "start", "var(--muted)"))
-    return _svg(top + height + 34, alt, parts)
+    parts.append(text(middle, top + height + 29, first.x_label, "middle", "var(--muted)"))
+    parts.append(text(2, 8, first.y_label, "start", "var(--muted)"))
+    return figure(top + height + 34, alt, parts)
 
 
 def legend(methods: Iterable[str], looks: Mapping[str, Look]) -> str:
@@ -201,26 +200,3 @@ def _log_ticks(low: float, high: float) -> list[float]:
 def _tick_text(at: float, ticks: Sequence[float]) -> str:
     step = ticks[1] - ticks[0] if len(ticks) > 1 else abs(at) or 1.0
     return decimals(at, max(0, -math.floor(math.log10(step) + 1e-9)))
-
-
-def _scale(value: float, low: float, high: float, start: float, length: float) -> float:
-    return start + (value - low) / (high - low) * length
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str, width: float) -> str:
-    return (
-        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" '
-        f'stroke-width="{width}"/>'
-    )
-
-
-def _text(x: float, y: float, text: str, anchor: str, colour: str) -> str:
-    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
-    return f'<text {place} fill="{colour}">{escape(text)}</text>'
-
-
-def _svg(height: float, alt: str, parts: Iterable[str]) -> str:
-    return (
-        f'<svg role="img" aria-label="{escape(alt)}" viewBox="0 0 {WIDTH} {height:.0f}" '
-        f'font-size="10">\n' + "\n".join(parts) + "\n</svg>"
-    )

@@ -18,39 +18,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from cellscribe.cells.log_norm import log_norm
+from cellscribe.cells.log_norm import HVG, log_norm, most_variable
 
 if TYPE_CHECKING:
     from cellscribe.evaluation.data import Cells
 
-HVG = 2_000
-"""Genes that features are made of."""
 SCVI_EPOCHS = 100
 """Most passes of scVI over the cells; its own rule is 400 for 20,000 cells or fewer."""
 SCVI_PATIENCE = 15
 """Passes without a better loss on held-out cells, after which scVI stops before that."""
-
-
-def most_variable(
-    logs: csr_matrix, n: int = HVG, always: npt.NDArray[np.int64] | None = None
-) -> npt.NDArray[np.int64]:
-    """Columns of the highest variance, ascending; all if there are no more than `n`.
-
-    Parameters
-    ----------
-    logs
-        ``[B, G]`` of `log_norm`.
-    n
-        Columns wanted.
-    always
-        Columns that are among them whatever their variance, and be they more than `n`.
-    """
-    mean = np.asarray(logs.mean(axis=0)).ravel()
-    variance = np.asarray(logs.multiply(logs).mean(axis=0)).ravel() - mean**2
-    if always is not None:
-        variance[always] = np.inf
-        n = max(n, len(always))
-    return np.sort(np.argsort(-variance, kind="stable")[:n])
 
 
 def hvg(counts: csr_matrix, n: int = HVG) -> npt.NDArray[np.float64]:

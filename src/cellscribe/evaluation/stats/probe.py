@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from cellscribe.annotation.rotation import rotated
 from cellscribe.cells.pipeline import usable_cores
 
 Floats = npt.NDArray[np.float64]
@@ -124,19 +125,6 @@ def standardised(
     mean, spread = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
     spread[spread == 0] = 1.0
     return (train - mean) / spread, (test - mean) / spread
-
-
-def rotated(train: Floats, test: Floats) -> tuple[Floats, Floats]:
-    """Rotate features into the space of the training cells, if these are fewer than features.
-
-    The weights that an L2 penalty finds lie in the space that the training cells span (the
-    representer theorem), and the penalty does not see a rotation within it, so a linear classifier
-    predicts the same (Hastie, Tibshirani and Friedman 2009, section 18.3.5).
-    """
-    if len(train) >= train.shape[1]:
-        return train, test
-    basis, _ = np.linalg.qr(train.T)
-    return train @ basis, test @ basis
 
 
 def predict_near(

@@ -1,30 +1,31 @@
 """What it costs to share shards out: workers that sleep in place of embedding.
 
-Each of `workers` processes does all that a worker of ``cellscribe embed`` does but for the model:
-it looks at what is done, claims shards with their pulse, sleeps as long as the cells of one take,
-writes a small result, takes it in, and at the end has a manifest. What the whole took beyond
-``shards / workers`` such times is lost to coordination. The store is a folder, or an S3 server that
-the environment names. All workers run on this machine, so where they and the server are short of
-cores it is that which is measured; `cpu_s` tells.
+The run is that of ``cellscribe embed --workers N`` but for the model: processes of their own
+(`sharing_worker`) look at what is done, claim shards with their pulse, sleep as long as the cells
+of one take, write a small result, take it in and tell of it; the process that started them shows
+nothing, ends them when all is done, and writes the manifest. What the whole took beyond
+``shards / workers`` such times is lost to coordination.
+
+Not counted is how long the interpreters take to start, which on many machines happens at once;
+their CPU time is told. The store is a folder, or an S3 server that the environment names. All runs
+on one machine, so that workers, launcher and server share its cores.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import resource
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmarks.record import write_result
-
-if TYPE_CHECKING:
-    from cellscribe.cells.source_lists import Shard
 
 CELLS = 5000
 ATLASES = {"50 M cells": 50_000_000, "500 M cells": 500_000_000}
 GPUS = 8
+START = 0.25
+"""Seconds for each interpreter to start, before the work begins."""
 
 
 def measure(place: str, shards: int, workers: int, seconds: float, folder: Path) -> dict[str, Any]:
@@ -42,10 +43,11 @@ def measure(place: str, shards: int, workers: int, seconds: float, folder: Path)
     Returns
     -------
     dict
-        ``wall_s`` from the common start until the last worker has the manifest, ``ideal_s``,
-        ``lost`` (share of the wall), ``ms_a_shard`` (of a worker's time), ``end_s`` (from the last
-        result to the last manifest), ``again_s`` (one worker finds that nothing is left to do),
-        ``cpu_s`` of the workers, and ``shards`` that were recorded.
+        ``wall_s`` from the common start until the manifest is written and all workers have ended,
+        ``ideal_s``, ``lost`` (share of the wall), ``ms_a_shard`` (of a worker's time), ``end_s``
+        (from the last result to the end), ``again_s`` (a worker finds that nothing is left to do),
+        ``cpu_ms_a_shard`` of workers and launcher after the start, ``start_cpu_s`` of all workers
+        before it, and ``shards`` that were recorded.
     """
     from cellscribe.cells.source_lists import Shard
 
@@ -55,67 +57,68 @@ def measure(place: str, shards: int, workers: int, seconds: float, folder: Path)
         Shard(name=f"s{i:06}", path=str(source), rows=(i * CELLS, (i + 1) * CELLS))
         for i in range(shards)
     ]
-    # forked, so that what is imported is in memory once
-    context = multiprocessing.get_context("fork")
-    ends: Any = context.SimpleQueue()
-    start = time.time() + 1 + 0.1 * workers
-    words = (place, listed, seconds, start, ends)
-    children = [context.Process(target=_work, args=words) for _ in range(workers)]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    for child in children:
-        child.start()
-    found = [ends.get() for _ in children]
-    for child in children:
-        child.join()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    again = context.Process(target=_work, args=(place, listed, seconds, time.time(), ends))
-    again.start()
-    last = ends.get()
-    again.join()
-    wall = max(end["end"] for end in found) - start
+    before, ours = resource.getrusage(resource.RUSAGE_CHILDREN), time.process_time()
+    start = time.time() + 1 + START * workers
+    first = _run(place, listed, seconds, workers, start)
+    end, after = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    records = [shard for shard in first["manifest"]["shards"] if shard["status"] == "done"]
+    begun = sum({shard["worker"]: shard["began"] for shard in records}.values())
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime - begun
+    cpu += time.process_time() - ours
+    again = time.time() + 1 + START
+    last = _run(place, listed, seconds, 1, again)
+    again_s = time.time() - again
     # the last round may be half empty: no sharing out could end earlier
-    ideal = -(-shards // workers) * seconds
+    ideal, wall = -(-shards // workers) * seconds, end - start
     return {
-        "shards": sum(end["done"] for end in found),
+        "shards": len(records),
         "workers": workers,
         "seconds_a_shard": seconds,
         "wall_s": wall,
         "ideal_s": ideal,
         "lost": 1 - ideal / wall,
         "ms_a_shard": 1e3 * (wall - ideal) * workers / shards,
-        "end_s": max(end["end"] for end in found) - max(end["last"] for end in found),
-        "again_s": last["end"] - last["begin"],
-        "cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-        "done_again": last["done"],
+        "end_s": end - first["last"],
+        "again_s": again_s,
+        "cpu_ms_a_shard": 1e3 * cpu / shards,
+        "start_cpu_s": begun,
+        "done_again": last["n_done"],
     }
 
 
-def _work(place: str, shards: list[Shard], seconds: float, start: float, ends: Any) -> None:
-    """Do what a worker does, in a process of its own."""
-    from cellscribe.atlas.claims import PATIENCE
+def _run(
+    place: str, shards: list[Any], seconds: float, workers: int, start: float
+) -> dict[str, Any]:
+    """Start the workers and write the manifest, as `cellscribe.atlas.run` does."""
+    from cellscribe.atlas.claims import Claims, Worker
     from cellscribe.atlas.job import Job
+    from cellscribe.atlas.launch import launch
     from cellscribe.atlas.listener import Listener
-    from cellscribe.atlas.worker import work
+    from cellscribe.config import ShardOptions
 
     class Ended(Listener):
-        def __init__(self) -> None:
-            self.done, self.last = 0, start
+        n_done, last = 0, start
 
         def on_shard(self, shard: str, what: str) -> None:
-            self.done, self.last = self.done + 1, time.time()
+            self.n_done, self.last = self.n_done + 1, time.time()
 
-    def make(shard: Shard, path: Path, progress: object) -> dict[str, Any]:
-        time.sleep(seconds)
-        path.write_bytes(os.urandom(1000))
-        return {"cells": CELLS, "warnings": []}
-
-    time.sleep(max(0.0, start - time.time()))
-    ended, begin = Ended(), time.time()
-    job = Job(place, {"verb": "sleep"}, ".parquet")
-    job.reopen_changed(shards)
-    claims = work(job, shards, make, patience=PATIENCE, listener=ended)
-    job.write_manifest(shards, claims)
-    ends.put({"done": ended.done, "begin": begin, "last": ended.last, "end": time.time()})
+    job, ended = Job(place, None, ".parquet"), Ended()
+    claims = Claims(job.state, [shard.name for shard in shards], Worker())
+    task = {
+        "program": "benchmarks.sharing_worker",
+        "shards": [asdict(shard) for shard in shards],
+        "out": place,
+        "about": {"verb": "sleep"},
+        "suffix": job.suffix,
+        "options": {"device": "cpu"},
+        "sharing": asdict(ShardOptions().of_one_worker()),
+        "failed_before": claims.failed_before,
+        "seconds": seconds,
+        "start": start,
+    }
+    records = launch(task, job, ShardOptions(workers=workers), listener=ended, log=print)
+    manifest = job.write_manifest(shards, claims, records)
+    return {"manifest": manifest, "last": ended.last, "n_done": ended.n_done}
 
 
 def bench_sharing(
@@ -155,6 +158,7 @@ def sharing_tables(result: dict[str, Any]) -> list[tuple[list[str], list[list[st
             f"{found['wall_s']:.1f} s",
             f"{found['lost']:.1%}",
             f"{found['ms_a_shard']:.0f} ms",
+            f"{found['cpu_ms_a_shard']:.1f} ms" if "cpu_ms_a_shard" in found else "–",
             f"{found['end_s']:.1f} s",
             f"{found['again_s']:.1f} s",
         ]
@@ -183,7 +187,8 @@ def sharing_tables(result: dict[str, Any]) -> list[tuple[list[str], list[list[st
                 "took",
                 "lost",
                 "of a worker's time, a shard",
-                "manifest",
+                "CPU time, a shard",
+                "end",
                 "a run with nothing to do",
             ],
             measured,

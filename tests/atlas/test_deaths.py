@@ -12,7 +12,7 @@ from cellscribe.atlas.deaths import deaths_before, record_death, refuse_fatal
 from cellscribe.atlas.job import Job
 from cellscribe.atlas.listener import Listener
 from cellscribe.atlas.stores import Folder
-from cellscribe.atlas.worker import work
+from cellscribe.atlas.worker import Joined, work
 from cellscribe.callbacks import Progress
 from cellscribe.cells.source_lists import Shard
 from cellscribe.errors import InputError
@@ -87,8 +87,8 @@ def test_a_worker_lists_a_fatal_shard_and_does_the_others(tmp_path: Path) -> Non
         path.write_text("vectors")
         return {}
 
-    def start(before: dict[str, int] | None) -> None:
-        work(job, shards, make, patience=5, failed_before=before, listener=Ear())
+    def start(joined: Joined | None) -> None:
+        work(job, shards, make, patience=5, joined=joined, listener=Ear())
 
     start(None)
     assert ended == {
@@ -97,7 +97,7 @@ def test_a_worker_lists_a_fatal_shard_and_does_the_others(tmp_path: Path) -> Non
     }
     # a worker that joins the same run leaves the failure alone; without word of it, it would try
     ended.clear()
-    start({})
+    start(Joined(failed_before={}))
     assert ended == {}
     with pytest.raises(AssertionError):
         start(None)

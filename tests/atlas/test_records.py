@@ -109,6 +109,52 @@ def test_a_record_is_never_taken_from_a_manifest_that_is_out_of_date(
     assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == second
 
 
+def test_records_that_workers_told_are_not_read_again(tmp_path: Path, shards: list[Shard]) -> None:
+    job, counts = opened(tmp_path)
+    claims = Claims(job.state, [shard.name for shard in shards], Worker())
+    list(do_all(job, shards, claims))
+    told = {s.name: {"cells": 8, "claim": 1} for s in shards[:-1]}
+    counts.clear()
+    made = job.write_manifest(shards, claims, told)
+    assert [entry["cells"] for entry in made["shards"]] == [8] * (N - 1) + [7]
+    assert counts["read"] < 6
+
+
+def test_workers_keep_out_of_each_others_way(tmp_path: Path, shards: list[Shard]) -> None:
+    counts: Counter[str] = Counter()
+    store = Counted(tmp_path / "state", counts)
+    names = [shard.name for shard in shards]
+    workers = [Claims(store, names, Worker()) for _ in range(2)]
+    for claims, begin in zip(workers, (0.0, 0.5), strict=True):
+        claims.begin = begin
+    counts.clear()
+    went = [iter(claims) for claims in workers]
+    order: list[list[str]] = [[], []]
+    for _ in range(N // 2):
+        for taken, own in zip(went, order, strict=True):
+            claim = next(taken)
+            own.append(claim.shard)
+            assert claim.done({})
+    assert order == [names[: N // 2], names[N // 2 :]]
+    assert counts == {"create": 2 * N, "keys": 4}
+
+
+def test_where_others_are_a_worker_looks_before_it_tries(
+    tmp_path: Path, shards: list[Shard]
+) -> None:
+    counts: Counter[str] = Counter()
+    store = Counted(tmp_path / "state", counts)
+    names = [shard.name for shard in shards]
+    other, late = (Claims(store, names, Worker()) for _ in range(2))
+    assert all(other.take(name) for name in names[:-1])
+    late.begin = 0.0
+    counts.clear()
+    assert next(iter(late)).shard == names[-1]
+    # besides the lists: the first is tried, the others are looked at
+    assert counts["create"] <= 4
+    assert counts["read"] < 3 * N
+
+
 def test_what_others_put_among_the_keys_is_left_alone(tmp_path: Path, shards: list[Shard]) -> None:
     state = tmp_path / "out" / ".cellscribe"
     for key in ("claims/s00/notes.txt", "claims/.DS_Store", "failed/README", "done/s", "claims/x"):

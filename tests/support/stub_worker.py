@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from cellscribe.atlas import child
 from cellscribe.atlas.job import Job
-from cellscribe.atlas.worker import work
+from cellscribe.atlas.worker import Joined, work
 from cellscribe.callbacks import Progress
 from cellscribe.cells.source_lists import Shard
 from cellscribe.errors import InputError
@@ -71,10 +70,10 @@ def run(given: dict[str, Any], shards: list[Shard]) -> None:
         {"embed": make}[given["verb"]],
         patience=sharing["patience"],
         strict=sharing["strict"],
-        failed_before=given["failed_before"],
+        joined=Joined(failed_before=given["failed_before"], begin=given.get("begin")),
         listener=child.Teller(),
     )
 
 
 if __name__ == "__main__":
-    sys.exit(child.main(run))
+    child.end(child.main(run))

@@ -12,9 +12,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext, suppress
+from typing import Any, NoReturn
 
 from cellscribe.atlas.listener import Listener
 from cellscribe.atlas.processes import GRACE, REFUSED
@@ -26,6 +26,7 @@ from cellscribe.errors import InputError, spoken_by
 def run_verb(task: dict[str, Any], shards: list[Shard]) -> None:
     """Run the task's verb over its shards, as one worker."""
     from cellscribe.atlas.run import OPTIONS, run_shards
+    from cellscribe.atlas.worker import Joined
     from cellscribe.cells.pipeline import use_cores
 
     use_cores(task["threads"])
@@ -35,7 +36,7 @@ def run_verb(task: dict[str, Any], shards: list[Shard]) -> None:
         OPTIONS[task["verb"]](**task["options"]),
         ShardOptions(**task["sharing"]),
         listener=Teller(),
-        failed_before=task["failed_before"],
+        joined=Joined(failed_before=task["failed_before"], begin=task.get("begin")),
         log=lambda line: print(line, file=sys.stderr, flush=True),
     )
 
@@ -89,6 +90,10 @@ class Teller(Listener):
         """Tell of the end of a shard."""
         _tell(ended=shard, what=what)
 
+    def on_record(self, shard: str, record: Mapping[str, Any]) -> None:
+        """Tell what is recorded of a shard."""
+        _tell(recorded=shard, record=record)
+
     def on_seen(self, shards: Collection[str]) -> None:
         """Tell of shards that others have finished."""
         _tell(seen=list(shards))
@@ -101,5 +106,13 @@ def _tell(**message: Any) -> None:
         raise KeyboardInterrupt from None
 
 
+def end(status: int) -> NoReturn:
+    """End the process without taking its modules down, which would keep a core busy for a while."""
+    with suppress(OSError):  # nobody reads any more
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

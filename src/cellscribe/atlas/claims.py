@@ -31,7 +31,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cellscribe.atlas.stores import Store
+from cellscribe.atlas.stores import Store, numbers
+from cellscribe.atlas.walk import LOOKS, Walk, most_refusals
 
 CLAIMS, DONE, FAILED = "claims", "done", "failed"
 CLAIM = "claim"
@@ -44,8 +45,6 @@ FREE = b"{}"
 """Content of a claim that its worker let go."""
 SHORTEST_WAIT = 0.05
 """Seconds until a worker with nothing to claim looks again; doubled each time."""
-COLLISIONS = 3
-"""Shards in a row that others had, after which the list is read anew."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Claim:
 
     def holds(self) -> bool:
         """Tell whether no other worker has taken the shard over."""
-        return highest(self._store, self.shard) == self.number
+        return self._store.read(claim_key(self.shard, self.number + 1)) is None
 
     def done(self, record: dict[str, Any]) -> bool:
         """Record the result; False if the shard was finished by another worker."""
@@ -109,17 +108,6 @@ def claim_bytes(worker: Worker, beat: int) -> bytes:
 def highest(store: Store, shard: str) -> int:
     """Number of the claim that counts; 0 if there is none."""
     return numbers(store, f"{CLAIMS}/{shard}").get(shard, 0)
-
-
-def numbers(store: Store, folder: str) -> dict[str, int]:
-    """Highest number of each shard under a folder; keys that are not ours are left out."""
-    found: dict[str, int] = {}
-    for key in store.keys(folder):
-        shard, _, number = key.rpartition("/")
-        if number.isdecimal():
-            shard = shard.rpartition("/")[2]
-            found[shard] = max(int(number), found.get(shard, 0))
-    return found
 
 
 def _to_bytes(content: dict[str, Any]) -> bytes:
@@ -160,43 +148,57 @@ class Claims:
         self._seen: dict[str, tuple[int, bytes, float]] = {}
         """Claim of another worker, its pulse, and when on our clock it was first seen so."""
         self.failed_before = numbers(store, FAILED)
-        self._order = random.Random(worker.token)
+        self._chance = random.Random(worker.token)
+        self._done, self._left, self._wary = set[str](), list[str](), False
+        self.begin: float = self._chance.random()
+        """Where in the list to begin, as a part of it."""
         self.upcoming: str | None = None
         """The shard that is tried next, while one is worked on."""
 
     def open(self) -> list[str]:
-        """Shards without a result that have not failed since we came, in an order of our own."""
-        done = {key.rpartition("/")[2] for key in self.store.keys(DONE)}
+        """Shards without a result that have not failed since we came."""
+        if len(self._left) * LOOKS < len(self._done):
+            self._done |= {n for n in self._left if self.store.read(f"{DONE}/{n}") is not None}
+        else:
+            self._done = {key.rpartition("/")[2] for key in self.store.keys(DONE)}
         failed = numbers(self.store, FAILED)
-        self._on_done(done)
-        left = [
+        self._on_done(self._done)
+        self._left = [
             name
             for name in self.shards
-            if name not in done and failed.get(name) == self.failed_before.get(name)
+            if name not in self._done and failed.get(name) == self.failed_before.get(name)
         ]
-        self._order.shuffle(left)
-        return left
+        return list(self._left)
 
     def __iter__(self) -> Iterator[Claim]:
         """Claim shards, one after the other, until every one is finished or has failed."""
-        wait = SHORTEST_WAIT
+        wait, longest = SHORTEST_WAIT, self.patience / PULSES
         while left := self.open():
-            refused = claimed = 0
-            for shard, self.upcoming in zip(left, [*left[1:], None], strict=True):
+            most = len(left) if wait >= longest else most_refusals(len(self._done))
+            walk, claimed = Walk(left, self.begin, most, self._chance), False
+            for shard in walk:
+                self.upcoming = walk.upcoming
                 claim = self.take(shard)
-                if claim is not None:
-                    claimed, refused = claimed + 1, 0
+                self._wary = claim is None
+                if claim is None:
+                    walk.refused()
+                else:
+                    claimed = True
                     yield claim
-                elif (refused := refused + 1) >= COLLISIONS and claimed:
-                    break
-            wait = SHORTEST_WAIT if claimed else min(2 * wait, self.patience / PULSES)
+            wait = SHORTEST_WAIT if claimed else min(2 * wait, longest)
+            self.begin = self._chance.random()
             if not claimed:
                 time.sleep(wait)
 
     def take(self, shard: str) -> Claim | None:
         """Claim a shard; None if another worker has it, has finished it, or failed at it."""
-        number = 1
-        if shard in self._seen or not self._create(shard, number):
+        number, known = 1, shard in self._seen
+        if self._wary and not known:  # where others are, one look is cheaper than to try
+            there = self.store.read(claim_key(shard, number)) or b""
+            if b'"beat"' in there:
+                self._seen[shard] = (number, there, self._clock())
+                return None
+        if known or not self._create(shard, number):
             if self.store.read(f"{DONE}/{shard}") is not None:
                 return None
             number = highest(self.store, shard)

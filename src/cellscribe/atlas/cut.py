@@ -136,8 +136,3 @@ def cut(look: Look, rows: int, log: Log) -> list[Shard]:
         replace(shard, name=f"{shard.name}.{i:05}", rows=(first, min(first + step, header.n_cells)))
         for i, first in enumerate(range(0, header.n_cells, step))
     ]
-
-
-def cut_from(shard: Shard) -> str | None:
-    """Name of the source that a shard is a part of; None of one that is a whole source."""
-    return shard.name.rpartition(".")[0] if shard.rows else None

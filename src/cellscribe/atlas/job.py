@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from cellscribe.atlas.claims import DONE, FREE, Claims, alive, claim_key, highest
-from cellscribe.atlas.cut import cut_from
 from cellscribe.atlas.records import (
     Standing,
     as_record,
@@ -150,7 +149,11 @@ class Job:
         return as_record(self.store.read(MANIFEST))
 
     def _records(
-        self, shards: Sequence[Shard], stand: Standing, manifest: Mapping[str, Any]
+        self,
+        shards: Sequence[Shard],
+        stand: Standing,
+        manifest: Mapping[str, Any],
+        told: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> dict[str, dict[str, Any]]:
         entries = manifest.get("shards")
         known = {
@@ -158,13 +161,28 @@ class Job:
             for entry in (entries if isinstance(entries, list) else ())
             if isinstance(entry, dict) and isinstance(entry.get("name"), str)
         }
-        return read_records(self.state, [shard.name for shard in shards], stand, known)
+        names = [shard.name for shard in shards]
+        return read_records(self.state, names, stand, {**known, **(told or {})})
 
-    def write_manifest(self, shards: Sequence[Shard], claims: Claims) -> dict[str, Any]:
+    def write_manifest(
+        self,
+        shards: Sequence[Shard],
+        claims: Claims,
+        known: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> dict[str, Any]:
         """Write what became of every shard, in the order of the list.
 
         Of workers that end together one writes it, and the others wait for it and read it: many
         thousand records are read once, not by each of them.
+
+        Parameters
+        ----------
+        shards
+            All of the job.
+        claims
+            Of who writes.
+        known
+            Records that need not be read.
 
         Returns
         -------
@@ -180,7 +198,7 @@ class Job:
         for turn in Claims(self.manifests, [digest], claims.worker, patience=claims.patience):
             try:
                 with alive(turn, claims.patience):
-                    written = self._build(shards, stand, digest)
+                    written = self._build(shards, stand, digest, known or {})
             except BaseException:
                 turn.let_go()
                 raise
@@ -188,17 +206,25 @@ class Job:
             return written
         written = self._manifest()
         # another list of sources may have been written over it since
-        return written if written.get("digest") == digest else self._build(shards, stand, digest)
+        return (
+            written if written.get("digest") == digest else self._build(shards, stand, digest, {})
+        )
 
-    def _build(self, shards: Sequence[Shard], stand: Standing, digest: str) -> dict[str, Any]:
+    def _build(
+        self,
+        shards: Sequence[Shard],
+        stand: Standing,
+        digest: str,
+        told: Mapping[str, Mapping[str, Any]],
+    ) -> dict[str, Any]:
         failures = read_failures(self.state, [shard.name for shard in shards], stand)
-        records = self._records(shards, stand, self._manifest())
+        records = self._records(shards, stand, self._manifest(), told)
         entries = []
         for shard in shards:
             record = records.get(shard.name, {})
             status = "done" if record else "failed" if shard.name in failures else "open"
             entry: dict[str, Any] = {"name": shard.name, "path": shard.path, "status": status}
-            own = {"layer": shard.layer, "gene_key": shard.gene_key, "cut_from": cut_from(shard)}
+            own = {"layer": shard.layer, "gene_key": shard.gene_key, "cut_from": shard.cut_from}
             entry |= {key: value for key, value in own.items() if value is not None}
             if status == "failed":
                 entry["reason"] = failures[shard.name]

@@ -7,7 +7,8 @@ a Ray cluster (`ray_engine`). What becomes of a worker that ends is decided here
   killing its workers is given up (`deaths`), so this comes to an end;
 - one that dies before it has claimed anything is started again a few times, if it was killed; if it
   could not work (no model, another job's output, an error in the code), its place stays empty;
-- when every place is empty and nobody has seen the end of the work, the first reason is raised.
+- when every place is empty and nobody has seen the end of the work, the first reason is raised;
+- when every shard has ended, by what the workers told, those that wait for others are stopped.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 import queue
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from cellscribe.atlas.claims import DONE, FREE, claim_key
@@ -56,10 +57,19 @@ class _Place:
     false_starts: int = 0
 
 
+@dataclass
+class _Told:
+    """What workers told."""
+
+    ended: set[str] = field(default_factory=set)
+    """Shards that are done or have failed."""
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
 def launch(
     task: Mapping[str, Any], job: Job, sharing: ShardOptions, *, listener: Listener, log: Log
-) -> None:
-    """Run workers until they end.
+) -> dict[str, dict[str, Any]]:
+    """Run workers until all shards have ended.
 
     Parameters
     ----------
@@ -73,6 +83,11 @@ def launch(
         Hears what each of them tells.
     log
         Called with a line when a worker dies.
+
+    Returns
+    -------
+    dict
+        Records of the shards that these workers finished.
 
     Raises
     ------
@@ -88,11 +103,21 @@ def launch(
         engine = RayEngine(task, job, sharing, log)
     else:
         engine = LocalEngine(task, sharing.workers or 1, log)
-    oversee(engine, job, sharing.strict, listener, log)
+    told = _Told()
+    _oversee(engine, job, sharing.strict, listener, log, told, len(task["shards"]))
+    return told.records
 
 
-def oversee(engine: Engine, job: Job, strict: bool, listener: Listener, log: Log) -> None:
-    """Keep an engine's workers at work until they end; see `launch`."""
+def _oversee(
+    engine: Engine,
+    job: Job,
+    strict: bool,
+    listener: Listener,
+    log: Log,
+    told: _Told,
+    n_shards: int,
+) -> None:
+    """Keep an engine's workers at work until all shards have ended."""
     places = [_Place() for _ in range(engine.n)]
     at_work, finished, ends = engine.n, False, list[End]()
     try:
@@ -103,9 +128,12 @@ def oversee(engine: Engine, job: Job, strict: bool, listener: Listener, log: Log
             if i == ENGINE:
                 raise InputError(heard.how if isinstance(heard, End) else heard)
             if isinstance(heard, str):
-                failure = _hear(places[i], heard, listener)
+                failure = _hear(places[i], heard, listener, told)
                 if failure and strict:
                     raise InputError(failure)
+                if len(told.ended) == n_shards:
+                    finished = True
+                    break
                 continue
             finished |= heard.kind == "finished"
             again = _end(places[i], heard, job, listener) and not finished
@@ -131,7 +159,7 @@ def oversee(engine: Engine, job: Job, strict: bool, listener: Listener, log: Log
         log(f"a worker could not work, others did its part: {refusal}")
 
 
-def _hear(place: _Place, line: str, listener: Listener) -> str:
+def _hear(place: _Place, line: str, listener: Listener, told: _Told) -> str:
     """Take in what a worker tells; return why its shard failed, if it did."""
     try:
         message: Mapping[str, Any] = json.loads(line)
@@ -144,9 +172,13 @@ def _hear(place: _Place, line: str, listener: Listener) -> str:
     elif "cells" in message:
         listener.on_cells(str(message["cells"]), int(message["done"]), int(message["total"]))
     elif "seen" in message:
+        told.ended.update(message["seen"])
         listener.on_seen(message["seen"])
+    elif "recorded" in message:
+        told.records[str(message["recorded"])] = message["record"]
     elif "ended" in message:
         place.held = None
+        told.ended.add(str(message["ended"]))
         listener.on_shard(str(message["ended"]), str(message["what"]))
         return "" if message["what"] == FINISHED else str(message["what"])
     return ""
@@ -172,7 +204,7 @@ def _free(engine: Engine, places: list[_Place], job: Job) -> None:
     while not engine.events.empty():
         i, heard = engine.events.get()
         if i != ENGINE and isinstance(heard, str):
-            _hear(places[i], heard, Listener())
+            _hear(places[i], heard, Listener(), _Told())
     for place in places:
         if place.held is not None:
             job.state.write(claim_key(*place.held), FREE)

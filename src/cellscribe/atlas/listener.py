@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 FINISHED = "done"
 
@@ -24,6 +25,9 @@ class Listener:
 
     def on_shard(self, shard: str, what: str) -> None:
         """Hear of a shard that this run has ended: `FINISHED`, or the reason why it failed."""
+
+    def on_record(self, shard: str, record: Mapping[str, Any]) -> None:
+        """Hear what is recorded of a shard that this run has finished, before `on_shard`."""
 
     def on_seen(self, shards: Collection[str]) -> None:
         """Hear of shards that were finished before this run, or by workers of other runs."""

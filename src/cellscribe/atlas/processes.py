@@ -166,7 +166,9 @@ class LocalEngine:
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[place % len(self._gpus)]
         self._workers[place] = WorkerProcess(
-            self._task, environment, lambda heard: self.events.put((place, heard))
+            {**self._task, "begin": place / self.n},
+            environment,
+            lambda heard: self.events.put((place, heard)),
         )
 
     def stop(self) -> None:

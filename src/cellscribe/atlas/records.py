@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from cellscribe.atlas.claims import CLAIM, DONE, FAILED, numbers
-from cellscribe.atlas.stores import Store
+from cellscribe.atlas.claims import CLAIM, DONE, FAILED
+from cellscribe.atlas.stores import Store, numbers
 from cellscribe.cells.source_lists import Shard
 
 REOPENED = "reopened"

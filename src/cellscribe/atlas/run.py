@@ -15,7 +15,7 @@ from cellscribe.atlas.launch import launch
 from cellscribe.atlas.listener import Listener
 from cellscribe.atlas.memory import refuse_workers
 from cellscribe.atlas.parts import columns_of
-from cellscribe.atlas.worker import Make, work
+from cellscribe.atlas.worker import Joined, Make, work
 from cellscribe.callbacks import Log, Progress
 from cellscribe.cells.counts import open_counts
 from cellscribe.cells.source_lists import Shard
@@ -63,7 +63,7 @@ def run_shards(
     *,
     log: Log,
     listener: Listener | None = None,
-    failed_before: Mapping[str, int] | None = None,
+    joined: Joined | None = None,
 ) -> Run:
     """Embed or tokenise every shard into a file of its own, as the kind of the options says.
 
@@ -81,8 +81,13 @@ def run_shards(
         Called with each line that a user should read.
     listener
         Hears how the run goes.
-    failed_before
-        See `work`; for a worker of a run that others started.
+    joined
+        See `work`. Who started the run cuts the sources before, and writes the manifest after.
+
+    Returns
+    -------
+    Run
+        Without shards, of one that is `joined`.
 
     Raises
     ------
@@ -92,7 +97,7 @@ def run_shards(
         Ctrl-C: the claims of this process and of its workers are free, and what is done is kept.
     """
     try:
-        return _run(shards, out, options, sharing, log, listener or Listener(), failed_before)
+        return _run(shards, out, options, sharing, log, listener or Listener(), joined)
     except KeyboardInterrupt:
         raise Interrupted(
             "interrupted; what is done is kept, and the same command goes on from there"
@@ -106,12 +111,12 @@ def _run(
     sharing: ShardOptions,
     log: Log,
     listener: Listener,
-    failed_before: Mapping[str, int] | None,
+    joined: Joined | None,
 ) -> Run:
     if isinstance(options, EmbedOptions):
         check_form(Path(f"NAME.{sharing.form}"), options.key_added, options.obs)
     shards = look_at_remote(shards)
-    if isinstance(options, EmbedOptions) and failed_before is None:  # of a worker, asked before
+    if isinstance(options, EmbedOptions) and joined is None:
         refuse_unknown_columns(shards, options)
     shards = cut_shards(shards, sharing.rows_per_shard, options, log)
     listener.on_start(len(shards))
@@ -130,8 +135,8 @@ def _run(
             "sharing": asdict(sharing.of_one_worker()),
             "failed_before": claims.failed_before,
         }
-        launch(task, job, sharing, listener=listener, log=log)
-        return Run(manifest=job.write_manifest(shards, claims))
+        records = launch(task, job, sharing, listener=listener, log=log)
+        return Run(manifest=job.write_manifest(shards, claims, records))
     with open_session(None, options, log=log) as session:
         identity = _identity(session, options)
         Job(out, None, f".{sharing.form}").refuse_results_of_others(shards)
@@ -145,10 +150,12 @@ def _run(
             MAKERS[_verb(options)](session, options, sharing.strict, log),
             patience=sharing.patience,
             strict=sharing.strict,
-            failed_before=failed_before,
+            joined=joined,
             spool_gb=sharing.spool_gb,
             listener=listener,
         )
+        if joined is not None:
+            return Run(manifest={"shards": []})
         return Run(manifest=job.write_manifest(shards, claims))
 
 

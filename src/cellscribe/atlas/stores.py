@@ -132,6 +132,17 @@ def _create_by_opening(target: Path, data: bytes) -> bool:
     return True
 
 
+def numbers(store: Store, folder: str) -> dict[str, int]:
+    """Highest number of each shard under a folder; other keys are left out."""
+    found: dict[str, int] = {}
+    for key in store.keys(folder):
+        shard, _, number = key.rpartition("/")
+        if number.isdecimal():
+            shard = shard.rpartition("/")[2]
+            found[shard] = max(int(number), found.get(shard, 0))
+    return found
+
+
 def open_store(place: str | Path) -> Store:
     """Open a folder, which is made if it is not there, or a bucket by its URL.
 

@@ -11,10 +11,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cellscribe.atlas.claims import DONE, Claim, Claims, Worker, alive, claim_key
+from cellscribe.atlas.claims import CLAIM, DONE, Claim, Claims, Worker, alive, claim_key
 from cellscribe.atlas.deaths import record_death, refuse_fatal
 from cellscribe.atlas.fetch import Sources
 from cellscribe.atlas.job import STATE, Job, source_identity
@@ -33,6 +34,16 @@ REPORT_EVERY = 0.3
 """Seconds between two reports on the cells of a shard."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """A run that several workers were started for."""
+
+    failed_before: Mapping[str, int]
+    """`Claims.failed_before` when it began: a failure since then is not tried again."""
+    begin: float | None = None
+    """See `Claims.begin`; drawn by chance if not given."""
+
+
 def work(
     job: Job,
     shards: Sequence[Shard],
@@ -40,7 +51,7 @@ def work(
     *,
     patience: float,
     strict: bool = False,
-    failed_before: Mapping[str, int] | None = None,
+    joined: Joined | None = None,
     spool_gb: float | None = None,
     listener: Listener,
 ) -> Claims:
@@ -58,9 +69,8 @@ def work(
         Seconds without a pulse after which another worker is taken for dead.
     strict
         Raise the first failure.
-    failed_before
-        `Claims.failed_before` of the run that this worker joins: a failure since then is not tried
-        again. None for a worker of its own.
+    joined
+        The run whose worker this is; None for a worker of its own.
     spool_gb
         Most room for copies of remote sources, of all workers on this machine.
     listener
@@ -82,8 +92,9 @@ def work(
             listener.on_seen(new)
 
     claims = Claims(job.state, by_name, Worker(), patience=patience, on_done=on_done)
-    if failed_before is not None:
-        claims.failed_before = dict(failed_before)
+    if joined is not None:
+        claims.failed_before = dict(joined.failed_before)
+        claims.begin = claims.begin if joined.begin is None else joined.begin
     with _scratch(job, claims.worker) as folder, Sources(shards, spool_gb) as sources:
         for claim in claims:
             shard = by_name[claim.shard]
@@ -166,6 +177,7 @@ def _do(
         return False
     job.store.take_in(job.file(shard.name), made)
     if claim.done(record):
+        listener.on_record(shard.name, {**record, CLAIM: claim.number})
         return True
     # Another worker took the shard over in that very moment. If it read another state of the
     # source, our result lies under the name of its own.

@@ -165,14 +165,18 @@ class Bucket:
 
     def keys(self, folder: str) -> Iterator[str]:
         """List the keys under a folder, at any depth, in any order."""
-        for entry in self.entries(folder):
-            yield entry.key
+        for entry in self._listed(folder):
+            yield entry["path"].removeprefix(self._prefix)
 
     def entries(self, folder: str) -> Iterator[Stored]:
         """List the objects under a folder, at any depth, in any order."""
+        for entry in self._listed(folder):
+            yield self._stored(entry)
+
+    def _listed(self, folder: str) -> Iterator[Any]:
         with self._said(folder):
             for page in self._obstore.list(self._store, prefix=self.at(folder) or None):
-                yield from (self._stored(entry) for entry in page)
+                yield from page
 
     def level(self, folder: str) -> tuple[list[Stored], list[str]]:
         """List what lies directly in a folder: objects, and folders without what is in them."""

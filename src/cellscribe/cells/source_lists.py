@@ -48,6 +48,11 @@ class Shard:
     """What changes with the content of a remote source; None if it was not looked at, or is not
     there."""
 
+    @property
+    def cut_from(self) -> str | None:
+        """Name of the source that this is a part of; None of a whole one."""
+        return self.name.rpartition(".")[0] if self.rows else None
+
 
 def list_sources(words: Sequence[str | Path], *, in_bucket: ListBucket) -> list[Shard]:
     """List the sources that are named, in the order of the words; those of one word by name.

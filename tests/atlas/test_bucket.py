@@ -21,6 +21,7 @@ from support.tiny import some_counts
 
 import cellscribe
 from cellscribe.atlas.claims import Claims, Worker, claim_bytes, claim_key
+from cellscribe.atlas.cut import cut_shards
 from cellscribe.atlas.estimate import estimate_run
 from cellscribe.atlas.fetch import Sources, look_at_remote
 from cellscribe.atlas.run import Run, run_shards
@@ -169,6 +170,78 @@ def test_rows_of_a_store_in_a_bucket(
     got = np.concatenate(vectors(done, tmp_path / "out"))
     alone = cellscribe.embed(zarr_store, model=tiny_model, device="cpu", precision="float32")
     np.testing.assert_array_equal(got, alone)
+
+
+def test_a_file_in_a_bucket_is_cut_as_a_local_one_and_gives_the_same_parts(
+    faults: s3.Faults, tmp_path: Path, tiny_model: Path
+) -> None:
+    cells = anndata.read_h5ad(write(tmp_path / "x.h5ad", some_counts(120, seed=1)))
+    folder = tmp_path / "in"
+    folder.mkdir()
+    cells.obs["donor"] = np.arange(120) % 7
+    cells.copy().write_h5ad(folder / "dense.h5ad", compression="gzip")
+    cells.X = csr_matrix(cells.X)
+    cells.write_h5ad(folder / "sparse.h5ad")
+    cells.X = cells.X.tocsc()
+    cells.write_h5ad(folder / "by_genes.h5ad")
+    (folder / "bad.h5ad").write_bytes(b"no HDF5" * 10_000)
+    for path in folder.iterdir():
+        upload(path, f"s3://bucket/rows_of_files/{path.name}")
+    runs = {}
+    for name, words in (("local", str(folder)), ("remote", "s3://bucket/rows_of_files/")):
+        said: list[str] = []
+        options = EmbedOptions(
+            model=str(tiny_model), device="cpu", precision="float32", obs=("donor",)
+        )
+        faults.seen.clear()
+        done = run_shards(
+            find_shards([words]),
+            tmp_path / name,
+            options,
+            ShardOptions(rows_per_shard=50, spool_gb=1),
+            log=said.append,
+        )
+        runs[name] = [
+            {k: shard.get(k) for k in ("name", "status", "cells", "counts_hash", "sha256")}
+            for shard in done.manifest["shards"]
+        ]
+        assert sum("stored by genes" in line for line in said) == 1
+    assert runs["remote"] == runs["local"]
+    # the dense one is cut where its chunks end
+    assert [shard["cells"] for shard in runs["remote"]] == [None, 120, *4 * [30], 50, 50, 20]
+    # the parts are of one copy
+    copied = [line for line in faults.seen if "GET" in line and "sparse.h5ad" in line]
+    assert len(copied) < 10
+
+
+def test_a_column_that_no_file_in_a_bucket_has_is_refused(
+    faults: s3.Faults, tmp_path: Path, tiny_model: Path, zarr_store: Path
+) -> None:
+    cells = anndata.read_h5ad(write(tmp_path / "x.h5ad", some_counts(12)))
+    cells.obs["donor"] = "d"
+    cells.write_h5ad(tmp_path / "x.h5ad")
+    upload(tmp_path / "x.h5ad", "s3://bucket/typo/a.h5ad")
+    upload(zarr_store, "s3://bucket/typo/b.zarr")
+    options = EmbedOptions(model=str(tiny_model), device="cpu", obs=("doner",))
+    with pytest.raises(InputError, match=r"no column 'doner' \(--obs\); near it: donor"):
+        run_shards(
+            find_shards(["s3://bucket/typo/*"]),
+            tmp_path / "out",
+            options,
+            ShardOptions(),
+            log=lambda line: None,
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_where_the_server_does_not_answer_no_list_is_made(
+    faults: s3.Faults, tmp_path: Path
+) -> None:
+    upload(write(tmp_path / "x.h5ad", some_counts(12)), "s3://bucket/mute/a.h5ad")
+    shards = find_shards(["s3://bucket/mute/*"])
+    faults.refuse = lambda method, path, headers: (403, b"") if "a.h5ad" in path else None
+    with pytest.raises(InputError, match="s3://bucket"):
+        cut_shards(shards, 5, EmbedOptions(), lambda line: None)
 
 
 def test_a_chunk_that_is_missing_is_not_zeros(

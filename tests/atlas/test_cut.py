@@ -102,7 +102,7 @@ def test_bad_sources_are_told_and_kept(tmp_path: Path) -> None:
     (tmp_path / "bad.h5ad").write_bytes(b"no cells")
     shards = find_shards([tmp_path / "bad.h5ad", tmp_path / "none.h5ad", tmp_path / "no.csv"])
     assert cut_shards(shards, 5, OPTIONS, lambda line: None) == shards
-    reasons = [look.reason for look in look_at(shards, OPTIONS)]
+    reasons = [look.reason for look in look_at(shards, OPTIONS, 10)]
     assert "not an HDF5 file" in reasons[0]
     assert all("no such file" in reason.lower() for reason in reasons[1:])
 

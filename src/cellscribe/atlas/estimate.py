@@ -103,9 +103,9 @@ def estimate_run(
     """
     sources, speed, n_devices = list[dict[str, Any]](), 0.0, 1
     copied: list[tuple[Shard, dict[str, Any]]] = []
-    """Files in a bucket, which are not opened here."""
+    """Files in a bucket, of which at most the header was read."""
     with open_session(None, options, log=log) as session:
-        for look in look_at(look_at_remote(shards), options):
+        for look in look_at(look_at_remote(shards), options, sharing.rows_per_shard):
             parts = cut(look, sharing.rows_per_shard, log)
             about: dict[str, Any] = {"name": look.shard.name, "shards": len(parts)}
             reason, remote = look.reason, "://" in look.shard.path
@@ -176,7 +176,7 @@ def _sample_copied(
             about |= {"reason": str(error), "shards": 0}
             continue
         for other, told in there:
-            if header is not None and "reason" not in told:
+            if header is not None and "reason" not in told and "cells" not in told:
                 cells = round(header.n_cells * (other.size or 0) / (shard.size or 1))
                 told |= {"cells": cells, "by_size": other is not shard}
         return speed

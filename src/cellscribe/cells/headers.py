@@ -50,11 +50,22 @@ def read_header(path: str | Path, options: InputOptions | None = None) -> Header
         with Path(path).open("rb"):
             return None
     with _opened(path, options) as source:
-        layer = resolve_layer(options.layer, list(source.matrices), source.name)
-        if source.header is not None:
-            return source.header(layer)
-        matrix = source.matrices[layer]()
-        return Header(n_cells=matrix.shape[0], by_rows=not isinstance(matrix, Entries))
+        return header_of_source(source, options)
+
+
+def header_of_source(source: Source, options: InputOptions) -> Header:
+    """Read the header of an open source.
+
+    Raises
+    ------
+    InputError
+        It is damaged, or has no such layer.
+    """
+    layer = resolve_layer(options.layer, list(source.matrices), source.name)
+    if source.header is not None:
+        return source.header(layer)
+    matrix = source.matrices[layer]()
+    return Header(n_cells=matrix.shape[0], by_rows=not isinstance(matrix, Entries))
 
 
 def obs_columns(path: str | Path, options: InputOptions | None = None) -> list[str] | None:
@@ -73,8 +84,19 @@ def obs_columns(path: str | Path, options: InputOptions | None = None) -> list[s
     if _is_read_whole(path):
         return None
     with _opened(path, options or InputOptions()) as source:
-        obs = source.obs() if source.obs_rows is None else source.obs_rows(0, 1)
-        return list(map(str, obs.columns))
+        return columns_of_source(source)
+
+
+def columns_of_source(source: Source) -> list[str]:
+    """Read the names of the columns of obs of an open source.
+
+    Raises
+    ------
+    InputError
+        It is damaged.
+    """
+    obs = source.obs() if source.obs_rows is None else source.obs_rows(0, 1)
+    return list(map(str, obs.columns))
 
 
 def _is_read_whole(path: str | Path) -> bool:

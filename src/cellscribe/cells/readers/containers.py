@@ -91,14 +91,25 @@ def open_hdf5(path: Path, stack: ExitStack, log: Log, wanted: Wanted) -> Source:
     hdf5_guard.check(path, log, meanwhile=lambda: importlib.import_module("anndata.io"))
     try:
         file = stack.enter_context(h5py.File(path, "r", rdcc_nbytes=HDF5_CACHE_BYTES))
-        keys = set(file)
+        set(file)
     except BlockingIOError:
         raise InputError(f"{path} is open for writing in another program; close it there") from None
     except Exception as error:
         raise InputError(
             f"{path}: cannot be opened as HDF5 ({reason(error)}); {DAMAGED}"
         ) from error
-    name = str(path)
+    return hdf5_source(file, path, log, wanted)
+
+
+def hdf5_source(file: Any, path: Path | str, log: Log, wanted: Wanted) -> Source:
+    """Open what an open HDF5 file holds: an h5ad, h5mu, 10x or loom.
+
+    Raises
+    ------
+    InputError
+        It is none of these.
+    """
+    name, keys = str(path), set(file)
     with reading(name):
         if "matrix" in keys and not is_group(member(file, "matrix", name)):
             return loom.loom_file(file, path=path)

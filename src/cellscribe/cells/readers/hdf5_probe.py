@@ -145,8 +145,12 @@ def look_at(path: str, seconds: float) -> bytes:
 
 def limit_memory(path: str) -> None:
     """Give the walk through a file as much address space as it may need."""
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    limit = used + MEMORY_BYTES + 2 * os.stat(path).st_size
+    limit_memory_to(MEMORY_BYTES + 2 * os.stat(path).st_size)
+
+
+def limit_memory_to(size: int) -> None:
+    """Give this process so many bytes of address space more than it has."""
+    limit = size + int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)

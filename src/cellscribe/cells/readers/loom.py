@@ -28,7 +28,7 @@ GENE_NAMES = ("Gene", "gene", "var_names", "GeneName", "gene_name", "Symbol", "A
 CELL_NAMES = ("CellID", "obs_names", "cell_id", "Barcode", "barcode")
 
 
-def loom_file(file: Any, *, path: Path) -> Source:
+def loom_file(file: Any, *, path: Path | str) -> Source:
     """Open a loom file.
 
     Raises
@@ -59,7 +59,7 @@ def loom_file(file: Any, *, path: Path) -> Source:
 
     return Source(
         name=name,
-        path=path,
+        path=path if isinstance(path, Path) else None,
         form="loom",
         matrices={layer: opener(layer) for layer in addresses},
         var=lambda layer: _frame(file, "row_attrs", n_genes, GENE_NAMES, name),

@@ -42,7 +42,7 @@ def is_genome(group: Any) -> bool:
     return is_group(group) and {"barcodes", "indptr", "indices", "data", "genes"} <= set(group)
 
 
-def h5_file(file: Any, *, path: Path, log: Log) -> Source:
+def h5_file(file: Any, *, path: Path | str, log: Log) -> Source:
     """Open the .h5 of CellRanger 3 and later (``matrix``) or 2 (a group for each genome).
 
     Raises
@@ -62,7 +62,7 @@ def h5_file(file: Any, *, path: Path, log: Log) -> Source:
         rows, var, barcodes = _genomes(file, name)
     return Source(
         name=name,
-        path=path,
+        path=path if isinstance(path, Path) else None,
         form="10x-h5",
         matrices={"X": lambda: rows},
         var=lambda layer: var,

@@ -130,7 +130,6 @@ def test_json_of_info(run: Cli, tiny_model: Path) -> None:
         (["embed", "x.h5ad", "-o", "y.npy", "--color-by", "kind"], "add --map PNG"),
         (["embed", "x.h5ad", "-o", "y", "--color-by", "kind"], "add --map PNG"),
         (["info", "scgpt"], "cellscribe import SOURCE"),
-        (["info", "ctheodoris/Geneformer"], "cellscribe import SOURCE"),
     ],
 )
 def test_what_would_be_taken_in_silence_or_without_advice(

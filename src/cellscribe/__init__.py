@@ -7,7 +7,8 @@
 ``report_runs`` for their curves; ``finetune`` and ``annotate`` for labels,
 ``build_index``, ``add_to_index`` and ``search`` for an index of labelled cells; ``evaluate`` to
 compare models, ``perturb`` to delete or promote genes; ``build_corpus`` and ``open_corpus`` for
-training stores; ``sample`` gives a few hundred real cells. Everything is imported when first used.
+training stores; ``CellEmbedder`` is a model as a step of scikit-learn; ``sample`` gives a few
+hundred real cells. Everything is imported when first used.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from cellscribe.api.corpus import build_corpus, corpus_card, download_census, open_corpus
     from cellscribe.api.embed import embed, embed_file
     from cellscribe.api.enhance import enhance, enhance_file
+    from cellscribe.api.estimator import CellEmbedder
     from cellscribe.api.evaluate import evaluate
     from cellscribe.api.finetune import finetune
     from cellscribe.api.genes import embed_genes, embed_genes_file, gene_importance
@@ -69,6 +71,7 @@ __all__ = [
     "AddOptions",
     "AnnotateOptions",
     "BuildOptions",
+    "CellEmbedder",
     "CensusOptions",
     "Corpus",
     "EmbedOptions",
@@ -128,6 +131,7 @@ _HOMES = {
     "AddOptions": "cellscribe.config",
     "AnnotateOptions": "cellscribe.config",
     "BuildOptions": "cellscribe.config",
+    "CellEmbedder": "cellscribe.api.estimator",
     "CensusOptions": "cellscribe.config",
     "Corpus": "cellscribe.corpus.store",
     "EmbedOptions": "cellscribe.config",

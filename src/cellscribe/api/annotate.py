@@ -22,6 +22,7 @@ from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.config import AnnotateOptions, CountsKind, Precision, Species, choose_options
 from cellscribe.config.annotate import Align
 from cellscribe.config.renamed import former_keywords
+from cellscribe.families.named import local_model
 from cellscribe.inference.session import DEFAULT_MODEL, choose_model, open_session
 from cellscribe.model.heads import has_head
 from cellscribe.model.metadata import find_checkpoint
@@ -258,7 +259,11 @@ def _annotated(
 
 def _directory(model: str | Path | Embedder) -> Path:
     """Directory of a model, loaded or not."""
-    return find_checkpoint(model) if isinstance(model, str | Path) else model.header.directory
+    return (
+        find_checkpoint(local_model(model))
+        if isinstance(model, str | Path)
+        else model.header.directory
+    )
 
 
 def _named(reference: str | Path | AnnData | None) -> str | None:

@@ -22,6 +22,7 @@ from cellscribe.cells.source_lists import Shard
 from cellscribe.cells.tokenize import write_opened
 from cellscribe.config import EmbedOptions, Options, ShardOptions, TokenizeOptions
 from cellscribe.errors import is_spoken
+from cellscribe.families.named import local_model
 from cellscribe.inference.embed import Interrupted, embed_cells
 from cellscribe.inference.inputs import HashedCounts, hash_of_blocks
 from cellscribe.inference.obs_columns import check_columns
@@ -121,6 +122,8 @@ def _run(
     shards = cut_shards(shards, sharing.rows_per_shard, options, log)
     listener.on_start(len(shards))
     if sharing.in_other_processes:
+        # once, before the workers
+        options = replace(options, model=str(local_model(options.model)))
         model = find_checkpoint(options.model)
         refuse_workers(sharing.workers or 1, sum(f.stat().st_size for f in model.iterdir()))
         job = Job(out, None, f".{sharing.form}")

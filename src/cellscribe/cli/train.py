@@ -91,8 +91,9 @@ def _preset(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) 
     preset = read_preset(given.get("--preset", PRESET))
     shape = preset.model
     if "--init-from" in given:
+        from cellscribe.families.named import local_model
         from cellscribe.model.metadata import read_header
 
-        shape = dataclasses.asdict(read_header(given["--init-from"]).config)
+        shape = dataclasses.asdict(read_header(local_model(given["--init-from"])).config)
     tables = {"train": {**preset.training, "model": shape}}
     Dict(tables, source=f"preset {preset.name}")(app, commands, arguments)

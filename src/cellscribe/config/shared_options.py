@@ -27,7 +27,7 @@ class CheckpointOptions(Options):
     """Which model."""
 
     model: str = "mini"
-    """A bundled model's name or a checkpoint directory."""
+    """A bundled model, a checkpoint directory, or OWNER/NAME[@REV][:FOLDER] of Hugging Face."""
 
 
 @dataclass(frozen=True, kw_only=True)

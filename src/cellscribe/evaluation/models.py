@@ -22,6 +22,7 @@ from cellscribe.config import EvaluateOptions, ModelOptions
 from cellscribe.errors import InputError
 from cellscribe.evaluation.scores import Kind
 from cellscribe.families.base import copy_of
+from cellscribe.families.named import local_model
 from cellscribe.families.registry import ModelHeader, RankedHeader, read_model
 from cellscribe.training.runs import HEADER, MODEL
 from cellscribe.writing import writing
@@ -248,6 +249,7 @@ def read_models(
 def _read(model: str | Path | Embedder, options: EvaluateOptions, cache: Path | None) -> Model:
     """Read the header of a model, or take that of a loaded one."""
     if isinstance(model, str | Path):
+        model = local_model(model)
         run = _run_folder(model)
         inside = model if run is None else run / MODEL
         header = read_model(inside)

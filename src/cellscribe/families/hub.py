@@ -25,6 +25,8 @@ GENES = re.compile(
     r"|.*medians\.json|.*geneformer\.vocab"
 )
 """Tables of genes, which may lie in other folders than the model."""
+OURS = ("SHA256SUMS", "training_cells.npy")
+"""Files of a model directory of ours, besides texts and weights."""
 TEXTS = (".json", ".tsv", ".txt", ".md", ".yaml")
 
 
@@ -81,7 +83,8 @@ def _belongs(file: str, folder: str) -> bool:
     within = "" if folder == "." else f"{folder}/"
     if parent not in (folder, f"{within}context", f"{within}weights", f"{within}models"):
         return False
-    return _is_weights(file) or file.endswith(TEXTS) or PurePosixPath(file).name == ".metadata"
+    name = PurePosixPath(file).name
+    return _is_weights(file) or file.endswith(TEXTS) or name in (".metadata", *OURS)
 
 
 def download(source: str, subfolder: str | None, revision: str | None) -> Path:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cellscribe.callbacks import Log
 from cellscribe.config import DeviceOptions, IndexOptions, InputOptions, ModelOptions, Options
 from cellscribe.errors import InputError
+from cellscribe.families.named import local_model
 from cellscribe.index.store import Index, MadeBy
 from cellscribe.inference.session import Session, open_session
 from cellscribe.model.metadata import find_checkpoint
@@ -107,7 +108,7 @@ def session_for(
     name = model or wanted["name"]
     if model is None:
         try:
-            find_checkpoint(name)  # type: ignore[arg-type]
+            find_checkpoint(local_model(name))  # type: ignore[arg-type]
         except InputError as error:
             raise InputError(
                 f"{error} (the model of {index.folder}; say where it is with --model)"

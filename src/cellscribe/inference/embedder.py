@@ -7,6 +7,7 @@ Letters: ``B`` cells of a block, ``D`` width.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from functools import partial
@@ -34,14 +35,17 @@ from cellscribe.config import (
 )
 from cellscribe.errors import boundary
 from cellscribe.families.bert.model import Bert
+from cellscribe.families.named import hub_name, local_model
 from cellscribe.families.registry import ModelHeader, Opened, open_model
 from cellscribe.inference.cpu import CPU_TOKENS, Block, Rows, Work, cpu_blocks, map_batches
 from cellscribe.inference.finite import check_finite, check_float16
 from cellscribe.inference.gpu import GPU_TOKENS, gpu_blocks
 from cellscribe.inference.resume import CELL, cell_facts
+from cellscribe.lease import claim
 from cellscribe.model.attention_cpu import has_bf16_kernel
 from cellscribe.model.device import DTYPES, SLOW_CPU, choose_device, choose_precision
 from cellscribe.model.encoder import set_compute_dtype
+from cellscribe.writing import writing
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -91,6 +95,8 @@ def load(
     run = DeviceOptions(device=device, precision=precision, threads=threads)
     where = choose_device(run.device)
     chosen = choose_precision(where, run.precision)
+    if isinstance(model, str | Path):
+        model = local_model(model)
     return Embedder(open_model(model, options), where, chosen, run.threads or usable_cores())
 
 
@@ -140,17 +146,57 @@ class Embedder:
 
     @classmethod
     @boundary
-    def from_pretrained(cls, model: str | Path = "mini", **settings: Any) -> Embedder:
+    def from_pretrained(
+        cls,
+        model: str | Path = "mini",
+        *,
+        revision: str | None = None,
+        subfolder: str | None = None,
+        **settings: Any,
+    ) -> Embedder:
         """Load a model; `load` under the name that Hugging Face gives it.
 
         Parameters
         ----------
         model
-            A bundled model's name or a checkpoint directory.
+            A bundled model's name, a checkpoint directory, or a repository of the Hugging Face hub.
+        revision, subfolder
+            Branch, tag or commit of the repository, and the folder in it that holds the model.
         **settings
             Keywords of `load`.
+
+        Raises
+        ------
+        InputError
+            See `load` and `families.named.find_model`.
         """
-        return load(model, **settings)
+        return load(hub_name(model, revision, subfolder), **settings)
+
+    @boundary
+    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the model to a folder: a checkpoint directory, as `load` reads it.
+
+        Its files are those that it was loaded from; options of `load` are not among them.
+
+        Parameters
+        ----------
+        folder
+            The new directory; appears when it is whole.
+        overwrite
+            Replace it if it exists.
+
+        Raises
+        ------
+        InputError
+            It exists, or cannot be written.
+        """
+        folder, source = Path(folder), self.header.directory
+        with (
+            claim(folder, [source], overwrite=overwrite, is_folder=True),
+            writing(folder) as partial,
+        ):
+            shutil.copytree(source, partial)
+        return folder
 
     def __repr__(self) -> str:
         return f"<Embedder {self.header.name} on {self.device}, {self.precision}>"

@@ -26,6 +26,7 @@ from cellscribe.config import (
     Species,
 )
 from cellscribe.errors import InputError
+from cellscribe.families.named import local_model
 from cellscribe.families.registry import NETWORKS, ModelHeader, read_model
 
 if TYPE_CHECKING:
@@ -267,12 +268,14 @@ def choose_model(model: str | Path | Embedder | None, options: Options) -> str |
     """
     named: str = getattr(options, "model", DEFAULT_MODEL)
     if model is None:
-        return named
+        return local_model(named)
     if named != DEFAULT_MODEL:
         raise InputError(
             f"a model is given by itself and in options ({named!r}); leave one of them out"
         )
-    if isinstance(model, str | Path) or hasattr(model, "header"):
+    if isinstance(model, str | Path):
+        return local_model(model)
+    if hasattr(model, "header"):
         return model
     raise InputError(
         f"model must be a name, a path or a loaded model (cellscribe.load), not a "

@@ -17,6 +17,7 @@ import torch
 from cellscribe.cells.gene_names.vocabulary import ALSO_CALLED, Vocabulary
 from cellscribe.config import ModelConfig
 from cellscribe.errors import InputError
+from cellscribe.families.named import local_model
 from cellscribe.model.checkpoint import CELL_HEAD, Checkpoint, load_checkpoint
 from cellscribe.model.encoder import MaskedGeneModel
 from cellscribe.model.metadata import find_checkpoint
@@ -49,7 +50,7 @@ class InitFrom:
         InputError
             There is no such model, or it has less than half of the corpus's genes.
         """
-        directory = find_checkpoint(name)
+        directory = find_checkpoint(local_model(name))
         checkpoint = load_checkpoint(directory)
         theirs = {gene: token for token, gene in enumerate(checkpoint.vocabulary.ids)}
         for name, other in ALSO_CALLED.items():

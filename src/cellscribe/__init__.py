@@ -196,8 +196,9 @@ def __getattr__(name: str) -> Any:
     found = getattr(importlib.import_module(_HOMES[name]), name)
     if isinstance(found, FunctionType):
         from cellscribe.errors import boundary
+        from cellscribe.notebook import with_bar
 
-        found = boundary(found)
+        found = with_bar(boundary(found))
     # found once: from here on it is an attribute like any other
     globals()[name] = found
     return found

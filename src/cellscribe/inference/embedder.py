@@ -45,6 +45,7 @@ from cellscribe.lease import claim
 from cellscribe.model.attention_cpu import has_bf16_kernel
 from cellscribe.model.device import DTYPES, SLOW_CPU, choose_device, choose_precision
 from cellscribe.model.encoder import set_compute_dtype
+from cellscribe.notebook import facts_html, with_bar
 from cellscribe.writing import writing
 
 if TYPE_CHECKING:
@@ -201,6 +202,19 @@ class Embedder:
     def __repr__(self) -> str:
         return f"<Embedder {self.header.name} on {self.device}, {self.precision}>"
 
+    def _repr_html_(self) -> str:
+        return facts_html(
+            f"cellscribe model {self.header.name}",
+            {
+                "family": self.header.family,
+                "vector": f"{self.width:,} values a cell: {self.pooling}",
+                "genes": f"{len(self.header.table):,} known, {self.context:,} read of a cell",
+                "computes": f"{self.precision} on {self.device}",
+                "weights": f"hash {self.hash}",
+            },
+        )
+
+    @with_bar
     @boundary
     def embed(
         self,

@@ -46,14 +46,14 @@ def notebook_bar(what: str) -> Progress:
     """Show what is done of all, and the rate, below the cell of a notebook."""
     from IPython.display import HTML, display
 
-    began, shown = time.monotonic(), None
+    began, shown, name = time.monotonic(), None, what
 
-    def show(done: int, total: int, step: str | None = None) -> None:
+    def show(done: int, total: int, what: str | None = None) -> None:
         nonlocal shown
         seconds = max(time.monotonic() - began, 1e-9)
-        rate = f", {done / seconds:,.0f}/s" if step is None else ""
+        rate = f", {done / seconds:,.0f}/s" if what is None else ""
         bar = HTML(
-            f"<label>{escape(step or what)} "
+            f"<label>{escape(what or name)} "
             f'<progress value="{done}" max="{max(total, 1)}"></progress> '
             f"{done:,} of {total:,}{rate}</label>"
         )

@@ -102,7 +102,7 @@ def test_labels_are_also_in_anndata(planted: pd.Series, tiny_model: Path, tmp_pa
         (["--gene-list", "LIST", "--group", "donor"], "leave out --mode and --group"),
         (["--gene-list", "LIST", "--min-cells", "99"], "at least two labels of 99 genes"),
         (["--gene-list", "OTHER"], "at least two labels of 10 genes that the cells show"),
-        ([], "say what to learn: --label COLUMN of obs, or --gene-list FILE"),
+        ([], "say what to learn: --label COLUMN of obs, or --target COLUMN"),
     ],
 )
 def test_what_is_refused(

@@ -103,7 +103,7 @@ def test_counts_of_several_files_are_read_by_their_shared_genes(tiny_model: Path
         ]
         labelled = read_labels([first, second], "cell_type", None, 5, log=lambda _: None)
         kept = np.array([0, 7, 59, 60, 61, 104])
-        found = read_logs(sources, labelled, kept, None)
+        found = read_logs(sources, labelled.rows, kept, None)
     shared = sorted(set(one.var["gene_ids"]) & set(two.var["gene_ids"]))
     assert found.shape == (6, len(shared))
     for adata, rows, own in ((one, [0, 7, 59], found[:3]), (two, [0, 1, 44], found[3:])):

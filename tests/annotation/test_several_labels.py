@@ -43,7 +43,12 @@ def two_columns(n: int = 90, seed: int = 0) -> ad.AnnData:
 
 
 def finetuned(model: Path, out: Path, **more: Any) -> Any:
-    words: dict[str, Any] = {"label": ("cell_type", "disease"), "group": "donor", "epochs": 2}
+    words: dict[str, Any] = {
+        "label": ("cell_type", "disease"),
+        "group": "donor",
+        "epochs": 2,
+        "report": False,
+    }
     options = FinetuneOptions(**words | {"layers": 1, **more, **FLAT})
     return cellscribe.finetune(model, two_columns(), out, options, log=quiet)
 
@@ -90,7 +95,7 @@ def test_a_head_beside_another_is_the_head_alone(tiny_model: Path, tmp_path: Pat
     """Where no layer is trained, on cells that all have both labels, with groups held out whole."""
     adata = typed_cells(90)
     adata.obs["disease"] = ["ill" if i // 9 % 2 else "well" for i in range(90)]
-    words: dict[str, Any] = {"group": "donor", "log": quiet, **FLAT}
+    words: dict[str, Any] = {"group": "donor", "report": False, "log": quiet, **FLAT}
     cellscribe.finetune(
         tiny_model, adata, tmp_path / "both", label=["cell_type", "disease"], **words
     )
@@ -139,7 +144,7 @@ def test_all_heads_are_saved_and_read(mode: Any, tiny_model: Path, tmp_path: Pat
     assert "### Labels" in card
     assert card.count("the same, in the fold that fared worst") <= 2
     facts = cellscribe.info(tmp_path / "ft")
-    assert facts["labels of disease"] == ["ill", "well"]
+    assert facts["columns"]["disease"] == ["ill", "well"]
 
 
 def test_the_loss_is_that_of_each_column_on_its_known_cells() -> None:

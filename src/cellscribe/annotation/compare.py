@@ -112,7 +112,7 @@ def baselines(
     """
     step = in_step(progress, "Reading counts for the baselines")
     begin = time.monotonic()
-    logs = read_logs(sources, labelled, drawn, step)
+    logs = read_logs(sources, labelled.rows, drawn, step)
     reading = time.monotonic() - begin
     truth, n_labels, folds = labelled.truth[drawn], len(labelled.labels), folds[drawn]
     tried: dict[float, npt.NDArray[np.float64]] = {}

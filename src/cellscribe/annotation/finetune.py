@@ -86,6 +86,18 @@ class Finetuned:
     judged: Sequence[Judged] = ()
     """Figures of each column on held-out cells, and of the baselines, where they were asked for."""
 
+    def lines(self, mode: str) -> list[str]:
+        """What was learnt and how it fared, for the terminal."""
+        found = []
+        for each in self.columns:
+            n, of = each.labelled.counts(), each.head.of
+            name = f"{each.name}: " if len(self.columns) > 1 else ""
+            found += [
+                f"{name}{sum(n.values()):,} {of} of {len(n)} labels learnt with --mode {mode}.",
+                f"{name}{each.calibration.summary(of)}",
+            ]
+        return found
+
     @property
     def head(self) -> Head:
         """That of the first column."""
@@ -340,7 +352,7 @@ def plain_options(options: FinetuneOptions) -> dict[str, Any]:
     found = asdict(options)
     found["gene_list"] = options.gene_list and str(options.gene_list)
     found["label"] = list(options.labels) if len(options.labels) > 1 else (*options.labels, None)[0]
-    for name in ("loss_weight",):
+    for name in ("loss_weight", "target", "coverage"):
         if not found[name]:
             del found[name]
     return found

@@ -29,6 +29,10 @@ MOST_NAMED = 20
 
 EMPTY = "no count on a gene that the model knows"
 """Why a cell with a label is not learnt from."""
+NO_GROUP = (
+    "Warning: no --group: cells of one donor stand on both sides of the folds, so that the "
+    "held-out figures are too good for cells of a new donor."
+)
 
 Integers = npt.NDArray[np.int64]
 
@@ -210,10 +214,7 @@ def learnable(truth: Integers, learnt: Any, held_out: Any) -> Any:
 def log_folds(labelled: Labelled, group: str | None, log: Log) -> None:
     """Say what a user should know of the held-out cells before trusting figures."""
     if labelled.groups is None:
-        log(
-            "Warning: no --group: cells of one donor stand on both sides of the folds, so that "
-            "the held-out figures are too good for cells of a new donor."
-        )
+        log(NO_GROUP)
         return
     for number, label in enumerate(labelled.labels):
         where = np.unique(labelled.groups[labelled.truth == number])

@@ -18,6 +18,12 @@ FIGURES = {
     "accuracy_called": ("accuracy of these", ".3f"),
 }
 """Of `Calls`, as the README has them."""
+NUMBER_SIDES = {
+    "model": "this model",
+    "ridge": "ridge regression on log-normalised genes (50 principal components)",
+    "mean": "mean of the cells that were learnt from",
+}
+"""What a number is predicted by."""
 
 
 def card(base: str, heads: Sequence[Head | NumberHead], licence: str | None = None) -> str:
@@ -91,7 +97,7 @@ def _groups(facts: dict[str, Any], of: str) -> str:
 def _measured(head: Head | NumberHead, level: str) -> list[str]:
     """How the labels of a head fared on held-out cells."""
     if isinstance(head, NumberHead):
-        raise NotImplementedError
+        return _number_measured(head, level)
     found, of = head.about["calibration"], head.of
     held, crossed = found["held_out"], found["crossed"]
     lines = [
@@ -120,6 +126,70 @@ def _measured(head: Head | NumberHead, level: str) -> list[str]:
         f"`unknown` (wanted: {found['wanted']:.0%} right).",
         "",
     ]
+
+
+def _number_measured(head: NumberHead, level: str) -> list[str]:
+    """How the predictions of a number fared on held-out cells."""
+    held = head.about["held_out"]
+    lines = [
+        f"{level} On held-out cells",
+        "",
+        f"Held out: {_groups(head.about, 'cells')}; {held['by']}. {verdict(head)}",
+        "",
+        "| | mean absolute error | R2 | Spearman |",
+        "|---|---|---|---|",
+    ]
+    for key, name in NUMBER_SIDES.items():
+        each = held["figures"][key]
+        rank = "" if each["spearman"] is None else f"{each['spearman']:.3f}"
+        lines.append(f"| {name} | {each['mae']:.4g} | {each['r2']:.3f} | {rank} |")
+    least, most = head.range
+    return [
+        *lines,
+        "",
+        f"{coverage_said(head)} `low` and `high` are the prediction less and plus "
+        f"{head.half_width:.4g}.",
+        "",
+        f"In training {plain(head.target)} goes from {least:.4g} to {most:.4g}; predictions beyond "
+        "that are given as they are.",
+        "",
+    ]
+
+
+def verdict(head: NumberHead) -> str:
+    """Say in one sentence whether a model that predicts a number beats the baselines."""
+    sides = head.about["held_out"]["figures"]
+    said = {}
+    for key, each in sides.items():
+        rank = "" if each["spearman"] is None else f", Spearman {each['spearman']:.2f}"
+        said[key] = f"{each['mae']:.3g} (R2 {each['r2']:.2f}{rank})"
+    beats = {key: sides["model"]["mae"] < sides[key]["mae"] for key in ("ridge", "mean")}
+    found = {
+        (True, True): "the model beats both",
+        (False, True): "the model beats the mean, but not plain genes: take these instead",
+        (True, False): "the model does not beat the mean, so nothing of use was learnt",
+        (False, False): "the model beats neither, so nothing of use was learnt",
+    }[beats["ridge"], beats["mean"]]
+    return (
+        f"On held-out {'groups' if head.about['group'] else 'cells'} the mean absolute error of "
+        f"{plain(head.target)} is {said['model']}, that of ridge regression on log-normalised "
+        f"genes (principal components) {said['ridge']}, that of the training mean {said['mean']}: "
+        f"{found}."
+    )
+
+
+def coverage_said(head: NumberHead) -> str:
+    """Say what the intervals were asked to hold, and what they hold."""
+    interval = head.about["held_out"]["interval"]
+    said = f"Intervals are asked to hold {interval['coverage']:.0%} of the cells"
+    if interval["groups"] is not None:
+        said += " of a new group"
+    if interval["reached"] is None:
+        return f"{said}; with one part held out nothing tells how many they do."
+    return (
+        f"{said}; those of each held-out fold, made from the other folds, hold "
+        f"{interval['reached']:.1%} ({interval['worst_fold']:.1%} in the fold that fared worst)."
+    )
 
 
 def _learnt(head: Head | NumberHead, level: str) -> list[str]:

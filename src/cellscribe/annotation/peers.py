@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix, vstack
 
-from cellscribe.annotation.labels import Labelled
 from cellscribe.annotation.linear import fit_linear
 from cellscribe.annotation.rotation import row_space
 from cellscribe.callbacks import Progress
@@ -39,7 +38,7 @@ Integers = npt.NDArray[np.integer]
 
 
 def read_logs(
-    sources: Sequence[Cells], labelled: Labelled, kept: Integers, progress: Progress | None
+    sources: Sequence[Cells], rows: Sequence[Integers], kept: Integers, progress: Progress | None
 ) -> csr_matrix:
     """Read the log-normalised counts of labelled cells, by the genes that all sources have.
 
@@ -47,10 +46,10 @@ def read_logs(
     ----------
     sources
         Opened files; columns are one gene where they have one token, or one name.
-    labelled
-        Their labels.
+    rows
+        Rows of each source, ascending.
     kept
-        Ascending places among the labelled cells that are read.
+        Ascending places among the cells of these rows that are read.
     progress
         Called with (cells done, cells in all).
 
@@ -74,9 +73,9 @@ def read_logs(
     ]
     parts, first, done = [], 0, 0
     total = sum(each.counts.n_cells for each in sources)
-    for each, rows, own in zip(sources, labelled.rows, columns, strict=True):
-        wanted = rows[kept[(kept >= first) & (kept < first + len(rows))] - first]
-        first, start = first + len(rows), 0
+    for each, some, own in zip(sources, rows, columns, strict=True):
+        wanted = some[kept[(kept >= first) & (kept < first + len(some))] - first]
+        first, start = first + len(some), 0
         for block in each.counts.blocks():
             here = wanted[(wanted >= start) & (wanted < start + block.shape[0])] - start
             # normalised by all counts of a cell, before any gene is left out

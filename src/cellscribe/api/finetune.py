@@ -11,6 +11,8 @@ from cellscribe.annotation.compare import tell
 from cellscribe.annotation.finetune import Finetuned, Page, finetune_model
 from cellscribe.annotation.gene_classes import finetune_genes
 from cellscribe.annotation.judged import Judged
+from cellscribe.annotation.measured import read_target
+from cellscribe.annotation.regression import FinetunedNumber, finetune_number
 from cellscribe.annotation.several_labels import read_columns
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.config import (
@@ -42,6 +44,8 @@ def finetune(
     *,
     label: str | Sequence[str] | None = None,
     loss_weight: Mapping[str, float] | None = None,
+    target: str | None = None,
+    coverage: float | None = None,
     gene_list: str | Path | None = None,
     group: str | None = None,
     mode: Mode | None = None,
@@ -69,7 +73,7 @@ def finetune(
     overwrite: bool | None = None,
     progress: Progress | None = None,
     log: Log = log_stderr,
-) -> Finetuned:
+) -> Finetuned | FinetunedNumber:
     """Learn labels from annotated cells or genes, and save a model that gives them to others.
 
     Parameters
@@ -87,6 +91,11 @@ def finetune(
         with a label in one of them is learnt from for that one.
     loss_weight
         Weight of each column's loss where layers are trained for several (1 if not named).
+    target
+        In place of `label`, a column of obs with a number: age, dose, score. `annotate` then gives
+        its prediction with an interval.
+    coverage
+        Share of new cells that this interval is to hold (0.9 if not given).
     gene_list
         In place of `label`, a CSV or TSV with columns gene and label: labels of genes are learnt
         from their vectors over the cells of `data`, and `embed_genes` gives them.
@@ -134,6 +143,8 @@ def finetune(
         "loss_weight": None
         if loss_weight is None
         else tuple(f"{name}={weight}" for name, weight in loss_weight.items()),
+        "target": target,
+        "coverage": coverage,
         "gene_list": None if gene_list is None else Path(gene_list),
         "group": group,
         "mode": mode,
@@ -174,6 +185,12 @@ def finetune(
         if options.gene_list is not None:
             cells = [session.map_genes(counts, options.gene_key) for counts in opened]
             return finetune_genes(session, cells, out, options, progress=progress)
+        if options.target is not None:
+            measured = read_target(
+                opened, options.target, options.group, options.min_cells, log=session.log
+            )
+            cells = [session.map_genes(counts, options.gene_key) for counts in opened]
+            return finetune_number(session, cells, measured, out, options, progress=progress)
         columns = read_columns(
             opened, options.labels, options.group, options.min_cells, log=session.log
         )

@@ -37,11 +37,6 @@ def finetune(
     options = options or FinetuneOptions()  # which refuses that nothing is to be learnt
     with progress_bar("Embedding") as progress:
         done = cellscribe.finetune(model, data, out, options, progress=progress, log=log_stderr)
-    for each in done.columns:
-        n, of = each.labelled.counts(), each.head.of
-        name = f"{each.name}: " if len(done.columns) > 1 else ""
-        log_stderr(
-            f"{name}{sum(n.values()):,} {of} of {len(n)} labels learnt with --mode {options.mode}."
-        )
-        log_stderr(f"{name}{each.calibration.summary(of)}")
+    for line in done.lines(options.mode):
+        log_stderr(line)
     print(out)

@@ -53,6 +53,11 @@ class FinetuneOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, 
     """Column of obs with the labels to learn; several times: a head for each, on one encoder."""
     loss_weight: tuple[str, ...] = ()
     """COLUMN=NUMBER: weight of a column's loss where layers are trained for several; else 1."""
+    target: str | None = None
+    """In place of labels, column of obs with a number to predict: age, dose, score."""
+    coverage: float | None = None
+    """With --target, share of new cells that the interval around a prediction holds; 0.9 if not
+    given."""
     gene_list: Path | None = None
     """Learn labels of genes in place of cells': a CSV or TSV with columns gene and label."""
     mode: Mode = "head"
@@ -86,10 +91,12 @@ class FinetuneOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, 
         super().__post_init__()
         if isinstance(self.label, str):
             object.__setattr__(self, "label", (self.label,))
-        if bool(self.label) == (self.gene_list is not None):
+        if [bool(self.label), self.target is not None, self.gene_list is not None].count(True) != 1:
             raise InputError(
-                "say what to learn: --label COLUMN of obs, or --gene-list FILE with labels of genes"
+                "say what to learn: --label COLUMN of obs, or --target COLUMN with a number, or "
+                "--gene-list FILE with labels of genes; one of them, as each makes its own model"
             )
+        self._check_target()
         for name in self.labels:
             if self.labels.count(name) > 1:
                 raise InputError(f"column {name!r} is named twice (--label); name it once")
@@ -110,6 +117,23 @@ class FinetuneOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, 
             )
         if self.weight_decay < 0:
             raise InputError(f"weight_decay must not be negative, as {self.weight_decay} is")
+
+    def _check_target(self) -> None:
+        """Refuse what belongs to labels where a number is learnt, and the reverse."""
+        if self.target is None:
+            if self.coverage is not None:
+                raise InputError("--coverage is of the interval of --target; leave it out")
+            return
+        if self.coverage is not None and not 0 < self.coverage < 1:
+            raise InputError(
+                f"coverage {self.coverage} is not a share; give more than 0, less than 1"
+            )
+        if self.compare:
+            raise InputError("--compare is of labels; --target is compared with baselines anyway")
+        if self.accuracy != type(self).accuracy:
+            raise InputError(
+                "--accuracy is of labels; for the interval of --target give --coverage"
+            )
 
     def _check_loss_weight(self) -> None:
         """Refuse weights that have nothing to share out."""
@@ -149,7 +173,9 @@ class FinetuneOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, 
     @property
     def learnt(self) -> str:
         """Name of what is learnt: the columns, or the list's file."""
-        return ", ".join(self.labels) or (self.gene_list.stem if self.gene_list else "")
+        return (
+            ", ".join(self.labels) or self.target or (self.gene_list.stem if self.gene_list else "")
+        )
 
     @property
     def peak_rate(self) -> float:

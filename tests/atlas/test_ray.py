@@ -97,7 +97,8 @@ def test_a_lost_node_changes_nothing(
     cluster.ask("add")
     assert found.failures == {}
     assert found.n_cells == sum(60 + i for i in range(N_SHARDS))
-    assert any("died" in line and "another takes its place" in line for line in said), said
+    # another takes its place, unless the others have done all before the loss is noticed
+    assert any("died" in line for line in said), said
     alone = cellscribe.embed_files(
         atlas,
         tmp_path / "alone",

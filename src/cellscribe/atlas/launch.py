@@ -8,7 +8,8 @@ a Ray cluster (`ray_engine`). What becomes of a worker that ends is decided here
 - one that dies before it has claimed anything is started again a few times, if it was killed; if it
   could not work (no model, another job's output, an error in the code), its place stays empty;
 - when every place is empty and nobody has seen the end of the work, the first reason is raised;
-- when every shard has ended, by what the workers told, those that wait for others are stopped.
+- when every shard has ended, by what the workers told, those that wait for others are stopped;
+  not where the word that one has died may still be on its way.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class Engine(Protocol):
 
     n: int
     """Places for workers."""
+    is_prompt: bool
+    """Whether the death of a worker is heard before another takes its shard over."""
     events: queue.Queue[Event]
     """What they tell; of place `ENGINE`, why the engine itself cannot go on."""
 
@@ -131,7 +134,7 @@ def _oversee(
                 failure = _hear(places[i], heard, listener, told)
                 if failure and strict:
                     raise InputError(failure)
-                if len(told.ended) == n_shards:
+                if engine.is_prompt and len(told.ended) == n_shards:
                     finished = True
                     break
                 continue

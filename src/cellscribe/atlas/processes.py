@@ -148,6 +148,8 @@ class LocalEngine:
         Called with a line where workers share a GPU.
     """
 
+    is_prompt = True
+
     def __init__(self, task: Mapping[str, Any], n: int, log: Log) -> None:
         from cellscribe.cells.pipeline import usable_cores
 

@@ -60,6 +60,8 @@ class RayEngine:
         Ray is not installed, or no cluster answers.
     """
 
+    is_prompt = False
+
     def __init__(self, task: Mapping[str, Any], job: Job, sharing: ShardOptions, log: Log) -> None:
         self.events: queue.Queue[Event] = queue.Queue()
         self._job, self._token = job, uuid.uuid4().hex

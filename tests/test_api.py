@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -152,6 +154,31 @@ def test_the_sample(tiny_model: Path) -> None:
     # every call gives a fresh one
     cells.obs["cell_type"] = "changed"
     assert cellscribe.sample().obs["cell_type"].nunique() > 4
+
+
+def test_a_view_is_embedded_without_a_warning(cells: ad.AnnData, embedder: Any) -> None:
+    whole = cellscribe.embed(cells, model=embedder, copy=True)
+    view = cells[10:20]
+    cellscribe.embed(view, model=embedder)  # a warning would be an error here
+    assert "X_cellscribe" not in cells.obsm
+    np.testing.assert_allclose(
+        view.obsm["X_cellscribe"], whole.obsm["X_cellscribe"][10:20], rtol=1e-4, atol=1e-6
+    )
+
+
+def test_a_training_run_stands_for_its_model(
+    cells: ad.AnnData, tiny_model: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "first-run"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    with pytest.raises(InputError, match="no model yet"):
+        cellscribe.load(run)
+    shutil.copytree(tiny_model, run / "model")
+    for path in (run, run / "model"):
+        model = cellscribe.load(path, device="cpu")
+        assert model.header.name == "first-run"
+        assert model.header.directory == run / "model"
 
 
 def test_tokenize_and_info(cells: ad.AnnData, tiny_model: Path, tmp_path: Path) -> None:

@@ -40,8 +40,10 @@ def test_from_cells_to_a_table(
     ran = run("perturb", source, *words)
     assert ran.status == 0, ran.err
     assert ran.out == f"{out}\n"
-    assert ran.err.endswith("5 rows\n") or ran.err.endswith("4 rows\n")
     table = pd.read_csv(out) if form == "csv" else pd.read_parquet(out)
+    told = [line.split()[0] for line in ran.err.splitlines() if line.startswith("  ")]
+    assert told == list(table["symbol"][:5])
+    assert table["shift"].is_monotonic_decreasing
     assert list(table) == [
         "gene", "symbol", "group", "n_cells", "shift", "shift_sd", "gene_shift", "p", "fdr",
     ]  # fmt: skip
@@ -109,3 +111,8 @@ def test_a_missing_file(tiny_model: Path, tmp_path: Path, run: Cli) -> None:
     words = ("--model", tiny_model, "-o", tmp_path / "out.csv", "--top", "2")
     assert "no.h5ad" in refused(run("perturb", tmp_path / "no.h5ad", *words))
     nothing_new(tmp_path)
+
+
+def test_parts_of_a_complex_are_suggested_first(source: Path, run: Cli, tmp_path: Path) -> None:
+    told = refused(run("perturb", source, "-o", tmp_path / "a.csv", "--genes", "CD3"))
+    assert "near it: CD3D, CD3E, CD3G, " in told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -129,6 +130,8 @@ def embed(
         "threads": threads,
     }
     options = choose_options(EmbedOptions, options, "embed", given)
+    from anndata import ImplicitModificationWarning
+
     with open_session(model, options, log=log) as session:
         cells = session.map_genes(session.open_cells(source), options.gene_key)
         vectors, facts = session.embedder.embed_counts(
@@ -138,7 +141,10 @@ def embed(
     if isinstance(source, str | Path):
         return vectors
     adata = to_change(source, copy=copy)
-    adata.obsm[options.key_added] = vectors
+    with warnings.catch_warnings():
+        # a view becomes an AnnData of its own, which is what its owner asks for
+        warnings.simplefilter("ignore", ImplicitModificationWarning)
+        adata.obsm[options.key_added] = vectors
     keep_about(adata, options.key_added, about)
     return adata if copy else None
 

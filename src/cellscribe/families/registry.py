@@ -33,6 +33,7 @@ from cellscribe.model.metadata import (
     config_text,
     find_checkpoint,
     hash_settings,
+    name_of_model,
     pools_of,
     read_config,
 )
@@ -282,7 +283,7 @@ def read_model(name: str | Path | ModelHeader) -> ModelHeader:
     table = GeneTable.read(directory / "genes.tsv")
     check_tables(directory)
     return ModelHeader(
-        name=directory.resolve().name,
+        name=name_of_model(directory),
         directory=directory,
         family=family,
         table=table,

@@ -145,7 +145,7 @@ class Header:
             )
         check_tables(directory)
         return cls(
-            name=directory.resolve().name,
+            name=name_of_model(directory),
             directory=directory,
             config=config,
             table=vocabulary,
@@ -270,12 +270,21 @@ def bundled_models() -> list[str]:
     return sorted(f.name for f in folder.iterdir() if (f / "config.json").is_file())
 
 
+RUN, MODEL = "run.json", "model"
+"""File by which a training run's folder is known, and the folder in it that has its model."""
 PUBLISHED = ("geneformer", "bionemo", "scgpt", "scbert", "scfoundation")
 """What the name of a published model has in it."""
 
 
+def name_of_model(directory: Path) -> str:
+    """Name of a model: that of its directory, or of the run that trained it."""
+    directory = directory.resolve()
+    of_run = directory.name == MODEL and (directory.parent / RUN).is_file()
+    return directory.parent.name if of_run else directory.name
+
+
 def find_checkpoint(name: str | Path) -> Path:
-    """Find the directory of a model: a path, or the name of a bundled one.
+    """Find the directory of a model: a path, a training run's path, or the name of a bundled one.
 
     Raises
     ------
@@ -284,6 +293,10 @@ def find_checkpoint(name: str | Path) -> Path:
     """
     path = Path(name)
     try:
+        if (path / RUN).is_file():
+            if not (path / MODEL).is_dir():
+                raise InputError(f"{path}: the run has no model yet; let it end, or resume it")
+            return path / MODEL
         if path.is_dir():
             return path
     except OSError as error:  # a name that no file can have

@@ -8,6 +8,9 @@ from cellscribe.cells.gene_names.genes import resolve
 from cellscribe.errors import InputError
 from cellscribe.families.registry import ModelHeader
 
+NEAR = 5
+"""Names that are suggested in place of one that is not known."""
+
 
 def find_genes(header: ModelHeader, names: Sequence[str]) -> list[int]:
     """Tokens of genes that are named by Ensembl id, symbol or an older symbol, each once.
@@ -38,5 +41,13 @@ def _near(name: str, names: Sequence[str]) -> str:
     from difflib import get_close_matches
 
     folded = {each.upper(): each for each in names}
-    near = [folded[each] for each in get_close_matches(name.upper(), folded, n=3)]
+    wanted = name.upper()
+    # CD3 is the complex of CD3D, CD3E and CD3G: these are meant more often than CHD3 or CD33
+    number = wanted[-1:].isdigit()
+    near = sorted(
+        (each for each in folded if wanted and each.startswith(wanted)),
+        key=lambda each: (number and each[len(wanted) :][:1].isdigit(), len(each), each),
+    )
+    near += [each for each in get_close_matches(wanted, folded, n=NEAR) if each not in near]
+    near = [folded[each] for each in near[:NEAR]]
     return f"; near it: {', '.join(near)}" if near else "; give an Ensembl id or a symbol"

@@ -152,6 +152,7 @@ def _cohort(counts: Counts, options: PerturbOptions, log: Log) -> _Cohort:
             raise InputError(
                 f"{counts.name}: no cell has {options.group_by} {value!r} ({flag}); there are "
                 f"{', '.join(there[:8]) or 'no values'}"
+                f"{f', and {len(there) - 8:,} more' if len(there) > 8 else ''}"
             )
     if not known.any():
         raise InputError(f"{counts.name}: obs column {options.group_by!r} is empty; name another")

@@ -23,9 +23,10 @@ from cellscribe.config.checked import Between, Count, check_value, hints_of, sho
 from cellscribe.config.files import read_bytes, read_json
 from cellscribe.config.renamed import RENAMED
 from cellscribe.errors import InputError
+from cellscribe.model.metadata import MODEL, RUN
 
 FORMAT, VERSION = "cellscribe run", 1
-HEADER, METRICS, MODEL = "run.json", "metrics.jsonl", "model"
+HEADER, METRICS = RUN, "metrics.jsonl"
 HEADER_KEYS = ("preset", "model", "training", "corpus", "parameters", "sessions")
 STEP_KEYS = ("loss", "gradient_norm", "learning_rate", "cells", "tokens", "seconds")
 VALIDATED = "loss_"  # the split's name follows

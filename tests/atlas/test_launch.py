@@ -148,6 +148,9 @@ def test_gpus_are_those_that_this_process_was_given(
 ) -> None:
     import torch
 
+    from cellscribe.atlas import processes
+
+    monkeypatch.setattr(processes, "has_driver", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     if given is None:

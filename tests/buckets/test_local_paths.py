@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 
 import anndata
@@ -14,6 +16,8 @@ from support.tiny import some_counts
 from support.web import Site
 
 import cellscribe
+from cellscribe.atlas.claims import Claims, Worker
+from cellscribe.atlas.remote_lease import remote_lease
 from cellscribe.buckets.bucket import Bucket
 from cellscribe.buckets.download import download
 from cellscribe.cli.sharing import is_many
@@ -99,6 +103,27 @@ def test_a_failed_run_uploads_nothing(faults: Faults, cells: Path, tiny_model: P
     with pytest.raises(InputError, match="no layer"):
         embed(str(cells), f"{store.name}/x.npy", tiny_model, layer="none")
     assert list(store.keys("")) == []
+
+
+def test_of_two_runs_on_one_object_the_second_is_told(faults: Faults) -> None:
+    url, said = "s3://bucket/twice/x.npy", list[str]()
+    state = Bucket("s3://bucket/twice")
+    with (
+        remote_lease(url, said.append, patience=2),
+        pytest.raises(InputError) as told,
+        remote_lease(url, said.append, patience=2),
+    ):
+        raise AssertionError
+    who = f"(host {socket.gethostname()}, pid {os.getpid()})"
+    assert f"x.npy is being written by another process {who}" in str(told.value)
+    assert list(state.keys("")) == []
+    # one that was killed has no pulse any more
+    Claims(Bucket("s3://bucket/twice/.cellscribe/single"), ["x.npy"], Worker()).take("x.npy")
+    said.clear()
+    with remote_lease(url, said.append, patience=0.3):
+        assert len(list(state.keys(""))) == 2
+    assert list(state.keys("")) == []
+    assert len(said) == 1
 
 
 def test_what_is_one_run_and_what_are_many() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from cellscribe.atlas.remote_lease import remote_lease
 from cellscribe.buckets.local_paths import local_paths
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.cells.counts import Counts
@@ -246,6 +247,7 @@ def embed_file(
     report, map_png = (None if path is None else Path(path) for path in (report, map_png))
     drawn = [path for path in (report, map_png) if path is not None]
     with ExitStack() as stack:
+        stack.enter_context(remote_lease(out, log))
         remote = local_paths(source, out, overwrite=options.overwrite)
         source, out = stack.enter_context(remote)
         read = source if isinstance(source, str | Path) else getattr(source, "filename", None)

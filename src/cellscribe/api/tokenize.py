@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cellscribe.atlas.remote_lease import remote_lease
 from cellscribe.buckets.local_paths import local_paths
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.cells.tokenize import Tokenized, write_tokens
@@ -62,6 +63,7 @@ def tokenize(
     }
     options = choose_options(TokenizeOptions, options, "tokenize", given)
     with (
+        remote_lease(out, log),
         local_paths(source, out, overwrite=options.overwrite) as (given_source, path),
         open_session(model, options, log=log) as session,
     ):

@@ -183,12 +183,22 @@ class LocalEngine:
                 worker.ended.wait()
 
 
+def has_driver() -> bool:
+    """Whether this machine may have GPUs: told by device files, as torch takes a second to load."""
+    if not sys.platform.startswith("linux"):
+        return True
+    names = ("nvidia", "nvhost", "nvgpu", "dxg", "kfd")
+    return any(entry.startswith(names) for entry in os.listdir("/dev"))
+
+
 def visible_gpus() -> list[str]:
     """Name the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` takes them.
 
     Where that variable is set they are its entries: numbers, or UUIDs of GPUs or MIG slices. As
     CUDA does, what comes after an invalid number is left out.
     """
+    if not has_driver():
+        return []
     import torch
 
     if not torch.cuda.is_available():

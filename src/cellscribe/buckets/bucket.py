@@ -40,6 +40,10 @@ class Stored:
         return f"{self.size} bytes, {self.etag}"
 
 
+class NotSharedError(InputError):
+    """A bucket that does not keep a key from being written twice."""
+
+
 class Bucket:
     """What lies under a URL; keys are relative to it.
 
@@ -127,8 +131,8 @@ class Bucket:
     def _put_new(self, key: str, data: bytes) -> None:
         self._obstore.put(self._store, self.at(key), data, mode="create", use_multipart=False)
 
-    def _not_shared(self) -> InputError:
-        return InputError(
+    def _not_shared(self) -> NotSharedError:
+        return NotSharedError(
             f"{self._host} does not keep a key from being written twice (conditional put), so "
             "workers cannot share it; name a folder or another bucket for the results"
         )

@@ -2,8 +2,7 @@
 
 The source is copied first (`spool`); a zarr store is read in place. The output is made on this
 machine and uploaded when it is whole: an object appears at once, and of a zarr store the metadata
-at its root comes last. Two runs that write one object at a time are not kept apart, as those that
-write one file are: the last one wins.
+at its root comes last. What keeps two runs off one object is `atlas.remote_lease`.
 """
 
 from __future__ import annotations

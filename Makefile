@@ -21,7 +21,7 @@ SAMPLE := src/cellscribe/bundled/pbmc3k_sample.h5ad
 help:
 	@echo "make demo    set up $(VENV), embed the bundled cells, leave vectors, report and map in demo/"
 	@echo "make test    set up $(VENV) for development and run the tests"
-	@echo "make lint    ruff, formatting and types"
+	@echo "make lint    ruff, formatting, types and spelling"
 	@echo "make corpus  build the files in DATA ($(DATA)) into runs/corpus, as recipes/small.toml says"
 	@echo "make mini    train the bundled model on runs/corpus, in half an hour on two cores; after a stop it goes on"
 	@echo "make bench   measure on the real cells in DATA ($(DATA)) and render README's tables"
@@ -47,6 +47,7 @@ lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell src docs scripts benchmarks recipes *.md NOTICE
 
 # All files but the knock-downs, which are for tests of perturbation.
 corpus: $(VENV)/.stamp-dev

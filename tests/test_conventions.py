@@ -41,6 +41,7 @@ OPTIONS: dict[str, tuple[type, dict[str, Any]]] = {
     "build_index": (cellscribe.IndexOptions, {"deduplicate": True}),
     "add_to_index": (cellscribe.AddOptions, {"deduplicate": True}),
     "search": (cellscribe.QueryOptions, {"use_rep": "X_cellscribe"}),
+    "explore": (cellscribe.ExploreOptions, {"gene": ("CD3E",)}),
     "import_model": (cellscribe.ImportOptions, {"overwrite": True}),
     "export_model": (cellscribe.ExportOptions, {"overwrite": True}),
 }

@@ -7,8 +7,8 @@
 ``report_runs`` for their curves; ``finetune`` and ``annotate`` for labels,
 ``build_index``, ``add_to_index`` and ``search`` for an index of labelled cells; ``evaluate`` to
 compare models, ``perturb`` to delete or promote genes; ``build_corpus`` and ``open_corpus`` for
-training stores; ``CellEmbedder`` is a model as a step of scikit-learn; ``sample`` gives a few
-hundred real cells. Everything is imported when first used.
+training stores; ``explore`` for a page to look around in; ``CellEmbedder`` is a model as a step
+of scikit-learn; ``sample`` gives a few hundred real cells. Everything is imported when first used.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cellscribe.api.enhance import enhance, enhance_file
     from cellscribe.api.estimator import CellEmbedder
     from cellscribe.api.evaluate import evaluate
+    from cellscribe.api.explore import explore
     from cellscribe.api.finetune import finetune
     from cellscribe.api.genes import embed_genes, embed_genes_file, gene_importance
     from cellscribe.api.index import (
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         EmbedOptions,
         EnhanceOptions,
         EvaluateOptions,
+        ExploreOptions,
         ExportOptions,
         FinetuneOptions,
         GenesOptions,
@@ -78,6 +80,7 @@ __all__ = [
     "Embedder",
     "EnhanceOptions",
     "EvaluateOptions",
+    "ExploreOptions",
     "ExportOptions",
     "FinetuneOptions",
     "GenesOptions",
@@ -108,6 +111,7 @@ __all__ = [
     "enhance",
     "enhance_file",
     "evaluate",
+    "explore",
     "export_model",
     "finetune",
     "gene_importance",
@@ -138,6 +142,7 @@ _HOMES = {
     "Embedder": "cellscribe.inference.embedder",
     "EnhanceOptions": "cellscribe.config",
     "EvaluateOptions": "cellscribe.config",
+    "ExploreOptions": "cellscribe.config",
     "ExportOptions": "cellscribe.config",
     "FinetuneOptions": "cellscribe.config",
     "GenesOptions": "cellscribe.config",
@@ -168,6 +173,7 @@ _HOMES = {
     "enhance": "cellscribe.api.enhance",
     "enhance_file": "cellscribe.api.enhance",
     "evaluate": "cellscribe.api.evaluate",
+    "explore": "cellscribe.api.explore",
     "export_model": "cellscribe.api.models",
     "finetune": "cellscribe.api.finetune",
     "gene_importance": "cellscribe.api.genes",

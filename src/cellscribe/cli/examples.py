@@ -33,6 +33,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "evaluate mini --data ref.h5ad -o judged",
         "evaluate mini scgpt --task annotation --data ref.h5ad -o judged",
     ),
+    "explore": (
+        "explore vectors.h5ad -o map.html",
+        "explore vectors.h5ad -o map.html --color cell_type --gene CD3E",
+        "explore vectors.h5ad -o map.html --basis X_umap --max-cells 50000",
+    ),
     "perturb": ("perturb cells.h5ad --genes GATA1 TP53 -o shifts.csv",),
     "import": (
         "import scGPT_human -o scgpt",

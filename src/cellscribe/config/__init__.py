@@ -20,6 +20,7 @@ from cellscribe.config.embed import EmbedOptions
 from cellscribe.config.encoder import ModelConfig, Pooling
 from cellscribe.config.enhance import EnhanceOptions
 from cellscribe.config.evaluate import EvaluateOptions
+from cellscribe.config.explore import ExploreOptions
 from cellscribe.config.finetune import FinetuneOptions
 from cellscribe.config.genes import GenesOptions
 from cellscribe.config.index import AddOptions, IndexOptions, QueryOptions
@@ -59,6 +60,7 @@ __all__ = [
     "EmbedOptions",
     "EnhanceOptions",
     "EvaluateOptions",
+    "ExploreOptions",
     "ExportOptions",
     "FinetuneOptions",
     "GenesOptions",

@@ -7,12 +7,15 @@ out and get NaN coordinates, so that a few broken vectors do not spoil the map.
 
 from __future__ import annotations
 
+import io
+import re
 import warnings
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from cellscribe.callbacks import Progress
 from cellscribe.errors import InputError
 
 Layout = Literal["UMAP", "PCA"]
@@ -35,7 +38,9 @@ def finite_rows(values: npt.NDArray) -> npt.NDArray[np.bool_]:
     return np.asarray(np.isfinite(values).all(axis=1))
 
 
-def umap_coordinates(embeddings: npt.NDArray, seed: int = 0) -> npt.NDArray[np.float32]:
+def umap_coordinates(
+    embeddings: npt.NDArray, seed: int = 0, *, progress: Progress | None = None
+) -> npt.NDArray[np.float32]:
     """Compute coordinates of the cells in the plane.
 
     Parameters
@@ -44,6 +49,8 @@ def umap_coordinates(embeddings: npt.NDArray, seed: int = 0) -> npt.NDArray[np.f
         ``[n, D]``, any float type.
     seed
         The same seed and rows give the same coordinates.
+    progress
+        Called with (epochs done, epochs in all), once the neighbors are found.
 
     Returns
     -------
@@ -64,11 +71,25 @@ def umap_coordinates(embeddings: npt.NDArray, seed: int = 0) -> npt.NDArray[np.f
     elif not np.ptp(rows, axis=0).any():
         coordinates[finite] = 0  # all cells have the same vector: one point is correct
     else:
-        coordinates[finite] = _umap(rows, seed)
+        coordinates[finite] = _umap(rows, seed, progress)
     return coordinates
 
 
-def _umap(rows: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float32]:
+class _Epochs(io.TextIOBase):
+    """Takes the bar that umap-learn prints, and reports what stands on it."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def write(self, text: str) -> int:
+        if found := re.search(r"(\d+)/(\d+)", text):
+            self.progress(int(found[1]), int(found[2]))
+        return len(text)
+
+
+def _umap(
+    rows: npt.NDArray[np.float32], seed: int, progress: Progress | None
+) -> npt.NDArray[np.float32]:
     with warnings.catch_warnings():
         # umap-learn warns when its optional TensorFlow is missing
         warnings.filterwarnings("ignore", message=".*Tensorflow not installed.*")
@@ -82,8 +103,14 @@ def _umap(rows: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float32]:
         init="pca",
         random_state=seed,
         n_jobs=1,
+        tqdm_kwds=None if progress is None else _bar(progress),
     )
     return np.asarray(fit.fit_transform(rows), dtype=np.float32)
+
+
+def _bar(progress: Progress) -> dict[str, object]:
+    bar = {"file": _Epochs(progress), "disable": False, "bar_format": "{n_fmt}/{total_fmt}"}
+    return bar | {"mininterval": 0.5}
 
 
 def _principal_components(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

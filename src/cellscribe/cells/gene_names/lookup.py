@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +33,9 @@ from cellscribe.cells.gene_names.symbols import (
 )
 from cellscribe.cells.gene_names.vocabulary import GeneTable
 
-UNREAD = -2
-"""Stands in place of a token where a name has not been looked up."""
+UNREAD, RETIRED = -2, -3
+"""Stand in place of a token where a name has not been looked up, and where nobody knows it any
+more."""
 
 
 def lookup_of(vocabulary: GeneTable, species: str) -> Lookup:
@@ -58,18 +60,19 @@ class Lookup:
     def find_all(self, names: Sequence[str]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int32]]:
         """Look up the ``U`` distinct names of a file: ``[U]`` kinds and ``[U]`` tokens."""
         there = frozenset(names)
-        token = np.array(self.quick(names, there), dtype=np.int32)
-        kind = np.full(len(names), Kind.ENSEMBL, dtype=np.int8)
+        token = self.quick(names, there)
+        kind = np.where(token == RETIRED, Kind.NOTHING, Kind.ENSEMBL).astype(np.int8)
+        token[token == RETIRED] = -1
         for place in np.flatnonzero(token == UNREAD).tolist():
             kind[place], token[place] = self.among(names[place], there)
         return kind, token
 
-    def quick(self, names: Sequence[str], there: frozenset[str]) -> list[int]:
+    def quick(self, names: Sequence[str], there: frozenset[str]) -> npt.NDArray[np.int32]:
         """Tokens of the names that are Ensembl ids and need no rule, `UNREAD` for the others.
 
-        A gene that the vocabulary has not has -1.
+        A gene that the vocabulary has not has -1, one that is known no more `RETIRED`.
         """
-        return [UNREAD] * len(names)
+        return np.full(len(names), UNREAD, dtype=np.int32)
 
     def among(self, name: str, there: frozenset[str]) -> tuple[Kind, int]:
         """Look up a name of a file whose names are `there`: a repeat may be of an older name."""
@@ -125,20 +128,25 @@ class HumanLookup(Lookup):
         """Symbols that the table lacks, by `loose_key`."""
         return loose_index(self.own.keys() - self.genes.keys())
 
-    def quick(self, names: Sequence[str], there: frozenset[str]) -> list[int]:
+    @cached_property
+    def odd(self) -> frozenset[str]:
+        """Special tokens, and genes that are not Ensembl's."""
+        return frozenset(name for name in self.token_of if name[:4] != "ENSG")
+
+    def quick(self, names: Sequence[str], there: frozenset[str]) -> npt.NDArray[np.int32]:
         """Tokens of the names that are Ensembl ids and need no rule, `UNREAD` for the others."""
         if self.synonyms is not None:
             return super().quick(names, there)
-        tokens = [self.token_of.get(name, UNREAD) for name in names]
+        found = map(self.token_of.get, names, repeat(UNREAD))
+        tokens = np.fromiter(found, dtype=np.int32, count=len(names))
         lone = table().lone
-        for place, token in enumerate(tokens):
-            if token == UNREAD and names[place] in lone:
+        for place in np.flatnonzero(tokens == UNREAD).tolist():
+            if names[place] in lone:
                 tokens[place] = -1
-        # special tokens, and genes that are not Ensembl's
-        if odd := {name for name in self.token_of if name[:4] != "ENSG"} & there:
-            tokens = [
-                UNREAD if name in odd else token for name, token in zip(names, tokens, strict=True)
-            ]
+            elif self._is_retired(names[place]):
+                tokens[place] = RETIRED
+        if odd := self.odd & there:
+            tokens[[place for place, name in enumerate(names) if name in odd]] = UNREAD
         return tokens
 
     def find(self, name: str) -> tuple[Kind, int]:

@@ -73,7 +73,7 @@ def test_a_tuned_model_is_a_model_like_any_other(tuned: Path, tiny_model: Path) 
     from cellscribe.model.checkpoint import load_checkpoint
 
     names = ["README.md", "SHA256SUMS", "config.json", "genes.tsv", "head.json"]
-    names += ["head.safetensors"]
+    names += ["head.safetensors", "metrics.json", "report.html"]
     assert sorted(p.name for p in tuned.iterdir()) == sorted([*names, "model.safetensors"])
     # only a head was trained
     assert load_checkpoint(tuned).hash == load_checkpoint(tiny_model).hash

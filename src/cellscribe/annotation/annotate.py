@@ -22,6 +22,7 @@ from cellscribe.annotation.heads_annotation import (
     heads_annotation,
     predict_numbers,
 )
+from cellscribe.annotation.kept_metrics import read_metrics
 from cellscribe.annotation.labels import (
     Labelled,
     check_labels,
@@ -29,6 +30,7 @@ from cellscribe.annotation.labels import (
     read_labels,
 )
 from cellscribe.annotation.reference import Reference, fit_reference
+from cellscribe.annotation.seen import Seen
 from cellscribe.annotation.several_labels import naming
 from cellscribe.callbacks import Log, Progress, in_step
 from cellscribe.cells.counts import Counts
@@ -53,6 +55,7 @@ def annotate_cells(
     options: AnnotateOptions,
     *,
     reference: str | Path | AnnData | None = None,
+    seen: Seen | None = None,
     progress: Progress | None = None,
 ) -> tuple[Annotation | HeadsAnnotation, Counts]:
     """Call every cell of a source with a fine-tuned model or a labelled reference.
@@ -67,6 +70,8 @@ def annotate_cells(
         Reference and all the rest.
     reference
         Labelled cells, in place of `options.reference`, which only a path can be.
+    seen
+        Takes what a page shows.
     progress
         Called with (cells done, cells in all, name of the step).
 
@@ -108,7 +113,7 @@ def annotate_cells(
     else:
         opened, labelled = _open_reference(session, reference, options)
         about = _compare_genes(cells, opened, session.log)
-        found, facts = _fit_reference(session, opened, labelled, options, progress)
+        found, facts = _fit_reference(session, opened, labelled, options, seen, progress)
         callers = {str(options.label): (caller_of_reference(found), about | facts)}
     with embed_cells(cells, session.embedder, in_step(progress, "Annotating")) as embedded:
         named: dict[str, Annotation | Numbers] = {}
@@ -120,6 +125,9 @@ def annotate_cells(
         for head in heads:
             if isinstance(head, NumberHead):
                 named[name_of(head)] = predict_numbers(embedded, head, session.log)
+        if seen is not None:
+            seen.take(embedded.blocks(), cells.counts.n_cells, options.seed)
+            seen.metrics += read_metrics(session.header.directory) if heads else []
         first = next(iter(named.values()))
         if len(named) == 1 and isinstance(first, Annotation):
             return first, cells.counts
@@ -169,6 +177,7 @@ def _fit_reference(
     opened: Cells,
     labelled: Labelled,
     options: AnnotateOptions,
+    seen: Seen | None,
     progress: Progress | None,
 ) -> tuple[Reference, dict[str, Any]]:
     """Embed a reference and learn from it."""
@@ -189,6 +198,8 @@ def _fit_reference(
     )
     session.log(fitted.calibration.summary())
     log_calibration(fitted.calibration, session.log)
+    if seen is not None:
+        seen.judge(fitted, opened, labelled, vectors[filled], options, progress)
     disagreement = fitted.contradictions
     if disagreement.share >= CONTRADICTORY:
         session.log(f"Warning: {disagreement.sentence()}")

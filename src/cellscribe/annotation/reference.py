@@ -48,6 +48,14 @@ class Reference:
     domain: Domain
     calibration: Calibration
     contradictions: Contradictions
+    folds: npt.NDArray[np.int64]
+    """``[R]`` fold in which each cell was held out."""
+    tested: npt.NDArray[np.bool_]
+    """``[R]`` cells that the calibration rests on."""
+    logits: npt.NDArray[np.float64]
+    """``[cells of tested, C]`` what held-out cells were told."""
+    known: npt.NDArray[np.float64]
+    """``[R]`` probability that each held-out cell is of a known type."""
 
     def probabilities(self, vectors: Floats) -> npt.NDArray[np.float64]:
         """Calibrated probabilities, ``[B, D]`` to ``[B, C]``, of a cell of a known type."""
@@ -129,4 +137,8 @@ def fit_reference(
             known=known[tested],
         ),
         contradictions=contradictions(shares, right, labelled.labels),
+        folds=fold,
+        tested=tested,
+        logits=mixed(logits, shares, softening, weight),
+        known=known,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +17,19 @@ from cellscribe.annotation.output import (
     with_probabilities,
     write_annotation,
 )
+from cellscribe.annotation.seen import Seen
 from cellscribe.api.embed import keep_about, to_change
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.config import AnnotateOptions, CountsKind, Precision, Species, choose_options
 from cellscribe.config.annotate import Align
 from cellscribe.config.renamed import former_keywords
 from cellscribe.families.named import local_model
+from cellscribe.inference.outputs import sidecar
 from cellscribe.inference.session import DEFAULT_MODEL, choose_model, open_session
+from cellscribe.lease import lease
 from cellscribe.model.heads import has_head
 from cellscribe.model.metadata import find_checkpoint
+from cellscribe.writing import writing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,6 +189,7 @@ def annotate_file(
     index: str | Path | None = None,
     label: str | None = None,
     overwrite: bool | None = None,
+    report: str | Path | None = None,
     progress: Progress | None = None,
     log: Log = log_stderr,
 ) -> Annotation | HeadsAnnotation | IndexAnnotation:
@@ -200,6 +205,10 @@ def annotate_file(
         All settings at once, in place of `reference`, `index`, `label` and `overwrite`.
     overwrite
         Replace `out` if it exists.
+    report
+        Also write a self-contained HTML page here: whether the cells lie outside of what the labels
+        come from, what was called, a map, and the figures of held-out cells. With a reference the
+        baselines are fitted for it too.
 
     Raises
     ------
@@ -215,11 +224,29 @@ def annotate_file(
     options, out = choose_options(AnnotateOptions, options, "annotate_file", given), Path(out)
     inputs = [source, options.reference if reference is None else reference]
     paths = [Path(path) for path in inputs if isinstance(path, str | Path)]
-    with (
-        claim_annotated(out, paths, overwrite=options.overwrite),
-        _annotated(source, options, model, reference, progress, log) as (done, opened),
-    ):
+    seen, page = (None, None) if report is None else (Seen(), Path(report))
+    if page is not None:
+        from cellscribe.report.embedding_files import check_drawn
+
+        for path in [*paths, None]:
+            check_drawn(path, [page], [out, sidecar(out)])
+    with ExitStack() as stack:
+        stack.enter_context(claim_annotated(out, paths, overwrite=options.overwrite))
+        if page is not None:
+            stack.enter_context(lease(page))
+        done, opened = stack.enter_context(
+            _annotated(source, options, model, reference, progress, log, seen)
+        )
+        text = ""
+        if seen is not None:
+            from cellscribe.report.annotation_page import render_annotated
+
+            table = done.table(opened.obs.index)
+            text = render_annotated(done, table, seen, source=Path(opened.name).name)
         write_annotation(out, done, opened, options.key_added)
+        if page is not None:
+            with writing(page) as partial:
+                partial.write_text(text, encoding="utf-8")
     return done
 
 
@@ -231,6 +258,7 @@ def _annotated(
     reference: str | Path | AnnData | None,
     progress: Progress | None,
     log: Log,
+    seen: Seen | None = None,
 ) -> Iterator[tuple[Annotation | HeadsAnnotation | IndexAnnotation, Counts]]:
     """Call every cell of a source, which is open meanwhile."""
     from cellscribe.index.made_by import session_for
@@ -248,13 +276,15 @@ def _annotated(
             )
     if options.index is None:
         with open_session(model, options, log=log) as session:
-            yield annotate_cells(session, source, options, reference=reference, progress=progress)
+            yield annotate_cells(
+                session, source, options, reference=reference, seen=seen, progress=progress
+            )
         return
     index = open_index(options.index)
     if model is None and options.model != DEFAULT_MODEL:
         model = options.model
     with session_for(index, options, model, log=log) as session:
-        yield annotate_by_index(session, index, source, options, progress=progress)
+        yield annotate_by_index(session, index, source, options, seen=seen, progress=progress)
 
 
 def _directory(model: str | Path | Embedder) -> Path:

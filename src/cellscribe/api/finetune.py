@@ -64,7 +64,7 @@ def finetune(
     epochs: int | None = None,
     learning_rate: float | None = None,
     trials: int | None = None,
-    report: bool | None = None,
+    no_report: bool | None = None,
     compare: bool | None = None,
     seed: int | None = None,
     device: str | None = None,
@@ -116,9 +116,9 @@ def finetune(
     trials
         Recipes that are tried on held-out groups before (needs Optuna): learning rate, layers and
         passes. They are in the new model's README and ``head.json``.
-    report
-        Write ``report.html`` and ``metrics.json`` into `out` (True if not given): figures of each
-        label on held-out cells, and of baselines that are fitted on the same folds.
+    no_report
+        Leave out ``report.html`` and ``metrics.json``: figures of each label on held-out cells, and
+        of baselines that are fitted on the same folds.
     compare
         Train head, last layers and adapters too, on the same folds, and say which way is best for
         these cells, ours or not; `mode` is saved all the same.
@@ -163,7 +163,7 @@ def finetune(
         "epochs": epochs,
         "learning_rate": learning_rate,
         "trials": trials,
-        "report": report,
+        "no_report": no_report,
         "compare": compare,
         "seed": seed,
         "device": device,
@@ -195,7 +195,7 @@ def finetune(
             opened, options.labels, options.group, options.min_cells, log=session.log
         )
         cells = [session.map_genes(counts, options.gene_key) for counts in opened]
-        page = _page(session.header.name, paths) if options.report else None
+        page = _page(session.header.name, paths) if not options.no_report else None
         done = finetune_model(session, cells, columns, out, options, page=page, progress=progress)
     if options.compare:
         for each in done.judged:

@@ -21,6 +21,7 @@ def annotate(
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     options: Annotated[AnnotateOptions | None, Parameter(name="*")] = None,
+    report: Path | None = None,
 ) -> None:
     """Give every cell a label and its probability, or unknown.
 
@@ -30,10 +31,14 @@ def annotate(
         Raw counts: .h5ad, .zarr, .loom, 10x .h5, folder with a .mtx (or .tar.gz), .csv, .parquet.
     out
         .csv or .parquet, or .h5ad: a copy with columns added to obs; appears when it is whole.
+    report
+        Write a self-contained HTML page: what was called, a map, how far to trust it.
     """
     options = options or AnnotateOptions()
     with progress_bar("Annotating") as progress:
-        done = cellscribe.annotate_file(source, out, options, progress=progress, log=log_stderr)
+        done = cellscribe.annotate_file(
+            source, out, options, report=report, progress=progress, log=log_stderr
+        )
     log_stderr(done.genes.summary())
     counts = done.counts()
     for label, n in counts.items():
@@ -44,4 +49,6 @@ def annotate(
             f"Warning: {done.n_empty:,} cells have no count on a gene that the model knows; they "
             f"{fate}."
         )
-    print(out)
+    for path in (out, report):
+        if path is not None:
+            print(path)

@@ -82,8 +82,8 @@ class FinetuneOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, 
     """Recipes (rate, layers, passes) that are tried on held-out groups; the best is taken."""
     weight_decay: float = 0.01
     """AdamW's decay; none on norms, biases and embeddings."""
-    report: bool = True
-    """Write report.html and metrics.json, with baselines fitted on the same folds."""
+    no_report: bool = False
+    """Leave out report.html and metrics.json, and the baselines that are fitted for them."""
     compare: bool = False
     """Train head, last layers and adapters too, and say which way is best for these cells."""
 

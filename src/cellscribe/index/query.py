@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cellscribe.annotation.domain import TINY, Types, fit_types
+from cellscribe.annotation.seen import Seen
 from cellscribe.callbacks import Progress, in_step
 from cellscribe.errors import InputError
 from cellscribe.index.nearest import Floats, Places, Search, open_search
@@ -265,6 +266,7 @@ def annotate_by_index(
     source: str | Path | AnnData,
     options: AnnotateOptions,
     *,
+    seen: Seen | None = None,
     progress: Progress | None = None,
 ) -> tuple[IndexAnnotation, Counts]:
     """Call every cell of a source by an index.
@@ -279,6 +281,8 @@ def annotate_by_index(
         Cells to call.
     options
         Column of labels, and where counts and genes are.
+    seen
+        Takes what a page shows.
     progress
         Called with (cells done, cells in all, name of the step).
 
@@ -305,6 +309,8 @@ def annotate_by_index(
     for near in querying.blocks(opened):
         called.put(near.rows, voter.call(near))
         n_filled += len(near.rows)
+        if seen is not None:
+            seen.take([(near.rows, near.vectors)], n_cells, options.seed)
     need_cells(n_filled, opened)
     outside = (called.distance > 1).sum() / n_filled
     if outside > OUTSIDE:

@@ -53,21 +53,32 @@ def check_wishes(counts: Counts, color_by: str | None, targets: list[Path], out:
         The extra ``report`` is not installed, `color_by` is no column of obs, or a target is the
         input, the output `out` or each other, or lies in a folder that is missing or not writable.
     """
+    check_drawn(counts.path, targets, [out])
+    if color_by is not None and color_by not in counts.obs.columns:
+        there = ", ".join(map(str, counts.obs.columns)) or "none"
+        raise InputError(
+            f"{counts.name}: no obs column {color_by!r} (--color-by); there are {there}"
+        )
+
+
+def check_drawn(source: Path | None, targets: list[Path], outs: list[Path]) -> None:
+    """Check before the work that pages and pictures can be made, and overwrite no other file.
+
+    Raises
+    ------
+    InputError
+        As `check_wishes`.
+    """
     for package in ("matplotlib", "umap"):
         if find_spec(package) is None:
             raise InputError(f"report and map need {package}; {EXTRA}")
     for place, target in enumerate(targets):
         if target.is_dir():
             raise InputError(f"{target} is a folder; name a file")
-        check_target(target, counts.path, overwrite=True)
+        check_target(target, source, overwrite=True)
         _refuse_other(target)
-        if target.resolve() in [path.resolve() for path in (out, *targets[:place])]:
+        if target.resolve() in [path.resolve() for path in (*outs, *targets[:place])]:
             raise InputError(f"{target} is named for two outputs; give each its own name")
-    if color_by is not None and color_by not in counts.obs.columns:
-        there = ", ".join(map(str, counts.obs.columns)) or "none"
-        raise InputError(
-            f"{counts.name}: no obs column {color_by!r} (--color-by); there are {there}"
-        )
 
 
 def _refuse_other(target: Path) -> None:

@@ -38,7 +38,7 @@ def page(
     kind, title, source
         Kind of the page, its title, and the source of its data.
     tiles
-        Key figures.
+        Key figures; without any there is no row of them.
     warnings
         Texts in a box; without warnings there is no box.
     body
@@ -58,8 +58,8 @@ def page(
         kind=escape(kind),
         title=escape(title),
         source=escape(source),
-        tiles="\n".join(map(_tile, tiles)),
-        warnings=_warnings(warnings),
+        tiles=tiles_box(tiles),
+        warnings=warnings_box(warnings),
         body=body.rstrip(),
         script=f"<script>{script}</script>" if script else "",
     )
@@ -70,6 +70,13 @@ def part(name: str) -> str:
     return (resources.files("cellscribe.report") / name).read_text(encoding="utf-8")
 
 
+def tiles_box(tiles: Sequence[Tile]) -> str:
+    """Make the row of key figures; nothing without any."""
+    if not tiles:
+        return ""
+    return '<dl class="tiles">\n' + "\n".join(map(_tile, tiles)) + "\n</dl>"
+
+
 def _tile(tile: Tile) -> str:
     name, figure, note = map(escape, tile)
     return (
@@ -78,14 +85,15 @@ def _tile(tile: Tile) -> str:
     )
 
 
-def _warnings(texts: Sequence[str]) -> str:
+def warnings_box(texts: Sequence[str], key: str = "warnings") -> str:
+    """Make the box of warnings, whose heading has the id `key`; nothing without any."""
     if not texts:
         return ""
     items = "".join(f"<li>{escape(text)}</li>" for text in texts)
     heading = "Warning" if len(texts) == 1 else "Warnings"
     return (
-        '<section class="card alert" aria-labelledby="warnings">'
-        f'<h2 id="warnings">{heading}</h2><ul>{items}</ul></section>'
+        f'<section class="card alert" aria-labelledby="{key}">'
+        f'<h2 id="{key}">{heading}</h2><ul>{items}</ul></section>'
     )
 
 

@@ -65,7 +65,8 @@ def confusion_html(labels: Sequence[str], counts: Sequence[Sequence[int]], colou
             for column, n in enumerate(row)
         )
         rows.append(
-            f'<tr><th scope="row">{swatch(colours[name])}<b>{place}</b> {escape(name)}</th>'
+            f'<tr><th scope="row"><span class="own">{swatch(colours[name])}<b>{place}</b> '
+            f"<span>{escape(name)}</span></span></th>"
             f"{cells}<td class='sum'>{total:,}</td></tr>"
         )
     alt = f"Confusion matrix of {len(labels)} labels: rows are the labels that cells have"
@@ -97,6 +98,14 @@ def swatch(colour: str) -> str:
     return f'<span class="dot" style="background:{colour}"></span>'
 
 
+def with_swatches(table: str, names: Sequence[str], colours: Colours) -> str:
+    """Put each label's colour next to its name, in an HTML table whose rows begin with labels."""
+    for name in names:
+        plain = f'<th scope="row">{escape(name)}</th>'
+        table = table.replace(plain, plain.replace(">", f">{swatch(colours[name])}", 1), 1)
+    return table
+
+
 def reliability_svg(bins: Sequence[Mapping[str, Any]]) -> str:
     """Draw what was promised against what held, with the cells of each bin below."""
     left, top, width, height = PLOT
@@ -110,7 +119,7 @@ def reliability_svg(bins: Sequence[Mapping[str, Any]]) -> str:
     points = []
     for each in bins:
         x = scaled(each["low"], 0, 1, left, width)
-        tall = 36 * each["cells"] / most
+        tall = max(36 * each["cells"] / most, 1.5 if each["cells"] else 0)
         base = top + height + floor - 6
         broad = width * (each["high"] - each["low"])
         parts.append(

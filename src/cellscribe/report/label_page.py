@@ -59,22 +59,23 @@ def render_finetuned(
     facts
         Provenance, shown as a table.
     """
-    several_columns = len(judged) > 1
     body = []
     for number, each in enumerate(judged):
-        name = each.metrics["label"]
-        part = [verdict(each.metrics), *sections(each.metrics, each.shown, f"t{number}")]
-        if several_columns:
-            part.insert(0, f'<h2 class="task">{escape(name)}</h2>')
-        body += part
+        if len(judged) > 1:
+            body.append(f'<h2 class="task">{escape(each.metrics["label"])}</h2>')
+        body += [
+            verdict(each.metrics),
+            html.warnings_box(cautions(each.metrics), f"w{number}"),
+            html.tiles_box(tiles(each.metrics)),
+            *sections(each.metrics, each.shown, f"t{number}"),
+        ]
     body.append(html.section("facts", "How this was made", "", facts_table(facts)))
-    first = judged[0].metrics
     return html.page(
         kind="fine-tuned model",
         title=title,
         source=source,
-        tiles=[] if several_columns else tiles(first),
-        warnings=[text for each in judged for text in cautions(each.metrics)],
+        tiles=[],
+        warnings=[],
         body='<div class="labels evaluation">\n' + "\n".join(body) + "\n</div>",
         css=CSS,
     )
@@ -209,11 +210,7 @@ def _labels(found: Mapping[str, Any], colours: figures.Colours, key: str) -> str
         cells[3] = NOTHING if row["coverage"] is None else f"{row['coverage']:.0%}"
         rows.append((row["label"], f"{row['support']:,}", *cells))
     text = html.table(Table(header, tuple(rows)), "Figures of each label")
-    # the colour of a label stands next to its name, as in the figures
-    for row in ranked:
-        plain = f'<th scope="row">{escape(row["label"])}</th>'
-        dot = figures.swatch(colours[row["label"]])
-        text = text.replace(plain, plain.replace(">", f">{dot}", 1), 1)
+    text = figures.with_swatches(text, [row["label"] for row in ranked], colours)
     lead = (
         "Of held-out cells, the label of the lowest F1 first. Precision, recall and F1 are those "
         "of the best label, called or not."

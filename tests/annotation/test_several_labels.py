@@ -47,7 +47,7 @@ def finetuned(model: Path, out: Path, **more: Any) -> Any:
         "label": ("cell_type", "disease"),
         "group": "donor",
         "epochs": 2,
-        "report": False,
+        "no_report": True,
     }
     options = FinetuneOptions(**words | {"layers": 1, **more, **FLAT})
     return cellscribe.finetune(model, two_columns(), out, options, log=quiet)
@@ -95,7 +95,7 @@ def test_a_head_beside_another_is_the_head_alone(tiny_model: Path, tmp_path: Pat
     """Where no layer is trained, on cells that all have both labels, with groups held out whole."""
     adata = typed_cells(90)
     adata.obs["disease"] = ["ill" if i // 9 % 2 else "well" for i in range(90)]
-    words: dict[str, Any] = {"group": "donor", "report": False, "log": quiet, **FLAT}
+    words: dict[str, Any] = {"group": "donor", "no_report": True, "log": quiet, **FLAT}
     cellscribe.finetune(
         tiny_model, adata, tmp_path / "both", label=["cell_type", "disease"], **words
     )
@@ -193,7 +193,8 @@ def test_trials_search_for_all_columns(tiny_model: Path, tmp_path: Path) -> None
 
 def test_from_the_command_line(tiny_model: Path, tmp_path: Path, run: Cli) -> None:
     cells = saved(tmp_path / "cells.h5ad", two_columns())
-    words = ("finetune", tiny_model, cells, "-o", tmp_path / "ft", "--group", "donor")
+    words = ("finetune", tiny_model, cells, "-o", tmp_path / "ft", "--group", "donor",
+             "--no-report")  # fmt: skip
     columns = ("--label", "cell_type", "--label", "disease")
     ran = run(*words, *columns)
     assert ran.status == 0, ran.err
@@ -235,6 +236,18 @@ def test_what_is_refused(
     cells = saved(tmp_path / "cells.h5ad", adata)
     assert told in refused(run("finetune", tiny_model, cells, "-o", tmp_path / "ft", *words))
     nothing_new(tmp_path, "cells.h5ad")
+
+
+def test_labels_that_contradict_each_other_are_said(tiny_model: Path, tmp_path: Path) -> None:
+    adata, said = typed_cells(120), []
+    adata.obs["drawn"] = np.random.default_rng(0).permutation(adata.obs["cell_type"].to_numpy())
+    words: dict[str, Any] = {"group": "donor", "no_report": True, **FLAT}
+    label = ["cell_type", "drawn"]
+    cellscribe.finetune(tiny_model, adata, tmp_path / "ft", label=label, log=said.append, **words)
+    warned = [line for line in said if "the nearest ones mostly have another label" in line]
+    assert [line.split(":")[1].strip() for line in warned][-1] == "drawn"
+    share = float(warned[-1].split("For ")[1].split("%")[0])
+    assert 50 < share < 85  # of three labels drawn at random two thirds are another's
 
 
 def test_damaged_heads_are_refused(tiny_model: Path, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from cellscribe.annotation.labels import (
     log_folds,
     read_labels,
 )
+from cellscribe.annotation.neighbors import CONTRADICTORY
 from cellscribe.annotation.reference import Reference, fit_reference
 from cellscribe.annotation.seen import Seen
 from cellscribe.annotation.several_labels import naming
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
 
 FEW_GENES = 0.5
 """Share of the reference's genes below which a query is said to have other ones."""
-CONTRADICTORY = 0.1
-"""Share of contradicted labels from which on a reference is warned of."""
 
 
 def annotate_cells(

@@ -157,6 +157,7 @@ def finetune_model(
     columns = columns.keep(filled)
     columns.check([each.counts for each in sources], options.group, session.log)
     folds = columns.folds(options.folds, options.seed)
+    columns.warn_of_contradictions(vectors, folds, options.seed, session.log)
     frozen, begin = vectors, time.monotonic()
     if options.compare:
         options = replace(options, calibration_folds=len(np.unique(folds)))

@@ -22,6 +22,12 @@ CLOSEST = 1e-6
 """Distance below which two vectors count as one."""
 PAIRS = 3
 """Pairs of labels that are named where neighbours contradict each other."""
+CONTRADICTORY = 0.1
+"""Share of contradicted labels from which on a user is warned."""
+MOST_ASKED = 5_000
+"""Labelled cells, drawn at random, that are asked for their neighbours before a fine-tuning."""
+N_NEIGHBORS = 15
+"""Of each of these."""
 
 Floats = npt.NDArray[np.floating]
 Integers = npt.NDArray[np.integer]
@@ -96,3 +102,37 @@ def contradictions(shares: Floats, truth: Integers, labels: list[str]) -> Contra
         share=float(wrong.mean()),
         pairs=[(labels[a], labels[b], n) for (a, b), n in pairs.most_common(PAIRS)],
     )
+
+
+def held_out_contradictions(
+    vectors: Floats, truth: Integers, labels: list[str], folds: Integers, seed: int
+) -> Contradictions:
+    """Count the cells whose nearest ones in other folds contradict their label.
+
+    Parameters
+    ----------
+    vectors
+        ``[R, D]``.
+    truth, folds
+        ``[R]`` classes, and parts of which one does not vote on itself.
+    labels
+        ``C`` names.
+    seed
+        Of the draw of at most `MOST_ASKED` cells.
+    """
+    rows = np.random.default_rng(seed).permutation(len(truth))[:MOST_ASKED]
+    vectors, truth, folds = vectors[rows], truth[rows], folds[rows]
+    scale = vectors.std(axis=0)
+    standard = (vectors - vectors.mean(axis=0)) / np.where(scale > 0, scale, 1.0)
+    shares, asked = np.zeros((len(truth), len(labels))), np.zeros(len(truth), bool)
+    for fold in np.unique(folds):
+        away = folds == fold
+        # a label that no other cell has cannot be voted for, which contradicts nothing
+        asked |= away & np.isin(truth, truth[~away])
+        if away.all():
+            continue
+        search = search_cells(standard[~away], N_NEIGHBORS)
+        shares[away] = vote(search, truth[~away], len(labels), standard[away])
+    if not asked.any():
+        return Contradictions(share=0.0, pairs=[])
+    return contradictions(shares[asked], truth[asked], labels)

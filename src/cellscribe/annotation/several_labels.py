@@ -26,6 +26,7 @@ from cellscribe.annotation.labels import (
     read_labels,
     rows_of,
 )
+from cellscribe.annotation.neighbors import CONTRADICTORY, held_out_contradictions
 from cellscribe.callbacks import Log
 from cellscribe.cells.counts import Counts
 from cellscribe.errors import InputError
@@ -109,6 +110,16 @@ class LabelColumns:
         for number, (name, labelled) in enumerate(self.columns.items()):
             if number == 0 or labelled.groups is not None:  # without groups all say the same
                 log_folds(labelled, group, self.log_of(name, log))
+
+    def warn_of_contradictions(
+        self, vectors: npt.NDArray[np.floating], folds: Integers, seed: int, log: Log
+    ) -> None:
+        """Say how often the cells nearest to a cell, ``[B, D]``, have another label, if often."""
+        for name, each in self.columns.items():
+            at = self.places[name]
+            found = held_out_contradictions(vectors[at], each.truth, each.labels, folds[at], seed)
+            if found.share >= CONTRADICTORY:
+                self.log_of(name, log)(f"Warning: {found.sentence()}")
 
     def log_of(self, name: str, log: Log) -> Log:
         """`log`, with the name of the column before each line where there are several."""

@@ -114,8 +114,7 @@ def cut_shards(shards: Sequence[Shard], rows: int, options: InputOptions, log: L
     """Cut every source that has more than `rows` cells; the parts are named ``NAME.00000`` on.
 
     A source that is stored by genes stays whole, as each part would have to read all of it; so does
-    one without a header. One that cannot be opened stays as it is, to be
-    listed among the failures.
+    one without a header. One that cannot be opened stays as it is, to be listed among the failures.
 
     Parameters
     ----------

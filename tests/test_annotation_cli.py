@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,14 @@ def test_from_labelled_cells_to_labels(
     assert ran.out == f"{out}\n"
     assert "150 cells of 3 labels learnt with --mode head." in ran.err
     assert "Warning: no --group" not in ran.err
-    ran = run("annotate", more, "--model", out, "-o", tmp_path / "labels.csv")
+    ran = run("annotate", more, "--model", out, "-o", tmp_path / "labels.csv", "--json")
     assert ran.status == 0, ran.err
+    told = json.loads(ran.out)
+    assert told["written"] == [str(tmp_path / "labels.csv")]
     table = pd.read_csv(tmp_path / "labels.csv")
     assert list(table) == ["cell_id", "label", "probability", "best", "second", "distance"]
     assert len(table) == 60
+    assert told["cells"] == table["label"].value_counts().to_dict()
     assert f"{(table['label'] == 'unknown').sum():>9,}  unknown" in ran.err
     told = run("info", out).out
     assert "labels" in told

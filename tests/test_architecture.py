@@ -131,4 +131,5 @@ def test_every_file_of_the_command_line_is_a_verb() -> None:
         "progress",
         "renamed",
         "sharing",
+        "written",
     } == set(VERBS)

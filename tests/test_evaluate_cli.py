@@ -147,8 +147,13 @@ def test_labels_are_told_apart_and_depth_is_given_away(
     assert not any(f'{word}="http' in page for word in ("src", "href"))
 
     before = {p: p.stat().st_mtime_ns for p in (out / "results").iterdir()}
-    again = run(*words, *tasks)
+    again = run(*words, *tasks, "--json")
     assert again.status == 0
+    results = json.loads(again.out)["results"]
+    assert sorted(map(str, results)) == sorted(
+        str({key: value for key, value in each.items() if key not in ("format", "version")})
+        for each in told
+    )
     assert {p: p.stat().st_mtime_ns for p in (out / "results").iterdir()} == before
     assert (out / "report.md").read_text() == text
 

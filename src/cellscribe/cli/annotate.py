@@ -11,6 +11,7 @@ import cellscribe
 from cellscribe.callbacks import log_stderr
 from cellscribe.cli.app import app
 from cellscribe.cli.progress import progress_bar
+from cellscribe.cli.written import AsJson, gene_facts, print_written
 from cellscribe.config import AnnotateOptions
 
 
@@ -22,6 +23,7 @@ def annotate(
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     options: Annotated[AnnotateOptions | None, Parameter(name="*")] = None,
     report: Path | None = None,
+    as_json: AsJson = False,
 ) -> None:
     """Give every cell a label and its probability, or unknown.
 
@@ -33,6 +35,8 @@ def annotate(
         .csv or .parquet, or .h5ad: a copy with columns added to obs; appears when it is whole.
     report
         Write a self-contained HTML page: what was called, a map, how far to trust it.
+    as_json
+        Print what was done as one JSON object.
     """
     options = options or AnnotateOptions()
     with progress_bar("Annotating") as progress:
@@ -49,6 +53,8 @@ def annotate(
             f"Warning: {done.n_empty:,} cells have no count on a gene that the model knows; they "
             f"{fate}."
         )
-    for path in (out, report):
-        if path is not None:
-            print(path)
+    print_written(
+        (out, report),
+        as_json,
+        lambda: {"cells": counts, "genes": gene_facts(done.genes), "about": done.about},
+    )

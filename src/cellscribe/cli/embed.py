@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -13,11 +12,9 @@ from cellscribe.callbacks import log_stderr
 from cellscribe.cli.app import app
 from cellscribe.cli.progress import progress_bar
 from cellscribe.cli.sharing import MANY, is_many, refuse_sharing, run_many
+from cellscribe.cli.written import AsJson, gene_facts, print_written
 from cellscribe.config import EmbedOptions, ShardOptions
 from cellscribe.errors import InputError
-
-if TYPE_CHECKING:
-    from cellscribe.inference.embed import Embedded
 
 
 @app.command
@@ -29,7 +26,7 @@ def embed(
     report: Path | None = None,
     map_png: Annotated[Path | None, Parameter(name="--map")] = None,
     color_by: str | None = None,
-    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Turn every cell of a file, or of many, into a vector.
 
@@ -79,23 +76,16 @@ def embed(
     )
     for warning in done.warnings:
         log_stderr(f"Warning: {warning}")
-    written = [str(path) for path in (out, report, map_png) if path is not None]
-    if as_json:
-        print(json.dumps({"written": written, **facts_of(done)}))
-        return
-    for path in written:
-        print(path)
-
-
-def facts_of(done: Embedded) -> dict[str, Any]:
-    """What a run says of itself to a program."""
-    genes = done.genes
-    return {
-        "cells": done.n_cells,
-        "vector_size": done.width,
-        "seconds": round(done.seconds, 3),
-        "genes": {"all": genes.n_genes, "known": genes.n_known, "tokens": genes.n_tokens},
-        "counts_hash": done.counts_hash,
-        "warnings": done.warnings,
-        "provenance": done.provenance,
-    }
+    print_written(
+        (out, report, map_png),
+        as_json,
+        lambda: {
+            "cells": done.n_cells,
+            "vector_size": done.width,
+            "seconds": round(done.seconds, 3),
+            "genes": gene_facts(done.genes),
+            "counts_hash": done.counts_hash,
+            "warnings": done.warnings,
+            "provenance": about,
+        },
+    )

@@ -11,6 +11,7 @@ import cellscribe
 from cellscribe.callbacks import log_stderr
 from cellscribe.cli.app import app
 from cellscribe.cli.progress import progress_bar
+from cellscribe.cli.written import AsJson, print_written
 from cellscribe.config import EvaluateOptions
 
 
@@ -25,6 +26,7 @@ def evaluate(
         "core",
     ),
     options: Annotated[EvaluateOptions | None, Parameter(name="*")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare models with baselines and random weights; tables, figures and a report.
 
@@ -39,12 +41,19 @@ def evaluate(
     task
         mlm, celltype, integration, confounding, perturbation, deletion, genes, scaling,
         performance; core is the first seven, full is all.
+    as_json
+        Print all results as one JSON object.
     """
+    from cellscribe.evaluation.results import as_plain
+
     options = options or EvaluateOptions()
     with progress_bar("Evaluating", "parts") as progress:
         results = cellscribe.evaluate(
             models, data, out, options, task=task, progress=progress, log=log_stderr
         )
     log_stderr(f"{len(results):,} results")
-    for name in ("report.md", "report.html"):
-        print(out / name)
+    print_written(
+        (out / "report.md", out / "report.html"),
+        as_json,
+        lambda: {"results": [as_plain(result) for result in results]},
+    )

@@ -12,6 +12,7 @@ import cellscribe
 from cellscribe.callbacks import log_stderr
 from cellscribe.cli.app import app
 from cellscribe.cli.progress import progress_bar
+from cellscribe.cli.written import AsJson
 from cellscribe.config import AddOptions, IndexOptions, QueryOptions
 
 index = App(name="index", help="Labelled cells, kept to be searched by new ones.")
@@ -98,7 +99,7 @@ def info(
     /,
     *,
     verify: bool = False,
-    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what an index holds.
 

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 import cellscribe
 from cellscribe.callbacks import log_stderr
 from cellscribe.cli.app import app
+from cellscribe.cli.written import AsJson
 from cellscribe.config import ExportOptions, ImportOptions
 
 
@@ -62,7 +63,7 @@ def info(
     model: str = "mini",
     /,
     *,
-    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Describe a model: size, cost, vocabulary, context and origin.
 

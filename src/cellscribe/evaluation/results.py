@@ -130,13 +130,18 @@ def made_here() -> dict[str, Any]:
 def write(folder: Path, result: Result) -> Path:
     """Write one result into a folder that exists, in place of an older one with its name."""
     path = folder / result.file
+    write_json(path, {"format": FORMAT, "version": VERSION, **as_plain(result)})
+    return path
+
+
+def as_plain(result: Result) -> dict[str, Any]:
+    """A result in values of JSON, as its file holds it."""
     told = dataclasses.asdict(result)
     for each in told["scores"]["estimates"].values():
         # one line, not one of its own for each of hundreds of values
         if draws := " ".join(f"{draw:.5g}" for draw in each.pop("draws")):
             each["draws"] = draws
-    write_json(path, {"format": FORMAT, "version": VERSION, **plain(told)})
-    return path
+    return plain(told)
 
 
 def read(path: Path) -> Result:

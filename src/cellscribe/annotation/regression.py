@@ -23,6 +23,7 @@ from scipy.sparse import csr_matrix
 
 from cellscribe.annotation.conformal import Interval, fit_interval
 from cellscribe.annotation.finetune import plain_options, save_finetuned
+from cellscribe.annotation.judged import PAGE
 from cellscribe.annotation.linear import LinearHead, fit_ridge
 from cellscribe.annotation.measured import Measured
 from cellscribe.annotation.model_readme import coverage_said, verdict
@@ -64,6 +65,22 @@ class Figures:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeldOutNumbers:
+    """Held-out cells, in the unit of the number."""
+
+    values: Floats
+    """``[H]``."""
+    predicted: Floats
+    """``[H]``."""
+    groups: npt.NDArray[np.object_] | None
+    """``[H]``."""
+
+
+NumberPage = Callable[[HeldOutNumbers, NumberHead], str]
+"""Makes a page of held-out cells and of a head."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetunedNumber:
     """What `finetune_number` made."""
 
@@ -74,6 +91,8 @@ class FinetunedNumber:
     """On held-out cells, of ``model``, ``ridge`` and ``mean``."""
     epochs: int
     """Passes over the cells where layers are trained."""
+    held_out: HeldOutNumbers
+    """What held-out cells were told."""
 
     def lines(self, mode: str) -> list[str]:
         """What was learnt and how it fared, for the terminal."""
@@ -92,6 +111,7 @@ def finetune_number(
     out: Path,
     options: FinetuneOptions,
     *,
+    page: NumberPage | None = None,
     progress: Progress | None = None,
 ) -> FinetunedNumber:
     """Fine-tune a model to predict a number, and save it.
@@ -108,6 +128,8 @@ def finetune_number(
         The new model's directory; it appears whole or not at all.
     options
         Mode and recipe.
+    page
+        Makes the page that stands next to the weights.
     progress
         Called with (cells done, cells in all, name of the step).
 
@@ -153,13 +175,18 @@ def finetune_number(
     }
     facts = _about(session, measured, figures, interval, how, tuned, options)
     saved = _number_head(head, centre, scale, interval, measured, facts, trials)
-    save_finetuned(out, session, [saved], tuned)
+    told = HeldOutNumbers(
+        values=values[tested], predicted=centre + scale * predicted[tested], groups=groups
+    )
+    more = {} if page is None else {PAGE: page(told, saved)}
+    save_finetuned(out, session, [saved], tuned, more)
     return FinetunedNumber(
         head=saved,
         interval=interval,
         measured=measured,
         figures=figures,
         epochs=tuned.epochs if tuned else 0,
+        held_out=told,
     )
 
 

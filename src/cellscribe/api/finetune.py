@@ -12,7 +12,12 @@ from cellscribe.annotation.finetune import Finetuned, Page, finetune_model
 from cellscribe.annotation.gene_classes import finetune_genes
 from cellscribe.annotation.judged import Judged
 from cellscribe.annotation.measured import read_target
-from cellscribe.annotation.regression import FinetunedNumber, finetune_number
+from cellscribe.annotation.regression import (
+    FinetunedNumber,
+    HeldOutNumbers,
+    NumberPage,
+    finetune_number,
+)
 from cellscribe.annotation.several_labels import read_columns
 from cellscribe.callbacks import Log, Progress, log_stderr
 from cellscribe.config import (
@@ -28,6 +33,7 @@ from cellscribe.config.renamed import former_keywords
 from cellscribe.errors import InputError
 from cellscribe.inference.session import Session, open_session, part_of
 from cellscribe.lease import claim
+from cellscribe.model.several_heads import NumberHead
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -190,7 +196,10 @@ def finetune(
                 opened, options.target, options.group, options.min_cells, log=session.log
             )
             cells = [session.map_genes(counts, options.gene_key) for counts in opened]
-            return finetune_number(session, cells, measured, out, options, progress=progress)
+            number_page = None if options.no_report else _number_page(session.header.name, paths)
+            return finetune_number(
+                session, cells, measured, out, options, page=number_page, progress=progress
+            )
         columns = read_columns(
             opened, options.labels, options.group, options.min_cells, log=session.log
         )
@@ -215,19 +224,47 @@ def _page(base: str, paths: Sequence[Path]) -> Page:
             title=f"{base}, fine-tuned on {names}",
             source=", ".join(path.name for path in paths) or "cells in memory",
             facts={
-                "Trained": about["mode"],
                 "Labels from": names,
                 "Held out": about["calibration"]["held_out_by"],
-                "Groups": about["group"] or "none",
-                "Model": f"{about['model']['name']} (hash {about['model']['hash']})",
-                "Sources": "; ".join(
-                    f"{each['name']}, {each['cells']:,} cells" for each in about["sources"]
-                ),
-                "cellscribe": about["cellscribe"],
+                **_facts(about),
             },
         )
 
     return page
+
+
+def _number_page(base: str, paths: Sequence[Path]) -> NumberPage:
+    """Make the page of a model that predicts a number."""
+
+    def page(found: HeldOutNumbers, head: NumberHead) -> str:
+        from cellscribe.report.number_page import render_number
+
+        return render_number(
+            found,
+            head,
+            title=f"{base}, fine-tuned on {head.target}",
+            source=", ".join(path.name for path in paths) or "cells in memory",
+            facts={
+                "Number from": head.target,
+                "Held out": head.about["held_out"]["by"],
+                **_facts(head.about),
+            },
+        )
+
+    return page
+
+
+def _facts(about: Mapping[str, Any]) -> dict[str, str]:
+    """Provenance of a head, as a page has it."""
+    return {
+        "Trained": about["mode"],
+        "Groups": about["group"] or "none",
+        "Model": f"{about['model']['name']} (hash {about['model']['hash']})",
+        "Sources": "; ".join(
+            f"{each['name']}, {each['cells']:,} cells" for each in about["sources"]
+        ),
+        "cellscribe": about["cellscribe"],
+    }
 
 
 def _begin(session: Session, options: FinetuneOptions) -> None:

@@ -15,8 +15,16 @@ from cellscribe.escaping import escape
 from cellscribe.evaluation.scores import Curve, Estimate, Kind
 from cellscribe.report.axes import one_line
 from cellscribe.report.colours import FOLDED, PALETTE
-from cellscribe.report.numbers import decimals
-from cellscribe.report.svg import WIDTH, figure, line, scaled, text
+from cellscribe.report.svg import (
+    WIDTH,
+    even_ticks,
+    figure,
+    line,
+    scaled,
+    text,
+    tick_text,
+    with_room,
+)
 
 ROW = 30
 NAME_LENGTH = 46
@@ -67,14 +75,14 @@ def dots_svg(
         for value in (each.value, each.low, each.high)
         if math.isfinite(value)
     ]
-    low, high = _room(bounds)
-    ticks = _ticks(low, high)
+    low, high = with_room(bounds)
+    ticks = even_ticks(low, high)
     height = ROW * len(figures)
     parts = []
     for at in ticks:
         x = scaled(at, low, high, 6, WIDTH - 12)
         parts.append(line(x, 0, x, height, "var(--rule)", 1))
-        parts.append(text(x, height + 13, _tick_text(at, ticks), "middle", "var(--muted)"))
+        parts.append(text(x, height + 13, tick_text(at, ticks), "middle", "var(--muted)"))
     for row, (method, each) in enumerate(figures.items()):
         y, look = ROW * row, looks[method]
         parts.append(text(2, y + 11, one_line(method, NAME_LENGTH), "start", "var(--ink)"))
@@ -105,19 +113,19 @@ def lines_svg(curves: Mapping[str, Curve], looks: Mapping[str, Look], *, alt: st
     along = math.log10 if log else float
     xs = [along(x) for curve in curves.values() for x in curve.x]
     ys = [y for curve in curves.values() for y in curve.y if math.isfinite(y)]
-    x_low, x_high = _room(xs, share=0.02)
-    y_low, y_high = _room(ys)
+    x_low, x_high = with_room(xs, share=0.02)
+    y_low, y_high = with_room(ys)
     parts = []
-    y_ticks = _ticks(y_low, y_high)
+    y_ticks = even_ticks(y_low, y_high)
     for at in y_ticks:
         y = top + height - scaled(at, y_low, y_high, 0, height)
         parts.append(line(left, y, left + width, y, "var(--rule)", 1))
-        parts.append(text(left - 5, y + 3.5, _tick_text(at, y_ticks), "end", "var(--muted)"))
-    x_ticks = _log_ticks(x_low, x_high) if log else _ticks(x_low, x_high)
+        parts.append(text(left - 5, y + 3.5, tick_text(at, y_ticks), "end", "var(--muted)"))
+    x_ticks = _log_ticks(x_low, x_high) if log else even_ticks(x_low, x_high)
     for at in x_ticks:
         x = scaled(along(at), x_low, x_high, left, width)
         parts.append(line(x, top + height, x, top + height + 3, "var(--muted)", 1))
-        label = f"{at:,g}" if log else _tick_text(at, x_ticks)
+        label = f"{at:,g}" if log else tick_text(at, x_ticks)
         parts.append(text(x, top + height + 14, label, "middle", "var(--muted)"))
     for method, curve in curves.items():
         parts += _drawn(
@@ -172,31 +180,9 @@ def _drawn(points: Sequence[tuple[float, float]], look: Look) -> list[str]:
     return parts
 
 
-def _room(values: Sequence[float], share: float = 0.05) -> tuple[float, float]:
-    """Return the ends of an axis: the range of the values and a margin; 0 to 1 without values."""
-    if not values:
-        return 0.0, 1.0
-    low, high = min(values), max(values)
-    room = share * (high - low) or 0.05 * abs(high) or 1.0
-    return low - room, high + room
-
-
-def _ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Return round numbers between the ends of an axis, at steps of 1, 2 or 5 times 10^n."""
-    rough = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
-    return [step * place for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
-
-
 def _log_ticks(low: float, high: float) -> list[float]:
     """Return 1, 2 and 5 of each decade, or the decades only if there are many."""
     factors = (1, 2, 5) if high - low < 2.5 else (1,)
     exponents = range(math.floor(low), math.ceil(high) + 1)
     every = [factor * 10.0**exponent for exponent in exponents for factor in factors]
     return [at for at in every if low <= math.log10(at) <= high]
-
-
-def _tick_text(at: float, ticks: Sequence[float]) -> str:
-    step = ticks[1] - ticks[0] if len(ticks) > 1 else abs(at) or 1.0
-    return decimals(at, max(0, -math.floor(math.log10(step) + 1e-9)))

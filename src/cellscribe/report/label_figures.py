@@ -65,8 +65,8 @@ def confusion_html(labels: Sequence[str], counts: Sequence[Sequence[int]], colou
             for column, n in enumerate(row)
         )
         rows.append(
-            f'<tr><th scope="row"><span class="own">{swatch(colours[name])}<b>{place}</b> '
-            f"<span>{escape(name)}</span></span></th>"
+            f'<tr><th scope="row" title="{escape(name)}"><span class="own">'
+            f"{swatch(colours[name])}<b>{place}</b> <span>{escape(name)}</span></span></th>"
             f"{cells}<td class='sum'>{total:,}</td></tr>"
         )
     alt = f"Confusion matrix of {len(labels)} labels: rows are the labels that cells have"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
 from cellscribe.escaping import escape
+from cellscribe.report.numbers import decimals
 
 WIDTH = 360
 """Width of a figure; letters are 10 high."""
@@ -35,3 +37,26 @@ def figure(height: float, alt: str, parts: Iterable[str]) -> str:
         f'<svg role="img" aria-label="{escape(alt)}" viewBox="0 0 {WIDTH} {height:.0f}" '
         f'font-size="10">\n' + "\n".join(parts) + "\n</svg>"
     )
+
+
+def with_room(values: Sequence[float], share: float = 0.05) -> tuple[float, float]:
+    """Return the ends of an axis: the range of the values and a margin; 0 to 1 without values."""
+    if not values:
+        return 0.0, 1.0
+    low, high = min(values), max(values)
+    room = share * (high - low) or 0.05 * abs(high) or 1.0
+    return low - room, high + room
+
+
+def even_ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Return round numbers between the ends of an axis, at steps of 1, 2 or 5 times 10^n."""
+    rough = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    return [step * place for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def tick_text(at: float, ticks: Sequence[float]) -> str:
+    """Write a tick with as many decimals as their step has."""
+    step = ticks[1] - ticks[0] if len(ticks) > 1 else abs(at) or 1.0
+    return decimals(at, max(0, -math.floor(math.log10(step) + 1e-9)))

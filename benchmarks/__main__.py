@@ -479,6 +479,33 @@ def bench_annotation(
     print(annotation.bench_annotation(data, model, draws, vectors, out))
 
 
+@bench.command(name="explore")
+def bench_explore(
+    *,
+    data: Path,
+    cells: int = 200_000,
+    folder: Path = Path("runs/explore"),
+    out: Path = Path("benchmarks/results"),
+) -> None:
+    """Measure the page of `cellscribe explore`: its UMAPs, its size, and its frames in Chromium.
+
+    Parameters
+    ----------
+    data
+        Folder of real h5ad files.
+    cells
+        Cells of the page: real ones drawn again and again, with half of their counts.
+    folder
+        Where cells and page are kept; cells that are there are not made again.
+    out
+        Folder of results.
+    """
+    need("umap")
+    from benchmarks import explore
+
+    print(explore.bench_explore(data, cells, folder, out))
+
+
 def need(*packages: str) -> None:
     """Refuse a comparison whose other side is not installed."""
     from importlib.util import find_spec

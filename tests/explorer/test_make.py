@@ -16,8 +16,9 @@ from anndata import AnnData
 from scipy.sparse import csr_matrix
 from scripts import build_explorer
 from sklearn.decomposition import PCA
-from support.command import Cli
-from support.formats import write_zarr
+from support.command import COUNTS, Cli
+from support.formats import annotated, write_zarr
+from support.tiny import real_genes
 
 import cellscribe
 from cellscribe.cells.log_norm import log_norm
@@ -196,7 +197,7 @@ def test_the_page_has_what_the_file_has(adata: AnnData, tmp_path: Path) -> None:
 
 def test_components_are_those_of_a_pca() -> None:
     counts = csr_matrix(np.random.default_rng(0).poisson(1.0, (60, 30)))
-    found = layouts._components(counts, 0)
+    found = layouts.principal_components(counts)
     exact = PCA(30).fit_transform(log_norm(counts).toarray())
     np.testing.assert_allclose(np.abs(found), np.abs(exact), atol=1e-3)
 
@@ -259,6 +260,24 @@ def test_text_of_the_input_is_no_markup(adata: AnnData, tmp_path: Path) -> None:
     assert text.count("<img") == text.count("<!--") == 0
     assert text.count("</script>") == 3
     assert page.about["title"] == page.ids()[0] == page.classes(hostile)[0] == hostile
+
+
+def test_embed_makes_it_and_the_report_links_to_it(
+    tmp_path: Path, run: Cli, tiny_model: Path
+) -> None:
+    annotated(COUNTS[:N].astype(np.float32), real_genes).write_h5ad(tmp_path / "cells.h5ad")
+    words = ["embed", tmp_path / "cells.h5ad", "--model", tiny_model, "-o"]
+    (tmp_path / "pages").mkdir()
+    drawn = ["--report", tmp_path / "report.html", "--explore", tmp_path / "pages" / "a map.html"]
+    assert "write an .h5ad" in run(*words, tmp_path / "vectors.npy", *drawn).err
+    ran = run(*words, tmp_path / "vectors.h5ad", *drawn)
+    assert ran.status == 0, ran.err
+    page = Read((tmp_path / "pages" / "a map.html").read_text(encoding="utf-8"))
+    assert page.about["views"][0]["name"] == "X_cellscribe (PCA)"
+    assert page.about["n"] == N
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert 'href="pages/a%20map.html"' in report
+    assert len(report) < 300_000
 
 
 @pytest.mark.slow

@@ -12,19 +12,22 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from benchmarks.devtools import Tab, find_browser, open_tab
 from matplotlib.image import imread
 from matplotlib.path import Path as Polygon
 from scipy.sparse import csr_matrix
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
-from support.devtools import Tab, open_tab
 
 import cellscribe
 from cellscribe.escaping import read_cell
 from cellscribe.explorer import neighbors
 from cellscribe.report.colours import PALETTE
 
-pytestmark = pytest.mark.browser
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(find_browser() is None, reason="NO BROWSER: install Chromium"),
+]
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"><b>"
 LABELS = ["T cell", "B cell", HOSTILE]

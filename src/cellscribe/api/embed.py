@@ -19,6 +19,7 @@ from cellscribe.cells.readers.token_source import TokenCells
 from cellscribe.config import (
     CountsKind,
     EmbedOptions,
+    ExploreOptions,
     OutputDtype,
     Precision,
     Species,
@@ -188,6 +189,7 @@ def embed_file(
     overwrite: bool | None = None,
     report: str | Path | None = None,
     map_png: str | Path | None = None,
+    map_page: str | Path | None = None,
     color_by: str | None = None,
     progress: Progress | None = None,
     log: Log = log_stderr,
@@ -215,8 +217,10 @@ def embed_file(
         Also write a self-contained HTML page here.
     map_png
         Also draw the map (UMAP of the vectors) here.
+    map_page
+        Also write the page of `explore` here; `out` is an ``.h5ad`` or ``.zarr``.
     color_by
-        Column of obs that colours the map.
+        Column of obs that colours the maps.
     progress, log
         As for `embed`.
 
@@ -244,8 +248,12 @@ def embed_file(
         "overwrite": overwrite,
     }
     options = choose_options(EmbedOptions, options, "embed_file", given)
-    report, map_png = (None if path is None else Path(path) for path in (report, map_png))
-    drawn = [path for path in (report, map_png) if path is not None]
+    report, map_png, map_page = (
+        None if path is None else Path(path) for path in (report, map_png, map_page)
+    )
+    drawn = [path for path in (report, map_png, map_page) if path is not None]
+    if map_page is not None and Path(out).suffix not in (".h5ad", ".zarr"):
+        raise InputError(f"{out}: --explore needs vectors next to obs; write an .h5ad or .zarr")
     with ExitStack() as stack:
         stack.enter_context(remote_lease(out, log))
         remote = local_paths(source, out, overwrite=options.overwrite)
@@ -278,6 +286,13 @@ def embed_file(
                 color_by=color_by,
                 report=report,
                 map_png=map_png,
+                map_page=map_page,
             )
             result.warnings.extend(found)
+        if map_page is not None:
+            from cellscribe.api.explore import write_page
+
+            color = () if color_by is None else (color_by,)
+            shown = ExploreOptions(color=color, use_rep=options.key_added, layer=options.layer)
+            write_page(out, map_page, shown, progress=progress, log=log)
     return result

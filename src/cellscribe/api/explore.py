@@ -94,9 +94,22 @@ def explore(
         raise InputError(f"{out}: a map is a page; give it a name with .html")
     path = Path(source) if isinstance(source, str | Path) else None
     check_target(out, path, overwrite=options.overwrite)
+    with lease(out):
+        return write_page(source, out, options, progress=progress, log=log)
+
+
+def write_page(
+    source: str | Path | AnnData,
+    out: Path,
+    options: ExploreOptions,
+    *,
+    progress: Progress | None,
+    log: Log,
+) -> Explored:
+    """Write the page of `explore` to an output that was checked and is held."""
     from cellscribe.explorer.make import make_page
 
-    with lease(out), writing(out) as partial:
+    with writing(out) as partial:
         found = make_page(source, options, progress=progress, log=log)
         partial.write_text(found.text, encoding="utf-8")
     return found

@@ -25,6 +25,7 @@ def embed(
     sharing: Annotated[ShardOptions | None, Parameter(name="*", group=MANY)] = None,
     report: Path | None = None,
     map_png: Annotated[Path | None, Parameter(name="--map")] = None,
+    map_page: Annotated[Path | None, Parameter(name="--explore")] = None,
     color_by: str | None = None,
     as_json: AsJson = False,
 ) -> None:
@@ -42,15 +43,18 @@ def embed(
         Write a self-contained HTML page on the run: map, coverage, lengths, warnings.
     map_png
         Draw the map (UMAP of the vectors) as a PNG.
+    map_page
+        Write a page to look around in, as explore does; the output is an .h5ad or .zarr.
     color_by
-        Column of obs that colours the map.
+        Column of obs that colours the maps.
     as_json
         Print what was done as one JSON object; of many sources it is the manifest.
     """
     options, sharing = options or EmbedOptions(), sharing or ShardOptions()
-    drawn = [flag for flag, path in (("--report", report), ("--map", map_png)) if path]
+    asked = (("--report", report), ("--map", map_png), ("--explore", map_page))
+    drawn = [flag for flag, path in asked if path]
     if color_by is not None and not drawn:
-        raise InputError("--color-by colours a map; add --map PNG or --report HTML")
+        raise InputError("--color-by colours a map; add --map PNG, --report or --explore HTML")
     if is_many(sources, out):
         if drawn:
             raise InputError(f"{drawn[0]} is of one source; give a source and a file as output")
@@ -64,6 +68,7 @@ def embed(
             options,
             report=report,
             map_png=map_png,
+            map_page=map_page,
             color_by=color_by,
             progress=progress,
             log=log_stderr,
@@ -77,7 +82,7 @@ def embed(
     for warning in done.warnings:
         log_stderr(f"Warning: {warning}")
     print_written(
-        (out, report, map_png),
+        (out, report, map_png, map_page),
         as_json,
         lambda: {
             "cells": done.n_cells,

@@ -132,7 +132,7 @@ def draw_layouts(
     found = []
     for key in basis:
         if key == COUNTS_PCA and key not in vectors.obsm:
-            name, points = "PCA of the counts", _components(counts(), seed)
+            name, points = "PCA of the counts", principal_components(counts(), seed=seed)
         else:
             name, points = key, vectors.rows(key, rows)
         if points.shape[1] == 2:
@@ -154,8 +154,28 @@ def _layout(name: str, xy: Matrix) -> Layout:
     return Layout(name=name, xy=np.where(placed[:, None], xy, np.nan), off=int((~placed).sum()))
 
 
-def _components(counts: csr_matrix, seed: int) -> Matrix:
-    """The standard workflow's principal components, ``[n, COMPONENTS]`` or fewer."""
+def principal_components(counts: csr_matrix, n: int = COMPONENTS, *, seed: int = 0) -> Matrix:
+    """Compute principal components the standard way, without a dense table of cells and genes.
+
+    Parameters
+    ----------
+    counts
+        ``[B, G]`` raw counts; log-normalised, and of their most variable genes, see
+        `evaluation.stats.features.pca`.
+    n
+        Components; no more than cells or genes.
+    seed
+        Of the randomised solver.
+
+    Returns
+    -------
+    ``[B, n]`` float32.
+
+    Raises
+    ------
+    InputError
+        There are fewer than two cells or genes.
+    """
     from sklearn.utils.extmath import randomized_svd
 
     from cellscribe.cells.log_norm import log_norm
@@ -163,7 +183,7 @@ def _components(counts: csr_matrix, seed: int) -> Matrix:
 
     logs = log_norm(counts)
     chosen = logs[:, most_variable(logs)].astype(np.float32)
-    n = min(COMPONENTS, *chosen.shape)
+    n = min(n, *chosen.shape)
     if n < 2:
         raise InputError("a PCA needs two cells and two genes; name a key of obsm (--basis)")
     # a product with the centred matrix is that with the sparse one less that with its mean

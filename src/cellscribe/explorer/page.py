@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from importlib import resources
 from string import Template
 from typing import Any
@@ -38,17 +37,10 @@ def render(about: dict[str, Any], packed: str) -> str:
         css=f"{html.part('page.css').rstrip()}\n{part('explore.css').rstrip()}",
         title=escape(about["title"]),
         source=escape(about["source"]),
-        about=_json(about),
+        about=html.script_json(about),
         packed=packed,
         script=script,
     )
-
-
-def _json(value: Any) -> str:
-    """JSON that no parser of HTML reads anything into."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def part(name: str) -> str:

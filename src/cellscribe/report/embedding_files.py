@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -99,6 +101,7 @@ def draw(
     color_by: str | None = None,
     report: Path | None = None,
     map_png: Path | None = None,
+    map_page: Path | None = None,
 ) -> list[str]:
     """Write the page, the map's PNG, or both.
 
@@ -112,6 +115,8 @@ def draw(
         Column of obs to colour the map by; sequencing depth if not given.
     report, map_png
         The files.
+    map_page
+        The page of `explore` that the report links to.
 
     Returns
     -------
@@ -159,9 +164,15 @@ def draw(
         facts=facts,
         depth=depth,
         together=together,
+        map_page=None if map_page is None else _address(map_page, report.parent),
     )
     write_report(report, page, xy)
     return measured_warnings(page)
+
+
+def _address(page: Path, folder: Path) -> str:
+    """Address of a page for a link from another that lies in a folder."""
+    return quote(Path(os.path.relpath(page, folder)).as_posix())
 
 
 def _measured(

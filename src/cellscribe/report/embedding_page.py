@@ -8,7 +8,6 @@ Text from the input (labels, file names, warnings) is escaped.
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +74,8 @@ class EmbeddingReport:
         How much of depth the vectors' clusters explain; None if it could not be measured.
     together
         Whether ribosomal genes are expressed together; None if no cell was looked at.
+    map_page
+        Address of the page of `explore`, if there is one.
     """
 
     title: str
@@ -96,6 +97,7 @@ class EmbeddingReport:
     facts: Mapping[str, str]
     depth: DepthExplained | None = None
     together: Coexpression | None = None
+    map_page: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("umis", "umis_known", "genes", "genes_known", "tokens"):
@@ -221,9 +223,13 @@ def _map(report: EmbeddingReport, umap_xy: npt.NDArray, colouring: Colouring) ->
         picture=picture,
         tags=f'<div class="tags" aria-hidden="true">{tags}</div>',
         legend=_legend(report, colouring),
-        caption=escape(_map_caption(report, finite, layout)),
-        data=_script_json(_points(report, placed, finite, colouring)),
+        caption=escape(_map_caption(report, finite, layout)) + _link(report.map_page),
+        data=html.script_json(_points(report, placed, finite, colouring)),
     )
+
+
+def _link(address: str | None) -> str:
+    return f' <a href="{escape(address)}">A map to look around in</a>.' if address else ""
 
 
 def _map_caption(report: EmbeddingReport, finite: npt.NDArray[np.bool_], layout: str) -> str:
@@ -390,9 +396,3 @@ def _facts(facts: Mapping[str, str]) -> str:
         f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
         for name, value in facts.items()
     )
-
-
-def _script_json(data: object) -> str:
-    """Encode as JSON that cannot end the script element it stands in."""
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

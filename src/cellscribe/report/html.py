@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Sequence
 from importlib import resources
 from string import Template
@@ -75,6 +76,12 @@ def tiles_box(tiles: Sequence[Tile]) -> str:
     if not tiles:
         return ""
     return '<dl class="tiles">\n' + "\n".join(map(_tile, tiles)) + "\n</dl>"
+
+
+def script_json(data: object) -> str:
+    """Encode as JSON that cannot end the script element it stands in."""
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _tile(tile: Tile) -> str:

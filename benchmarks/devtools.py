@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
+from cellscribe.errors import InputError
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SECONDS = 30
 """Longest wait for an answer, or for what a page does."""
 
@@ -94,6 +95,7 @@ class Tab:
         self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, **(held | more))
 
     def click(self, x: float, y: float) -> None:
+        """Click at a point of the window."""
         self.mouse("mousePressed", x, y)
         self.mouse("mouseReleased", x, y)
 
@@ -137,6 +139,11 @@ class Tab:
         return [each["params"]["request"]["url"] for each in sent]
 
 
+def find_browser() -> str | None:
+    """Path of a browser; None if there is none."""
+    return next((path for name in BROWSERS if (path := shutil.which(name))), None)
+
+
 @contextlib.contextmanager
 def open_tab(folder: Path, page: Path, *options: str) -> Iterator[Tab]:
     """Open a page in headless Chromium with software rendering.
@@ -149,11 +156,15 @@ def open_tab(folder: Path, page: Path, *options: str) -> Iterator[Tab]:
         The page.
     options
         More options of Chromium.
+
+    Raises
+    ------
+    InputError
+        No browser is installed.
     """
-    names = ("chromium", "chromium-browser", "google-chrome")
-    browser = next((path for name in names if (path := shutil.which(name))), None)
+    browser = find_browser()
     if browser is None:
-        pytest.skip(f"NO BROWSER: the page was not opened in one; install one of {names}")
+        raise InputError(f"no browser is installed; install one of {', '.join(BROWSERS)}")
     there, writing = os.pipe()
     reading, here = os.pipe()
     # Chromium takes commands from its file descriptor 3 and answers on 4

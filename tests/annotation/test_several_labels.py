@@ -214,6 +214,7 @@ def test_from_the_command_line(tiny_model: Path, tmp_path: Path, run: Cli) -> No
     ("words", "told"),
     [
         (["--label", "cell_type", "--label", "cell_type"], "named twice (--label)"),
+        (["--label", "a/b", "--label", "a_b"], "differs from another in a slash"),
         (["--label", "cell_type", "--label", "diseas"], "near it: disease"),
         (["--label", "cell_type", "--label", "same"], "same has only 'x'; name another column"),
         (["--label", "cell_type", "--label", "disease", "--loss-weight", "disease=2"],

@@ -97,9 +97,13 @@ class FinetuneOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, 
                 "--gene-list FILE with labels of genes; one of them, as each makes its own model"
             )
         self._check_target()
+        written = [name.replace("/", "_") for name in self.labels]
         for name in self.labels:
-            if self.labels.count(name) > 1:
-                raise InputError(f"column {name!r} is named twice (--label); name it once")
+            if written.count(name.replace("/", "_")) > 1:
+                raise InputError(
+                    f"column {name!r} is named twice (--label), or differs from another in a slash "
+                    "for _ alone; name it once, or rename it"
+                )
         self._check_loss_weight()
         if self.gene_list is not None and (self.mode, self.group) != ("head", None):
             raise InputError(

@@ -133,7 +133,7 @@ def render_annotated(done: Annotated, table: pd.DataFrame, seen: Seen, *, source
         title=f"Labels of {len(table):,} cells of {source}",
         source=source,
         tiles=[] if columns else [("Cells", f"{len(table):,}", "in the file")],
-        warnings=[],
+        warnings=[_about_empty(done.n_empty)] if done.n_empty and not columns else [],
         body='<div class="labels evaluation">\n' + "\n".join(body) + "\n</div>",
         css=CSS,
     )

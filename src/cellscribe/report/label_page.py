@@ -327,7 +327,7 @@ def _ways(found: Mapping[str, Any], key: str) -> str:
         + HOW
     )
     body = [
-        html.pair([html.card("Macro F1", text, dots), html.card("In words", found["sentence"])]),
+        html.pair([html.card("Macro F1", text, dots)]),
         grids.html(_grid(found), "Ways to label these cells"),
         grids.folded(_by_label(ways), "F1 of each label"),
     ]
@@ -348,16 +348,16 @@ def _grid(found: Mapping[str, Any]) -> Grid:
                 Cell(name),
                 grids.figure(estimate, 3, best=top),
                 Cell(gap, interval),
+                Cell(NOTHING if row["seconds"] is None else f"{row['seconds']:,.1f}"),
                 *(
                     Cell(NOTHING if row[name] is None else f"{row[name]:.3f}")
                     for name, _ in FIGURES
                 ),
-                Cell(NOTHING if row["seconds"] is None else f"{row['seconds']:,.1f}"),
                 Cell(f"{learnt or found['learnt_from']:,}"),
             )
         )
     header = (
-        "Way", "macro F1", "next to the best", *(title for _, title in FIGURES), "seconds",
+        "Way", "macro F1", "next to the best", "seconds", *(title for _, title in FIGURES),
         "labelled cells",
     )  # fmt: skip
     return Grid(header, tuple(rows))

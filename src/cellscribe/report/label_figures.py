@@ -88,7 +88,7 @@ def _confused(own: str, given: str, n: int, total: int, right: bool) -> str:
     hint = f"{own}: {several(n, 'cell')} called {given}"
     return (
         f'<td title="{escape(hint)}" style="background:color-mix(in srgb,{ink} {strength}%,'
-        f'var(--card))"{" class=strong" if share > 0.5 else ""}>{percent}'
+        f'var(--card))">{percent}'
         f"<small>{n:,}</small></td>"
     )
 

@@ -87,7 +87,7 @@ def bench_explore(data: Path, n: int, folder: Path, out: Path) -> Path:
         adata, page, basis=list(maps), use_rep=OURS, gene=GENES, overwrite=True
     )
     packed = round(time.perf_counter() - start, 1)
-    with tempfile.TemporaryDirectory() as profile, open_tab(Path(profile), page) as tab:
+    with tempfile.TemporaryDirectory() as profile, open_tab(Path(profile), page.resolve()) as tab:
         browser = measure_page(tab)
     figures = {
         "umap_seconds": seconds,

@@ -217,7 +217,13 @@ def test_maps_that_are_drawn_unless_some_are_named(adata: AnnData, tmp_path: Pat
     assert views() == ["X_cellscribe (PCA)", "X_umap"]
     adata.uns["neighbors"] = {"params": {"use_rep": "X_cellscribe"}}
     assert views() == ["X_umap", "X_pca (PCA)"]
-    for key in ("X_umap", "X_pca"):
+    # what is no matrix of vectors is passed over
+    adata.obsm["A_table"] = pd.DataFrame({"protein": np.ones(N)}, index=adata.obs_names)
+    adata.obsm["B_column"] = np.ones((N, 1))
+    ours = adata.obsm.pop("X_cellscribe")
+    assert views() == ["X_pca (PCA)", "X_umap"]
+    adata.obsm["X_cellscribe"] = ours
+    for key in ("X_umap", "X_pca", "A_table", "B_column"):
         del adata.obsm[key]
     adata.X = csr_matrix(log_norm(adata.X))
     assert views() == ["X_cellscribe (PCA)"]
@@ -232,7 +238,7 @@ def test_cells_without_vectors_have_no_place_and_no_neighbors(
     first, second = (page.array(each["data"]).reshape(2, N) for each in page.about["views"])
     assert np.flatnonzero((first == 65_535).any(axis=0)).tolist() == [2]
     assert np.flatnonzero((second == 65_535).any(axis=0)).tolist() == [3]
-    assert "X_flat: 1 cells have no place." in page.about["notes"]
+    assert "X_flat: 1 cell without a place." in page.about["notes"]
     near = page.array(page.about["neighbors"]["low"]).reshape(N, -1)
     assert (near[3] == N).all()
     assert 3 not in near[[0, 1, 2, 4, 5, 6, 7]]

@@ -66,7 +66,7 @@ def choose_basis(vectors: Vectors, options: ExploreOptions, *, has_counts: bool)
             if key != COUNTS_PCA or key in vectors.obsm:
                 vectors.columns(key)
         return list(options.basis)
-    first = choose_rep(vectors, options)
+    first = rep = choose_rep(vectors, options)
     others = [key for key in (UMAP, "X_pca") if key in vectors.obsm and key != first]
     if first is None and not others:
         raise InputError(
@@ -78,7 +78,7 @@ def choose_basis(vectors: Vectors, options: ExploreOptions, *, has_counts: bool)
     if UMAP in others and vectors.umap_of == first:
         others.remove(UMAP)
         first = UMAP
-    second = others[:1] or ([COUNTS_PCA] if has_counts and first != "X_pca" else [])
+    second = others[:1] or ([COUNTS_PCA] if has_counts and rep != "X_pca" else [])
     return [first, *second]
 
 
@@ -99,7 +99,7 @@ def choose_rep(vectors: Vectors, options: ExploreOptions) -> str | None:
         return options.use_rep
     named = [key for key in options.basis if key in vectors.obsm]
     for key in [OURS, *named, *sorted(vectors.obsm, key=lambda key: (key == "X_pca", key))]:
-        if key in vectors.obsm and vectors.columns(key) > 2:
+        if vectors.holds_vectors(key):
             return key
     return None
 

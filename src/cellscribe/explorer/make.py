@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.sparse import csr_matrix, vstack
 
-from cellscribe.callbacks import Log, Progress, in_step
+from cellscribe.callbacks import Log, Progress, in_step, number_of
 from cellscribe.cells.columns import find_column
 from cellscribe.cells.counts import Counts, open_counts
 from cellscribe.config import ExploreOptions
@@ -142,7 +142,11 @@ def make_page(
             0,
             f"{len(rows):,} of {n_total:,} cells, drawn at random (seed {options.seed}).",
         )
-    notes += [f"{each.name}: {each.off:,} cells have no place." for each in layouts if each.off]
+    notes += [
+        f"{each.name}: {number_of(each.off, 'cell')} without a place."
+        for each in layouts
+        if each.off
+    ]
     where = Path(vectors.name).name
     about = {
         "title": options.title or f"{len(rows):,} cells of {where}",

@@ -80,6 +80,14 @@ class Vectors:
             )
         return int(shape[1])
 
+    def holds_vectors(self, key: str) -> bool:
+        """Whether a matrix is there that neighbors can be found in."""
+        try:
+            return self.columns(key) > 2
+        except InputError:
+            # obsm holds tables and single columns too, which nobody asked for here
+            return False
+
     def rows(self, key: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Read rows, ascending, of a matrix, ``[len(rows), D]``."""
         width = self.columns(key)

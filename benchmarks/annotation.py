@@ -13,11 +13,13 @@ Nothing is chosen by the labels of the cells that are scored.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks import annotation_cells
 from benchmarks.annotation_cells import (
     LabelledCells,
     fit_baseline,
@@ -27,8 +29,10 @@ from benchmarks.annotation_cells import (
     scored,
     shared_genes,
 )
+from benchmarks.kept_figures import Figures, digest_of, keep_figures
 from benchmarks.record import write_result
-from cellscribe.annotation.calibration import calibrate
+from cellscribe import annotation
+from cellscribe.annotation.calibration import Calibration, calibrate
 from cellscribe.annotation.calls import Caller, caller_of_reference
 from cellscribe.annotation.domain import fit_domain
 from cellscribe.annotation.labels import Labelled, choose_folds
@@ -42,12 +46,18 @@ SIZES = (240, 1_200, None)
 QUERY = 500
 """Cells that are scored, of each draw."""
 OURS, HEAD, GENES = "annotate --reference", "finetune head", "logistic regression on genes"
-Figures = dict[str, float]
+ROOM = Path(annotation.__file__).parent
+_GENES = [Path(annotation_cells.__file__), ROOM / "calibration.py", ROOM / "linear.py"]
+_OURS = ("align", "calls", "domain", "neighbors", "reference", "shift")
+CODE = {GENES: digest_of(_GENES)} | dict.fromkeys(
+    (OURS, HEAD), digest_of([*_GENES, *(ROOM / f"{name}.py" for name in _OURS)])
+)
+"""Digest of the files that the figures of a side come from."""
 
 
 def bench_annotation(data: Path, model: str, draws: int, kept: Path, out: Path) -> str:
     """Measure all three, and write their results; see `benchmarks.__main__`."""
-    read = _reader(data, model, kept)
+    read, parts = _reader(data, model, kept), kept / "figures"
     settings = {"model": model, "draws": draws, "accuracy": ACCURACY, "query_cells": QUERY}
     lines = []
     for name, measure in (
@@ -55,7 +65,7 @@ def bench_annotation(data: Path, model: str, draws: int, kept: Path, out: Path) 
         ("annotation_across", across_figures),
         ("annotation", within_figures),
     ):
-        rows = measure(read, draws)
+        rows = measure(read, draws, parts)
         lines.append(str(write_result(out, name, name, settings, {"figures": rows})))
     return "\n".join(lines)
 
@@ -106,41 +116,68 @@ def head_caller(cells: LabelledCells, given: Labelled) -> tuple[Caller, Any]:
     return caller, found
 
 
-def sides(cells: LabelledCells, given: Labelled) -> dict[str, tuple[Any, Any]]:
-    """What calls, and its calibration, for each side."""
+def fit_side(side: str, cells: LabelledCells, given: Labelled) -> tuple[Any, Calibration]:
+    """What calls, and its calibration."""
+    if side == HEAD:
+        return head_caller(cells, given)
+    if side == GENES:
+        baseline = fit_baseline(cells, given, ACCURACY)
+        return baseline, baseline.calibration
     reference = fit_reference(
         cells.vectors, given, n_neighbors=NEIGHBORS, folds=FOLDS, accuracy=ACCURACY, seed=0
     )
-    baseline = fit_baseline(cells, given, ACCURACY)
-    return {
-        OURS: (caller_of_reference(reference), reference.calibration),
-        HEAD: head_caller(cells, given),
-        GENES: (baseline, baseline.calibration),
-    }
+    return caller_of_reference(reference), reference.calibration
 
 
 def quiet(_: str) -> None:
     """Say nothing."""
 
 
-def within_figures(read: Callable[..., LabelledCells], draws: int) -> list[dict[str, Any]]:
+def within_figures(
+    read: Callable[..., LabelledCells],
+    draws: int,
+    kept: Path | None = None,
+    only: tuple[str, ...] = (OURS, HEAD, GENES),
+) -> list[dict[str, Any]]:
     """Expected and reached figures on held-out parts, with one type withheld."""
     rows = []
     for name, cells in studies(read).items():
         for size in SIZES:
-            found: dict[str, list[Figures]] = {side: [] for side in (OURS, HEAD, GENES)}
-            for draw in range(draws):
-                for side, figures in _draw(cells, size, draw).items():
-                    found[side].append(figures)
-            rows += [
-                {"study": name, "size": size, "side": side, **_summary(each)}
-                for side, each in found.items()
-            ]
+            for side in only:
+                found = [
+                    keep_figures(
+                        kept,
+                        f"within {name} {size} {side} {draw} {CODE[side]}",
+                        partial(_draw, cells, size, draw, side),
+                    )
+                    for draw in range(draws)
+                ]
+                rows.append({"study": name, "size": size, "side": side, **_summary(found)})
     return rows
 
 
-def _draw(cells: LabelledCells, size: int | None, draw: int) -> dict[str, Figures]:
+def _draw(cells: LabelledCells, size: int | None, draw: int, side: str) -> Figures:
     """One held-out part, one type withheld, one reference."""
+    reference, given, query = draw_parts(cells, size, draw)
+    caller, found = fit_side(side, reference, given)
+    if isinstance(caller, Caller):
+        each = caller.meet(query.vectors, "auto", quiet)[0].call(query.vectors).each
+        threshold = caller.threshold
+    else:
+        each, threshold = caller.probabilities(query.genes), found.threshold
+    expected = found.crossed or found.held_out
+    return scored(each, threshold, query.names, given.labels) | {
+        "expected_coverage": expected.coverage,
+        "expected_accuracy_called": np.nan
+        if expected.accuracy_called is None
+        else expected.accuracy_called,
+    }
+
+
+def draw_parts(
+    cells: LabelledCells, size: int | None, draw: int
+) -> tuple[LabelledCells, Labelled, LabelledCells]:
+    """Draw a reference that lacks a type, and cells of the part that is held out."""
     rng = np.random.default_rng(draw)
     assert cells.names is not None
     n_cells = len(cells.names)
@@ -162,22 +199,7 @@ def _draw(cells: LabelledCells, size: int | None, draw: int) -> dict[str, Figure
     assert query.names is not None
     reference, given = labelled(cells.some(rest))
     # cells of labels too rare to be learnt say nothing here
-    query = query.some(np.isin(query.names.astype(str), [*given.labels, withheld]))
-    figures = {}
-    for side, (caller, found) in sides(reference, given).items():
-        if isinstance(caller, Caller):
-            each = caller.meet(query.vectors, "auto", quiet)[0].call(query.vectors).each
-            threshold = caller.threshold
-        else:
-            each, threshold = caller.probabilities(query.genes), found.threshold
-        expected = found.crossed or found.held_out
-        figures[side] = scored(each, threshold, query.names, given.labels) | {
-            "expected_coverage": expected.coverage,
-            "expected_accuracy_called": np.nan
-            if expected.accuracy_called is None
-            else expected.accuracy_called,
-        }
-    return figures
+    return reference, given, query.some(np.isin(query.names.astype(str), [*given.labels, withheld]))
 
 
 def _summary(draws: Iterable[Figures]) -> dict[str, Any]:
@@ -203,7 +225,9 @@ PAIRS = (
 )
 
 
-def across_figures(read: Callable[..., LabelledCells], draws: int) -> list[dict[str, Any]]:
+def across_figures(
+    read: Callable[..., LabelledCells], draws: int, kept: Path | None = None
+) -> list[dict[str, Any]]:
     """One study labels another; the references are drawn anew each time."""
     files = {
         "sorted blood": read(SORTED, common=True),
@@ -221,8 +245,14 @@ def across_figures(read: Callable[..., LabelledCells], draws: int) -> list[dict[
             drawn = rng.choice(len(cells.vectors), min(1_200, len(cells.vectors)), replace=False)
             part = query.some(rng.permutation(len(query.vectors))[:QUERY])
             reference, given = labelled(cells.some(drawn))
-            for side, figures in _across(reference, given, part).items():
-                found.setdefault(side, []).append(figures)
+            for side in (OURS, HEAD, GENES):
+                for way in WAYS[side]:
+                    figures = keep_figures(
+                        kept,
+                        f"across {first} {second} {side} {way} {draw} {CODE[side]}",
+                        partial(_across, reference, given, part, side, way),
+                    )
+                    found.setdefault(f"{side}, {way}", []).append(figures)
         rows += [
             {"reference": first, "query": second, "side": side, **_summary(each)}
             for side, each in found.items()
@@ -230,22 +260,24 @@ def across_figures(read: Callable[..., LabelledCells], draws: int) -> list[dict[
     return rows
 
 
-def _across(cells: LabelledCells, given: Labelled, query: LabelledCells) -> dict[str, Figures]:
-    assert query.names is not None
-    figures = {}
-    for side, (caller, found) in sides(cells, given).items():
-        if isinstance(caller, Caller):
-            for align in ("auto", "none"):
-                each = caller.meet(query.vectors, align, quiet)[0].call(query.vectors).each
-                figures[f"{side}, --align {align}"] = scored(
-                    each, caller.threshold, query.names, given.labels
-                )
-            continue
-        for own in (True, False):
-            each = caller.probabilities(query.genes, own_scale=own)
-            name = f"{side}, {'each file scaled by itself' if own else 'scaled as the reference'}"
-            figures[name] = scored(each, found.threshold, query.names, given.labels)
-    return figures
+OWN, SAME = "each file scaled by itself", "scaled as the reference"
+WAYS = {
+    **dict.fromkeys((OURS, HEAD), ("--align auto", "--align none")),
+    GENES: (OWN, SAME),
+}
+"""Side -> the ways in which it meets another study."""
+
+
+def _across(
+    cells: LabelledCells, given: Labelled, query: LabelledCells, side: str, way: str
+) -> Figures:
+    caller, found = fit_side(side, cells, given)
+    if isinstance(caller, Caller):
+        align: Any = way.removeprefix("--align ")
+        each = caller.meet(query.vectors, align, quiet)[0].call(query.vectors).each
+        return scored(each, caller.threshold, query.names, given.labels)
+    each = caller.probabilities(query.genes, own_scale=way == OWN)
+    return scored(each, found.threshold, query.names, given.labels)
 
 
 OTHERS = {
@@ -259,7 +291,9 @@ OTHERS = {
 }
 
 
-def shift_figures(read: Callable[..., LabelledCells], draws: int) -> list[dict[str, Any]]:
+def shift_figures(
+    read: Callable[..., LabelledCells], draws: int, kept: Path | None = None
+) -> list[dict[str, Any]]:
     """How often the shift test calls cells shifted or outside, for files of all kinds."""
     baron, three, first = read(BARON, group="donor"), read(PBMC3K), read(SORTED)
     rows = []

@@ -26,9 +26,17 @@ from cellscribe.index.store import Index, describe
 
 Floats = npt.NDArray[np.float32]
 K, MIXED_WITH, NOISE = 15, 15, 0.1
-FEWER = {30_000: (), 50_000: ("faiss IVF1024,RaBitQ", "usearch HNSW, int8")}
-"""Cells at which exact search is measured too, to see where it is worth changing over, and what is
-measured next to it: usearch took more than 20 minutes to build at a million, and is left out."""
+FEWER: dict[int, tuple[str, ...]] = {
+    3_000: (),
+    10_000: (),
+    30_000: (),
+    50_000: ("faiss IVF1024,RaBitQ", "usearch HNSW, int8"),
+    100_000: (),
+    300_000: (),
+}
+"""Cells at which both searches of `cellscribe index` are measured, to see where it is worth to
+change over, and what is measured next to them: usearch took more than 20 minutes to build at a
+million, so it is measured at 50,000 alone."""
 CELLS_OF_SCGPT = 33_000_000
 """Cells of scGPT's published index, which is under 1 GB and searched on a GPU."""
 
@@ -214,6 +222,16 @@ def of_33_million(rows: dict[str, Any], cells: int, width: int) -> dict[str, flo
     }
 
 
+def faster_from(measured: dict[int, dict[str, Any]]) -> int | None:
+    """Fewest cells from which on the approximate search took less time than the exact one."""
+    found = None
+    for n in sorted(measured, reverse=True):
+        if measured[n]["approximate"]["query_s"] >= measured[n]["exact"]["query_s"]:
+            break
+        found = n
+    return found
+
+
 def bench_index(vectors: Path, cells: int, queries: int, sides: list[str], out: Path) -> Path:
     """Measure all sides at `cells` vectors, and exact search next to faiss at fewer.
 
@@ -261,6 +279,7 @@ def write_index_result(
     named = {(cells, name): row for name, row in rows.items()}
     named |= {(n, name): row for n, each in fewer.items() for name, row in each.items()}
     large = of_33_million(rows, cells, width)
+    over = faster_from({**fewer, cells: rows})
     table = {
         "columns": [
             *("cells", "search", "build, s", "file, MB"),
@@ -286,8 +305,19 @@ def write_index_result(
                 "–",
                 "–",
             ]
-        ],
+        ]
+        + (
+            []
+            if over is None
+            else [[f"{over:,}", "fewest at which approximate is faster", *4 * "–"]]
+        ),
     }
     settings = {"real_cells": n_real, "cells": cells, "queries": queries, "width": width}
-    figures = {"rows": rows, "fewer": fewer, "of_33_million": large, "table": table}
+    figures = {
+        "rows": rows,
+        "fewer": fewer,
+        "of_33_million": large,
+        "faster_from": over,
+        "table": table,
+    }
     return write_result(out, "index", "index", settings, figures)

@@ -8,7 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from benchmarks.bundled_index import outcomes
-from benchmarks.index import derive, measure_own, of_33_million, own_index, recall, standardised
+from benchmarks.index import (
+    derive,
+    faster_from,
+    measure_own,
+    of_33_million,
+    own_index,
+    recall,
+    standardised,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -22,6 +30,15 @@ def test_derived_vectors_lie_among_the_real_ones() -> None:
     near = np.linalg.norm(made[:, None] - real[None], axis=2).min(axis=1)
     assert near.max() < np.linalg.norm(real[:100, None] - real[None, :100], axis=2).max()
     assert 300 < (made.mean(axis=1) > 10).sum() < 700
+
+
+def test_the_change_over_is_where_approximate_stays_faster() -> None:
+    def row(exact: float, approximate: float) -> dict[str, dict[str, float]]:
+        return {"exact": {"query_s": exact}, "approximate": {"query_s": approximate}}
+
+    assert faster_from({10: row(1, 2), 20: row(3, 2), 30: row(9, 3)}) == 20
+    assert faster_from({10: row(2, 1), 20: row(2, 3), 30: row(9, 3)}) == 30
+    assert faster_from({10: row(1, 2)}) is None
 
 
 def test_recall_is_a_share_of_the_wanted() -> None:

@@ -105,7 +105,11 @@ def test_labels_come_back_with_probabilities(built: Path) -> None:
     votes = 1 / np.maximum(rows(found["neighbor_distance"]), 1e-6)
     same = rows(found["neighbor_cell_type"]) == found["cell_type_best"].to_numpy(str)[:, None]
     share = (votes * same).sum(1) / votes.sum(1)
-    np.testing.assert_allclose(found["cell_type_probability"], share, rtol=1e-5)
+    column = open_index(built).header["columns"]["cell_type"]
+    far = np.array(found["cell_type_distance"] * column["limit"], np.float64)
+    odds = np.exp(column["known"][0] + column["known"][1] * np.log(far))
+    known = np.minimum(1, odds / (1 + odds) / column["known"][2])
+    np.testing.assert_allclose(found["cell_type_probability"], share * known, rtol=1e-4)
     assert (found["cell_type_second"] != found["cell_type_best"]).all()
 
 
@@ -218,7 +222,7 @@ def changed(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], Non
 
 def other_format(folder: Path) -> None:
     header = json.loads((folder / HEADER).read_text())
-    (folder / HEADER).write_text(json.dumps(header | {"version": 2}))
+    (folder / HEADER).write_text(json.dumps(header | {"version": 3}))
 
 
 def climbing(folder: Path) -> None:
@@ -403,14 +407,53 @@ def test_cells_from_elsewhere_are_told_before_their_labels(built: Path) -> None:
     counts = np.zeros(cells.shape, np.float32)
     counts[:, 195:] = 1 + rng.poisson(3, (60, 5))
     foreign.X = csr_matrix(counts)
-    for source, share in ((cells, 0.25), (foreign, 0.5)):
+    for source in (cells, foreign):
         said: list[str] = []
         cellscribe.annotate(source, index=built, log=said.append, **FLAT)
-        outside = source.uns["cellscribe"]["annotation"]["outside"]
-        assert any("lie outside of what the index knows" in line for line in said) == (
-            outside > 0.25
-        )
-        assert (outside > share) == (source is foreign)
+        shift = source.uns["cellscribe"]["annotation"]["shift"]
+        assert any(shift["sentence"] in line for line in said)
+        warned = any(line.startswith("Warning: The cells") for line in said)
+        assert warned == (source is foreign), shift
+
+
+def planted(model: Path, kinds: list[str], seed: int, offset: float = 0.0) -> ad.AnnData:
+    """Cells of kinds that lie apart, as vectors that say that they are the model's."""
+    rng = np.random.default_rng(seed)
+    cells = typed_cells(120, seed=seed)
+    cellscribe.embed(cells, model=model, log=quiet, **FLAT)
+    kind = np.arange(120) % len(kinds)
+    place = np.array(["abcde".index(each) for each in kinds])[kind]
+    vectors = 8 * np.eye(5, WIDTH)[place] + rng.normal(size=(120, WIDTH)) + offset
+    cells.obsm["X_cellscribe"] = vectors.astype(np.float32)
+    cells.obs["cell_type"] = np.array(kinds)[kind]
+    cells.obs["donor"] = "d" + pd.Series(np.arange(120) // 30, index=cells.obs.index).astype(str)
+    return cells
+
+
+def test_a_shifted_file_is_aligned_and_a_type_never_taught_is_unknown(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "i.index"
+    cells = planted(tiny_model, list("abcd"), 1)
+    words = options(use_rep="X_cellscribe", n_neighbors=5, accuracy=0.9)
+    cellscribe.build_index(cells, out, words, model=tiny_model, log=quiet)
+    rep = {"use_rep": "X_cellscribe"}
+    moved = planted(tiny_model, list("abcd"), 2, offset=2.0)
+    right = {}
+    for align in ("auto", "none"):
+        found = search(moved, out, align=align, **rep)
+        right[align] = (found["cell_type"].astype(str) == moved.obs["cell_type"]).mean()
+    assert right["auto"] > 0.9 > right["none"]
+    new = planted(tiny_model, list("abe"), 3)
+    found = search(new, out, **rep)
+    strange = (new.obs["cell_type"] == "e").to_numpy()
+    assert (found["cell_type"][strange] == "unknown").mean() > 0.9
+    assert (found["cell_type"].astype(str) == new.obs["cell_type"])[~strange].mean() > 0.9
+    # a move alone would bring cells of one kind onto any other
+    one = planted(tiny_model, ["e"], 4)
+    one.obsm["X_cellscribe"][:, 0] += 4
+    alone = search(one, out, **rep)
+    assert (alone["cell_type"] == "unknown").mean() > 0.9
 
 
 def test_what_an_index_settled_is_not_settled_again() -> None:
@@ -430,7 +473,8 @@ def test_without_anything_the_bundled_index_is_asked(monkeypatch: pytest.MonkeyP
     names = ("label", "probability", "best", "second", "distance", "ontology_id")
     assert list(found.columns[-6:]) == [f"cellscribe_{name}" for name in names]
     called = found["cellscribe_label"] != "unknown"
-    assert (found["cellscribe_distance"][called] <= 1).all()
+    assert found["cellscribe_distance"].median() < 1
+    assert cells.uns["cellscribe"]["annotation"]["shift"]["verdict"] != "outside"
     assert called.mean() > 0.5
     assert found["cellscribe_ontology_id"][called].str.startswith("CL:").all()
     with pytest.raises(InputError, match="is settled when an index is built"):

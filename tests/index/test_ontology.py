@@ -43,7 +43,8 @@ def voter() -> Voter:
     ontology = match_labels(LABELS[:3]) | {"beta": BETA}
     column: Column = {
         "labels": dict.fromkeys(LABELS, 10), "threshold": 0.75, "limit": 1.0,
-        "spread_limit": 1.0, "disagreement": 0.0, "confused": [], "calibration": {},
+        "known": [0.0, 0.0, 1.0], "spreads": dict.fromkeys(LABELS, 1.0), "near": 1.0,
+        "most_far": 0.0, "most_ratio": 1.0, "disagreement": 0.0, "confused": [], "calibration": {},
         "ontology": ontology,
     }  # fmt: skip
     index: Any = None
@@ -62,7 +63,7 @@ def voter() -> Voter:
 def test_the_narrowest_kind_that_is_sure_is_given(
     voter: Voter, shares: list[float], name: str | None, probability: float
 ) -> None:
-    called = voter.call_shares(np.array([shares]), np.full(1, 0.9))
+    called = voter.call_shares(np.array([shares]), np.ones(1), np.full(1, 0.9))
     given = int(called.given[0])
     table = voter.table(called)
     if name is None:
@@ -73,7 +74,9 @@ def test_the_narrowest_kind_that_is_sure_is_given(
         assert table["label"][0] == name
         assert terms()[table["ontology_id"][0]].name == name
     assert called.probability[0] == pytest.approx(probability)
-    assert voter.call_shares(np.array([shares]), np.full(1, 1.1)).given[0] == NOBODY
+    far = voter.call_shares(np.array([shares]), np.full(1, 0.5), np.full(1, 1.1))
+    assert far.given[0] == NOBODY
+    assert far.probability[0] == pytest.approx(max(shares) / 2)
 
 
 def test_ids_of_another_release_are_left_out() -> None:

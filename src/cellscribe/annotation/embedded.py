@@ -6,7 +6,7 @@ Letters: ``B`` cells, ``D`` width.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
@@ -72,16 +72,39 @@ def embed_cells(
     InputError
         No cell has a count on a gene that the model knows, or the counts are bad.
     """
-    filled, done = np.zeros(source.counts.n_cells, bool), 0
+    blocks = embedder.blocks(source.counts, source.genes, progress=progress)
+    parts = ((block.vectors, np.asarray(block.cells.lengths) > 0) for block in blocks)
+    with keep_vectors(parts, source.counts.name) as kept:
+        yield kept
+
+
+@contextmanager
+def keep_vectors(
+    parts: Iterable[tuple[npt.NDArray[np.floating], npt.NDArray[np.bool_]]], name: str
+) -> Iterator[EmbeddedCells]:
+    """Keep vectors that come block by block; they are gone at the end.
+
+    Parameters
+    ----------
+    parts
+        ``[b, D]`` vectors of a block, and ``[b]`` which of its cells are not empty.
+    name
+        Of the source, in messages.
+
+    Raises
+    ------
+    InputError
+        No cell has a count on a gene that the model knows.
+    """
+    filled, width = [np.zeros(0, bool)], 0
     with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as spool:
-        for block in embedder.blocks(source.counts, source.genes, progress=progress):
-            filled[done : done + len(block.vectors)] = np.asarray(block.cells.lengths) > 0
+        for vectors, here in parts:
+            filled.append(here)
+            width = vectors.shape[1]
             fix = "free some space, or set TMPDIR to another folder"
             with disk_errors(tempfile.gettempdir(), fix):
-                spool.write(np.asarray(block.vectors, np.float32).tobytes())
-            done += len(block.vectors)
-        if not filled.any():
-            raise InputError(
-                f"{source.counts.name}: no cell has a count on a gene that the model knows"
-            )
-        yield EmbeddedCells(spool=spool, filled=filled, width=embedder.width)
+                spool.write(np.asarray(vectors, np.float32).tobytes())
+        all_filled = np.concatenate(filled)
+        if not all_filled.any():
+            raise InputError(f"{name}: no cell has a count on a gene that the model knows")
+        yield EmbeddedCells(spool=spool, filled=all_filled, width=width)

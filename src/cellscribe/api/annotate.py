@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from cellscribe.cells.counts import Counts
-    from cellscribe.index.query import IndexAnnotation
+    from cellscribe.index.annotate import IndexAnnotation
     from cellscribe.inference.embedder import Embedder
 
 IN_MEMORY = "in memory"
@@ -261,8 +261,8 @@ def _annotated(
     seen: Seen | None = None,
 ) -> Iterator[tuple[Annotation | HeadsAnnotation | IndexAnnotation, Counts]]:
     """Call every cell of a source, which is open meanwhile."""
+    from cellscribe.index.annotate import annotate_by_index, what_it_knows
     from cellscribe.index.made_by import session_for
-    from cellscribe.index.query import annotate_by_index, what_it_knows
     from cellscribe.index.store import bundled_index, open_index
 
     if options.index is None and reference is None and options.reference is None:

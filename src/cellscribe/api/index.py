@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellscribe.callbacks import Log, Progress, in_step, log_stderr
 from cellscribe.config import AddOptions, IndexOptions, QueryOptions, choose_options
+from cellscribe.config.annotate import Align
 from cellscribe.errors import InputError
 from cellscribe.lease import claim
 
@@ -178,6 +179,7 @@ def search(
     layer: str | None = None,
     gene_key: str | None = None,
     use_rep: str | None = None,
+    align: Align | None = None,
     progress: Progress | None = None,
     log: Log = log_stderr,
 ) -> pd.DataFrame:
@@ -190,7 +192,7 @@ def search(
     index
         The folder.
     options
-        All settings at once, in place of `label` to `use_rep`.
+        All settings at once, in place of `label` to `align`.
     model
         The index's model, loaded or where it lies now.
     label
@@ -199,6 +201,8 @@ def search(
         As for `embed`.
     use_rep
         Key of obsm with finished vectors of the index's model.
+    align
+        How vectors are brought to those of the index, as for `annotate`.
     progress
         Called with (cells done, cells in all).
     log
@@ -220,7 +224,13 @@ def search(
     from cellscribe.index.store import open_index
     from cellscribe.index.vectors import find_references, open_reference
 
-    given = {"label": label, "layer": layer, "gene_key": gene_key, "use_rep": use_rep}
+    given = {
+        "label": label,
+        "layer": layer,
+        "gene_key": gene_key,
+        "use_rep": use_rep,
+        "align": align,
+    }
     options = choose_options(QueryOptions, options, "search", given)
     opened_index = open_index(index)
     references = find_references(source)
@@ -238,7 +248,8 @@ def search(
             progress=in_step(progress, "Searching"),
         ) as opened,
     ):
-        return find_hits(Querying(opened_index, options.label), opened)
+        querying = Querying(opened_index, options.label)
+        return find_hits(querying, opened, options.align, log)
 
 
 def search_file(

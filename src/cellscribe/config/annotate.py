@@ -38,8 +38,8 @@ class AnnotateOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, 
     reference_species: Species | None = None
     """Whose genes the reference has, if not the same as the input's (--species)."""
     align: Align = "auto"
-    """How vectors are brought to those of the reference: none, center, scale, mnn (mutual nearest
-    neighbours), or auto: mnn where cells are shifted and groups held out do not lose by it."""
+    """How vectors are brought to those of the reference or index: none, center, scale, mnn (mutual
+    nearest neighbours), or auto: mnn where cells are shifted, and it makes sense."""
     probabilities: bool = False
     """Give the probabilities of all labels too."""
     key_added: str = "cellscribe"
@@ -63,7 +63,7 @@ class AnnotateOptions(OutputOptions, DeviceOptions, InputOptions, ModelOptions, 
         """Refuse what was settled when an index was built."""
         if self.reference is not None:
             raise InputError("an index and a reference are given; leave --index or --reference out")
-        for name in ("align", "probabilities", "reference_species"):
+        for name in ("probabilities", "reference_species"):
             if getattr(self, name) != type(self).__dataclass_fields__[name].default:
                 raise InputError(
                     f"--{name.replace('_', '-')} is not for an index; leave it out, or give "

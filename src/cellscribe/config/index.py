@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from cellscribe.config.annotate import Align
 from cellscribe.config.finetune import CalibrationOptions
 from cellscribe.config.shared_options import (
     CheckpointOptions,
@@ -70,3 +71,6 @@ class QueryOptions(OutputOptions, DeviceOptions, InputOptions):
     """The only column of labels to give; all that the index has if not named."""
     use_rep: str | None = None
     """Key of obsm with finished vectors of the model; without it counts are embedded."""
+    align: Align = "auto"
+    """How vectors are brought to those of the index: none, center, scale, mnn (mutual nearest
+    neighbours), or auto: mnn where cells lie farther than held-out ones, and it makes sense."""

@@ -18,9 +18,9 @@ from cellscribe.annotation.calibration import log_calibration
 from cellscribe.callbacks import Log, Progress, in_step
 from cellscribe.config import AddOptions, IndexOptions, ModelOptions
 from cellscribe.errors import InputError
+from cellscribe.index.learn import contradictions, hold_out, learn_column
 from cellscribe.index.made_by import made_by, session_for
 from cellscribe.index.nearest import EXACT_CELLS, Exact, import_faiss, write_search
-from cellscribe.index.ontology import match_labels
 from cellscribe.index.parts import write_parts
 from cellscribe.index.store import (
     HEADER,
@@ -37,14 +37,7 @@ from cellscribe.index.store import (
 from cellscribe.index.vectors import (
     find_references,
 )
-from cellscribe.index.votes import (
-    choose_space,
-    contradictions,
-    group_numbers,
-    hold_out,
-    learn_column,
-    read_codes,
-)
+from cellscribe.index.votes import choose_space, group_numbers, read_codes
 from cellscribe.inference.session import Session, open_session, part_of
 from cellscribe.lease import lease
 from cellscribe.writing import disk_errors, writing
@@ -98,7 +91,7 @@ def build_index(
             choices = {field.name: getattr(chosen, field.name) for field in fields(ModelOptions)}
             header: Header = {
                 "format": "cellscribe index",
-                "version": 1,
+                "version": 2,
                 "model": made_by(session, _model_name(session, options.model), choices),
                 "labels": list(options.label),
                 "obs": list(options.obs),
@@ -233,13 +226,13 @@ def _finish(folder: Path, header: Header, log: Log, progress: Progress | None) -
     if learn:
         header["space"] = choose_space(index, columns[0], groups, options.seed)
         settings["learnt_on"] = index.n_cells
-    held = hold_out(Exact(index), groups, options.n_neighbors, options.seed)
+    search = Exact(index)
+    held = hold_out(search, groups, columns[0], options.n_neighbors, options.seed)
     header["columns"] = {}
     for number, labels in enumerate(columns):
         if step is not None:
             step(number, len(columns))
-        column, calibration = learn_column(index, held, labels, groups, options)
-        column["ontology"] = match_labels(labels.kept)
+        column, calibration = learn_column(search, held, labels, groups, options)
         header["columns"][labels.name] = column
         log(f"{labels.name}: {calibration.summary()}")
         log_calibration(calibration, log)

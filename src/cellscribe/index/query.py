@@ -2,8 +2,12 @@
 
 A label is given at the most specific level that is sure enough: where the labels are terms of the
 Cell Ontology, the probability of a kind of cell is the sum of those of the labels that it covers,
-and the narrowest kind around the best label that reaches the threshold is given. A cell farther
-from its neighbours, or from all labels, than nearly all held-out ones is unknown whatever they say.
+and the narrowest kind around the best label that reaches the threshold is given. All of these
+are multiplied by the probability that the cell is of any type that the index knows, which falls
+with its distance from the best label (`frame`).
+
+How a file lies next to the index is known only when all of it is embedded, so vectors are kept
+until then, on the disk where they are many.
 
 Letters: ``B`` queries, ``K`` neighbours, ``C`` labels, ``N`` labels and the kinds above them.
 """
@@ -11,6 +15,7 @@ Letters: ``B`` queries, ``K`` neighbours, ``C`` labels, ``N`` labels and the kin
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,31 +24,32 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cellscribe.annotation.domain import TINY, Types, fit_types
-from cellscribe.annotation.seen import Seen
-from cellscribe.callbacks import Progress, in_step
+from cellscribe.annotation.align import Alignment
+from cellscribe.annotation.domain import known_probability
+from cellscribe.annotation.embedded import EmbeddedCells, keep_vectors
+from cellscribe.annotation.shift import Shift
+from cellscribe.callbacks import Log
+from cellscribe.config.annotate import Align
 from cellscribe.errors import InputError
+from cellscribe.index.frame import (
+    NEARER,
+    Frame,
+    Moved,
+    align_file,
+    compare_cells,
+    fit_frame,
+    with_spread,
+)
 from cellscribe.index.nearest import Floats, Places, Search, open_search
 from cellscribe.index.ontology import ancestors, common_parents, terms
-from cellscribe.index.store import CELL_ID, Column, Index
-from cellscribe.index.vectors import Opened, opened_cells
-from cellscribe.index.votes import INSIDE, Labels, draw_labelled, read_codes, vote
-from cellscribe.inference.session import Session
+from cellscribe.index.store import Column, Index
+from cellscribe.index.vectors import Opened
+from cellscribe.index.votes import Labels, read_codes, vote
 from cellscribe.model.heads import UNKNOWN
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    pass
 
-    from anndata import AnnData
-
-    from cellscribe.cells.counts import Counts
-    from cellscribe.cells.gene_names.genes import GeneMap
-    from cellscribe.config import AnnotateOptions
-
-TISSUE = "tissue"
-"""Column of obs that tells where cells are from, where an index has it."""
-OUTSIDE = 0.25
-"""Share of cells outside the limits from which on there is a warning."""
 NOBODY = -1
 """Number of a label that is not there."""
 
@@ -98,8 +104,7 @@ class Called:
     second: npt.NDArray[np.int64]
     """``[B]`` labels."""
     distance: npt.NDArray[np.float64]
-    """``[B]`` in units of the limits of the index, the larger of both; above 1 a cell lies outside.
-    """
+    """``[B]`` from the best label, 1 where 95 % of the index's held-out cells are nearer."""
 
     def put(self, rows: Places, part: Called) -> None:
         """Fill in some of the cells."""
@@ -125,7 +130,7 @@ class Near:
     rows: Places
     """``[B]`` of the source."""
     vectors: Floats
-    """``[B, D]``."""
+    """``[B, D]``, aligned."""
     distance: Floats
     places: Places
     """``[B, K]``."""
@@ -145,36 +150,62 @@ class Voter:
         return kinds_of(self.labels.kept, self.column["ontology"])
 
     @cached_property
-    def types(self) -> Types:
+    def frame(self) -> Frame:
         """Where the labels lie."""
-        codes = self.labels.codes
-        drawn = draw_labelled(codes)
-        vectors = self.index.rows(drawn).astype(np.float64)
-        return fit_types(vectors, codes[drawn], len(self.labels.kept))
+        return fit_frame(self.index, self.labels)
 
-    def call(self, near: Near) -> Called:
-        """Call cells by their neighbours, and by how far they lie from all labels."""
-        shares = vote(near.distance, self.labels.codes[near.places], len(self.labels.kept))
-        spread = self.types.distances(np.asarray(near.vectors, np.float64)).min(axis=1)
-        far = np.maximum(
-            near.distance.mean(axis=1) / max(self.column["limit"], TINY),
-            spread / max(self.column["spread_limit"], TINY),
-        )
-        return self.call_shares(shares, far)
+    @cached_property
+    def spreads(self) -> npt.NDArray[np.float64]:
+        """Of each label, ``[C]``."""
+        return np.array([self.column["spreads"][label] for label in self.labels.kept])
 
-    def call_shares(self, shares: Floats, distance: npt.NDArray[np.float64]) -> Called:
-        """Call cells by the shares of their labels ``[B, C]`` and their `Called.distance`."""
+    def shares(self, near: Near) -> npt.NDArray[np.float64]:
+        """Votes of the neighbours, ``[B, C]``."""
+        return vote(near.distance, self.labels.codes[near.places], len(self.labels.kept))
+
+    def distance(self, near: Near) -> npt.NDArray[np.float64]:
+        """Distance of cells from their best label, over that of held-out cells of it, ``[B]``."""
+        return self.frame.distance(near.vectors, self.shares(near).argmax(axis=1), self.spreads)
+
+    def call(self, near: Near, spread: float = 1.0) -> Called:
+        """Call cells by their neighbours, and by how far they lie from what these say.
+
+        Parameters
+        ----------
+        near
+            The cells.
+        spread
+            By which distances are divided, see `Alignment`.
+        """
+        distance = self.distance(near) / spread
+        known = known_probability(np.array(self.column["known"]), distance)
+        return self.call_shares(self.shares(near), known, distance / self.column["limit"])
+
+    def call_shares(
+        self, shares: Floats, known: npt.NDArray[np.float64], distance: npt.NDArray[np.float64]
+    ) -> Called:
+        """Call cells.
+
+        Parameters
+        ----------
+        shares
+            ``[B, C]`` votes on the labels.
+        known
+            ``[B]`` probability of being of any known type.
+        distance
+            ``[B]`` as in `Called`.
+        """
         kinds, cells = self.kinds, np.arange(len(shares))
         order = np.argsort(-shares, axis=1, kind="stable")
         best, second = order[:, 0], order[:, 1]
-        mass = shares @ kinds.covers
+        mass = (shares * known[:, None]) @ kinds.covers
         sure = kinds.covers[best] & (mass >= self.column["threshold"])
-        sure &= ((distance <= 1) & (shares[cells, best] > 0))[:, None]
+        sure &= (shares[cells, best] > 0)[:, None]
         narrowest = np.where(sure, kinds.order, len(kinds.order)).argmin(axis=1)
         given = np.where(sure.any(axis=1), narrowest, NOBODY)
         return Called(
             given=given,
-            probability=np.where(given < 0, shares[cells, best], mass[cells, given]),
+            probability=np.where(given < 0, shares[cells, best] * known, mass[cells, given]),
             best=np.where(shares[cells, best] > 0, best, NOBODY),
             second=np.where(shares[cells, second] > 0, second, NOBODY),
             distance=distance,
@@ -229,128 +260,87 @@ class Querying:
             if label in (None, name)
         }
 
-    def blocks(self, opened: Opened) -> Iterator[Near]:
-        """Yield the cells of each block that hold counts, and their neighbours."""
-        done = 0
-        for block in opened.blocks:
-            rows = np.flatnonzero(block.vectors.any(axis=1))
-            if len(rows):
-                vectors = block.vectors[rows]
-                yield Near(done + rows, vectors, *self.search.nearest(vectors, self.n_neighbors))
-            done += len(block.vectors)
+    def near(self, vectors: Floats, rows: Places | None = None) -> Near:
+        """Find the neighbours of cells, ``[B, D]``, that are aligned already."""
+        rows = np.arange(len(vectors)) if rows is None else rows
+        return Near(rows, vectors, *self.search.nearest(vectors, self.n_neighbors))
+
+    def meet(self, cells: EmbeddedCells, align: Align, log: Log) -> Meeting:
+        """Measure how a file lies next to the index, and align it; says so before any label.
+
+        Parameters
+        ----------
+        cells
+            The file.
+        align
+            What is asked for.
+        log
+            Called with each line that a user should read.
+        """
+        first = next(iter(self.voters.values()))
+        sample, grouped = cells.sample(0), self.index.header["group"] is not None
+        before = self.near(sample)
+        shift = compare_cells(first.column, first.distance(before), grouped=grouped)
+        log(shift.sentence() if shift.verdict == "inside" else f"Warning: {shift.sentence()}")
+
+        def best(asked: Floats) -> npt.NDArray[np.int64]:
+            return first.shares(self.near(asked)).argmax(axis=1)
+
+        name: Align = "none" if align == "auto" and shift.ratio <= NEARER else align
+        moved = align_file(first.frame, sample, best, name=name)
+        if moved.alignment.name != "none":
+            distance = first.distance(self.near(aligned(sample, first.frame, moved.alignment)))
+            near = first.column["near"]
+            moved = with_spread(moved, distance, near, asked=align != "auto")
+        log_moved(moved, log)
+        return Meeting(alignment=moved.alignment, frame=first.frame, shift=shift)
+
+    def blocks(self, cells: EmbeddedCells, meeting: Meeting) -> Iterator[Near]:
+        """Yield the cells of each block that hold counts, aligned, and their neighbours."""
+        for rows, vectors in cells.blocks():
+            yield self.near(aligned(vectors, meeting.frame, meeting.alignment), rows)
+
+
+def vectors_of(opened: Opened) -> AbstractContextManager[EmbeddedCells]:
+    """Keep the vectors of an opened source; those of cells without counts are zeros."""
+    parts = ((block.vectors, np.any(block.vectors != 0, axis=1)) for block in opened.blocks)
+    return keep_vectors(parts, opened.name)
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexAnnotation:
-    """What each cell of a source is called by an index; stands for `call_cells.Annotation`."""
+class Meeting:
+    """How a file lies next to an index, and what brings it there; from `Querying.meet`."""
 
-    columns: dict[str, Any]
-    n_empty: int
-    genes: GeneMap
-    about: dict[str, Any]
+    alignment: Alignment
+    frame: Frame
+    shift: Shift
+    """Before it is aligned."""
 
-    def table(self, names: pd.Index) -> pd.DataFrame:
-        """One row a cell: label, probability, best, second, distance, ontology_id."""
-        return pd.DataFrame(self.columns, index=pd.Index(names, name=CELL_ID))
-
-    def counts(self) -> dict[str, int]:
-        """Cells by the label that they get, `UNKNOWN` last."""
-        numbers = pd.Series(self.columns["label"]).value_counts(sort=False)
-        found = {str(label): int(n) for label, n in numbers.items() if n and label != UNKNOWN}
-        return found | {UNKNOWN: int(numbers.get(UNKNOWN, 0))}
+    def facts(self) -> dict[str, Any]:
+        """Plain values for a provenance."""
+        return {
+            "shift": self.shift.as_json(),
+            "align": self.alignment.name,
+            "spread": self.alignment.spread,
+        }
 
 
-def annotate_by_index(
-    session: Session,
-    index: Index,
-    source: str | Path | AnnData,
-    options: AnnotateOptions,
-    *,
-    seen: Seen | None = None,
-    progress: Progress | None = None,
-) -> tuple[IndexAnnotation, Counts]:
-    """Call every cell of a source by an index.
+def aligned(vectors: Floats, frame: Frame, alignment: Alignment) -> Floats:
+    """Move vectors, ``[B, D]``; they are given back as they are where nothing is to be done."""
+    if alignment.name == "none":
+        return vectors
+    return frame.restore(alignment.apply(frame.standardise(vectors)))
 
-    Parameters
-    ----------
-    session
-        The index's model, see `made_by.session_for`.
-    index
-        The index.
-    source
-        Cells to call.
-    options
-        Column of labels, and where counts and genes are.
-    seen
-        Takes what a page shows.
-    progress
-        Called with (cells done, cells in all, name of the step).
 
-    Returns
-    -------
-    annotation
-        The calls and their provenance.
-    counts
-        The opened source.
-
-    Raises
-    ------
-    InputError
-        Bad input; no cell has a count on a gene that the model knows.
-    """
-    label = options.label or index.header["labels"][0]
-    querying = Querying(index, label)
-    voter = querying.voters[label]
-    cells = session.map_genes(session.open_counts(source), options.gene_key)
-    opened = opened_cells(session, cells, in_step(progress, "Annotating"))
-    n_cells = cells.counts.n_cells
-    called = nobody(n_cells)
-    n_filled = 0
-    for near in querying.blocks(opened):
-        called.put(near.rows, voter.call(near))
-        n_filled += len(near.rows)
-        if seen is not None:
-            seen.take([(near.rows, near.vectors)], n_cells, options.seed)
-    need_cells(n_filled, opened)
-    outside = (called.distance > 1).sum() / n_filled
-    if outside > OUTSIDE:
-        session.log(
-            f"Warning: {outside:.0%} of the cells lie outside of what the index knows, where of "
-            f"held-out cells {2 * (1 - INSIDE):.0%} at most do: another tissue, technology or "
-            "species. They are unknown; read the labels of the others with care."
+def log_moved(moved: Moved, log: Log) -> None:
+    """Say whether a file was aligned, and why not."""
+    if moved.refused:
+        log(
+            f"The cells are not aligned to the index: {moved.refused}. If they are of its types "
+            "all the same, give --align mnn."
         )
-    about = session.about(
-        cells,
-        by="index",
-        label=label,
-        index=index.folder.name,
-        index_cells=index.n_cells,
-        n_neighbors=querying.n_neighbors,
-        threshold=voter.column["threshold"],
-        limit=voter.column["limit"],
-        spread_limit=voter.column["spread_limit"],
-        outside=float(outside),
-    )
-    annotation = IndexAnnotation(
-        columns=voter.table(called), n_empty=n_cells - n_filled, genes=cells.genes, about=about
-    )
-    return annotation, cells.counts
-
-
-def what_it_knows(index: Index) -> str:
-    """Say in a sentence which tissues and types of cell an index knows."""
-    header = index.header
-    name = header["labels"][0]
-    labels = "; ".join(header["columns"][name]["labels"])
-    tissues = " and ".join(index.coded(TISSUE)[0]) if TISSUE in header["obs"] else ""
-    of = f" of {tissues}" if tissues else ""
-    return (
-        f"It knows {index.n_cells:,} cells{of}: {labels}. Other cells should come out {UNKNOWN}; "
-        "how often they do not is in docs/annotate.md."
-    )
-
-
-def need_cells(n_filled: int, opened: Opened) -> None:
-    """Refuse a source of which no cell was read."""
-    if not n_filled:
-        raise InputError(f"{opened.name}: no cell has a count on a gene that the model knows")
+    elif moved.alignment.name != "none":
+        log(
+            f"The cells are aligned to the index (--align {moved.alignment.name}); so their labels "
+            "depend on the other cells of the file."
+        )

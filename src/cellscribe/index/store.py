@@ -99,8 +99,16 @@ class Column(TypedDict):
 
     labels: dict[str, int]
     threshold: Share
-    limit: Annotated[float, Between(least=0.0)]
-    spread_limit: Annotated[float, Between(least=0.0)]
+    known: list[float]
+    """Of `annotation.domain.known_probability`."""
+    spreads: dict[str, Annotated[float, Between(above=0.0)]]
+    """How far held-out cells of each label lie from it."""
+    limit: Annotated[float, Between(above=0.0)]
+    near: Annotated[float, Between(above=0.0)]
+    """Distances, in units of these, within which 95 % and a quarter of the held-out cells lie."""
+    most_far: Share
+    most_ratio: Annotated[float, Between(least=0.0)]
+    """Of the held-out group that lies farthest: cells beyond the limit, and the median."""
     disagreement: Share
     confused: list[list[Any]]
     calibration: dict[str, Any]
@@ -111,7 +119,7 @@ class Header(TypedDict):
     """What is read again of ``index.json``."""
 
     format: Literal["cellscribe index"]
-    version: Literal[1]
+    version: Literal[2]
     model: MadeBy
     labels: list[str]
     obs: list[str]
@@ -265,7 +273,9 @@ def open_index(folder: str | Path) -> Index:
     found = read_json(folder / HEADER, fix=AGAIN)
     if found.get("format") != FORMAT:
         raise InputError(f"{folder / HEADER}: not the header of an index; {AGAIN}")
-    if found.get("version") != 1:
+    if found.get("version") == 1:
+        raise InputError(f"{folder}: an index of an earlier version; build it again")
+    if found.get("version") != 2:
         raise InputError(f"{folder}: an index of a later version; update cellscribe")
     header = check_header(found, folder / HEADER)
     for stored in files_of(header):
@@ -298,6 +308,9 @@ def check_header(found: Any, where: Path) -> Header:
         raise InputError(f"{where}: damaged; {AGAIN}")
     if set(header["labels"]) != set(header["columns"]):
         raise InputError(f"{where}: labels and columns do not belong together; {AGAIN}")
+    for name, column in header["columns"].items():
+        if set(column["spreads"]) != set(column["labels"]) or len(column["known"]) != 3:
+            raise InputError(f"{where}: what was learnt of {name} is damaged; {AGAIN}")
     return header
 
 

@@ -1,18 +1,13 @@
-"""What the labels of near cells are worth, learnt from groups that are held out.
+"""The labels of an index, and the votes of near cells on them.
 
-Each labelled neighbour votes with the inverse of its distance; a label's probability is its share.
-A sample of the index's own cells is searched for without the cells of its own group (without
-groups: without the cell itself), and from how it fares comes the threshold of what is called
-(`annotation.calibration`), the distance (and `spread`) beyond which a cell is unknown whatever its
-neighbours say, and how often neighbours contradict each other.
+Each labelled neighbour votes with the inverse of its distance; a label's probability is its share,
+if the cell is of any type that the index knows (`learn`).
 
 Letters: ``B`` queries, ``R`` cells of the index, ``K`` neighbours, ``C`` labels, ``D`` width.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,29 +15,16 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from cellscribe.annotation.calibration import Calibration, calibrate
-from cellscribe.annotation.domain import fit_types
-from cellscribe.annotation.labels import choose_folds
 from cellscribe.annotation.neighbors import CLOSEST
 from cellscribe.cells.columns import has_label
-from cellscribe.config.index import IndexOptions
 from cellscribe.errors import InputError
-from cellscribe.index.nearest import Exact, Floats, Places, nearest_in, unit
-from cellscribe.index.store import Column, Index, Space
+from cellscribe.index.nearest import Floats, nearest_in, unit
+from cellscribe.index.store import Index, Space
 
-INSIDE = 0.975
-"""Share of the held-out cells that lie within the limit of distance, and of those within that of
-spread: what lies beyond is often of a type that was never taught, and both cost a known cell in
-twenty."""
-HELD_OUT = 5_000
-"""Cells that are held out, drawn at random, in a larger index."""
 COMPARED, ASKED = 50_000, 2_000
-"""Cells, drawn at random, that types are learnt from and the way to compare vectors is chosen by,
-and queries among them."""
+"""Cells, drawn at random, that the way to compare vectors is chosen by, and queries among them."""
 MOST_LABELS = 5_000
 """Values above which a column holds names of cells, and not of types."""
-PAIRS = 5
-"""Pairs of labels that are named where neighbours contradict each other."""
 KINDS: tuple[Literal["cosine", "centred", "standardised"], ...] = (
     "cosine",
     "centred",
@@ -185,20 +167,6 @@ def choose_space(index: Index, labels: Labels, groups: npt.NDArray[Any], seed: i
     return best[1]
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeldOut:
-    """Cells of an index, and their nearest in other groups."""
-
-    rows: Places
-    """``[B]`` rows of the index."""
-    distance: Floats
-    places: Places
-    """``[B, K]``."""
-    own_distance: Floats
-    own_places: Places
-    """``[B, K]``; cells of the own group, but not the cell itself, among them."""
-
-
 def group_numbers(index: Index) -> npt.NDArray[np.int64]:
     """Number the groups of an index, ``[R]``: each cell its own where there is no such column."""
     name = index.header["group"]
@@ -216,127 +184,3 @@ def check_groups(values: list[str], name: str, folder: Path) -> None:
             f"{folder}: all cells are of one {name} ({values[0]!r}), so none can be held out; name "
             "another column with --group, or leave it out"
         )
-
-
-def hold_out(search: Exact, groups: npt.NDArray[Any], n_neighbors: int, seed: int) -> HeldOut:
-    """Search for cells of an index among those of other groups."""
-    index = search.index
-    rng = np.random.default_rng(seed)
-    rows = np.sort(rng.choice(index.n_cells, min(index.n_cells, HELD_OUT), replace=False))
-    vectors = index.rows(rows)
-    own = np.arange(index.n_cells)
-    near = search.nearest(vectors, n_neighbors, groups=(own[rows], own))
-    away = near
-    if not np.array_equal(groups, own):
-        away = search.nearest(vectors, n_neighbors, groups=(groups[rows], groups))
-    if not np.isfinite(away[0][:, -1]).all():
-        raise InputError(
-            f"{index.folder}: fewer than {n_neighbors} cells are of other groups than some cell; "
-            "lower --n-neighbors or give more cells"
-        )
-    return HeldOut(
-        rows=rows, distance=away[0], places=away[1], own_distance=near[0], own_places=near[1]
-    )
-
-
-def learn_column(
-    index: Index,
-    held: HeldOut,
-    labels: Labels,
-    groups: npt.NDArray[Any],
-    options: IndexOptions,
-) -> tuple[Column, Calibration]:
-    """Learn from held-out cells what the labels of a column are worth.
-
-    Raises
-    ------
-    InputError
-        No label occurs in two groups.
-    """
-    n_labels = len(labels.kept)
-    known = np.flatnonzero(labels.codes >= 0)
-    # a label of one group alone can be held out nowhere
-    pairs = np.unique(np.stack([labels.codes[known], groups[known]], 1), axis=0)
-    testable = np.bincount(pairs[:, 0], minlength=n_labels) > 1
-    truth = labels.codes[held.rows]
-    tested = np.flatnonzero((truth >= 0) & testable[np.maximum(truth, 0)])
-    if len(tested) < 2:
-        raise InputError(
-            f"no value of {labels.name} occurs in two groups, so nothing can be held out; name "
-            "another column with --group, or leave it out"
-        )
-    shares = vote(held.distance[tested], labels.codes[held.places[tested]], n_labels)
-    own = groups[held.rows[tested]]
-    given = None if len(np.unique(own)) == len(own) else own.astype(object)
-    folds = choose_folds(truth[tested], given, options.folds, options.seed)
-    with np.errstate(divide="ignore"):
-        scores = np.log(shares)
-    calibration = calibrate(scores, truth[tested], folds, options.accuracy, scale=False)
-    disagreement, confused = _contradictions(held, labels)
-    spread = _held_out_spread(index, labels, groups, held.rows[tested], folds)
-    column: Column = {
-        "labels": labels.counts(),
-        "threshold": calibration.threshold,
-        "limit": float(np.quantile(held.distance[tested].mean(axis=1), INSIDE)),
-        "spread_limit": float(np.quantile(spread, INSIDE)),
-        "disagreement": disagreement,
-        "confused": confused,
-        "calibration": calibration.as_json(),
-        "ontology": {},
-    }
-    return column, calibration
-
-
-def _held_out_spread(
-    index: Index,
-    labels: Labels,
-    groups: npt.NDArray[Any],
-    rows: Places,
-    folds: npt.NDArray[np.int64],
-) -> npt.NDArray[np.float64]:
-    """Spread of held-out cells ``[B]`` around labels learnt without the groups of their folds."""
-    drawn = draw_labelled(labels.codes)
-    vectors, codes = index.rows(drawn).astype(np.float64), labels.codes[drawn]
-    asked, spread = index.rows(rows).astype(np.float64), np.empty(len(rows))
-    for fold in np.unique(folds):
-        away = folds == fold
-        learnt = ~np.isin(groups[drawn], groups[rows[away]])
-        types = fit_types(vectors[learnt], codes[learnt], len(labels.kept))
-        spread[away] = types.distances(asked[away]).min(axis=1)
-    return spread
-
-
-def draw_labelled(codes: Codes) -> Places:
-    """Draw the labelled cells that types are learnt from, the same each time."""
-    rows = np.flatnonzero(codes >= 0)
-    if len(rows) <= COMPARED:
-        return rows
-    return np.sort(np.random.default_rng(0).choice(rows, COMPARED, replace=False))
-
-
-def _contradictions(held: HeldOut, labels: Labels) -> tuple[float, list[list[Any]]]:
-    """Share of neighbours of another label, and the pairs of labels that this happens to most."""
-    truth = labels.codes[held.rows]
-    near = labels.codes[held.own_places]
-    seen = (truth >= 0)[:, None] & (near >= 0) & np.isfinite(held.own_distance)
-    other = seen & (near != truth[:, None])
-    if not seen.any():
-        return 0.0, []
-    first = np.broadcast_to(truth[:, None], near.shape)[other]
-    pairs = Counter(zip(*np.sort([first, near[other]], axis=0).tolist(), strict=True))
-    total = int(seen.sum())
-    worst = [
-        [labels.kept[a], labels.kept[b], round(n / total, 4)]
-        for (a, b), n in pairs.most_common(PAIRS)
-    ]
-    return float(other.sum() / total), worst
-
-
-def contradictions(columns: Mapping[str, Column]) -> list[str]:
-    """Say how often neighbours contradict each other, a line for each column."""
-    lines = []
-    for name, column in columns.items():
-        line = f"{name}: {column['disagreement']:.1%} of a cell's neighbours have another label"
-        pairs = [f"{a} and {b} ({share:.1%})" for a, b, share in column["confused"][:3]]
-        lines.append(f"{line}{', most often ' if pairs else ''}{', '.join(pairs)}.")
-    return lines

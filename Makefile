@@ -15,17 +15,18 @@ EVALUATE = $(BIN)/cellscribe evaluate mini -o benchmarks/evaluation --seeds 5
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 SAMPLE := src/cellscribe/bundled/pbmc3k_sample.h5ad
 
-.PHONY: help demo test lint corpus mini bench evaluate clean
+.PHONY: help demo test lint docs corpus mini bench evaluate clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    set up $(VENV), embed the bundled cells, leave vectors, report and map in demo/"
 	@echo "make test    set up $(VENV) for development and run the tests"
 	@echo "make lint    ruff, formatting, types and spelling"
+	@echo "make docs    the site, notebooks run, warnings as errors: docs/_build/html/index.html"
 	@echo "make corpus  build the files in DATA ($(DATA)) into runs/corpus, as recipes/small.toml says"
 	@echo "make mini    train the bundled model on runs/corpus, in half an hour on two cores; after a stop it goes on"
-	@echo "make bench   measure on the real cells in DATA ($(DATA)) and render README's tables"
-	@echo "make evaluate measures the bundled model on the files in DATA and renders README's tables"
+	@echo "make bench   measure on the real cells in DATA ($(DATA)) and render the tables of README and docs"
+	@echo "make evaluate measures the bundled model on the files in DATA and renders the tables of README and docs"
 	@echo "make clean   remove what make made, $(VENV) included"
 	@echo "Another interpreter (3.11 or newer): make demo PYTHON=python3.12"
 
@@ -48,6 +49,10 @@ lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell src docs scripts benchmarks recipes *.md NOTICE
+
+# -n: a reference to nothing is a warning, too. Without the notebooks: DOCS_NOTEBOOKS=off make docs
+docs: $(VENV)/.stamp-dev
+	$(BIN)/python -m sphinx -b html -W --keep-going -n -q docs docs/_build/html
 
 # All files but the knock-downs, which are for tests of perturbation.
 corpus: $(VENV)/.stamp-dev
@@ -83,7 +88,7 @@ evaluate: $(VENV)/.stamp-dev
 	$(BIN)/python -m benchmarks.render_tables
 
 clean:
-	rm -rf demo build dist .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo build dist docs/_build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 	@if [ -e "$(VENV)/.stamp-pip" ]; then echo "rm -rf $(VENV)"; rm -rf "$(VENV)"; fi
 
@@ -107,5 +112,5 @@ $(VENV)/.stamp-demo: pyproject.toml $(VENV)/.stamp-pip
 # One environment for tests and types: what mypy sees must not depend on which target ran first.
 $(VENV)/.stamp-dev: pyproject.toml $(VENV)/.stamp-pip
 	@echo "Installing cellscribe and its development tools into $(VENV)"
-	@$(PIP) install -qq --editable ".[report,census]" --group bench --group test --group lint
+	@$(PIP) install -qq --editable ".[report,census]" --group bench --group test --group docs --group lint
 	@touch $@ $(VENV)/.stamp-demo

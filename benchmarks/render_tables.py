@@ -107,6 +107,29 @@ def embed_table(results: list[Result]) -> str:
     )
 
 
+def expect_table(results: list[Result]) -> str:
+    """How long numbers of cells take, at the measured cells a second."""
+    sizes = (10_000, 100_000, 1_000_000)
+    rows = [
+        [
+            ", ".join(
+                [r["settings"]["model"], r["machine"].get("gpu", f"{r['machine']['cores']} cores")]
+            ),
+            *(spell_time(size / r["cells_per_second"]["cellscribe"]) for size in sizes),
+        ]
+        for r in results
+    ]
+    return table(["embed", *(f"{size:,} cells" for size in sizes)], rows)
+
+
+def spell_time(seconds: float) -> str:
+    """Two figures in the unit that a reader would choose."""
+    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"{float(f'{seconds / length:.2g}'):g} {unit}"
+    return f"{float(f'{seconds:.2g}'):g} s"
+
+
 def memory_table(results: list[Result]) -> str:
     columns = ["embed, memory", "genes read", "counts", "peak", "growth over the run"]
     return table(
@@ -216,6 +239,7 @@ def own_table(results: list[Result]) -> str:
 TABLES: dict[str, Callable[[list[Result]], str]] = {
     "tokenize": tokenize_table,
     "embed": embed_table,
+    "expect": expect_table,
     "memory": memory_table,
     "train": train_table,
     "families": families_table,
@@ -225,9 +249,13 @@ TABLES: dict[str, Callable[[list[Result]], str]] = {
 }
 
 
+RESULTS_OF = {"expect": "embed"}
+"""Tables made from the results of a benchmark of another name."""
+
+
 def benchmarked(name: str, folder: Path) -> str:
     """Fill a stretch from the results of a benchmark, with where and when they were made."""
-    results = read_results(folder, name)
+    results = read_results(folder, RESULTS_OF.get(name, name))
     if not results:
         raise InputError(
             f"a page names bench:{name}, which has no result; measure it or remove the markers"

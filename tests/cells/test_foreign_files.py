@@ -53,22 +53,26 @@ def test_verbs_that_fetch_nothing_keep_the_words_of_a_url(run: Cli, tmp_path: Pa
 @pytest.mark.parametrize(
     ("name", "content", "what"),
     [
-        ("s.rds", gzip.compress(b"X\n\0\0\0\3"), "x <- readRDS('s.rds'); anndataR::write_h5ad("),
+        (
+            "s.rds",
+            gzip.compress(b"X\n\0\0\0\3", mtime=0),
+            "x <- readRDS('s.rds'); anndataR::write_h5ad(",
+        ),
         ("s.RDS", bz2.compress(b"X\n\0\0\0\3"), "readRDS('s.RDS')"),
-        ("s.bin", gzip.compress(b"X\n\0\0\0\3"), "readRDS('s.bin')"),
+        ("s.bin", gzip.compress(b"X\n\0\0\0\3", mtime=0), "readRDS('s.bin')"),
         ("s.rds", b"A\n3\n262146\n", "readRDS('s.rds')"),
-        ("s.RData", gzip.compress(b"RDX3\nX\n"), "get(load('s.RData')[1])"),
-        ("s.rda", gzip.compress(b"RDX3\nX\n"), "get(load('s.rda')[1])"),
+        ("s.RData", gzip.compress(b"RDX3\nX\n", mtime=0), "get(load('s.RData')[1])"),
+        ("s.rda", gzip.compress(b"RDX3\nX\n", mtime=0), "get(load('s.rda')[1])"),
         ("s.qs", b"\x0b\x0e\x0a\x0c", "qs::qread('s.qs')"),
         ("s.qs2", b"\x0b\x0e\x0a\xc1", "qs2::qs_read('s.qs2')"),
         ("s.h5seurat", b"\x89HDF\r\n\x1a\n", "SeuratDisk::Convert('s.h5seurat', dest = 'h5ad')"),
-        ("s.h5ad.gz", gzip.compress(b"\x89HDF\r\n\x1a\n"), "gunzip it"),
+        ("s.h5ad.gz", gzip.compress(b"\x89HDF\r\n\x1a\n", mtime=0), "gunzip it"),
         ("s.xlsx", b"\xd0\xcf\x11\xe0", "save it as CSV"),
         ("s.npy", b"\x93NUMPY\1\0", "a NumPy array without names"),
         ("s.csv", b"<html><body>404</body></html>", "a web page"),
         ("s.h5ad", b"version https://git-lfs.github.com/spec/v1\n", "run `git lfs pull`"),
         ("s.7z", b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it"),
-        ("s.gz", gzip.compress(b"")[:15], "gzip-compressed, but neither"),
+        ("s.gz", gzip.compress(b"", mtime=0)[:15], "gzip-compressed, but neither"),
     ],
 )
 def test_files_of_others(name: str, content: bytes, what: str, tmp_path: Path) -> None:

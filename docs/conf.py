@@ -37,6 +37,9 @@ myst_links_external_new_tab = False
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
+autodoc_preserve_defaults = True
+# what stands in `single` marks in a docstring is a name
+default_role = "literal"
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 
@@ -46,6 +49,7 @@ nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_output_stderr = "remove"
 nb_merge_streams = True
+nb_render_markdown_format = "myst"
 os.environ.setdefault("CELLSCRIBE_DATA", str(HERE.parents[1] / "shared" / "data"))
 if os.environ.get("DOCS_NOTEBOOKS") == "off":
     nb_execution_mode = "off"

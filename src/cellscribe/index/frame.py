@@ -45,7 +45,7 @@ AGREED = 0.6
 """Share of cells that keep their best label."""
 DIVERSE = 0.7
 """Mean square of a file's deviation from its own mean, where that within a type is 1."""
-SPREAD = 1.5
+SPREAD = 1.8
 """Times as far as held-out cells, after the move."""
 NEARER = 1.05
 """Ratio of distances up to which cells lie as held-out ones do, so that nothing is moved."""

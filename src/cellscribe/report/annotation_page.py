@@ -35,8 +35,6 @@ from cellscribe.report.label_page import (
 from cellscribe.report.numbers import several, share
 from cellscribe.report.tables import Table
 
-OUTSIDE = 0.25
-"""Share of cells outside of an index from which on the verdict is a bad one."""
 FACTS = {
     "by": "Labels from",
     "label": "Column",
@@ -170,10 +168,6 @@ def _verdict(column: _Column) -> tuple[str, str]:
     total, unknown = len(column.table), counts[UNKNOWN]
     if "shift" in about:
         first = about["shift"]["sentence"]
-    elif "outside" in about:
-        first = f"{about['outside']:.0%} of the cells lie outside of what the index knows."
-        if about["outside"] > OUTSIDE:
-            first += " Read the labels of the others with care."
     else:
         first = (
             "Whether the cells lie outside of what the labels come from is not known: this model "
@@ -189,9 +183,7 @@ def _verdict(column: _Column) -> tuple[str, str]:
 
 def _is_bad(about: Mapping[str, Any]) -> bool:
     """Whether the labels may not hold."""
-    if "shift" in about:
-        return bool(about["shift"]["verdict"] != "inside")
-    return bool(about.get("outside", 0.0) > OUTSIDE)
+    return "shift" in about and bool(about["shift"]["verdict"] != "inside")
 
 
 def _tiles(column: _Column) -> list[html.Tile]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import itertools
 import json
 import os
 import select
@@ -90,9 +91,17 @@ class Tab:
         self.send("Emulation.setEmulatedMedia", features=[scheme])
 
     def mouse(self, kind: str, x: float, y: float, **more: Any) -> None:
-        """Send an event of the mouse's left button at a point of the window."""
+        """Send an event of the mouse's left button at a point of the window.
+
+        Events of one frame may reach the page as one, so two frames are waited for.
+        """
         held = {"button": "left", "buttons": int(kind != "mouseReleased"), "clickCount": 1}
         self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, **(held | more))
+        self.frames()
+
+    def frames(self) -> None:
+        """Wait until the page has been drawn twice."""
+        self.value("new Promise((d) => requestAnimationFrame(() => requestAnimationFrame(d)))")
 
     def click(self, x: float, y: float) -> None:
         """Click at a point of the window."""
@@ -102,8 +111,9 @@ class Tab:
     def drag(self, points: list[tuple[float, float]]) -> None:
         """Drag from the first point through the others."""
         self.mouse("mousePressed", *points[0])
-        for point in points[1:]:
-            self.mouse("mouseMoved", *point)
+        for (x0, y0), (x1, y1) in itertools.pairwise(points):
+            for share in (0.5, 1.0):
+                self.mouse("mouseMoved", x0 + share * (x1 - x0), y0 + share * (y1 - y0))
         self.mouse("mouseReleased", *points[-1])
 
     def press(self, key: str) -> None:
@@ -115,6 +125,7 @@ class Tab:
             "Input.dispatchKeyEvent", type="keyDown", **more, **({"text": text} if text else {})
         )
         self.send("Input.dispatchKeyEvent", type="keyUp", **more)
+        self.frames()
 
     def picture(self, path: Path) -> None:
         """Write what the window shows as a PNG."""

@@ -204,7 +204,7 @@ def __getattr__(name: str) -> Any:
         from cellscribe.errors import boundary
         from cellscribe.notebook import with_bar
 
-        found = with_bar(boundary(found))
+        found = boundary(with_bar(found))
     # found once: from here on it is an attribute like any other
     globals()[name] = found
     return found

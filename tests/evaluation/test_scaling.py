@@ -73,7 +73,7 @@ def test_a_run_is_a_model_of_its_folder(folders: list[Path], tmp_path: Path) -> 
     assert models[2].run is None
     assert Path(models[0].path) == folders[0] / "model"
     plain = read_models([folders[0] / "model"], OPTIONS)[0]
-    assert (plain.run, plain.name) == (None, "model")
+    assert (plain.run, plain.name) == (None, "run5000")
     assert plain.facts["hash"] == models[0].facts["hash"] != models[1].facts["hash"]
 
 

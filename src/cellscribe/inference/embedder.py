@@ -214,8 +214,8 @@ class Embedder:
             },
         )
 
-    @with_bar
     @boundary
+    @with_bar
     def embed(
         self,
         source: str | Path | AnnData | Counts,

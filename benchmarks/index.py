@@ -36,7 +36,7 @@ FEWER: dict[int, tuple[str, ...]] = {
 }
 """Cells at which both searches of `cellscribe index` are measured, to see where it is worth to
 change over, and what is measured next to them: usearch took more than 20 minutes to build at a
-million, so it is measured at 50,000 alone."""
+million on a busy machine, so it is measured at 50,000 alone."""
 CELLS_OF_SCGPT = 33_000_000
 """Cells of scGPT's published index, which is under 1 GB and searched on a GPU."""
 

@@ -49,8 +49,8 @@ class GroupKeys(TypedDict):
     accuracy_called: Share | None
 
 
-class ScoreKeys(TypedDict):
-    """Of `scorecard.score`."""
+class FigureKeys(TypedDict):
+    """Figures of a model or a baseline on held-out cells."""
 
     cells: int
     accuracy: Share
@@ -61,6 +61,11 @@ class ScoreKeys(TypedDict):
     accuracy_called: Share | None
     roc_auc: Share | None
     average_precision: Share | None
+
+
+class ScoreKeys(FigureKeys):
+    """Of `scorecard.score`."""
+
     labels: list[LabelKeys]
     confusion: list[list[int]]
     reliability: list[BinKeys]
@@ -69,21 +74,12 @@ class ScoreKeys(TypedDict):
     groups: list[GroupKeys]
 
 
-class WayKeys(TypedDict):
+class WayKeys(FigureKeys):
     """A row of `compare.compare`."""
 
     name: str
     kind: Literal["ours", "baseline"]
     saved: bool
-    cells: int
-    accuracy: Share
-    macro_f1: Share
-    brier: float
-    error: float
-    coverage: Share
-    accuracy_called: Share | None
-    roc_auc: Share | None
-    average_precision: Share | None
     low: float
     high: float
     seconds: float | None

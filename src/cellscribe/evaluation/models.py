@@ -24,7 +24,7 @@ from cellscribe.evaluation.scores import Kind
 from cellscribe.families.base import copy_of
 from cellscribe.families.named import local_model
 from cellscribe.families.registry import ModelHeader, RankedHeader, read_model
-from cellscribe.training.runs import HEADER, MODEL
+from cellscribe.training.runs import HEADER
 from cellscribe.writing import writing
 
 if TYPE_CHECKING:
@@ -250,12 +250,11 @@ def _read(model: str | Path | Embedder, options: EvaluateOptions, cache: Path | 
     """Read the header of a model, or take that of a loaded one."""
     if isinstance(model, str | Path):
         model = local_model(model)
-        run = _run_folder(model)
-        inside = model if run is None else run / MODEL
-        header = read_model(inside)
-        name = header.name if run is None else run.resolve().name
+        header = read_model(model)
+        run = Path(model) if (Path(model) / HEADER).is_file() else None
+        path = str(model if run is None else header.directory)
         return Model(
-            name=name, path=str(inside), header=header, options=options, cache=cache, run=run
+            name=header.name, path=path, header=header, options=options, cache=cache, run=run
         )
     header = model.header
     chosen = [name for name, value in vars(model_options(options)).items() if value is not None]
@@ -268,16 +267,6 @@ def _read(model: str | Path | Embedder, options: EvaluateOptions, cache: Path | 
         name=header.name, path=str(header.directory), header=header, options=options, cache=cache,
         loaded=model,
     )  # fmt: skip
-
-
-def _run_folder(path: str | Path) -> Path | None:
-    """Return the path if it is the folder of a training run, else None."""
-    folder = Path(path)
-    if not (folder / HEADER).is_file():
-        return None
-    if not (folder / MODEL).is_dir():
-        raise InputError(f"{folder}: the run has no model yet; let it end, or resume it")
-    return folder
 
 
 def randomise(network: torch.nn.Module, seed: int) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,9 +46,6 @@ from cellscribe.index.store import Column, Index
 from cellscribe.index.vectors import Opened
 from cellscribe.index.votes import Labels, read_codes, vote
 from cellscribe.model.heads import UNKNOWN
-
-if TYPE_CHECKING:
-    pass
 
 NOBODY = -1
 """Number of a label that is not there."""

@@ -25,8 +25,7 @@ from cellscribe.config.renamed import RENAMED
 from cellscribe.errors import InputError
 from cellscribe.model.metadata import MODEL, RUN
 
-FORMAT, VERSION = "cellscribe run", 1
-HEADER, METRICS = RUN, "metrics.jsonl"
+FORMAT, VERSION, HEADER, METRICS = "cellscribe run", 1, RUN, "metrics.jsonl"
 HEADER_KEYS = ("preset", "model", "training", "corpus", "parameters", "sessions")
 STEP_KEYS = ("loss", "gradient_norm", "learning_rate", "cells", "tokens", "seconds")
 VALIDATED = "loss_"  # the split's name follows
